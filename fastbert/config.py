@@ -1,0 +1,183 @@
+"""BertConfig: the fields of a BERT, with transformers' names and defaults. Performance never appears here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from fastbert import files
+from fastbert.errors import ConfigError
+
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
+# Fields that change what the model computes in ways that BERT-the-encoder does not have, with the only values accepted.
+_REFUSED_UNLESS = {
+    "position_embedding_type": ("absolute", "relative positions are not part of BERT"),
+    "add_cross_attention": (False, "cross-attention belongs to encoder-decoder models"),
+    "is_encoder_decoder": (False, "BERT has no separate decoder"),
+    "pruned_heads": ({}, "head pruning is not supported"),
+}
+
+
+@dataclass
+class BertConfig:
+    """The shape and behaviour of a BERT model, field by field as in `transformers.BertConfig`.
+
+    Fields that fastbert does not know are kept in `extra` and written back by `save_pretrained`.
+
+    Raises:
+        ConfigError: a value of the wrong kind or out of range; the message names the field, the value and the limit.
+    """
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    classifier_dropout: float | None = None
+    is_decoder: bool = False
+    tie_word_embeddings: bool = True
+    problem_type: str | None = None
+    id2label: dict[int, str] = field(default_factory=lambda: {0: "LABEL_0", 1: "LABEL_1"})
+    label2id: dict[str, int] = field(default_factory=dict)
+    output_hidden_states: bool = False
+    output_attentions: bool = False
+    return_dict: bool = True
+    architectures: list[str] | None = None
+    dtype: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    model_type = "bert"
+
+    def __init__(self, num_labels: int | None = None, **values: Any) -> None:
+        known = {f.name: f for f in fields(self)}
+        for name, spec in known.items():
+            default = spec.default_factory() if callable(spec.default_factory) else spec.default
+            setattr(self, name, values.pop(name, default))
+        self.extra = {**self.extra, **values}
+        self._take_labels(num_labels)
+        self._validate()
+
+    @property
+    def num_labels(self) -> int:
+        """How many labels the task heads have."""
+        return len(self.id2label)
+
+    @num_labels.setter
+    def num_labels(self, count: int) -> None:
+        if count != len(self.id2label):
+            self.id2label = {i: f"LABEL_{i}" for i in range(count)}
+            self.label2id = {name: i for i, name in self.id2label.items()}
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head, D = hidden_size / num_attention_heads."""
+        return self.hidden_size // self.num_attention_heads
+
+    def _take_labels(self, num_labels: int | None) -> None:
+        if self.id2label is None:
+            self.id2label = {0: "LABEL_0", 1: "LABEL_1"}
+        try:
+            self.id2label = {int(i): str(name) for i, name in self.id2label.items()}
+            label2id = {str(name): int(i) for name, i in (self.label2id or {}).items()}
+        except (AttributeError, TypeError, ValueError):
+            raise ConfigError(
+                f"id2label = {self.id2label!r} and label2id = {self.label2id!r} must map numbers to names and names to numbers"
+            ) from None
+        if sorted(self.id2label) != list(range(len(self.id2label))):
+            raise ConfigError(
+                f"id2label has the keys {sorted(self.id2label)}; expected 0..{len(self.id2label) - 1} without gaps"
+            )
+        if num_labels is not None:
+            if not _is_int(num_labels) or num_labels < 1:
+                raise ConfigError(f"num_labels = {num_labels!r} must be a positive integer")
+            self.num_labels = num_labels
+        fits = set(label2id.values()) == set(self.id2label)
+        self.label2id = label2id if fits else {name: i for i, name in self.id2label.items()}
+
+    def _validate(self) -> None:
+        for name in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings"):
+            self._require(name, _is_int(getattr(self, name)) and getattr(self, name) > 0, "a positive integer")
+        self._require("type_vocab_size", _is_int(self.type_vocab_size) and self.type_vocab_size > 0, "a positive integer")
+        self._require(
+            "num_hidden_layers", _is_int(self.num_hidden_layers) and self.num_hidden_layers >= 0, "an integer of 0 or more"
+        )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+            p = getattr(self, name)
+            allowed = (p is None and name == "classifier_dropout") or (_is_number(p) and 0 <= p < 1)
+            self._require(name, allowed, "a probability in [0, 1)")
+        self._require("initializer_range", _is_number(self.initializer_range) and self.initializer_range >= 0, "at least 0")
+        self._require("layer_norm_eps", _is_number(self.layer_norm_eps) and self.layer_norm_eps > 0, "above 0")
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"hidden_size = {self.hidden_size} is not a multiple of num_attention_heads = {self.num_attention_heads}"
+            )
+        if self.hidden_act not in ACTIVATIONS:
+            raise ConfigError(f"hidden_act = {self.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
+        if self.problem_type is not None and self.problem_type not in PROBLEM_TYPES:
+            raise ConfigError(f"problem_type = {self.problem_type!r} is not one of {', '.join(PROBLEM_TYPES)}")
+        if self.pad_token_id is not None:
+            inside = _is_int(self.pad_token_id) and 0 <= self.pad_token_id < self.vocab_size
+            self._require("pad_token_id", inside, f"inside the vocabulary (0..{self.vocab_size - 1})")
+        for name, (value, reason) in _REFUSED_UNLESS.items():
+            if self.extra.get(name) and self.extra[name] != value:
+                raise ConfigError(f"{name} = {self.extra[name]!r} is not supported: {reason}")
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise ConfigError(f"{name} = {getattr(self, name)!r} must be {expected}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> BertConfig:
+        """A configuration from the content of a config.json; `overrides` win over it."""
+        merged = {**values, **overrides}
+        model_type = merged.pop("model_type", "bert")
+        if model_type != "bert":
+            raise ConfigError(f"model_type = {model_type!r}: fastbert runs BERT checkpoints (model_type 'bert')")
+        merged.setdefault("dtype", merged.pop("torch_dtype", None))
+        if "num_labels" in overrides and "id2label" not in overrides and len(merged.get("id2label") or {}) != merged["num_labels"]:
+            merged.pop("id2label", None)
+            merged.pop("label2id", None)
+        return cls(**merged)
+
+    @classmethod
+    def from_pretrained(cls, path_or_hub_id: str | Path, **options: Any) -> BertConfig:
+        """Reads config.json from a directory or a hub id.
+
+        Args:
+            path_or_hub_id: a directory, or an id such as ``google-bert/bert-base-uncased``.
+            options: `revision`, `cache_dir`, `token`, `local_files_only` for the hub; any other keyword overrides a field.
+        """
+        hub, overrides = files.split_hub_options(options)
+        return cls.from_dict(files.read_json(files.locate(path_or_hub_id, ["config.json"], **hub) / "config.json"), **overrides)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json holds: every field, unknown ones included."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
+        values = {name: value for name, value in values.items() if value is not None or name == "pad_token_id"}
+        values["id2label"] = {str(i): name for i, name in self.id2label.items()}
+        return {**self.extra, "model_type": self.model_type, **values}
+
+    def to_json_string(self) -> str:
+        """config.json as text."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True, default=str) + "\n"
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,87 @@
+"""The ops for which the obvious way is slow without a kernel, in PyTorch calls that fill the machine; held against reference.py.
+
+`attention` runs all sequences of one length in one call instead of one call a sequence. `ffn` walks the rows in blocks, so
+that the wide intermediate stays in the cache. Sizes as in reference.py.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastbert import reference
+from fastbert.reference import Seed
+
+_FFN_BLOCK_BYTES = 4 << 20  # of the intermediate: larger blocks leave the cache, smaller ones starve the matrix product
+
+
+def attention(
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    dropout_p: float = 0.0,
+    seed: Seed = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """As `reference.attention`: (T, 3, H, D) -> (T, H, D)."""
+    tokens, batch_size = qkv.shape[0], cu_seqlens.shape[0] - 1
+    generator = _generator(seed, qkv.device) if dropout_p > 0 else None
+    if tokens == batch_size * max_seqlen:
+        return _equal_lengths(qkv, max_seqlen, dropout_p, generator, causal, scale)
+    starts = cu_seqlens.tolist()
+    lengths = [end - start for start, end in zip(starts, starts[1:], strict=False)]
+    order = sorted(range(batch_size), key=lambda i: -lengths[i])
+    in_order = order == list(range(batch_size))
+    if not in_order:
+        rows = _rows(starts, lengths, order, qkv.device)
+        qkv = qkv.index_select(0, rows)
+    groups = [(length, sum(1 for _ in group)) for length, group in groupby(order, key=lambda i: lengths[i]) if length]
+    parts = qkv.split([length * count for length, count in groups])
+    context = torch.cat(
+        [
+            _equal_lengths(part, length, dropout_p, generator, causal, scale)
+            for part, (length, _) in zip(parts, groups, strict=True)
+        ]
+    )
+    if in_order:
+        return context
+    return context.index_select(0, torch.empty_like(rows).scatter_(0, rows, torch.arange(tokens, device=rows.device)))
+
+
+def ffn(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor | None, approximate: str = "none") -> Tensor:
+    """As `reference.ffn`: (T, N) -> (T, N). In blocks where no gradient is recorded."""
+    block = max(256, _FFN_BLOCK_BYTES // (w1.shape[0] * x.element_size()))
+    if x.shape[0] <= block or torch.is_grad_enabled():
+        return reference.ffn(x, w1, b1, w2, b2, approximate)
+    return torch.cat([reference.ffn(rows, w1, b1, w2, b2, approximate) for rows in x.split(block)])
+
+
+def _equal_lengths(
+    qkv: Tensor, length: int, dropout_p: float, generator: torch.Generator | None, causal: bool, scale: float | None
+) -> Tensor:
+    """Attention over n sequences of one length: (n * length, 3, H, D) -> (n * length, H, D)."""
+    heads, head_dim = qkv.shape[2:]
+    sequences = qkv.reshape(-1, length, 3, heads, head_dim)
+    if dropout_p > 0:
+        keep = torch.rand(sequences.shape[0], heads, length, length, generator=generator, device=qkv.device) >= dropout_p
+        bias = reference.causal_bias(length, qkv.device) if causal else None
+        context, _ = reference.attend(sequences, bias, dropout_p, None, scale, keep)
+    else:
+        q, k, v = sequences.permute(2, 0, 3, 1, 4)
+        context = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale).transpose(1, 2)
+    return context.reshape(-1, heads, head_dim)
+
+
+def _rows(starts: list[int], lengths: list[int], order: list[int], device: torch.device) -> Tensor:
+    """Packed rows of the sequences taken in `order`."""
+    count = torch.tensor([lengths[i] for i in order])
+    shift = torch.tensor([starts[i] for i in order]) - (count.cumsum(0) - count)
+    return (torch.arange(int(count.sum())) + shift.repeat_interleave(count)).to(device)
+
+
+def _generator(seed: Seed, device: torch.device) -> torch.Generator | None:
+    return None if seed is None else torch.Generator(device).manual_seed(int(seed))

@@ -1,0 +1,190 @@
+"""What a model consists of and what it does: parameter counts, FLOPs, and which path each op takes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fastbert import ops
+from fastbert.config import BertConfig
+from fastbert.errors import InputError
+from fastbert.packing import PackedBatch
+from fastbert.pretrained import BertPreTrainedModel
+
+NOTES_VOCABULARY = 30_000
+_WITHOUT_POOLER = ("BertForMaskedLM", "BertLMHeadModel", "BertForTokenClassification", "BertForQuestionAnswering")
+
+
+@dataclass
+class ParameterCount:
+    """Parameters of a model class by term, in closed form.
+
+    Attributes:
+        config: the sizes.
+        head: the class name.
+        terms: (name, formula, count) of each part; shared parameters are counted once.
+    """
+
+    config: BertConfig
+    head: str
+    terms: list[tuple[str, str, int]]
+
+    @property
+    def total(self) -> int:
+        """Number of parameters."""
+        return sum(count for _, _, count in self.terms)
+
+    @property
+    def notes_estimate(self) -> int:
+        """The short formula 30000 N + 12 N^2 L, which counts the large matrices only."""
+        n = self.config.hidden_size
+        return NOTES_VOCABULARY * n + 12 * n * n * self.config.num_hidden_layers
+
+    def table(self) -> str:
+        """The terms, the total, and the difference to the short formula, as text."""
+        rows = [(name, formula, f"{count:,}") for name, formula, count in self.terms]
+        rows.append(("total", "", f"{self.total:,}"))
+        rows.append(("short formula", "30000 N + 12 N^2 L", f"{self.notes_estimate:,}"))
+        rows.append(("difference", "", f"{self.total - self.notes_estimate:,}"))
+        lines = [f"{self.head}: {_sizes(self.config)}", *_align(rows)]
+        lines.append("")
+        lines.append(
+            "The short formula rounds the vocabulary to 30000 and leaves out positions, segments, biases, LayerNorm, the pooler\n"
+            "and the heads. The embedding stands once, below the layers: multiplying it by L as well would count a table for\n"
+            "each layer, and the model has one."
+        )
+        return "\n".join(lines)
+
+
+def count_parameters(config: BertConfig, head: str | None = None) -> ParameterCount:
+    """Parameters in closed form, without building the model.
+
+    (V + P + types) N + 2N + L (4 N^2 + 4N + 2 N F + F + N + 4N) + N^2 + N for `BertModel`, and the head's own beside.
+
+    Args:
+        config: the sizes.
+        head: a class name such as "BertForMaskedLM"; None means "BertModel", with its pooler.
+    """
+    head = head or "BertModel"
+    v, n, f, layers = config.vocab_size, config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    c = config.num_labels
+    heads = {
+        "BertModel": [],
+        "BertForPreTraining": ["mlm", ("next sentence", "2N + 2", 2 * n + 2)],
+        "BertForMaskedLM": ["mlm"],
+        "BertLMHeadModel": ["mlm"],
+        "BertForNextSentencePrediction": [("next sentence", "2N + 2", 2 * n + 2)],
+        "BertForSequenceClassification": [("classifier", "C N + C", c * n + c)],
+        "BertForMultipleChoice": [("classifier", "N + 1", n + 1)],
+        "BertForTokenClassification": [("classifier", "C N + C", c * n + c)],
+        "BertForQuestionAnswering": [("start and end", "2N + 2", 2 * n + 2)],
+    }
+    if head not in heads:
+        raise InputError(f"head = {head!r} is not one of {', '.join(heads)}")
+    terms = [
+        ("word embeddings", "V N", v * n),
+        ("position embeddings", "P N", config.max_position_embeddings * n),
+        ("segment embeddings", "types N", config.type_vocab_size * n),
+        ("embedding LayerNorm", "2N", 2 * n),
+        ("attention", "L (4 N^2 + 4 N)", layers * (4 * n * n + 4 * n)),
+        ("feed-forward", "L (2 N F + F + N)", layers * (2 * n * f + f + n)),
+        ("layer LayerNorms", "L 4 N", layers * 4 * n),
+    ]
+    if head not in _WITHOUT_POOLER:
+        terms.append(("pooler", "N^2 + N", n * n + n))
+    for part in heads[head]:
+        if isinstance(part, tuple):
+            terms.append(part)
+            continue
+        terms.append(("MLM transform", "N^2 + 3 N", n * n + 3 * n))
+        terms.append(("MLM bias", "V", v))
+        if not config.tie_word_embeddings:
+            terms.append(("MLM decoder", "V N + V", v * n + v))
+    return ParameterCount(config, head, terms)
+
+
+def encoder_flops(config: BertConfig, lengths: Sequence[int]) -> int:
+    """Floating-point operations of the encoder's matrix products in one forward: sum of L (8 N^2 + 4 N F + 4 S N) S.
+
+    Args:
+        config: the sizes.
+        lengths: real tokens of each sequence, S.
+    """
+    n, f = config.hidden_size, config.intermediate_size
+    return sum(config.num_hidden_layers * (8 * n * n + 4 * n * f + 4 * s * n) * s for s in lengths)
+
+
+@dataclass
+class Explanation:
+    """Which path each op of a forward took.
+
+    Attributes:
+        rows: (op, calls, shape of the first call, path, reason), in the order of the first call.
+        tokens: real tokens.
+        places: tokens and padding of the padded form.
+    """
+
+    rows: list[tuple[str, int, tuple[int, ...], str, str]]
+    tokens: int
+    places: int
+
+    @property
+    def padding_share(self) -> float:
+        """Padding in the padded form, which packing does not compute: 0 to 1."""
+        return 1 - self.tokens / self.places if self.places else 0.0
+
+    def __str__(self) -> str:
+        rows = [("op", "calls", "shape", "path", "why not the kernel")]
+        rows += [(op, str(calls), str(shape), path, reason) for op, calls, shape, path, reason in self.rows]
+        padding = f"{self.tokens:,} tokens packed, padding left out: {self.padding_share:.1%} of {self.places:,} places"
+        return "\n".join([f"torch {torch.__version__}, backend {ops.current_backend()!r}", *_align(rows), padding])
+
+
+def explain(model: BertPreTrainedModel, *args: Any, **inputs: Any) -> Explanation:
+    """Runs one forward in evaluation mode and reports the path of every op.
+
+    Args:
+        model: any model class of fastbert.
+        args, inputs: what the model's forward takes.
+    """
+    with model.evaluating(), torch.no_grad(), ops.recording() as decisions, _packed_batches(model) as batches:
+        model(*args, **inputs)
+    tokens = sum(batch.num_tokens for batch in batches)
+    places = sum(batch.batch_size * batch.padded_length for batch in batches)
+    calls = Counter((d.op, d.path, d.reason) for d in decisions)
+    shapes = {(d.op, d.path, d.reason): d.shape for d in reversed(decisions)}
+    order = dict.fromkeys((d.op, d.path, d.reason) for d in decisions)
+    rows = [(op, calls[op, path, why], shapes[op, path, why], path, why) for op, path, why in order]
+    return Explanation(rows, tokens, places)
+
+
+@contextmanager
+def _packed_batches(model: BertPreTrainedModel) -> Iterator[list[PackedBatch]]:
+    """Collects the batches that the encoder's embeddings see inside the block."""
+    batches: list[PackedBatch] = []
+    hook = model.base_model.encoder.register_forward_pre_hook(lambda _, args: batches.append(args[1]))
+    try:
+        yield batches
+    finally:
+        hook.remove()
+
+
+def _sizes(config: BertConfig) -> str:
+    return (
+        f"V = {config.vocab_size}, P = {config.max_position_embeddings}, N = {config.hidden_size}, "
+        f"F = {config.intermediate_size}, L = {config.num_hidden_layers}, C = {config.num_labels}"
+    )
+
+
+def _align(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    numeric = [all(row[i].replace(",", "").lstrip("-").isdigit() for row in rows[1:] if row[i]) for i in range(len(widths))]
+    return [
+        "  ".join(cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, numeric, strict=True)).rstrip()
+        for row in rows
+    ]

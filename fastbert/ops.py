@@ -1,0 +1,198 @@
+"""Every op of BERT as the model calls it: which path runs it, and why.
+
+Paths, best first: a Triton kernel (`kernels/<op>.py`), `cpu.py` where it has the op, `reference.py`. The backend chooses:
+"auto" takes the best that can run, "triton" the kernel or an error with the reason, "reference" the plain form alone.
+All ops work on packed tokens. Sizes: B sequences, T packed tokens, H heads, D head size, N hidden, F intermediate,
+V vocabulary, M scored positions; each op's docstring stands at its twin in reference.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastbert import cpu, reference
+from fastbert.errors import BackendError
+from fastbert.reference import Seed
+
+BACKENDS = ("auto", "triton", "reference")
+
+
+class Decision(NamedTuple):
+    """Which path ran an op, on what shape, and why it was not the kernel ("" where it was)."""
+
+    op: str
+    shape: tuple[int, ...]
+    path: str
+    reason: str
+
+
+_scoped_backend: ContextVar[str | None] = ContextVar("fastbert_backend", default=None)
+_process_backend: str | None = None
+_recorded: ContextVar[list[Decision] | None] = ContextVar("fastbert_decisions", default=None)
+_warned: set[str] = set()
+
+
+def current_backend() -> str:
+    """The backend in force here: the innermost `backend(...)` block, else `set_backend`, else FASTBERT_BACKEND, else "auto"."""
+    return _scoped_backend.get() or _process_backend or _known_backend(os.environ.get("FASTBERT_BACKEND") or "auto")
+
+
+def set_backend(name: str) -> None:
+    """Chooses the backend of the whole process: "auto", "triton" or "reference"."""
+    global _process_backend
+    _process_backend = _known_backend(name)
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Chooses the backend inside a with block, for this thread or task alone."""
+    token = _scoped_backend.set(_known_backend(name))
+    try:
+        yield
+    finally:
+        _scoped_backend.reset(token)
+
+
+@contextmanager
+def recording() -> Iterator[list[Decision]]:
+    """Collects the decisions of every op called inside the block."""
+    decisions: list[Decision] = []
+    token = _recorded.set(decisions)
+    try:
+        yield decisions
+    finally:
+        _recorded.reset(token)
+
+
+def embedding(
+    input_ids: Tensor,
+    token_type_ids: Tensor,
+    position_ids: Tensor,
+    word_weight: Tensor,
+    position_weight: Tensor,
+    token_type_weight: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float,
+    dropout_p: float = 0.0,
+    seed: Seed = None,
+    padding_idx: int | None = None,
+) -> Tensor:
+    """Sum of the three embeddings, LayerNorm, dropout: (T,) x 3 -> (T, N). See `reference.embedding`."""
+    tables = (word_weight, position_weight, token_type_weight)
+    return _choose("embedding", word_weight, input_ids.shape)(
+        input_ids, token_type_ids, position_ids, *tables, ln_weight, ln_bias, eps, dropout_p, seed, padding_idx
+    )
+
+
+def attention(
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    dropout_p: float = 0.0,
+    seed: Seed = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """Softmax attention inside each sequence: (T, 3, H, D) -> (T, H, D). See `reference.attention`."""
+    return _choose("attention", qkv, qkv.shape)(qkv, cu_seqlens, max_seqlen, dropout_p, seed, causal, scale)
+
+
+def masked_attention(
+    qkv: Tensor, bias: Tensor | None, dropout_p: float = 0.0, seed: Seed = None, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention on padded rows with any bias, and its probabilities, always by the reference. See `reference.attend`."""
+    _record("attention", qkv.shape, "reference", "3-D and 4-D masks, output_attentions and traced masks have no kernel")
+    return reference.attend(qkv, bias, dropout_p, seed, scale)
+
+
+def layer_norm(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    x_bias: Tensor | None = None,
+    dropout_p: float = 0.0,
+    seed: Seed = None,
+) -> Tensor:
+    """LayerNorm(dropout(x + x_bias) + residual): (T, N) -> (T, N). See `reference.layer_norm`."""
+    return _choose("layer_norm", x, x.shape)(x, residual, weight, bias, eps, x_bias, dropout_p, seed)
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
+    """GELU(x weight^T + bias): (T, N) -> (T, F). See `reference.linear_gelu`."""
+    return _choose("linear_gelu", x, x.shape)(x, weight, bias, approximate)
+
+
+def ffn(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor | None, approximate: str = "none") -> Tensor:
+    """GELU(x w1^T + b1) w2^T + b2: (T, N) -> (T, N). See `reference.ffn`."""
+    return _choose("ffn", x, x.shape)(x, w1, b1, w2, b2, approximate)
+
+
+def cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, ignore_index: int = -100, reduction: str = "mean"
+) -> Tensor:
+    """Cross entropy of hidden weight^T + bias: (M, N), (V, N), (V,), (M,) -> loss. See `reference.cross_entropy`."""
+    return _choose("cross_entropy", hidden, hidden.shape)(hidden, weight, bias, labels, ignore_index, reduction)
+
+
+def dropout_mask(seed: Seed, shape: tuple[int, ...], p: float, device: torch.device | str | None = None) -> Tensor:
+    """The bool keep-mask that a seed gives: (T, N) for the joins, (H, T, max_seqlen) for attention."""
+    return reference.dropout_mask(seed, shape, p, device)
+
+
+def fuses_bias(x: Tensor) -> bool:
+    """Whether a linear before `layer_norm` should leave its bias to it. Only a kernel adds it for free."""
+    return current_backend() != "reference" and _why_no_kernel("layer_norm", x) == ""
+
+
+def _choose(op: str, x: Tensor, shape: tuple[int, ...]) -> Callable[..., Any]:
+    chosen = current_backend()
+    if chosen == "reference":
+        _record(op, shape, "reference", "the backend is 'reference'")
+        return getattr(reference, op)
+    reason = _why_no_kernel(op, x)
+    if chosen == "triton":
+        raise BackendError(f"backend 'triton' cannot run {op}: {reason}")
+    if x.device.type != "cpu" and reason not in _warned:
+        _warned.add(reason)
+        warnings.warn(f"fastbert runs {op} without a kernel: {reason}", stacklevel=3)
+    path = "cpu" if hasattr(cpu, op) else "reference"
+    _record(op, shape, path, reason)
+    return getattr(cpu if path == "cpu" else reference, op)
+
+
+def _why_no_kernel(op: str, x: Tensor) -> str:
+    if not _triton_is_installed():
+        return "the package triton is not installed (it exists for Linux only)"
+    if x.device.type == "cpu":
+        return "the tensors are on a CPU"
+    return "this version has no Triton kernels yet"
+
+
+@cache
+def _triton_is_installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _record(op: str, shape: tuple[int, ...], path: str, reason: str) -> None:
+    decisions = _recorded.get()
+    if decisions is not None:
+        decisions.append(Decision(op, tuple(shape), path, reason))
+
+
+def _known_backend(name: str) -> str:
+    if name not in BACKENDS:
+        raise BackendError(f"backend {name!r} is not one of {', '.join(BACKENDS)}")
+    return name

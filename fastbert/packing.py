@@ -1,0 +1,391 @@
+"""Padded batches to packed ones and back: tokens of all sequences end to end, no padding among them.
+
+    input_ids (B, S) + mask  --pack-->  (T,) tokens, cu_seqlens (B + 1,)  --unpack-->  (B, S, ...)
+
+`pack` is the only place where the host waits for the device: it needs the lengths, and it reads the validity checks in the
+same transfer. Sizes: B sequences, S padded length, T real tokens, N hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastbert.errors import InputError
+
+
+class Limits(NamedTuple):
+    """Sizes of the three embedding tables; ids must stay below them."""
+
+    vocab_size: int
+    type_vocab_size: int
+    max_position_embeddings: int
+
+
+@dataclass
+class PackedBatch:
+    """A batch without padding.
+
+    Attributes:
+        input_ids, token_type_ids, position_ids: (T,) integer tensors; `input_ids` is None where `inputs_embeds` is given.
+        cu_seqlens: (B + 1,) int32, the row at which each sequence starts, and T. Empty sequences are fine.
+        max_seqlen: the longest length, a Python int.
+        padded_length: S of the padded form, to which `unpack` returns.
+        indices: (T,) place of each token in the flattened padded form; None where nothing is padded.
+        inputs_embeds: (T, N) word embeddings computed elsewhere.
+        attention_bias: (B or 1, H or 1, S, S) added to the attention scores: masks that packing cannot express.
+        valid: (T,) bool, only while a graph is traced: the tokens that are real, as the traced form keeps the padding.
+    """
+
+    input_ids: Tensor | None
+    token_type_ids: Tensor
+    position_ids: Tensor
+    cu_seqlens: Tensor
+    max_seqlen: int
+    padded_length: int
+    indices: Tensor | None = None
+    inputs_embeds: Tensor | None = None
+    attention_bias: Tensor | None = None
+    valid: Tensor | None = None
+    checked: Limits | None = field(default=None, repr=False)
+
+    @property
+    def batch_size(self) -> int:
+        """B, empty sequences included."""
+        return self.cu_seqlens.shape[0] - 1
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return self.position_ids.shape[0]
+
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) tokens in each sequence."""
+        return self.cu_seqlens.diff()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.position_ids.device
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
+        """The same batch on another device."""
+        moved = {
+            f.name: value.to(device, non_blocking=non_blocking)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
+
+    def pin_memory(self) -> PackedBatch:
+        """The same batch in page-locked memory; `DataLoader(pin_memory=True)` calls it."""
+        pinned = {f.name: v.pin_memory() for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **pinned)
+
+    def unpack(self, packed: Tensor, fill: float = 0.0) -> Tensor:
+        """(T, ...) per token -> (B, S, ...), with `fill` where there is no token."""
+        shape = (self.batch_size, self.padded_length, *packed.shape[1:])
+        if self.valid is not None:
+            valid = self.valid.view(-1, *([1] * (packed.dim() - 1)))
+            return packed.masked_fill(~valid, fill).view(shape)
+        if self.indices is None:
+            return packed.view(shape)
+        flat = packed.new_full((shape[0] * shape[1], *packed.shape[1:]), fill)
+        return flat.index_copy(0, self.indices, packed).view(shape)
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """(B, S, ...) -> the rows of its real tokens (T, ...)."""
+        flat = padded.reshape(-1, *padded.shape[2:])
+        return flat if self.indices is None else flat.index_select(0, self.indices)
+
+    def first_rows(self) -> Tensor:
+        """(B,) packed row of each sequence's first token ([CLS]). For an empty sequence some row: see `blank_empty`."""
+        if self.valid is not None:
+            first = self.valid.view(self.batch_size, self.padded_length).int().argmax(1)
+            return self.cu_seqlens[:-1].long() + first
+        return self.cu_seqlens[:-1].long().clamp(max=self.num_tokens - 1)
+
+    def blank_empty(self, per_sequence: Tensor) -> Tensor:
+        """(B, ...) with zeros at empty sequences."""
+        if self.valid is not None:
+            filled = self.valid.view(self.batch_size, self.padded_length).any(1)
+        else:
+            filled = self.lengths > 0
+        return per_sequence * filled.view(-1, *([1] * (per_sequence.dim() - 1))).to(per_sequence.dtype)
+
+    def place(self, row: int) -> tuple[int, ...]:
+        """Where token `row` stands in what the caller passed: (sequence, column) if that was padded, else (row,)."""
+        if self.indices is None and self.padded_length * self.batch_size != self.num_tokens:
+            return (row,)
+        flat = row if self.indices is None else int(self.indices[row])
+        return divmod(flat, self.padded_length)
+
+
+def pack(
+    input_ids: Tensor | Sequence[Sequence[int]] | Mapping[str, Any] | None = None,
+    attention_mask: Tensor | None = None,
+    token_type_ids: Tensor | Sequence[Sequence[int]] | None = None,
+    position_ids: Tensor | str | None = None,
+    *,
+    inputs_embeds: Tensor | None = None,
+    limits: Limits | None = None,
+) -> PackedBatch:
+    """Packs a padded batch, ragged lists of ids, or what a tokenizer returned.
+
+    Args:
+        input_ids: (B, S) integers; or a list of lists of ids, which needs no mask; or a mapping with these arguments.
+        attention_mask: (B, S), 1 or True at tokens, with padding at either side or holes; None means that all are tokens.
+        token_type_ids: like `input_ids`; None means 0.
+        position_ids: (S,), (1, S) or (B, S); None means the column 0..S-1, as in transformers; ``"from_mask"`` counts only
+            tokens, so that left-padded rows start at 0.
+        inputs_embeds: (B, S, N) in place of `input_ids`.
+        limits: table sizes to check the ids against.
+
+    Raises:
+        InputError: a wrong shape or type, a mask with values other than 0 and 1, or an id outside its table, with its place.
+    """
+    if isinstance(input_ids, Mapping):
+        return pack(**{name: input_ids[name] for name in _MODEL_INPUTS if input_ids.get(name) is not None}, limits=limits)
+    if input_ids is not None and not isinstance(input_ids, Tensor):
+        return _pack_ragged(input_ids, token_type_ids, limits)
+    source, name = (inputs_embeds, "inputs_embeds") if input_ids is None else (input_ids, "input_ids")
+    if source is None or (input_ids is not None and inputs_embeds is not None):
+        got = "neither" if source is None else "both"
+        raise InputError(f"pass exactly one of input_ids and inputs_embeds; got {got}")
+    _check_source(source, name)
+    batch_size, length = source.shape[:2]
+    device = source.device
+    mask = _as_bool_mask(attention_mask, (batch_size, length), device)
+    types = _per_token(token_type_ids, "token_type_ids", (batch_size, length), device)
+    if types is None:
+        types = torch.zeros(batch_size, length, dtype=torch.long, device=device)
+    positions = _positions(position_ids, mask, (batch_size, length), device)
+
+    tracing = torch.compiler.is_compiling()
+    if mask is None or tracing:
+        lengths = [length] * batch_size
+        if limits is not None and not tracing:
+            _check_limits(input_ids, types, positions, None, limits)
+    else:
+        lengths = _lengths_and_checks(attention_mask, mask, input_ids, types, positions, limits)
+    if mask is not None and not tracing and sum(lengths) == batch_size * length:
+        mask = None
+    steps = torch.tensor([0, *lengths], dtype=torch.int64) if not tracing else torch.arange(batch_size + 1) * length
+    cu_seqlens = (steps.cumsum(0) if not tracing else steps).to(device=device, dtype=torch.int32, non_blocking=True)
+    batch = PackedBatch(
+        input_ids=input_ids,
+        token_type_ids=types,
+        position_ids=positions,
+        cu_seqlens=cu_seqlens,
+        max_seqlen=max(lengths) if not tracing else length,
+        padded_length=length,
+        inputs_embeds=inputs_embeds,
+        checked=limits,
+    )
+    if mask is not None and not tracing:
+        batch.indices = torch.nonzero_static(mask.view(-1), size=sum(lengths)).view(-1)
+    if mask is not None and tracing:
+        batch.valid = mask.reshape(-1)
+        batch.attention_bias = mask_to_bias(mask[:, None, None, :])
+    batch.input_ids = None if input_ids is None else batch.pack(input_ids)
+    batch.token_type_ids = batch.pack(types)
+    batch.position_ids = batch.pack(positions)
+    batch.inputs_embeds = None if inputs_embeds is None else batch.pack(inputs_embeds)
+    return batch
+
+
+_MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+
+
+def mask_to_bias(mask: Tensor) -> Tensor:
+    """A bool mask (True = may be attended) -> float32 bias, 0 or -inf."""
+    return torch.zeros(mask.shape, dtype=torch.float32, device=mask.device).masked_fill(~mask, float("-inf"))
+
+
+def check_packed(batch: PackedBatch, limits: Limits) -> PackedBatch:
+    """Checks a batch that the caller packed against the tables, once a batch: `checked` remembers it."""
+    if batch.checked == limits or torch.compiler.is_compiling():
+        return batch
+    tokens = batch.num_tokens
+    for name in ("input_ids", "token_type_ids", "inputs_embeds"):
+        value = getattr(batch, name)
+        if value is not None and value.shape[0] != tokens:
+            raise InputError(f"{name} has {value.shape[0]} rows, position_ids has {tokens}: a packed batch needs one a token")
+    if batch.cu_seqlens.dtype != torch.int32 or batch.cu_seqlens.dim() != 1 or batch.batch_size < 1:
+        shape, dtype = tuple(batch.cu_seqlens.shape), batch.cu_seqlens.dtype
+        raise InputError(f"cu_seqlens has shape {shape} and type {dtype}; expected (B + 1,) int32")
+    starts = batch.cu_seqlens.tolist()
+    lengths = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    if starts[0] != 0 or starts[-1] != tokens or min(lengths) < 0:
+        raise InputError(f"cu_seqlens must rise from 0 to the {tokens} tokens; it goes from {starts[0]} to {starts[-1]}")
+    if max(lengths) > batch.max_seqlen:
+        raise InputError(f"max_seqlen = {batch.max_seqlen} is below the longest sequence, {max(lengths)} tokens")
+    _check_limits(batch.input_ids, batch.token_type_ids, batch.position_ids, batch, limits)
+    return replace(batch, checked=limits)
+
+
+def token_budget_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Groups sequences into batches of at most `batch_tokens` tokens, longest first; one longer than that goes alone.
+
+    Args:
+        lengths: tokens in each sequence.
+        batch_tokens: the limit, in real tokens.
+
+    Returns:
+        Indices into `lengths`, batch by batch. Equal lengths stay in their order.
+    """
+    if batch_tokens < 1:
+        raise InputError(f"batch_tokens = {batch_tokens} must be at least 1")
+    batches: list[list[int]] = []
+    room = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not batches or lengths[index] > room:
+            batches.append([])
+            room = batch_tokens
+        batches[-1].append(index)
+        room -= lengths[index]
+    return batches
+
+
+def _pack_ragged(
+    input_ids: Sequence[Sequence[int]], token_type_ids: Sequence[Sequence[int]] | Tensor | None, limits: Limits | None
+) -> PackedBatch:
+    lengths = [len(ids) for ids in input_ids]
+    if not lengths:
+        raise InputError("input_ids is an empty list; expected at least one sequence")
+    if token_type_ids is not None and [len(row) for row in token_type_ids] != lengths:
+        raise InputError("token_type_ids must have as many entries as input_ids, row by row")
+    flat = torch.tensor([i for ids in input_ids for i in ids], dtype=torch.long)
+    types = torch.zeros_like(flat) if token_type_ids is None else torch.tensor([t for row in token_type_ids for t in row])
+    positions = torch.cat([torch.arange(n) for n in lengths])
+    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
+    longest = max(lengths)
+    indices = None
+    if min(lengths) != longest:
+        indices = torch.cat([torch.arange(n) + row * longest for row, n in enumerate(lengths)])
+    batch = PackedBatch(flat, types.long(), positions, cu_seqlens, longest, longest, indices)
+    return batch if limits is None else check_packed(batch, limits)
+
+
+def _check_source(source: Tensor, name: str) -> None:
+    wanted = 3 if name == "inputs_embeds" else 2
+    form = "(batch, sequence, hidden)" if wanted == 3 else "(batch, sequence)"
+    if source.dim() != wanted:
+        raise InputError(f"{name} has shape {tuple(source.shape)}; expected {form}")
+    if 0 in source.shape:
+        raise InputError(f"{name} has shape {tuple(source.shape)}: the batch is empty; expected at least one token")
+    if name == "input_ids":
+        _check_integers(source, name)
+
+
+def _check_integers(values: Tensor, name: str) -> None:
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise InputError(f"{name} has type {values.dtype}; expected integers")
+
+
+def _per_token(values: Any, name: str, shape: tuple[int, int], device: torch.device) -> Tensor | None:
+    if values is None:
+        return None
+    values = _as_tensor(values, name, device)
+    if values.shape not in (shape, (1, shape[1])):
+        raise InputError(f"{name} has shape {tuple(values.shape)}; expected {shape}")
+    _check_integers(values, name)
+    return values.expand(shape)
+
+
+def _as_tensor(values: Any, name: str, device: torch.device) -> Tensor:
+    if not isinstance(values, Tensor):
+        raise InputError(f"{name} is a {type(values).__name__}; expected a tensor")
+    if values.device != device:
+        raise InputError(f"{name} is on {values.device}, the other inputs are on {device}")
+    return values
+
+
+def _as_bool_mask(mask: Any, shape: tuple[int, int], device: torch.device) -> Tensor | None:
+    if mask is None:
+        return None
+    mask = _as_tensor(mask, "attention_mask", device)
+    if mask.shape != shape:
+        raise InputError(f"attention_mask has shape {tuple(mask.shape)}; expected {shape}")
+    return mask != 0
+
+
+def _positions(positions: Any, mask: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor:
+    columns = torch.arange(shape[1], device=device).expand(shape)
+    if positions is None:
+        return columns
+    if isinstance(positions, str):
+        if positions != "from_mask":
+            raise InputError(f"position_ids = {positions!r}: the only word it takes is 'from_mask'")
+        return columns if mask is None else (mask.long().cumsum(1) - 1).clamp(min=0)
+    positions = _as_tensor(positions, "position_ids", device)
+    if positions.shape not in (shape, (1, shape[1]), (shape[1],)):
+        raise InputError(f"position_ids has shape {tuple(positions.shape)}; expected {shape} or (1, {shape[1]})")
+    _check_integers(positions, "position_ids")
+    return positions.expand(shape)
+
+
+def _tables(ids: Tensor | None, types: Tensor, positions: Tensor, limits: Limits) -> list[tuple[str, Tensor, int, str]]:
+    tables = [
+        ("input_ids", ids, limits.vocab_size, "vocabulary"),
+        ("token_type_ids", types, limits.type_vocab_size, "token types"),
+        ("position_ids", positions, limits.max_position_embeddings, "position table"),
+    ]
+    return [(name, values, size, table) for name, values, size, table in tables if values is not None]
+
+
+def _outside(values: Tensor, size: int) -> Tensor:
+    return (values < 0) | (values >= size)
+
+
+def _lengths_and_checks(
+    raw_mask: Tensor | None, mask: Tensor, ids: Tensor | None, types: Tensor, positions: Tensor, limits: Limits | None
+) -> list[int]:
+    """The lengths on the host, and every check of the inputs, in one transfer."""
+    assert raw_mask is not None
+    flags = [((raw_mask != 0) & (raw_mask != 1)).any()]
+    tables = [] if limits is None else _tables(ids, types, positions, limits)
+    flags += [(_outside(values, size) & mask).any() for _, values, size, _ in tables]
+    numbers = torch.cat([torch.stack(flags).long(), mask.sum(1)]).tolist()
+    if numbers[0]:
+        row, column = ((raw_mask != 0) & (raw_mask != 1)).nonzero()[0].tolist()
+        raise InputError(
+            f"attention_mask[{row}, {column}] = {raw_mask[row, column].item()}; a 2-D mask holds 1 at tokens and 0 at padding "
+            "(an additive mask needs the 4-D form)"
+        )
+    for bad_flag, table in zip(numbers[1 : len(flags)], tables, strict=True):
+        if bad_flag:
+            _raise_outside(*table, within=mask, batch=None)
+    return numbers[len(flags) :]
+
+
+def _check_limits(
+    ids: Tensor | None, types: Tensor, positions: Tensor, batch: PackedBatch | None, limits: Limits
+) -> None:
+    tables = _tables(ids, types, positions, limits)
+    flags = torch.stack([_outside(values, size).any() for _, values, size, _ in tables]).tolist()
+    for bad, table in zip(flags, tables, strict=True):
+        if bad:
+            _raise_outside(*table, within=None, batch=batch)
+
+
+def _raise_outside(
+    name: str, values: Tensor, size: int, table: str, *, within: Tensor | None, batch: PackedBatch | None
+) -> None:
+    bad = _outside(values, size) if within is None else _outside(values, size) & within
+    place = tuple(bad.nonzero()[0].tolist())
+    value = int(values[place])
+    if batch is not None:
+        place = batch.place(place[0])
+    where = ", ".join(map(str, place))
+    if name == "position_ids" and value == size and place[-1] == size:
+        raise InputError(
+            f"the input is longer than the position table: position_ids[{where}] = {value}, and "
+            f"max_position_embeddings = {size}; truncate it or split it into windows"
+        )
+    raise InputError(f"{name}[{where}] = {value} is outside the {table} (0..{size - 1})")

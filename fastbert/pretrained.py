@@ -1,0 +1,278 @@
+"""What all nine model classes share: initialisation, tied weights, resizing, activation checkpointing, loading and saving."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from fastbert import checkpoint, files
+from fastbert.config import BertConfig
+from fastbert.errors import ConfigError, InputError
+
+logger = logging.getLogger("fastbert")
+
+
+class BertPreTrainedModel(nn.Module):
+    """Base of the model classes. Construct from a `BertConfig` for random weights, or use `from_pretrained`."""
+
+    config_class = BertConfig
+    base_model_prefix = "bert"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # transformers' Trainer adds no num_items_in_batch
+    has_mlm_head: ClassVar[bool] = False
+
+    load_report: checkpoint.LoadReport | None = None
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        if not isinstance(config, BertConfig):
+            to_dict = getattr(config, "to_dict", None)
+            if to_dict is None:
+                raise ConfigError(f"config is a {type(config).__name__}; expected a BertConfig")
+            config = BertConfig.from_dict(to_dict())
+        self.config = config
+
+    def post_init(self) -> None:
+        """Draws the initial weights and ties what is tied; the last line of each class's constructor.
+
+        The encoder inside a head has drawn its own: from one seed, the weights are those that transformers draws.
+        """
+        for child in self.children():
+            if not isinstance(child, BertPreTrainedModel):
+                self.init_weights(child)
+        self.tie_weights()
+
+    @torch.no_grad()
+    def init_weights(self, module: nn.Module) -> None:
+        """Draws the initial value of every parameter in `module`: see `_init_parameter`."""
+        for child in module.modules():
+            for name, parameter in child.named_parameters(recurse=False):
+                self._init_parameter(child, name, parameter)
+
+    def _init_parameter(self, module: nn.Module, name: str, value: Tensor) -> None:
+        """Normal(0, initializer_range) for weights, 0 for biases and the padding row, 1 for LayerNorm's weight."""
+        if name != "weight":
+            value.zero_()
+        elif isinstance(module, nn.LayerNorm):
+            value.fill_(1.0)
+        else:
+            value.normal_(0.0, self.config.initializer_range)
+            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+                value[module.padding_idx].zero_()
+
+    # -- loading and saving ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_hub_id: str | Path,
+        *,
+        config: BertConfig | None = None,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        ignore_mismatched_sizes: bool = False,
+        output_loading_info: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Loads a checkpoint from a directory or a hub id, in evaluation mode.
+
+        Args:
+            path_or_hub_id: a directory with config.json and weights, or an id on the hub.
+            config: in place of the checkpoint's own.
+            dtype: of the parameters; None or "auto" keeps the checkpoint's.
+            device: where to put the model; None means the CPU.
+            ignore_mismatched_sizes: start tensors of another shape anew instead of refusing them.
+            output_loading_info: return (model, report) with the names that were missing, unexpected or renamed.
+            options: `revision`, `cache_dir`, `token`, `local_files_only` for the hub; `add_pooling_layer` for `BertModel`;
+                any other keyword overrides a field of the configuration (`num_labels=3`).
+
+        Raises:
+            CheckpointNotFoundError: nothing there. CheckpointError: damaged files, or shapes that differ, by name.
+        """
+        hub, overrides = files.split_hub_options(options)
+        arguments = {name: overrides.pop(name) for name in ("add_pooling_layer",) if name in overrides}
+        folder = files.locate(path_or_hub_id, checkpoint.PATTERNS, **hub)
+        if config is None:
+            config = BertConfig.from_dict(files.read_json(folder / "config.json"), **overrides)
+        elif overrides:
+            raise ConfigError(f"config was given, so these keywords have no place: {', '.join(overrides)}")
+        _refuse_unknown_fields(config, overrides)
+        state = checkpoint.read_state_dict(folder)
+        with torch.device("meta"):
+            model = cls(config, **arguments)
+        expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        matched, report = checkpoint.match_names(state, expected, ignore_mismatched_sizes)
+        target = _resolve_dtype(dtype, config, matched)
+        matched = {name: _cast(tensor, target) for name, tensor in matched.items()}
+        model.load_state_dict(matched, strict=False, assign=True)
+        model._start_missing(target)
+        model.tie_weights()
+        config.dtype = str(target).removeprefix("torch.")
+        model.eval()
+        if device is not None:
+            model.to(device)
+        model.load_report = report
+        _log(report, path_or_hub_id, cls.__name__)
+        return (model, report) if output_loading_info else model
+
+    def save_pretrained(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None, **ignored: Any) -> None:
+        """Writes config.json and model.safetensors to `folder`, readable by transformers as well. Each file is replaced whole.
+
+        Args:
+            folder: made if absent.
+            state_dict: in place of the model's own.
+            ignored: keywords of transformers' method that have no meaning here, accepted for its Trainer.
+        """
+        state = self.state_dict() if state_dict is None else state_dict
+        self.config.architectures = [type(self).__name__]
+        self.config.dtype = str(self.dtype).removeprefix("torch.")
+        checkpoint.save(state, self.config, folder)
+
+    @torch.no_grad()
+    def _start_missing(self, dtype: torch.dtype) -> None:
+        """Gives initial values to the parameters that loading left on the meta device."""
+        for module in self.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                if parameter.is_meta:
+                    value = torch.empty(parameter.shape, dtype=dtype)
+                    self._init_parameter(module, name, value)
+                    setattr(module, name, nn.Parameter(value, requires_grad=parameter.requires_grad))
+
+    # -- embeddings and tying -------------------------------------------------------------------------------------------
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The word embeddings."""
+        return self.base_model.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the word embeddings; call `tie_weights` after it if a head is tied to them."""
+        self.base_model.embeddings.word_embeddings = value
+
+    def get_output_embeddings(self) -> nn.Linear | None:
+        """The decoder of the MLM head, or None."""
+        return self.cls.predictions.decoder if self.has_mlm_head else None  # type: ignore[union-attr, return-value]
+
+    def tie_weights(self, **ignored: Any) -> None:
+        """Makes the MLM decoder share its weight with the word embeddings and its bias with the head's."""
+        decoder = self.get_output_embeddings()
+        if decoder is not None and self.config.tie_word_embeddings:
+            decoder.weight = self.get_input_embeddings().weight
+            decoder.bias = self.cls.predictions.bias  # type: ignore[union-attr, assignment]
+
+    def resize_token_embeddings(self, num_tokens: int) -> nn.Embedding:
+        """Grows or shrinks the vocabulary, keeping what is there, with the MLM decoder and its bias.
+
+        New rows start as the mean of the old ones, new biases as 0.
+        """
+        if not isinstance(num_tokens, int) or num_tokens < 1:
+            raise InputError(f"num_tokens = {num_tokens!r} must be a positive integer")
+        words, decoder = self.get_input_embeddings(), self.get_output_embeddings()
+        mean = words.weight.detach().mean(0, dtype=torch.float32)
+        words.weight = _resized(words.weight, num_tokens, mean)
+        words.num_embeddings = num_tokens
+        if words.padding_idx is not None and words.padding_idx >= num_tokens:
+            raise InputError(f"num_tokens = {num_tokens} would cut off the padding token {words.padding_idx}")
+        if decoder is not None:
+            head = self.cls.predictions  # type: ignore[union-attr]
+            zero = torch.zeros((), device=mean.device)
+            if not self.config.tie_word_embeddings:
+                decoder.weight = _resized(decoder.weight, num_tokens, decoder.weight.detach().mean(0, dtype=torch.float32))
+                decoder.bias = _resized(decoder.bias, num_tokens, zero)
+            head.bias = _resized(head.bias, num_tokens, zero)  # type: ignore[union-attr]
+            decoder.out_features = num_tokens
+        self.config.vocab_size = num_tokens
+        self.tie_weights()
+        return words
+
+    # -- what users ask of a model --------------------------------------------------------------------------------------
+
+    @property
+    def base_model(self) -> Any:
+        """The encoder: the model itself, or a head's `bert`."""
+        return getattr(self, self.base_model_prefix, self)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the parameters."""
+        return next(p.dtype for p in self.parameters() if p.is_floating_point())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """Number of parameters, shared ones counted once."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Keeps only each layer's input in training and computes the rest again in backward, with equal gradients."""
+        self.base_model.gradient_checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keeps all activations again."""
+        self.base_model.gradient_checkpointing = False
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether layers are computed again in backward."""
+        return self.base_model.gradient_checkpointing
+
+    @contextmanager
+    def evaluating(self) -> Iterator[Self]:
+        """Evaluation mode inside a with block."""
+        training = self.training
+        self.eval()
+        try:
+            yield self
+        finally:
+            self.train(training)
+
+
+def _resized(old: Tensor, count: int, start: Tensor) -> nn.Parameter:
+    new = start.to(old.dtype).expand(count, *old.shape[1:]).clone()
+    keep = min(count, old.shape[0])
+    with torch.no_grad():
+        new[:keep] = old[:keep]
+    return nn.Parameter(new, requires_grad=old.requires_grad)
+
+
+def _refuse_unknown_fields(config: BertConfig, overrides: dict[str, Any]) -> None:
+    unknown = [name for name in overrides if name in config.extra]
+    if unknown:
+        raise ConfigError(f"from_pretrained got {unknown[0]} = {overrides[unknown[0]]!r}: neither an option nor a field of BertConfig")
+
+
+def _resolve_dtype(dtype: torch.dtype | str | None, config: BertConfig, state: dict[str, Tensor]) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    name = dtype if dtype not in (None, "auto") else config.dtype
+    if name is not None:
+        found = getattr(torch, str(name).removeprefix("torch."), None)
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise ConfigError(f"dtype = {name!r} is not a floating type of torch")
+        return found
+    return next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _log(report: checkpoint.LoadReport, source: str | Path, name: str) -> None:
+    if report.missing:
+        logger.warning("%s from %s: not in the checkpoint, newly initialised: %s", name, source, ", ".join(report.missing))
+    if report.mismatched:
+        listed = ", ".join(f"{key} {a} -> {b}" for key, a, b in report.mismatched)
+        logger.warning("%s from %s: other shapes, newly initialised: %s", name, source, listed)
+    if report.unexpected:
+        logger.warning("%s from %s: in the checkpoint but not in the model: %s", name, source, ", ".join(report.unexpected))
+    if report.renamed:
+        logger.info("%s from %s: %d old names read", name, source, len(report.renamed))

