@@ -14,6 +14,9 @@ from fastbert.errors import ConfigError
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
+# Google's released sizes: layers and width; heads are 64 wide and the feed-forward block 4 times as wide as the rest.
+SIZES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024)}
+
 # Fields that change what the model computes in ways that BERT-the-encoder does not have, with the only values accepted.
 _REFUSED_UNLESS = {
     "position_embedding_type": ("absolute", "relative positions are not part of BERT"),
@@ -69,6 +72,15 @@ class BertConfig:
         self.extra = {**self.extra, **values}
         self._take_labels(num_labels)
         self._validate()
+
+    @classmethod
+    def of_size(cls, size: str, **fields: Any) -> BertConfig:
+        """One of the released sizes: "tiny", "mini", "small", "medium", "base" or "large"."""
+        if size not in SIZES:
+            raise ConfigError(f"size = {size!r} is not one of {', '.join(SIZES)}")
+        layers, width = SIZES[size]
+        sizes = {"num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": width // 64}
+        return cls(**{**sizes, "intermediate_size": 4 * width, **fields})
 
     @property
     def num_labels(self) -> int:

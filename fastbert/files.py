@@ -73,14 +73,23 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointNotFoundError: no such file. CheckpointError: not valid JSON, or not an object.
     """
+    return _read_json(path, dict)
+
+
+def read_json_list(path: Path) -> list[dict[str, Any]]:
+    """A JSON list of objects from a file; raises as `read_json`."""
+    return _read_json(path, list)
+
+
+def _read_json(path: Path, kind: type) -> Any:
     if not path.is_file():
         raise CheckpointNotFoundError(f"{path.parent} has no {path.name}")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}; expected a JSON object")
+    if not isinstance(value, kind):
+        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}; expected a {kind.__name__}")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from fastbert.config import BertConfig
 from fastbert.errors import ConfigError, InputError
 
 logger = logging.getLogger("fastbert")
+_OTHER_PARTS = re.compile(r"(^|\.)(pooler|cls|classifier|qa_outputs)\.")  # leaving out another head's parts is no news
 
 
 class BertPreTrainedModel(nn.Module):
@@ -272,7 +274,10 @@ def _log(report: checkpoint.LoadReport, source: str | Path, name: str) -> None:
     if report.mismatched:
         listed = ", ".join(f"{key} {a} -> {b}" for key, a, b in report.mismatched)
         logger.warning("%s from %s: other shapes, newly initialised: %s", name, source, listed)
-    if report.unexpected:
-        logger.warning("%s from %s: in the checkpoint but not in the model: %s", name, source, ", ".join(report.unexpected))
+    foreign = [key for key in report.unexpected if not _OTHER_PARTS.search(key)]
+    if foreign:
+        logger.warning("%s from %s: in the checkpoint but not in a BERT: %s", name, source, ", ".join(foreign))
+    if len(foreign) < len(report.unexpected):
+        logger.info("%s from %s: parts of other heads left out: %s", name, source, ", ".join(report.unexpected))
     if report.renamed:
         logger.info("%s from %s: %d old names read", name, source, len(report.renamed))
