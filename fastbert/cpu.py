@@ -1,7 +1,9 @@
-"""The ops for which the obvious way is slow without a kernel, in PyTorch calls that fill the machine; held against reference.py.
+"""The ops for which the obvious way is slow on a CPU, in calls that fill the machine; held against reference.py.
 
-`attention` runs all sequences of one length in one call instead of one call a sequence. `ffn` walks the rows in blocks, so
-that the wide intermediate stays in the cache. Sizes as in reference.py.
+`attention` runs all sequences of one length in one call instead of one call a sequence. `linear` and `linear_gelu` take
+oneDNN's matrix product, with GELU in its epilogue, where no gradient is recorded: PyTorch's own calls MKL, which is slower on
+many machines, and applies GELU in a pass of its own. `ffn` walks the rows in blocks, so that the wide intermediate stays in
+the cache. Sizes as in reference.py.
 """
 
 from __future__ import annotations
@@ -15,7 +17,14 @@ from torch import Tensor
 from fastbert import reference
 from fastbert.reference import Seed
 
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 _FFN_BLOCK_BYTES = 4 << 20  # of the intermediate: larger blocks leave the cache, smaller ones starve the matrix product
+
+# glibc returns each freed activation to the system and takes it back page by page, a fifth of a layer's time, until a program
+# has once freed a block of nearly 32 MiB: then it keeps blocks below that size (mallopt(3), M_MMAP_THRESHOLD). So free one,
+# which touches no memory. Other allocators do not care.
+_block = torch.empty((32 << 20) - (1 << 16), dtype=torch.uint8)
+del _block
 
 
 def attention(
@@ -29,6 +38,8 @@ def attention(
 ) -> Tensor:
     """As `reference.attention`: (T, 3, H, D) -> (T, H, D)."""
     tokens, batch_size = qkv.shape[0], cu_seqlens.shape[0] - 1
+    if not tokens:
+        return qkv[:, 2]
     generator = _generator(seed, qkv.device) if dropout_p > 0 else None
     if tokens == batch_size * max_seqlen:
         return _equal_lengths(qkv, max_seqlen, dropout_p, generator, causal, scale)
@@ -52,12 +63,41 @@ def attention(
     return context.index_select(0, torch.empty_like(rows).scatter_(0, rows, torch.arange(tokens, device=rows.device)))
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """As `reference.linear`: (T, N) -> (T, F)."""
+    return _onednn(x, weight, bias, "none", "") if _fits_onednn(x, weight) else F.linear(x, weight, bias)
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
+    """As `reference.linear_gelu`: (T, N) -> (T, F)."""
+    if _fits_onednn(x, weight):
+        return _onednn(x, weight, bias, "gelu", approximate)
+    return reference.linear_gelu(x, weight, bias, approximate)
+
+
 def ffn(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor | None, approximate: str = "none") -> Tensor:
-    """As `reference.ffn`: (T, N) -> (T, N). In blocks where no gradient is recorded."""
+    """As `reference.ffn`: (T, N) -> (T, N). In blocks of rows where no gradient is recorded."""
     block = max(256, _FFN_BLOCK_BYTES // (w1.shape[0] * x.element_size()))
-    if x.shape[0] <= block or torch.is_grad_enabled():
-        return reference.ffn(x, w1, b1, w2, b2, approximate)
-    return torch.cat([reference.ffn(rows, w1, b1, w2, b2, approximate) for rows in x.split(block)])
+    if x.shape[0] <= block or torch.is_grad_enabled() or x.device.type != "cpu":
+        return linear(linear_gelu(x, w1, b1, approximate), w2, b2)
+    return torch.cat([linear(linear_gelu(rows, w1, b1, approximate), w2, b2) for rows in x.split(block)])
+
+
+def _fits_onednn(x: Tensor, weight: Tensor) -> bool:
+    """oneDNN's fused linear has no gradient and no autocast; float32 is the type in which it is held against the reference."""
+    return (
+        _HAS_ONEDNN
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and x.shape[0] > 0
+    )
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: str, algorithm: str) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, epilogue, [], algorithm)
 
 
 def _equal_lengths(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fastbert import ops
 from fastbert.config import BertConfig
 from fastbert.errors import ConfigError, InputError
-from fastbert.model import BertModel, as_asked, dense_and_activation, is_plain, refuse
+from fastbert.model import BertModel, as_asked, dense, dense_and_activation, is_plain, refuse
 from fastbert.outputs import (
     BertModelOutput,
     ClassifierOutput,
@@ -57,7 +57,7 @@ class BertLMPredictionHead(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(M, N) -> (M, V)."""
-        return self.decoder(self.transform(hidden_states))
+        return dense(self.decoder, self.transform(hidden_states))
 
     def loss(self, hidden_states: Tensor, labels: Tensor) -> Tensor:
         """Mean cross entropy at labelled positions, (M, N) and (M,), without keeping the scores."""

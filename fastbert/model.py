@@ -102,14 +102,14 @@ class BertSelfAttention(nn.Module):
         """(T, N) -> (T, 3N): one product with the joined weights where they are smaller than what they give, else three."""
         linears = (self.query, self.key, self.value)
         if rows is not None:
-            return torch.cat([self._queries_at(x, rows), self.key(x), self.value(x)], dim=1)
+            return torch.cat([self._queries_at(x, rows), dense(self.key, x), dense(self.value, x)], dim=1)
         if is_plain(*linears) and x.shape[0] >= x.shape[1]:
-            return F.linear(x, torch.cat([m.weight for m in linears]), torch.cat([m.bias for m in linears]))
-        return torch.cat([m(x) for m in linears], dim=1)
+            return ops.linear(x, torch.cat([m.weight for m in linears]), torch.cat([m.bias for m in linears]))
+        return torch.cat([dense(m, x) for m in linears], dim=1)
 
     def _queries_at(self, x: Tensor, rows: Tensor) -> Tensor:
         """(T, N) with the queries of `rows`, and zeros elsewhere: nobody reads what those rows attend to."""
-        query = self.query(x.index_select(0, rows))
+        query = dense(self.query, x.index_select(0, rows))
         ordinal = torch.arange(rows.shape[0], device=rows.device)
         owner = torch.zeros(x.shape[0], dtype=torch.long, device=rows.device).index_copy(0, rows, ordinal)
         # A row may be named twice ([CLS] with a label, an empty sequence); its gradient must reach one of the copies only.
@@ -257,7 +257,7 @@ class BertPooler(nn.Module):
 
     def forward(self, first_token_states: Tensor) -> Tensor:
         """(B, N) -> (B, N)."""
-        return self.activation(self.dense(first_token_states))
+        return self.activation(dense(self.dense, first_token_states))
 
 
 class BertModel(BertPreTrainedModel):
@@ -423,11 +423,16 @@ def dropout_p(module: nn.Module) -> float:
     return float(module.p) if isinstance(module, nn.Dropout) and module.training else 0.0
 
 
-def dense_and_activation(dense: nn.Module, x: Tensor, name: str) -> Tensor:
+def dense(module: nn.Module, x: Tensor) -> Tensor:
+    """x W + b."""
+    return ops.linear(x, module.weight, module.bias) if is_plain(module) else module(x)
+
+
+def dense_and_activation(module: nn.Module, x: Tensor, name: str) -> Tensor:
     """activation(x W + b)."""
-    if name in _GELU_FORMS and is_plain(dense):
-        return ops.linear_gelu(x, dense.weight, dense.bias, _GELU_FORMS[name])
-    x = dense(x)
+    if name in _GELU_FORMS and is_plain(module):
+        return ops.linear_gelu(x, module.weight, module.bias, _GELU_FORMS[name])
+    x = dense(module, x)
     return F.gelu(x, approximate=_GELU_FORMS[name]) if name in _GELU_FORMS else _OTHER_ACTIVATIONS[name](x)
 
 
@@ -450,8 +455,8 @@ def as_asked(output: Any, return_dict: bool | None, config: BertConfig) -> Any:
 
 def _dense_and_join(module: BertSelfOutput | BertOutput, x: Tensor, residual: Tensor, seed: Tensor | None) -> Tensor:
     if is_plain(module.dense) and ops.fuses_bias(x):
-        return _join(module, F.linear(x, module.dense.weight), module.dense.bias, residual, seed)
-    return _join(module, module.dense(x), None, residual, seed)
+        return _join(module, ops.linear(x, module.dense.weight, None), module.dense.bias, residual, seed)
+    return _join(module, dense(module.dense, x), None, residual, seed)
 
 
 def _join(

@@ -130,6 +130,14 @@ def layer_norm(
     return _choose("layer_norm", x, x.shape)(x, residual, weight, bias, eps, x_bias, dropout_p, seed)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x weight^T + bias: (T, N) -> (T, F). cuBLAS runs it on a GPU: no kernel of ours stands in its place."""
+    chosen = current_backend()
+    path = "cpu" if x.device.type == "cpu" and chosen != "reference" else "reference"
+    _record("linear", x.shape, path, "a plain matrix product belongs to the vendor's library")
+    return getattr(cpu if path == "cpu" else reference, "linear")(x, weight, bias)
+
+
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
     """GELU(x weight^T + bias): (T, N) -> (T, F). See `reference.linear_gelu`."""
     return _choose("linear_gelu", x, x.shape)(x, weight, bias, approximate)

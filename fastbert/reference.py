@@ -117,6 +117,11 @@ def layer_norm(
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x weight^T + bias: (T, N) -> (T, F)."""
+    return F.linear(x, weight, bias)
+
+
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
     """GELU(x weight^T + bias): (T, N) -> (T, F). "none" is the exact form with erf, BERT's own; "tanh" is gelu_new."""
     return F.gelu(F.linear(x, weight, bias), approximate=approximate)
