@@ -42,8 +42,12 @@ _recorded: ContextVar[list[Decision] | None] = ContextVar("fastbert_decisions", 
 _warned: set[str] = set()
 
 
+@torch.compiler.assume_constant_result
 def current_backend() -> str:
-    """The backend in force here: the innermost `backend(...)` block, else `set_backend`, else FASTBERT_BACKEND, else "auto"."""
+    """The backend in force here: the innermost `backend(...)` block, else `set_backend`, else FASTBERT_BACKEND, else "auto".
+
+    `torch.compile` takes the one in force while it traces.
+    """
     return _scoped_backend.get() or _process_backend or _known_backend(os.environ.get("FASTBERT_BACKEND") or "auto")
 
 
@@ -195,6 +199,8 @@ def _triton_is_installed() -> bool:
 
 
 def _record(op: str, shape: tuple[int, ...], path: str, reason: str) -> None:
+    if torch.compiler.is_compiling():
+        return
     decisions = _recorded.get()
     if decisions is not None:
         decisions.append(Decision(op, tuple(shape), path, reason))
