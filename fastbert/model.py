@@ -353,6 +353,9 @@ class BertModel(BertPreTrainedModel):
         """The inputs of a forward as a packed batch, checked against this model's tables."""
         config = self.config
         limits = Limits(config.vocab_size, config.type_vocab_size, config.max_position_embeddings)
+        source = inputs_embeds if input_ids is None else input_ids
+        if isinstance(source, Tensor | PackedBatch) and source.device != self.device:
+            raise InputError(f"the inputs are on {source.device}, the model is on {self.device}")
         if isinstance(input_ids, PackedBatch):
             beside = (attention_mask, token_type_ids, position_ids, inputs_embeds)
             if any(value is not None for value in beside):
@@ -373,8 +376,6 @@ class BertModel(BertPreTrainedModel):
         if batch.inputs_embeds is not None and batch.inputs_embeds.shape[-1] != config.hidden_size:
             width = batch.inputs_embeds.shape[-1]
             raise InputError(f"inputs_embeds has width {width}; the model's hidden_size is {config.hidden_size}")
-        if batch.device != self.device:
-            raise InputError(f"the inputs are on {batch.device}, the model is on {self.device}")
         return batch
 
     def pool(self, hidden_states: Tensor, batch: PackedBatch) -> Tensor:

@@ -188,7 +188,10 @@ class BertTokenizer:
         model_max_length: int | None = 512,
         show_progress: bool = False,
     ) -> BertTokenizer:
-        """Learns a WordPiece vocabulary: [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4, the whole alphabet, then pieces.
+        """Learns a WordPiece vocabulary: [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4, the whole alphabet, and pieces.
+
+        Every character of the texts gets an entry for the start of a word and one for its inside, so that unseen words of the
+        same alphabet decompose. The library breaks ties by chance: two trainings on one text may differ in a few pieces.
 
         Args:
             texts: any texts; read once, never held.
@@ -210,10 +213,8 @@ class BertTokenizer:
         vocab = tokenizer.get_vocab()
         if len(vocab) <= len(SPECIAL_TOKENS):
             raise InputError("there is no text to train on")
-        if len(vocab) > vocab_size:
-            raise InputError(f"vocab_size = {vocab_size} is below the {len(vocab)} entries that the alphabet and specials need")
         return cls(
-            vocab,
+            _with_whole_alphabet(tokenizer, sorted(vocab, key=vocab.__getitem__), vocab_size),
             do_lower_case=do_lower_case,
             strip_accents=strip_accents,
             tokenize_chinese_chars=tokenize_chinese_chars,
@@ -372,9 +373,10 @@ class BertTokenizer:
     def add_tokens(self, tokens: Sequence[str], special: bool = False) -> int:
         """Adds whole words to the end of the vocabulary; returns how many were new. Resize the model's embeddings after it."""
         self._cutting.clear()
+        new = [token for token in dict.fromkeys(tokens) if self._tokenizer.token_to_id(token) is None]
         if special:
-            return self._tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
-        return self._tokenizer.add_tokens(list(tokens))
+            return self._tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in new])
+        return self._tokenizer.add_tokens(new)
 
     def unknown_rate(self, texts: Iterable[str]) -> float:
         """Share of [UNK] among the tokens of some texts."""
@@ -441,6 +443,21 @@ def _set_text_handling(tokenizer: Tokenizer, lower: bool, accents: bool | None, 
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
+
+
+def _with_whole_alphabet(tokenizer: Tokenizer, trained: list[str], vocab_size: int) -> list[str]:
+    """The trained entries with both forms of each character, in place of the rarest pieces, which stand last."""
+    known = set(trained)
+    specials = list(SPECIAL_TOKENS.values())
+    alphabet = sorted({token.removeprefix("##") for token in trained if len(token.removeprefix("##")) == 1})
+    inside = [c for c in alphabet if len(tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(f"a{c}a"))) == 1]
+    absent = [form for form in [*alphabet, *(f"##{c}" for c in inside)] if form not in known]
+    needed = len(specials) + len(alphabet) + len(inside)
+    if needed > vocab_size:
+        raise InputError(f"vocab_size = {vocab_size} is below the {needed} entries that the alphabet and the specials need")
+    kept = [token for token in trained if token not in specials and len(token.removeprefix("##")) == 1]
+    pieces = [token for token in trained if token not in specials and len(token.removeprefix("##")) > 1]
+    return [*specials, *kept, *absent, *pieces][:vocab_size]
 
 
 def _read_vocab(path: Path) -> dict[str, int]:

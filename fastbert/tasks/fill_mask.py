@@ -111,7 +111,7 @@ class FillMask:
         return answers[0] if len(answers) == 1 else answers
 
     def _answer(self, row: list[int], place: int, token: int, score: float, masks: int) -> dict[str, Any]:
-        filled = [*row[:place], token, *row[place + 1 :]]
+        filled = [i for i in [*row[:place], token, *row[place + 1 :]] if i != self.tokenizer.pad_token_id]
         sequence = self.tokenizer.decode(filled, skip_special_tokens=masks == 1)
         return {"score": score, "token": token, "token_str": self.tokenizer.decode([token]), "sequence": sequence}
 

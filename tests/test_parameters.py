@@ -1,0 +1,62 @@
+"""Parameter counts: the closed form against models built on the meta device, and the paper's and the notes' figures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import CLASSES
+
+import fastbert
+from fastbert.config import SIZES
+from fastbert.diagnostics import encoder_flops
+from fastbert.errors import ConfigError, InputError
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", CLASSES)
+def test_closed_form_equals_the_built_model(size: str, name: str) -> None:
+    labels = 5 if name in ("BertForSequenceClassification", "BertForTokenClassification") else 2
+    config = fastbert.BertConfig.of_size(size, num_labels=labels)
+    with torch.device("meta"):
+        model = getattr(fastbert, name)(config)
+    assert fastbert.count_parameters(config, name).total == model.num_parameters()
+
+
+def test_untied_decoder_is_counted() -> None:
+    config = fastbert.BertConfig.of_size("tiny", tie_word_embeddings=False)
+    with torch.device("meta"):
+        model = fastbert.BertForMaskedLM(config)
+    assert fastbert.count_parameters(config, "BertForMaskedLM").total == model.num_parameters()
+
+
+@pytest.mark.parametrize(
+    ("size", "encoder", "pretraining", "notes", "difference"),
+    [
+        ("base", 109_482_240, 110_106_428, 107_974_656, 1_507_584),
+        ("large", 335_141_888, 336_226_108, 332_709_888, 2_432_000),
+    ],
+)
+def test_published_sizes(size: str, encoder: int, pretraining: int, notes: int, difference: int) -> None:
+    config = fastbert.BertConfig.of_size(size)
+    count = fastbert.count_parameters(config)
+    assert count.total == encoder
+    assert fastbert.count_parameters(config, "BertForPreTraining").total == pretraining
+    assert count.notes_estimate == notes
+    assert count.total - notes == difference
+    table = count.table()
+    assert f"{encoder:,}" in table
+    assert f"{difference:,}" in table
+    assert "multiplying it by L" in table
+
+
+def test_unknown_size_and_head_are_named() -> None:
+    with pytest.raises(ConfigError, match="size = 'huge' is not one of tiny, mini"):
+        fastbert.BertConfig.of_size("huge")
+    with pytest.raises(InputError, match="head = 'BertForFun' is not one of BertModel"):
+        fastbert.count_parameters(fastbert.BertConfig(), "BertForFun")
+
+
+def test_flops_of_full_sequences_are_the_textbooks() -> None:
+    """22.35 GFLOP for base at 128 tokens: L (24 N^2 + 4 S N) a token."""
+    assert encoder_flops(fastbert.BertConfig(), [128]) == pytest.approx(22.35e9, rel=1e-3)
+    assert encoder_flops(fastbert.BertConfig(), [128, 0, 128]) == 2 * encoder_flops(fastbert.BertConfig(), [128])
