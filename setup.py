@@ -32,7 +32,16 @@ setup(
     ],
     extras_require={
         "bench": ["transformers>=5", *model],
-        "test": ["transformers>=5", "pytest>=8", "pytest-benchmark>=5", "ruff", "mypy", "scipy", "sentence-transformers>=5", *model],
+        "test": [
+            "transformers>=5",
+            "pytest>=8",
+            "pytest-benchmark>=5",
+            "ruff",
+            "mypy",
+            "scipy",
+            "sentence-transformers>=5",
+            *model,
+        ],
         "train": ["scikit-learn", "scipy", "seqeval"],
     },
     entry_points={"console_scripts": ["fastbert = fastbert.cli:main"]},

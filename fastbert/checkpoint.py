@@ -20,7 +20,13 @@ from fastbert.config import BertConfig
 from fastbert.errors import CheckpointError, CheckpointNotFoundError
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-PATTERNS = ["config.json", "model*.safetensors", "model.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json"]
+PATTERNS = [
+    "config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model*.bin",
+    "pytorch_model.bin.index.json",
+]
 
 # Parts of a name that older files spell differently.
 _OLD_SPELLINGS = ((".gamma", ".weight"), (".beta", ".bias"))

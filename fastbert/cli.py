@@ -58,7 +58,10 @@ def embed(args: argparse.Namespace) -> None:
         with part.open("wb") as stream:
             np.save(stream, vectors)
     shape = f"{vectors.shape[0]} x {vectors.shape[1]} float32"
-    print(f"{len(texts):,} texts in {seconds:.2f} s ({len(texts) / seconds:,.0f} a second) -> {args.output}: {shape}", file=sys.stderr)
+    print(
+        f"{len(texts):,} texts in {seconds:.2f} s ({len(texts) / seconds:,.0f} a second) -> {args.output}: {shape}",
+        file=sys.stderr,
+    )
 
 
 def fill_mask(args: argparse.Namespace) -> None:
@@ -121,7 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fastbert {fastbert.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[[argparse.Namespace], None], example: str, group: Any = commands) -> argparse.ArgumentParser:
+    def add(
+        name: str, command: Callable[[argparse.Namespace], None], example: str, group: Any = commands
+    ) -> argparse.ArgumentParser:
         text = (command.__doc__ or "").strip()
         sub = group.add_parser(
             name,
@@ -144,7 +149,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--overlong", choices=["truncate", "error", "window"], default="truncate", help="texts beyond the limit")
     sub.add_argument("--progress", action="store_true", help="show the bar even where stderr is no terminal")
 
-    sub = add("fill-mask", fill_mask, 'fastbert fill-mask "Paris is the [MASK] of France." --model google-bert/bert-base-uncased')
+    sub = add(
+        "fill-mask", fill_mask, 'fastbert fill-mask "Paris is the [MASK] of France." --model google-bert/bert-base-uncased'
+    )
     sub.add_argument("text", nargs="+", help="texts with one [MASK] or more")
     _add_model(sub)
     sub.add_argument("--top-k", type=int, default=5, help="candidates a mask (default: 5)")

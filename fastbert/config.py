@@ -159,7 +159,11 @@ class BertConfig:
         if model_type != "bert":
             raise ConfigError(f"model_type = {model_type!r}: fastbert runs BERT checkpoints (model_type 'bert')")
         merged.setdefault("dtype", merged.pop("torch_dtype", None))
-        if "num_labels" in overrides and "id2label" not in overrides and len(merged.get("id2label") or {}) != merged["num_labels"]:
+        if (
+            "num_labels" in overrides
+            and "id2label" not in overrides
+            and len(merged.get("id2label") or {}) != merged["num_labels"]
+        ):
             merged.pop("id2label", None)
             merged.pop("label2id", None)
         return cls(**merged)

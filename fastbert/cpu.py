@@ -8,7 +8,7 @@ the cache. Sizes as in reference.py.
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,7 @@ def attention(
     if tokens == batch_size * max_seqlen:
         return _equal_lengths(qkv, max_seqlen, dropout_p, generator, causal, scale)
     starts = cu_seqlens.tolist()
-    lengths = [end - start for start, end in zip(starts, starts[1:], strict=False)]
+    lengths = [end - start for start, end in pairwise(starts)]
     order = sorted(range(batch_size), key=lambda i: -lengths[i])
     in_order = order == list(range(batch_size))
     if not in_order:

@@ -54,9 +54,9 @@ class ParameterCount:
         lines = [f"{self.head}: {_sizes(self.config)}", *_align(rows)]
         lines.append("")
         lines.append(
-            "The short formula rounds the vocabulary to 30000 and leaves out positions, segments, biases, LayerNorm, the pooler\n"
-            "and the heads. The embedding stands once, below the layers: multiplying it by L as well would count a table for\n"
-            "each layer, and the model has one."
+            "The short formula rounds the vocabulary to 30000 and leaves out positions, segments, biases, LayerNorm, the\n"
+            "pooler and the heads. The embedding stands once, below the layers: multiplying it by L as well would count a\n"
+            "table for each layer, and the model has one."
         )
         return "\n".join(lines)
 
@@ -73,7 +73,7 @@ def count_parameters(config: BertConfig, head: str | None = None) -> ParameterCo
     head = head or "BertModel"
     v, n, f, layers = config.vocab_size, config.hidden_size, config.intermediate_size, config.num_hidden_layers
     c = config.num_labels
-    heads = {
+    heads: dict[str, list[Any]] = {
         "BertModel": [],
         "BertForPreTraining": ["mlm", ("next sentence", "2N + 2", 2 * n + 2)],
         "BertForMaskedLM": ["mlm"],
@@ -185,6 +185,8 @@ def _align(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     numeric = [all(row[i].replace(",", "").lstrip("-").isdigit() for row in rows[1:] if row[i]) for i in range(len(widths))]
     return [
-        "  ".join(cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, numeric, strict=True)).rstrip()
+        "  ".join(
+            cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
         for row in rows
     ]

@@ -112,9 +112,7 @@ class _Head(BertPreTrainedModel):
         states = output.last_hidden_state
         return (states if prune or rows is None else states.index_select(0, rows)), output
 
-    def _pool(
-        self, batch: PackedBatch, hidden_states: bool | None, attentions: bool | None
-    ) -> tuple[Tensor, BertModelOutput]:
+    def _pool(self, batch: PackedBatch, hidden_states: bool | None, attentions: bool | None) -> tuple[Tensor, BertModelOutput]:
         """The pooled output (B, N); of the last layer only the [CLS] rows are computed."""
         bert: BertModel = self.bert  # type: ignore[assignment]
         if not batch.num_tokens:
@@ -308,10 +306,11 @@ class BertForNextSentencePrediction(_Head):
         refuse(self, refused)
         batch = self.bert.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         pooled, encoded = self._pool(batch, output_hidden_states, output_attentions)
-        output = ClassifierOutput(logits=self.cls.seq_relationship(pooled))
+        logits = self.cls.seq_relationship(pooled)
+        output = ClassifierOutput(logits=logits)
         if labels is not None:
             follows = _sequence_labels(labels, "labels", batch.batch_size, 2)
-            output.loss = cross_entropy_of_logits(output.logits, follows)
+            output.loss = cross_entropy_of_logits(logits, follows)
         return self._finish(output, encoded, batch, not isinstance(input_ids, PackedBatch), return_dict)
 
 
@@ -391,8 +390,13 @@ class BertForMultipleChoice(_Head):
             form = "(batch, choices, sequence" + (", hidden)" if extra else ")")
             raise InputError(f"the input has shape {tuple(source.shape)}; expected {form}")
         choices = 1 if source is None else source.shape[1]
-        flat = [_merge_choices(value) for value in (input_ids, attention_mask, token_type_ids, position_ids)]
-        batch = self.bert.pack_inputs(*flat, None if inputs_embeds is None else inputs_embeds.flatten(0, 1))
+        batch = self.bert.pack_inputs(
+            _merge_choices(input_ids),
+            _merge_choices(attention_mask),
+            _merge_choices(token_type_ids),
+            _merge_choices(position_ids),
+            None if inputs_embeds is None else inputs_embeds.flatten(0, 1),
+        )
         pooled, encoded = self._pool(batch, output_hidden_states, output_attentions)
         logits = self.classifier(self.dropout(pooled)).view(-1, choices)
         output = ClassifierOutput(logits=logits)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,7 +26,12 @@ from fastbert.packing import Limits, PackedBatch
 from fastbert.pretrained import BertPreTrainedModel
 
 _GELU_FORMS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
-_OTHER_ACTIVATIONS = {"relu": F.relu, "silu": F.silu, "swish": F.silu, "tanh": torch.tanh}
+_OTHER_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
 
 # What transformers' BERT takes and an encoder has no use for: fine when None or False, refused by name otherwise.
 _REFUSED = {
@@ -58,9 +64,7 @@ class BertEmbeddings(nn.Module):
             tables = (word.weight, position.weight, segment.weight)
             norm = self.LayerNorm
             p = dropout_p(self.dropout)
-            return ops.embedding(
-                ids, types, positions, *tables, norm.weight, norm.bias, norm.eps, p, seed, word.padding_idx
-            )
+            return ops.embedding(ids, types, positions, *tables, norm.weight, norm.bias, norm.eps, p, seed, word.padding_idx)
         words = batch.inputs_embeds if ids is None else word(ids)
         return self.dropout(self.LayerNorm(words + segment(types) + position(positions)))
 
@@ -424,12 +428,12 @@ def dropout_p(module: nn.Module) -> float:
     return float(module.p) if isinstance(module, nn.Dropout) and module.training else 0.0
 
 
-def dense(module: nn.Module, x: Tensor) -> Tensor:
+def dense(module: nn.Linear, x: Tensor) -> Tensor:
     """x W + b."""
     return ops.linear(x, module.weight, module.bias) if is_plain(module) else module(x)
 
 
-def dense_and_activation(module: nn.Module, x: Tensor, name: str) -> Tensor:
+def dense_and_activation(module: nn.Linear, x: Tensor, name: str) -> Tensor:
     """activation(x W + b)."""
     if name in _GELU_FORMS and is_plain(module):
         return ops.linear_gelu(x, module.weight, module.bias, _GELU_FORMS[name])

@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
-def _beside() -> Any:
-    """A field that transformers' output of the same name lacks: an attribute only, so that tuples and names stay its own."""
-    return field(default=None, metadata={"beside": True})
+# A field that transformers' output of the same name lacks: an attribute only, so that tuples and names stay its own.
+_BESIDE = {"beside": True}
 
 
 @dataclass
@@ -81,10 +79,10 @@ class PreTrainingOutput(ModelOutput):
     seq_relationship_logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
-    mlm_loss: Tensor | None = _beside()
-    nsp_loss: Tensor | None = _beside()
-    num_mlm_labels: Tensor | None = _beside()
-    num_nsp_labels: Tensor | None = _beside()
+    mlm_loss: Tensor | None = field(default=None, metadata=_BESIDE)
+    nsp_loss: Tensor | None = field(default=None, metadata=_BESIDE)
+    num_mlm_labels: Tensor | None = field(default=None, metadata=_BESIDE)
+    num_nsp_labels: Tensor | None = field(default=None, metadata=_BESIDE)
 
 
 @dataclass
@@ -95,8 +93,8 @@ class MaskedLMOutput(ModelOutput):
     logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
-    mlm_loss: Tensor | None = _beside()
-    num_mlm_labels: Tensor | None = _beside()
+    mlm_loss: Tensor | None = field(default=None, metadata=_BESIDE)
+    num_mlm_labels: Tensor | None = field(default=None, metadata=_BESIDE)
 
 
 @dataclass
@@ -129,6 +127,4 @@ def _unflatten(values: Any, kind: Any) -> ModelOutput:
 
 
 for _kind in _OUTPUT_TYPES:  # torch.export and torch.func see inside the outputs
-    torch.utils._pytree.register_pytree_node(
-        _kind, _flatten, _unflatten, serialized_type_name=f"fastbert.{_kind.__name__}"
-    )
+    torch.utils._pytree.register_pytree_node(_kind, _flatten, _unflatten, serialized_type_name=f"fastbert.{_kind.__name__}")

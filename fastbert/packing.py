@@ -8,8 +8,9 @@ same transfer. Sizes: B sequences, S padded length, T real tokens, N hidden size
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -75,17 +76,16 @@ class PackedBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
         """The same batch on another device."""
-        moved = {
-            f.name: value.to(device, non_blocking=non_blocking)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **moved)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PackedBatch:
         """The same batch in page-locked memory; `DataLoader(pin_memory=True)` calls it."""
-        pinned = {f.name: v.pin_memory() for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        return replace(self, **pinned)
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> PackedBatch:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed: dict[str, Any] = {name: change(v) if isinstance(v, Tensor) else v for name, v in values.items()}
+        return PackedBatch(**changed)
 
     def unpack(self, packed: Tensor, fill: float = 0.0) -> Tensor:
         """(T, ...) per token -> (B, S, ...), with `fill` where there is no token."""
@@ -112,10 +112,9 @@ class PackedBatch:
 
     def blank_empty(self, per_sequence: Tensor) -> Tensor:
         """(B, ...) with zeros at empty sequences."""
+        filled = self.lengths > 0
         if self.valid is not None:
             filled = self.valid.view(self.batch_size, self.padded_length).any(1)
-        else:
-            filled = self.lengths > 0
         return per_sequence * filled.view(-1, *([1] * (per_sequence.dim() - 1))).to(per_sequence.dtype)
 
     def place(self, row: int) -> tuple[int, ...]:
@@ -220,7 +219,7 @@ def check_packed(batch: PackedBatch, limits: Limits) -> PackedBatch:
         shape, dtype = tuple(batch.cu_seqlens.shape), batch.cu_seqlens.dtype
         raise InputError(f"cu_seqlens has shape {shape} and type {dtype}; expected (B + 1,) int32")
     starts = batch.cu_seqlens.tolist()
-    lengths = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    lengths = [b - a for a, b in pairwise(starts)]
     if starts[0] != 0 or starts[-1] != tokens or min(lengths) < 0:
         raise InputError(f"cu_seqlens must rise from 0 to the {tokens} tokens; it goes from {starts[0]} to {starts[-1]}")
     if max(lengths) > batch.max_seqlen:
@@ -364,9 +363,7 @@ def _lengths_and_checks(
     return numbers[len(flags) :]
 
 
-def _check_limits(
-    ids: Tensor | None, types: Tensor, positions: Tensor, batch: PackedBatch | None, limits: Limits
-) -> None:
+def _check_limits(ids: Tensor | None, types: Tensor, positions: Tensor, batch: PackedBatch | None, limits: Limits) -> None:
     tables = _tables(ids, types, positions, limits)
     flags = torch.stack([_outside(values, size).any() for _, values, size, _ in tables]).tolist()
     for bad, table in zip(flags, tables, strict=True):

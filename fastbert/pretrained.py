@@ -176,18 +176,18 @@ class BertPreTrainedModel(nn.Module):
         if not isinstance(num_tokens, int) or num_tokens < 1:
             raise InputError(f"num_tokens = {num_tokens!r} must be a positive integer")
         words, decoder = self.get_input_embeddings(), self.get_output_embeddings()
+        if words.padding_idx is not None and words.padding_idx >= num_tokens:
+            raise InputError(f"num_tokens = {num_tokens} would cut off the padding token {words.padding_idx}")
         mean = words.weight.detach().mean(0, dtype=torch.float32)
         words.weight = _resized(words.weight, num_tokens, mean)
         words.num_embeddings = num_tokens
-        if words.padding_idx is not None and words.padding_idx >= num_tokens:
-            raise InputError(f"num_tokens = {num_tokens} would cut off the padding token {words.padding_idx}")
         if decoder is not None:
             head = self.cls.predictions  # type: ignore[union-attr]
             zero = torch.zeros((), device=mean.device)
             if not self.config.tie_word_embeddings:
                 decoder.weight = _resized(decoder.weight, num_tokens, decoder.weight.detach().mean(0, dtype=torch.float32))
                 decoder.bias = _resized(decoder.bias, num_tokens, zero)
-            head.bias = _resized(head.bias, num_tokens, zero)  # type: ignore[union-attr]
+            head.bias = _resized(head.bias, num_tokens, zero)  # type: ignore[union-attr, arg-type]
             decoder.out_features = num_tokens
         self.config.vocab_size = num_tokens
         self.tie_weights()
@@ -249,7 +249,9 @@ def _resized(old: Tensor, count: int, start: Tensor) -> nn.Parameter:
 def _refuse_unknown_fields(config: BertConfig, overrides: dict[str, Any]) -> None:
     unknown = [name for name in overrides if name in config.extra]
     if unknown:
-        raise ConfigError(f"from_pretrained got {unknown[0]} = {overrides[unknown[0]]!r}: neither an option nor a field of BertConfig")
+        raise ConfigError(
+            f"from_pretrained got {unknown[0]} = {overrides[unknown[0]]!r}: neither an option nor a field of BertConfig"
+        )
 
 
 def _resolve_dtype(dtype: torch.dtype | str | None, config: BertConfig, state: dict[str, Tensor]) -> torch.dtype:

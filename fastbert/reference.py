@@ -7,6 +7,8 @@ F intermediate, V vocabulary, M scored positions. Dropout: `keep` is a boolean m
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -59,7 +61,7 @@ def attention(
     if keep is None and dropout_p > 0:
         keep = dropout_mask(seed, (qkv.shape[2], qkv.shape[0], max_seqlen), dropout_p, qkv.device)
     context = []
-    for start, end in zip(starts, starts[1:], strict=False):
+    for start, end in pairwise(starts):
         length = end - start
         kept = None if keep is None else keep[:, start:end, :length]
         bias = causal_bias(length, qkv.device) if causal else None

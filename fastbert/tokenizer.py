@@ -23,7 +23,14 @@ SPECIAL_TOKENS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-PATTERNS = ["vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json"]
+PATTERNS = [
+    "vocab.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "config.json",
+]
 _UNLIMITED = 10**6  # transformers writes 1e30 where it knows no limit
 _STRATEGIES = ("longest_first", "only_first", "only_second")
 
@@ -144,16 +151,18 @@ class BertTokenizer:
         folder = files.locate(path_or_hub_id, PATTERNS, **options)
         settings = files.read_json_if_present(folder / "tokenizer_config.json")
         mapped = files.read_json_if_present(folder / "special_tokens_map.json")
-        names = {name: _token_text(settings.get(name) or mapped.get(name)) or default for name, default in SPECIAL_TOKENS.items()}
+        names = {
+            name: _token_text(settings.get(name) or mapped.get(name)) or default for name, default in SPECIAL_TOKENS.items()
+        }
         limit = model_max_length if model_max_length is not None else _limit(folder, settings)
         side = settings.get("padding_side", "right")
         handling = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
-        text = {name: settings[name] for name in handling if name in settings}
+        text: dict[str, Any] = {name: settings[name] for name in handling if name in settings}
         path = folder / "tokenizer.json"
         if not path.is_file():
             if not (folder / "vocab.txt").is_file():
                 raise CheckpointNotFoundError(f"{folder} has neither tokenizer.json nor vocab.txt")
-            made = cls(folder / "vocab.txt", model_max_length=limit, padding_side=side, **text, **names)
+            made = cls(folder / "vocab.txt", **{**text, **names, "model_max_length": limit, "padding_side": side})
             added = files.read_json_if_present(folder / "added_tokens.json")
             made.add_tokens([token for token, _ in sorted(added.items(), key=lambda item: item[1])])
             return made
@@ -388,7 +397,9 @@ class BertTokenizer:
         return unknown / total if total else 0.0
 
     def _id(self, name: str) -> int:
-        return self._tokenizer.token_to_id(self._names[name])
+        found = self._tokenizer.token_to_id(self._names[name])
+        assert found is not None  # the constructor refuses a vocabulary without it
+        return found
 
     pad_token = property(lambda self: self._names["pad_token"], doc="Text of the padding token.")
     unk_token = property(lambda self: self._names["unk_token"], doc="Text of the token for unknown words.")
@@ -450,7 +461,9 @@ def _with_whole_alphabet(tokenizer: Tokenizer, trained: list[str], vocab_size: i
     known = set(trained)
     specials = list(SPECIAL_TOKENS.values())
     alphabet = sorted({token.removeprefix("##") for token in trained if len(token.removeprefix("##")) == 1})
-    inside = [c for c in alphabet if len(tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(f"a{c}a"))) == 1]
+    inside = [
+        c for c in alphabet if len(tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(f"a{c}a"))) == 1
+    ]
     absent = [form for form in [*alphabet, *(f"##{c}" for c in inside)] if form not in known]
     needed = len(specials) + len(alphabet) + len(inside)
     if needed > vocab_size:
@@ -501,7 +514,9 @@ def _texts(values: Any, name: str, split: bool) -> list[Any]:
         raise InputError(f"{name} is a {type(values).__name__}; expected text or a list of texts")
     values = list(values)
     for i, value in enumerate(values):
-        good = isinstance(value, str) if not split else isinstance(value, list | tuple) and all(isinstance(w, str) for w in value)
+        good = (
+            isinstance(value, str) if not split else isinstance(value, list | tuple) and all(isinstance(w, str) for w in value)
+        )
         if not good:
             raise InputError(f"{name}[{i}] is a {type(value).__name__}; expected {'a list of words' if split else 'text'}")
         joined = " ".join(value) if split else value
@@ -509,7 +524,9 @@ def _texts(values: Any, name: str, split: bool) -> list[Any]:
             try:
                 joined.encode("utf-8")
             except UnicodeEncodeError as error:
-                raise InputError(f"{name}[{i}] holds half a surrogate pair at character {error.start}: not valid text") from None
+                raise InputError(
+                    f"{name}[{i}] holds half a surrogate pair at character {error.start}: not valid text"
+                ) from None
     return values
 
 

@@ -37,11 +37,17 @@ MODEL_CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "position": ({"input_ids": IDS, "position_ids": ids_with(77)}, r"position_ids\[1, 3\] = 77 is outside the position table"),
     "position word": ({"input_ids": IDS, "position_ids": "mask"}, "the only word it takes is 'from_mask'"),
-    "type 2": ({"input_ids": IDS, "token_type_ids": ids_with(2)}, r"token_type_ids\[1, 3\] = 2 is outside the token types \(0..1\)"),
+    "type 2": (
+        {"input_ids": IDS, "token_type_ids": ids_with(2)},
+        r"token_type_ids\[1, 3\] = 2 is outside the token types \(0..1\)",
+    ),
     "type shape": ({"input_ids": IDS, "token_type_ids": IDS[:, :3]}, r"token_type_ids has shape \(2, 3\); expected \(2, 5\)"),
     "mask shape": ({"input_ids": IDS, "attention_mask": IDS[:, :4]}, r"attention_mask has shape \(2, 4\); expected \(2, 5\)"),
     "mask batch": ({"input_ids": IDS, "attention_mask": IDS[:1]}, r"attention_mask has shape \(1, 5\); expected \(2, 5\)"),
-    "4-D mask shape": ({"input_ids": IDS, "attention_mask": torch.ones(2, 1, 5, 4)}, r"attention_mask has shape \(2, 1, 5, 4\)"),
+    "4-D mask shape": (
+        {"input_ids": IDS, "attention_mask": torch.ones(2, 1, 5, 4)},
+        r"attention_mask has shape \(2, 1, 5, 4\)",
+    ),
     "additive mask": (
         {"input_ids": IDS, "attention_mask": torch.tensor([[0.0, 0, 0, 0, 0], [0, 0, -10000.0, 0, 0]])},
         r"attention_mask\[1, 2\] = -10000.0; a 2-D mask holds 1 at tokens and 0 at padding",
@@ -75,7 +81,11 @@ def test_model_refuses(case: str) -> None:
         ("BertForSequenceClassification", {"labels": torch.ones(2, 3)}, r"multi_label_classification expects \(2, 2\)"),
         ("BertForNextSentencePrediction", {"labels": torch.tensor([0, 5])}, r"labels\[1\] = 5"),
         ("BertForPreTraining", {"next_sentence_label": torch.tensor([3, 0])}, r"next_sentence_label\[0\] = 3"),
-        ("BertForQuestionAnswering", {"start_positions": torch.ones(3).long(), "end_positions": IDS[:, 0]}, "start_positions has shape"),
+        (
+            "BertForQuestionAnswering",
+            {"start_positions": torch.ones(3).long(), "end_positions": IDS[:, 0]},
+            "start_positions has shape",
+        ),
     ],
 )
 def test_heads_refuse_labels(name: str, labels: dict[str, Any], message: str) -> None:

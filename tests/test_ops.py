@@ -1,4 +1,4 @@
-"""The other ops: the reference against float64 formulas and gradcheck, cpu.py against the reference, and the backend's rules."""
+"""The other ops: the reference against formulas and gradcheck, cpu.py against the reference, and the backend's rules."""
 
 from __future__ import annotations
 
@@ -116,7 +116,9 @@ def test_reference_passes_gradcheck() -> None:
     residual, keep = random(3, 4, seed=5).requires_grad_(), random(3, 4, seed=6) > 0
     labels = torch.tensor([0, 4, -100])
     check = torch.autograd.gradcheck
-    assert check(lambda *t: reference.layer_norm(t[0], t[1], t[2], t[3], 1e-5, None, 0.3, None, keep), (x, residual, ln_w, ln_b))
+    assert check(
+        lambda *t: reference.layer_norm(t[0], t[1], t[2], t[3], 1e-5, None, 0.3, None, keep), (x, residual, ln_w, ln_b)
+    )
     assert check(reference.linear_gelu, (x, w, b))
     assert check(lambda *t: reference.cross_entropy(*t, labels), (x, w, b))
 

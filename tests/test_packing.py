@@ -48,7 +48,9 @@ def test_pack_takes_ragged_lists_and_tokenizer_output() -> None:
     assert packed.input_ids.tolist() == [1, 2, 3, 4]
     assert packed.token_type_ids.tolist() == [0, 0, 1, 0]
     assert packed.unpack(packed.input_ids[:, None]).squeeze(-1).tolist() == [[1, 2, 3], [4, 0, 0]]
-    same = fastbert.pack({"input_ids": [[1, 2, 3], [4]], "token_type_ids": [[0, 0, 1], [0]], "attention_mask": [[1, 1, 1], [1]]})
+    same = fastbert.pack(
+        {"input_ids": [[1, 2, 3], [4]], "token_type_ids": [[0, 0, 1], [0]], "attention_mask": [[1, 1, 1], [1]]}
+    )
     assert torch.equal(same.input_ids, packed.input_ids)
 
 
@@ -104,7 +106,7 @@ def test_ids_under_mask_0_change_nothing() -> None:
 
 
 def test_matrix_products_are_exactly_those_of_the_real_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Linears by the FLOP counter, on the reference path, whose products it knows; attention by the shapes it is called with."""
+    """Linears by the FLOP counter, on the reference path, whose products it knows; attention by the shapes it gets."""
     model, _ = make_pair("BertModel")
     n, f, layers, tokens = 48, 80, 3, sum(LENGTHS)
     lengths = []

@@ -35,7 +35,10 @@ def labels_for(name: str, batch: dict[str, torch.Tensor], seed: int = 5) -> dict
         "BertForSequenceClassification": {"labels": draw(3, size)},
         "BertForMultipleChoice": {"labels": draw(2, size // 2)},
         "BertForTokenClassification": {"labels": draw(3, size, width).masked_fill(~mask, -100)},
-        "BertForQuestionAnswering": {"start_positions": torch.tensor([3, 1, 0, 50]), "end_positions": torch.tensor([9, 4, 7, 0])},
+        "BertForQuestionAnswering": {
+            "start_positions": torch.tensor([3, 1, 0, 50]),
+            "end_positions": torch.tensor([9, 4, 7, 0]),
+        },
     }[name]
 
 
@@ -355,7 +358,13 @@ def test_same_seed_draws_the_weights_of_transformers() -> None:
     import transformers
 
     for name in CLASSES:
-        values = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+        values = {
+            "vocab_size": 60,
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+        }
         torch.manual_seed(3)
         ours = getattr(fastbert, name)(fastbert.BertConfig(**values)).state_dict()
         torch.manual_seed(3)

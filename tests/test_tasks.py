@@ -18,7 +18,12 @@ from fastbert.errors import CheckpointError, InputError
 from fastbert.tasks import Embedder, FillMask
 from fastbert.tasks.pooling import MODES, pool
 
-TEXTS = ["A man is playing a harp.", "", "Short.", "A much longer sentence, with a clause or two in it, to make the batch ragged."] * 3
+TEXTS = [
+    "A man is playing a harp.",
+    "",
+    "Short.",
+    "A much longer sentence, with a clause or two in it, to make the batch ragged.",
+] * 3
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +34,23 @@ def embedder(minilm: Path) -> Embedder:
 @pytest.fixture(scope="module")
 def masked(tmp_path_factory) -> Path:
     """A small MLM checkpoint with its tokenizer."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "paris", "london", "is", "the", "capital", "of", "france", ".", "##s", "a"]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "paris",
+        "london",
+        "is",
+        "the",
+        "capital",
+        "of",
+        "france",
+        ".",
+        "##s",
+        "a",
+    ]
     folder = tmp_path_factory.mktemp("masked")
     model, _ = make_pair("BertForMaskedLM", vocab_size=len(words))
     model.save_pretrained(folder)
@@ -102,7 +123,9 @@ def test_sts_b_spearman_through_the_command(minilm: Path, test_data: Path, tmp_p
 def test_batches_are_bounded_and_order_is_kept(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     forward = fastbert.BertModel.forward
-    monkeypatch.setattr(fastbert.BertModel, "forward", lambda self, batch, **k: sizes.append(batch.num_tokens) or forward(self, batch, **k))
+    monkeypatch.setattr(
+        fastbert.BertModel, "forward", lambda self, batch, **k: sizes.append(batch.num_tokens) or forward(self, batch, **k)
+    )
     texts = [f"number {i} " * (i % 17) for i in range(60)]
     few = embedder.encode(texts, batch_tokens=64)
     assert max(sizes) <= 64
@@ -201,7 +224,9 @@ def test_fill_mask_equals_the_pipeline(masked: Path, options: dict) -> None:
         assert isinstance(a[0], list) == isinstance(b[0], list)
         for x, y in zip(flat(a), flat(b), strict=True):
             assert x["score"] == pytest.approx(y["score"], rel=1e-4)
-            assert {k: x[k] for k in ("token", "token_str", "sequence")} == {k: y[k] for k in ("token", "token_str", "sequence")}
+            assert {k: x[k] for k in ("token", "token_str", "sequence")} == {
+                k: y[k] for k in ("token", "token_str", "sequence")
+            }
 
 
 def test_fill_mask_gives_the_whole_vocabulary_at_most(masked: Path) -> None:

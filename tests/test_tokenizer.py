@@ -118,12 +118,23 @@ def test_truncation_is_counted_and_windows_lose_nothing(pair) -> None:
     cut = ours([text, "short"], truncation=True, max_length=128)
     assert cut["input_ids"][0] == theirs(text, truncation=True, max_length=128)["input_ids"]
     assert cut.num_truncated == [len(full) - 128, 0]
-    options = {"truncation": True, "max_length": 128, "stride": 32, "return_overflowing_tokens": True, "return_offsets_mapping": True}
+    options = {
+        "truncation": True,
+        "max_length": 128,
+        "stride": 32,
+        "return_overflowing_tokens": True,
+        "return_offsets_mapping": True,
+    }
     windows, expected = ours([text, "short"], **options), theirs([text, "short"], **options)
     assert windows["input_ids"] == expected["input_ids"]
     assert windows["overflow_to_sample_mapping"] == expected["overflow_to_sample_mapping"]
     assert windows.num_truncated == [0, 0]
-    covered = {o for row, s in zip(windows["offset_mapping"], windows["overflow_to_sample_mapping"], strict=True) if s == 0 for o in row}
+    covered = {
+        o
+        for row, s in zip(windows["offset_mapping"], windows["overflow_to_sample_mapping"], strict=True)
+        if s == 0
+        for o in row
+    }
     assert covered >= {o for o in ours(text, return_offsets_mapping=True)["offset_mapping"] if o != (0, 0)}
 
 
@@ -175,7 +186,12 @@ def test_decode_equals_hugging_face(pair) -> None:
     assert ours.convert_tokens_to_ids(["the", "nonexistentword"]) == theirs.convert_tokens_to_ids(["the", "nonexistentword"])
 
 
-CORPUS = [f"The {noun} number {i} was unbelievably {adjective}." for i in range(200) for noun in ("cat", "dog") for adjective in ("big", "slow")]
+CORPUS = [
+    f"The {noun} number {i} was unbelievably {adjective}."
+    for i in range(200)
+    for noun in ("cat", "dog")
+    for adjective in ("big", "slow")
+]
 
 
 def test_train_save_and_load_in_both_directions(tmp_path: Path) -> None:
@@ -203,7 +219,11 @@ def test_cased_settings_survive_files(tmp_path: Path) -> None:
     tokenizer = BertTokenizer.train(["Großes Haus, kleines Haus"] * 3, vocab_size=100, do_lower_case=False)
     tokenizer.save_pretrained(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert BertTokenizer.from_pretrained(tmp_path).tokenize("Haus haus") == tokenizer.tokenize("Haus haus") == theirs.tokenize("Haus haus")
+    assert (
+        BertTokenizer.from_pretrained(tmp_path).tokenize("Haus haus")
+        == tokenizer.tokenize("Haus haus")
+        == theirs.tokenize("Haus haus")
+    )
     assert tokenizer.tokenize("Haus") != tokenizer.tokenize("haus")
 
 
@@ -242,7 +262,10 @@ def test_added_tokens_work_with_a_resized_model(tmp_path: Path) -> None:
         (lambda t: t("a", return_tensors="tf"), "return_tensors = 'tf'"),
         (lambda t: t("a", padding="right"), "padding = 'right' is not"),
         (lambda t: t("a", padding=True, padding_side="up"), "padding_side = 'up' is neither"),
-        (lambda t: t(["a b"], is_split_into_words=False, truncation="only_second", max_length=3), "cannot bring an input to 3 tokens"),
+        (
+            lambda t: t(["a b"], is_split_into_words=False, truncation="only_second", max_length=3),
+            "cannot bring an input to 3 tokens",
+        ),
         (lambda t: BertTokenizer(["a", "b"]), r"the vocabulary of 2 entries has no \[PAD\], \[UNK\]"),
         (lambda t: BertTokenizer(PIECES, lower=True), "unknown keyword 'lower'"),
     ],

@@ -148,11 +148,13 @@ class Embedder:
             return rows, owners
         if overlong == "error":
             first = long[0]
-            raise InputError(f"texts[{first}] has {len(rows[first])} tokens, the limit is {limit} ({len(long)} texts are longer)")
+            raise InputError(
+                f"texts[{first}] has {len(rows[first])} tokens, the limit is {limit} ({len(long)} texts are longer)"
+            )
         frame = self.tokenizer.num_special_tokens() - 1  # [CLS] opens, the rest closes
         if overlong == "truncate":
             warnings.warn(
-                f"{len(long)} of {len(rows)} texts have more than {limit} tokens and were cut; overlong='window' uses all of them",
+                f"{len(long)} of {len(rows)} texts have more than {limit} tokens and were cut; overlong='window' uses all",
                 stacklevel=3,
             )
             return [row if len(row) <= limit else row[: limit - frame] + row[-frame:] for row in rows], owners
@@ -180,7 +182,9 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         elif kind == "Normalize":
             settings["normalize"] = True
         elif kind != "Transformer":
-            raise CheckpointError(f"{folder / 'modules.json'} has a module {kind!r}; fastbert knows Transformer, Pooling, Normalize")
+            raise CheckpointError(
+                f"{folder / 'modules.json'} has a module {kind!r}; fastbert knows Transformer, Pooling, Normalize"
+            )
     sentence = files.read_json_if_present(folder / "sentence_bert_config.json")
     settings["max_length"] = sentence.get("max_seq_length")
     settings["do_lower_case"] = bool(sentence.get("do_lower_case"))
@@ -199,4 +203,3 @@ def _mean_of_windows(vectors: np.ndarray, owners: list[int], lengths: list[int],
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     return torch.nn.functional.normalize(torch.from_numpy(vectors), dim=1).numpy()
-

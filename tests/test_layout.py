@@ -1,0 +1,154 @@
+"""The shape of the code: who may import whom, what is written where, and that the root's `kernels` harms nobody."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "fastbert"
+HEAVY = {"transformers", "sklearn", "scipy", "seqeval", "matplotlib", "sentence_transformers", "datasets"}
+
+# What each module may import from the package; names of folders stand for all in them.
+ABOVE = {"diagnostics", "tasks", "data"}
+ENCODER = {
+    "errors",
+    "files",
+    "config",
+    "outputs",
+    "packing",
+    "tokenizer",
+    "checkpoint",
+    "reference",
+    "ops",
+    "pretrained",
+    "model",
+    "heads",
+}
+ALLOWED = {
+    "errors": set(),
+    "outputs": set(),
+    "files": {"errors"},
+    "config": {"errors", "files"},
+    "packing": {"errors"},
+    "tokenizer": {"errors", "files"},
+    "reference": set(),
+    "cpu": {"reference"},
+    "ops": {"kernels", "reference", "cpu", "errors"},
+    "checkpoint": {"config", "errors", "files"},
+    "pretrained": {"checkpoint", "config", "errors", "files"},
+    "model": {"config", "ops", "outputs", "packing", "pretrained", "errors"},
+    "heads": {"config", "model", "ops", "outputs", "packing", "pretrained", "reference", "errors"},
+    "diagnostics": ENCODER,
+    "data": {"errors", "tokenizer", "packing", "data"},
+    "tasks": ENCODER | {"tasks", "data"},
+    "cli": ENCODER | ABOVE | {"__init__"},
+    "__init__": ENCODER | ABOVE,
+}
+
+
+def sources(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*.py")) if "kernels" not in path.relative_to(folder).parts]
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names that a file imports, those inside functions included."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def owner(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", sources(PACKAGE), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_file_imports_what_its_layer_may_not(path: Path) -> None:
+    inside = {
+        name.split(".")[1] if name.count(".") else "__init__" for name in imports(path) if name.split(".")[0] == "fastbert"
+    }
+    known = {p.relative_to(PACKAGE).parts[0].removesuffix(".py") for p in sources(PACKAGE)} | {"kernels"}
+    inside = {name if name in known else "__init__" for name in inside}
+    assert inside <= ALLOWED[owner(path)], f"{path.name} may not import {sorted(inside - ALLOWED[owner(path)])}"
+
+
+def test_the_table_knows_every_file() -> None:
+    assert {owner(path) for path in sources(PACKAGE)} == set(ALLOWED)
+
+
+def test_nothing_imports_benchmarks_or_tests_and_extras_are_never_needed() -> None:
+    for path in sources(PACKAGE):
+        roots = {name.split(".")[0] for name in imports(path)}
+        assert not roots & {"benchmarks", "tests", *HEAVY}, path
+
+
+def test_triton_stays_in_kernels() -> None:
+    for path in sources(PACKAGE):
+        assert "triton" not in {name.split(".")[0] for name in imports(path)}, path
+        assert "@triton" not in path.read_text(encoding="utf-8"), path
+
+
+def test_kernels_is_a_link_to_a_folder_without_init() -> None:
+    assert (PACKAGE / "kernels").is_symlink()
+    assert os.readlink(PACKAGE / "kernels") == "../kernels"
+    assert (ROOT / "kernels").is_dir()
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+    assert not (ROOT / "conftest.py").exists()
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_transformers_imports_from_the_root_beside_a_package_named_kernels(tmp_path: Path, installed: bool) -> None:
+    """Hugging Face's package `kernels` must win over the root's folder of that name, and its absence must not matter."""
+    env = {**os.environ, "PYTHONPATH": ""}
+    code = "from transformers import BertModel; print(BertModel.__name__)"
+    if installed:
+        package = tmp_path / "kernels"
+        package.mkdir()
+        (package / "__init__.py").write_text("MARK = 'the real one'\n")
+        env["PYTHONPATH"] = str(tmp_path)
+        code += "; import kernels; assert kernels.MARK == 'the real one', kernels"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "BertModel"
+
+
+def test_everything_but_the_kernels_works_without_triton(tmp_path: Path) -> None:
+    """On macOS and Windows there is none: a finder that hides it stands in for those systems."""
+    code = (
+        "import sys\n"
+        "class Hide:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'triton': raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Hide())\n"
+        "import importlib.util as u; real = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'triton' else real(name, *a)\n"
+        "import torch, fastbert\n"
+        "m = fastbert.BertModel(fastbert.BertConfig.of_size('tiny')).eval()\n"
+        "print(tuple(m(torch.ones(1, 4, dtype=torch.long)).last_hidden_state.shape))\n"
+        "try:\n"
+        "    with fastbert.backend('triton'): m(torch.ones(1, 4, dtype=torch.long))\n"
+        "except fastbert.FastbertError as error: print(error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "(1, 4, 128)" in run.stdout
+    assert "the package triton is not installed" in run.stdout
+
+
+def test_the_map_in_the_package_names_every_module() -> None:
+    text = ast.get_docstring(ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))) or ""
+    for name in {owner(path) for path in sources(PACKAGE)} - {"__init__"}:
+        assert f"{name}.py" in text or f"{name}/" in text, name
+
+
+def test_the_package_is_typed() -> None:
+    assert (PACKAGE / "py.typed").is_file()
