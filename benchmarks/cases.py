@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pydoc_data.topics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,9 @@ def paragraphs_of_python_docs() -> Iterator[str]:
                 yield text
 
 
-def make_cases(tokenizer: BertTokenizer, text: Path | None, column: str | None, count: int, max_length: int) -> list[Case]:
+def make_cases(
+    tokenizer: BertTokenizer, text: Path | None, column: str | None, count: int, max_length: int, full: Sequence[int] = (128,)
+) -> list[Case]:
     """The cases of a run.
 
     Args:
@@ -49,6 +51,7 @@ def make_cases(tokenizer: BertTokenizer, text: Path | None, column: str | None, 
         column: of a table.
         count: texts to use, taken evenly from the whole source.
         max_length: longer texts are cut there, for every candidate alike.
+        full: lengths of the cases in which every text is equally long.
     """
     source = "paragraphs of the Python language reference" if text is None else text.name
     texts = list(paragraphs_of_python_docs() if text is None else read_texts(text, column))
@@ -60,11 +63,9 @@ def make_cases(tokenizer: BertTokenizer, text: Path | None, column: str | None, 
     ]
     body = [i for row in tokenizer.encode_ids(texts) for i in row[1:-1]]
     cases = [Case("natural", source, rows)]
-    for length in (128, 512):
-        if length <= max_length or length == 128:
-            width = min(length, max_length)
-            number = max(4, sum(map(len, rows)) // (2 * width))
-            chunks = [body[i * (width - 2) % len(body) :][: width - 2] for i in range(number)]
-            full = [[rows[0][0], *chunk, rows[0][-1]] for chunk in chunks if len(chunk) == width - 2]
-            cases.append(Case(f"full {width}", source, full))
+    for width in sorted({min(length, max_length) for length in full}):
+        number = max(4, sum(map(len, rows)) // (2 * width))
+        chunks = [body[i * (width - 2) % len(body) :][: width - 2] for i in range(number)]
+        equal = [[rows[0][0], *chunk, rows[0][-1]] for chunk in chunks if len(chunk) == width - 2]
+        cases.append(Case(f"full {width}", source, equal))
     return cases

@@ -1,6 +1,6 @@
 """The throughput report: fastbert's encoder against transformers', end to end from ids to vectors.
 
-    python benchmarks/run.py [--quick] [--model DIR] [--device cuda] [--dtype bfloat16] [--text FILE]
+    python benchmarks/run.py [--model DIR] [--device cuda] [--dtype bfloat16] [--text FILE]
 
 Every candidate is checked against transformers' eager float32 model first; one that fails the check gets no figure. Candidates
 take turns, each with the best batch size of a small search; a row is the median of the repeats. Prints a table, and writes
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import logging
 import os
 import platform
 import re
@@ -46,8 +45,6 @@ LIMITS = {torch.float32: (0.99999, 1e-4), torch.float16: (0.999, 0.1), torch.bfl
 def main(arguments: list[str] | None = None, candidates: tuple[Candidate, ...] = CANDIDATES) -> int:
     """Runs the report; 0 if every candidate passed its check, 1 if not, 2 for bad arguments."""
     args = _parser().parse_args(arguments)
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         rows, path = run(args, candidates)
     except (FastbertError, OSError) as error:
@@ -72,14 +69,12 @@ def run(args: argparse.Namespace, candidates: tuple[Candidate, ...]) -> tuple[li
     with files.replacing(path) as part, files.replacing(path.with_suffix(".md")) as report:
         tokenizer, config = BertTokenizer.from_pretrained(folder), BertConfig.from_pretrained(folder)
         limit = config.max_position_embeddings
-        cases = make_cases(tokenizer, args.text, args.column, args.texts, limit)
-        if args.quick:
-            cases = cases[:2]
+        cases = make_cases(tokenizer, args.text, args.column, args.texts, limit, args.full)
         loaded = [(candidate, candidate.load(folder, device, dtype)) for candidate in candidates]
         ceiling = matrix_product_rate(device, dtype, config)
         results: list[dict[str, Any]] = []
         for case in cases:
-            rows = measure(case, loaded, folder, device, dtype, 3 if args.quick else args.repeats)
+            rows = measure(case, loaded, folder, device, dtype, args.repeats)
             flops = encoder_flops(config, case.lengths)
             for row in rows:
                 row.update(facts, model=args.model or "all-MiniLM-L6-v2", case=case.name, source=case.source)
@@ -233,9 +228,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
     parser.add_argument("--text", type=Path, help="texts to run (default: the Python language reference)")
     parser.add_argument("--column", help="of a .tsv, .csv or .jsonl file")
-    parser.add_argument("--texts", type=_positive, default=300, help="how many texts (default: 300)")
-    parser.add_argument("--repeats", type=_positive, default=5, help="timed runs of each candidate (default: 5)")
-    parser.add_argument("--quick", action="store_true", help="three repeats, natural and 128-token texts only")
+    parser.add_argument("--texts", type=_positive, default=200, help="how many texts (default: 200)")
+    parser.add_argument("--repeats", type=_positive, default=3, help="timed runs of each candidate (default: 3)")
+    parser.add_argument("--full", type=_positive, nargs="*", default=[128], help="lengths of equally long texts (default: 128)")
     parser.add_argument("--output", type=Path, help="folder for the results (default: benchmarks/results/<device>)")
     return parser
 

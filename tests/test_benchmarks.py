@@ -35,7 +35,19 @@ def model(tmp_path_factory) -> Path:
 
 
 def small(model: Path, tmp_path: Path, candidates=CANDIDATES, *options: str) -> tuple[int, list[dict[str, Any]]]:
-    arguments = ["--model", str(model), "--texts", "8", "--quick", "--device", "cpu", "--output", str(tmp_path), *options]
+    arguments = [
+        "--model",
+        str(model),
+        "--texts",
+        "8",
+        "--repeats",
+        "2",
+        "--device",
+        "cpu",
+        "--output",
+        str(tmp_path),
+        *options,
+    ]
     code = run.main(arguments, candidates)
     files = list(tmp_path.glob("*.jsonl"))
     return code, [json.loads(line) for line in files[0].read_text().splitlines()] if files else []
