@@ -8,7 +8,7 @@ The map of the program:
     ops.py        every op: which path runs it           pretrained.py what all models share: loading, tying, resizing
     reference.py  every op, the obvious way              checkpoint.py names and files of weights; files.py finds them
     cpu.py        the ops that want more on a CPU        diagnostics.py parameter counts, FLOPs, which path ran
-    tasks/        embeddings and fill-mask               data/         reading texts from files
+    tasks/        embeddings, masks, next sentences      data/         reading texts from files
     kernels/      the Triton kernels                     cli.py        the `fastbert` command
                                                          errors.py     what is raised
 """

@@ -2,8 +2,8 @@
 
 `attention` runs all sequences of one length in one call instead of one call a sequence. `linear` and `linear_gelu` take
 oneDNN's matrix product, with GELU in its epilogue, where no gradient is recorded: PyTorch's own calls MKL, which is slower on
-many machines, and applies GELU in a pass of its own. `ffn` walks the rows in blocks, so that the wide intermediate stays in
-the cache. Sizes as in reference.py.
+many machines, and applies GELU in a pass of its own. `ffn` walks a large batch in blocks of rows, so that the wide intermediate
+stays in memory that the allocator keeps. Sizes as in reference.py.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from fastbert import reference
 from fastbert.reference import Seed
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-_FFN_BLOCK_BYTES = 4 << 20  # of the intermediate: larger blocks leave the cache, smaller ones starve the matrix product
 
 # glibc returns each freed activation to the system and takes it back page by page, a fifth of a layer's time, until a program
 # has once freed a block of nearly 32 MiB: then it keeps blocks below that size (mallopt(3), M_MMAP_THRESHOLD). So free one,
 # which touches no memory. Other allocators do not care.
 _block = torch.empty((32 << 20) - (1 << 16), dtype=torch.uint8)
 del _block
+_FFN_BLOCK_BYTES = 24 << 20  # of the intermediate: below those 32 MiB, and large enough to fill the matrix product
 
 
 def attention(

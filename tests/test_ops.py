@@ -61,9 +61,9 @@ def test_gelu_is_exact_erf_or_tanh(approximate: str) -> None:
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
-@pytest.mark.parametrize("rows", [1, 300, 3000])
+@pytest.mark.parametrize("rows", [1, 300, 5000])
 def test_cpu_linear_and_ffn_are_as_exact_as_the_reference(rows: int, approximate: str) -> None:
-    """oneDNN's fused epilogue and the row blocks, against float64; 3,000 rows of 1,536 take several blocks."""
+    """oneDNN's fused epilogue and the row blocks, against float64; 5,000 rows of 1,536 take two blocks."""
     x, w1, b1 = random(rows, 96), random(1536, 96, seed=1) * 0.1, random(1536, seed=2)
     w2, b2 = random(96, 1536, seed=3) * 0.1, random(96, seed=4)
     single = [t.float() for t in (x, w1, b1, w2, b2)]

@@ -15,7 +15,7 @@ from conftest import SMALL, make_pair
 import fastbert
 from fastbert import BertTokenizer
 from fastbert.errors import CheckpointError, InputError
-from fastbert.tasks import Embedder, FillMask
+from fastbert.tasks import Embedder, FillMask, NextSentence
 from fastbert.tasks.pooling import MODES, pool
 
 TEXTS = [
@@ -255,6 +255,38 @@ def test_fill_mask_refuses(masked: Path, texts, options: dict, message: str) -> 
 def test_fill_mask_needs_the_head(minilm: Path) -> None:
     with pytest.raises(CheckpointError, match="has no masked-language-model head: it lacks cls.predictions"):
         FillMask.from_pretrained(minilm, device="cpu")
+
+
+# -- next sentence -----------------------------------------------------------------------------------------------------------
+
+
+def test_next_sentence_equals_transformers_in_order(masked: Path, tmp_path: Path) -> None:
+    import transformers
+
+    tokenizer = BertTokenizer.from_pretrained(masked)
+    ours, theirs = make_pair("BertForNextSentencePrediction", vocab_size=len(tokenizer))
+    ours.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    pairs = [("paris is the capital", "of france"), ("a", "the capital of france ."), ("london", "is a")] * 4
+    found = NextSentence.from_pretrained(tmp_path, device="cpu").predict(pairs, batch_tokens=20)
+    split = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for (a, b), answer in zip(pairs, found, strict=True):
+        with torch.no_grad():
+            follows, random = theirs(**split(a, b, return_tensors="pt")).logits.softmax(-1)[0].tolist()
+        assert answer["next"] == pytest.approx(follows, abs=1e-5)
+        assert answer["score"] == pytest.approx(max(follows, random), abs=1e-5)
+        assert answer["label"] == ("next" if follows >= random else "random")
+
+
+def test_next_sentence_refuses(masked: Path, minilm: Path) -> None:
+    with pytest.raises(CheckpointError, match="has no next-sentence head: it lacks cls.seq_relationship.weight"):
+        NextSentence.from_pretrained(minilm, device="cpu")
+    tokenizer = BertTokenizer.from_pretrained(masked)
+    model, _ = make_pair("BertForNextSentencePrediction", vocab_size=len(tokenizer))
+    with pytest.raises(InputError, match=r"pairs\[1\] = 'ab' is not a pair of texts"):
+        NextSentence(model, tokenizer).predict([("a", "b"), "ab"])
+    with pytest.raises(InputError, match=r"pairs\[0\] has 63 tokens, the limit is 40"):
+        NextSentence(model, tokenizer).predict([("a " * 30, "the " * 30)])
 
 
 def test_tasks_run_in_half_precision(minilm: Path) -> None:

@@ -1,6 +1,7 @@
-"""What people do with a BERT: embeddings and filling in masks. Each class has `from_pretrained` and takes lists of texts."""
+"""What people do with a BERT: embeddings, masks, next sentences. Each class has `from_pretrained` and takes lists."""
 
 from fastbert.tasks.embedder import Embedder
 from fastbert.tasks.fill_mask import FillMask
+from fastbert.tasks.next_sentence import NextSentence
 
-__all__ = ["Embedder", "FillMask"]
+__all__ = ["Embedder", "FillMask", "NextSentence"]

@@ -3,57 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastbert.errors import CheckpointError, InputError
+from fastbert.errors import InputError
 from fastbert.heads import BertForMaskedLM
 from fastbert.packing import pack, token_budget_batches
-from fastbert.tasks.loading import check_vocabulary, default_device, load_tokenizer
-from fastbert.tokenizer import BertTokenizer
+from fastbert.tasks.loading import HeadTask
 
 
-class FillMask:
-    """Predicts masked tokens.
+class FillMask(HeadTask):
+    """Predicts masked tokens."""
 
-    Args:
-        model: with the MLM head.
-        tokenizer: its tokenizer.
-    """
-
-    def __init__(self, model: BertForMaskedLM, tokenizer: BertTokenizer) -> None:
-        check_vocabulary(tokenizer, model)
-        self.model = model.eval()
-        self.tokenizer = tokenizer
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_hub_id: str | Path,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | str | None = None,
-        **hub: Any,
-    ) -> FillMask:
-        """Loads a checkpoint that has an MLM head.
-
-        Args:
-            path_or_hub_id: a directory or an id on the hub.
-            device: None means a CUDA device where there is one, else the CPU.
-            dtype: of the parameters; None keeps the checkpoint's.
-            hub: `revision`, `cache_dir`, `token`, `local_files_only`.
-
-        Raises:
-            CheckpointError: the checkpoint has no MLM head, or only a part of one.
-        """
-        target = default_device(device)
-        model = BertForMaskedLM.from_pretrained(path_or_hub_id, dtype=dtype, device=target, **hub)
-        absent = [name for name in model.load_report.missing if name.startswith("cls.")]
-        if absent:
-            raise CheckpointError(f"{path_or_hub_id} has no masked-language-model head: it lacks {', '.join(absent)}")
-        return cls(model, load_tokenizer(path_or_hub_id, model, **hub))
+    model_class = BertForMaskedLM
+    head_name = "masked-language-model"
+    head_parts = ("cls.",)
 
     @torch.inference_mode()
     def predict(

@@ -1,13 +1,13 @@
-"""What the tasks share: where to run, and a model with a tokenizer that fits it."""
+"""What the tasks share: where to run, a tokenizer that fits the model, and loading a checkpoint that has the head."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 
-from fastbert.errors import InputError
+from fastbert.errors import CheckpointError, InputError
 from fastbert.pretrained import BertPreTrainedModel
 from fastbert.tokenizer import BertTokenizer
 
@@ -38,3 +38,46 @@ def check_vocabulary(tokenizer: BertTokenizer, model: BertPreTrainedModel) -> No
             f"the tokenizer has ids up to {highest}, the model has word embeddings for 0..{rows - 1}: they do not belong "
             "together (after adding tokens, call resize_token_embeddings(len(tokenizer)))"
         )
+
+
+class HeadTask:
+    """A task that needs a trained head.
+
+    Args:
+        model: of `model_class`.
+        tokenizer: its tokenizer.
+    """
+
+    model_class: ClassVar[type[BertPreTrainedModel]]
+    head_name: ClassVar[str]
+    head_parts: ClassVar[tuple[str, ...]]  # beginnings of the names that a checkpoint must have
+
+    def __init__(self, model: Any, tokenizer: BertTokenizer) -> None:
+        check_vocabulary(tokenizer, model)
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_hub_id: str | Path,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
+        **hub: Any,
+    ) -> Self:
+        """Loads a checkpoint that has the head.
+
+        Args:
+            path_or_hub_id: a directory or an id on the hub.
+            device: None means a CUDA device where there is one, else the CPU.
+            dtype: of the parameters; None keeps the checkpoint's.
+            hub: `revision`, `cache_dir`, `token`, `local_files_only`.
+
+        Raises:
+            CheckpointError: the checkpoint lacks the head, or a part of it.
+        """
+        model = cls.model_class.from_pretrained(path_or_hub_id, dtype=dtype, device=default_device(device), **hub)
+        absent = [name for name in model.load_report.missing if name.startswith(cls.head_parts)]
+        if absent:
+            raise CheckpointError(f"{path_or_hub_id} has no {cls.head_name} head: it lacks {', '.join(absent)}")
+        return cls(model, load_tokenizer(path_or_hub_id, model, **hub))
