@@ -2,15 +2,17 @@
 
 The map of the program:
 
-    config.py     the fields of a BERT                   model.py      the encoder, as the paper has it
-    tokenizer.py  text to ids and back                   heads.py      the eight task heads
-    packing.py    padded batches to packed and back      outputs.py    what a forward returns
-    ops.py        every op: which path runs it           pretrained.py what all models share: loading, tying, resizing
-    reference.py  every op, the obvious way              checkpoint.py names and files of weights; files.py finds them
-    cpu.py        the ops that want more on a CPU        diagnostics.py parameter counts, FLOPs, which path ran
-    tasks/        embeddings, masks, next sentences      data/         reading texts from files
-    kernels/      the Triton kernels                     cli.py        the `fastbert` command
-                                                         errors.py     what is raised
+    config.py      the fields of a BERT                  model.py       the encoder, as the paper has it
+    tokenizer.py   text to ids and back                  heads.py       the heads of sentence and token tasks
+    encoding.py    what goes into it and comes out       lm_heads.py    MLM, left to right, pre-training
+    packing.py     padded batches to packed and back     labels.py      labels and losses
+    ops.py         every op: which path runs it          outputs.py     what a forward returns
+    reference.py   every op, the obvious way             pretrained.py  loading, saving, tying, resizing
+    cpu.py         the ops that want more on a CPU       checkpoint.py  names and files of weights
+    kernels/       the Triton kernels (none yet)         files.py       finding files, writing them whole
+    tasks/         embeddings, masks, next sentences     diagnostics.py parameter counts, FLOPs, which path ran
+    data/          reading texts from files              errors.py      what is raised
+    cli.py         the `fastbert` command
 """
 
 from fastbert import ops, reference
@@ -18,15 +20,13 @@ from fastbert.config import BertConfig
 from fastbert.diagnostics import count_parameters, explain
 from fastbert.errors import FastbertError
 from fastbert.heads import (
-    BertForMaskedLM,
     BertForMultipleChoice,
     BertForNextSentencePrediction,
-    BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
-    BertLMHeadModel,
 )
+from fastbert.lm_heads import BertForMaskedLM, BertForPreTraining, BertLMHeadModel
 from fastbert.model import BertModel
 from fastbert.ops import backend, set_backend
 from fastbert.packing import PackedBatch, pack

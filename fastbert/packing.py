@@ -9,7 +9,7 @@ same transfer. Sizes: B sequences, S padded length, T real tokens, N hidden size
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -151,51 +151,64 @@ def pack(
     if isinstance(input_ids, Mapping):
         return pack(**{name: input_ids[name] for name in _MODEL_INPUTS if input_ids.get(name) is not None}, limits=limits)
     if input_ids is not None and not isinstance(input_ids, Tensor):
-        return _pack_ragged(input_ids, token_type_ids, limits)
+        return _pack_lists(input_ids, attention_mask, token_type_ids, position_ids, limits)
     source, name = (inputs_embeds, "inputs_embeds") if input_ids is None else (input_ids, "input_ids")
     if source is None or (input_ids is not None and inputs_embeds is not None):
         got = "neither" if source is None else "both"
         raise InputError(f"pass exactly one of input_ids and inputs_embeds; got {got}")
     _check_source(source, name)
-    batch_size, length = source.shape[:2]
-    device = source.device
-    mask = _as_bool_mask(attention_mask, (batch_size, length), device)
-    types = _per_token(token_type_ids, "token_type_ids", (batch_size, length), device)
+    shape, device = (source.shape[0], source.shape[1]), source.device
+    mask = _as_bool_mask(attention_mask, shape, device)
+    types = _per_token(token_type_ids, "token_type_ids", shape, device)
+    positions = _positions(position_ids, mask, shape, device)
     if types is None:
-        types = torch.zeros(batch_size, length, dtype=torch.long, device=device)
-    positions = _positions(position_ids, mask, (batch_size, length), device)
+        types = torch.zeros(shape, dtype=torch.long, device=device)
+    if torch.compiler.is_compiling():
+        return _pack_traced(input_ids, inputs_embeds, types, positions, mask)
 
-    tracing = torch.compiler.is_compiling()
-    if mask is None or tracing:
-        lengths = [length] * batch_size
-        if limits is not None and not tracing:
-            _check_limits(input_ids, types, positions, None, limits)
-    else:
+    lengths = [shape[1]] * shape[0]
+    if mask is not None:
         lengths = _lengths_and_checks(attention_mask, mask, input_ids, types, positions, limits)
-    if mask is not None and not tracing and sum(lengths) == batch_size * length:
-        mask = None
-    steps = torch.tensor([0, *lengths], dtype=torch.int64) if not tracing else torch.arange(batch_size + 1) * length
-    cu_seqlens = (steps.cumsum(0) if not tracing else steps).to(device=device, dtype=torch.int32, non_blocking=True)
-    batch = PackedBatch(
-        input_ids=input_ids,
-        token_type_ids=types,
-        position_ids=positions,
-        cu_seqlens=cu_seqlens,
-        max_seqlen=max(lengths) if not tracing else length,
-        padded_length=length,
-        inputs_embeds=inputs_embeds,
+    elif limits is not None:
+        _check_limits(input_ids, types, positions, None, limits)
+    tokens = sum(lengths)
+    indices = None
+    if mask is not None and tokens < shape[0] * shape[1]:
+        indices = torch.nonzero_static(mask.view(-1), size=tokens).view(-1)
+
+    def take(padded: Tensor) -> Tensor:
+        flat = padded.reshape(-1, *padded.shape[2:])
+        return flat if indices is None else flat.index_select(0, indices)
+
+    return PackedBatch(
+        input_ids=None if input_ids is None else take(input_ids),
+        token_type_ids=take(types),
+        position_ids=take(positions),
+        cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).to(device=device, dtype=torch.int32),
+        max_seqlen=max(lengths),
+        padded_length=shape[1],
+        indices=indices,
+        inputs_embeds=None if inputs_embeds is None else take(inputs_embeds),
         checked=limits,
     )
-    if mask is not None and not tracing:
-        batch.indices = torch.nonzero_static(mask.view(-1), size=sum(lengths)).view(-1)
-    if mask is not None and tracing:
-        batch.valid = mask.reshape(-1)
-        batch.attention_bias = mask_to_bias(mask[:, None, None, :])
-    batch.input_ids = None if input_ids is None else batch.pack(input_ids)
-    batch.token_type_ids = batch.pack(types)
-    batch.position_ids = batch.pack(positions)
-    batch.inputs_embeds = None if inputs_embeds is None else batch.pack(inputs_embeds)
-    return batch
+
+
+def _pack_traced(
+    input_ids: Tensor | None, inputs_embeds: Tensor | None, types: Tensor, positions: Tensor, mask: Tensor | None
+) -> PackedBatch:
+    """The form of a batch while a graph is traced: all places stay, as their number must not depend on the values."""
+    size, length = types.shape
+    return PackedBatch(
+        input_ids=None if input_ids is None else input_ids.reshape(-1),
+        token_type_ids=types.reshape(-1),
+        position_ids=positions.reshape(-1),
+        cu_seqlens=(torch.arange(size + 1, device=types.device) * length).int(),
+        max_seqlen=length,
+        padded_length=length,
+        inputs_embeds=None if inputs_embeds is None else inputs_embeds.flatten(0, 1),
+        attention_bias=None if mask is None else mask_to_bias(mask[:, None, None, :]),
+        valid=None if mask is None else mask.reshape(-1),
+    )
 
 
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
@@ -225,7 +238,8 @@ def check_packed(batch: PackedBatch, limits: Limits) -> PackedBatch:
     if max(lengths) > batch.max_seqlen:
         raise InputError(f"max_seqlen = {batch.max_seqlen} is below the longest sequence, {max(lengths)} tokens")
     _check_limits(batch.input_ids, batch.token_type_ids, batch.position_ids, batch, limits)
-    return replace(batch, checked=limits)
+    batch.checked = limits
+    return batch
 
 
 def token_budget_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
@@ -251,23 +265,34 @@ def token_budget_batches(lengths: Sequence[int], batch_tokens: int) -> list[list
     return batches
 
 
-def _pack_ragged(
-    input_ids: Sequence[Sequence[int]], token_type_ids: Sequence[Sequence[int]] | Tensor | None, limits: Limits | None
+def _pack_lists(
+    input_ids: Sequence[Sequence[int]], mask: Any, types: Any, positions: Any, limits: Limits | None
 ) -> PackedBatch:
+    """Ragged lists; lists that were padded, with a mask that says so, go the way of tensors."""
     lengths = [len(ids) for ids in input_ids]
     if not lengths:
         raise InputError("input_ids is an empty list; expected at least one sequence")
-    if token_type_ids is not None and [len(row) for row in token_type_ids] != lengths:
-        raise InputError("token_type_ids must have as many entries as input_ids, row by row")
+    for name, rows in (("token_type_ids", types), ("attention_mask", mask)):
+        if rows is not None and [len(row) for row in rows] != lengths:
+            raise InputError(f"{name} must have as many entries as input_ids, row by row")
+    if positions is not None or (mask is not None and not all(all(row) for row in mask)):
+        if len(set(lengths)) > 1:
+            raise InputError("lists of different lengths take neither position_ids nor a mask with zeros; pass tensors")
+        given = (input_ids, mask, types, positions)
+        tensors: list[Any] = [value if value is None or isinstance(value, str) else torch.as_tensor(value) for value in given]
+        return pack(*tensors, limits=limits)
     flat = torch.tensor([i for ids in input_ids for i in ids], dtype=torch.long)
-    types = torch.zeros_like(flat) if token_type_ids is None else torch.tensor([t for row in token_type_ids for t in row])
-    positions = torch.cat([torch.arange(n) for n in lengths])
-    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
     longest = max(lengths)
-    indices = None
+    batch = PackedBatch(
+        input_ids=flat,
+        token_type_ids=torch.zeros_like(flat) if types is None else torch.tensor([t for row in types for t in row]).long(),
+        position_ids=torch.cat([torch.arange(n) for n in lengths]),
+        cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).int(),
+        max_seqlen=longest,
+        padded_length=longest,
+    )
     if min(lengths) != longest:
-        indices = torch.cat([torch.arange(n) + row * longest for row, n in enumerate(lengths)])
-    batch = PackedBatch(flat, types.long(), positions, cu_seqlens, longest, longest, indices)
+        batch.indices = torch.cat([torch.arange(n) + row * longest for row, n in enumerate(lengths)])
     return batch if limits is None else check_packed(batch, limits)
 
 

@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Encoding, Tokenizer, decoders, normalizers, p
 from tokenizers.models import WordPiece
 
 from fastbert import files
+from fastbert.encoding import BatchEncoding, as_array, check_side, check_texts, cutting_strategy, pad, padded_width
 from fastbert.errors import CheckpointError, CheckpointNotFoundError, InputError
 
 SPECIAL_TOKENS = {
@@ -32,45 +33,6 @@ PATTERNS = [
     "config.json",
 ]
 _UNLIMITED = 10**6  # transformers writes 1e30 where it knows no limit
-_STRATEGIES = ("longest_first", "only_first", "only_second")
-
-
-class BatchEncoding(dict[str, Any]):
-    """What the tokenizer returns: model inputs by name, and what is known of them beside.
-
-    Attributes:
-        encodings: one `tokenizers.Encoding` a row, before padding.
-        num_truncated: for each input, how many of its tokens were cut off (0 with overflow windows: nothing is lost).
-    """
-
-    def __init__(self, values: Mapping[str, Any], encodings: list[Encoding], num_truncated: list[int], single: bool) -> None:
-        super().__init__(values)
-        self.encodings = encodings
-        self.num_truncated = num_truncated
-        self._single = single
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    def tokens(self, row: int = 0) -> list[str]:
-        """The tokens of a row as text."""
-        return self.encodings[row].tokens
-
-    def word_ids(self, row: int = 0) -> list[int | None]:
-        """For each token of a row, the word it belongs to within its text; None for special tokens."""
-        return self.encodings[row].word_ids
-
-    def sequence_ids(self, row: int = 0) -> list[int | None]:
-        """For each token of a row, 0 or 1 for the text it comes from; None for special tokens."""
-        return self.encodings[row].sequence_ids
-
-    def to(self, device: Any) -> BatchEncoding:
-        """The same with its tensors on another device."""
-        moved = {name: value.to(device) if hasattr(value, "to") else value for name, value in self.items()}
-        return BatchEncoding(moved, self.encodings, self.num_truncated, self._single)
 
 
 class BertTokenizer:
@@ -114,7 +76,7 @@ class BertTokenizer:
         unknown = set(names) - set(SPECIAL_TOKENS)
         if unknown:
             raise InputError(f"BertTokenizer got an unknown keyword {sorted(unknown)[0]!r}")
-        _check_side(padding_side)
+        check_side(padding_side)
         tokenizer.no_padding()
         tokenizer.no_truncation()
         missing = [token for token in names.values() if tokenizer.token_to_id(token) is None]
@@ -289,8 +251,8 @@ class BertTokenizer:
         Raises:
             InputError: something that is not text, with its place; a limit too small for the special tokens.
         """
-        single, inputs = _inputs(text, text_pair, is_split_into_words)
-        strategy = _strategy(truncation)
+        single, inputs = check_texts(text, text_pair, is_split_into_words)
+        strategy = cutting_strategy(truncation)
         limit = self.model_max_length if max_length is None else max_length
         if limit is None and (strategy or padding == "max_length"):
             raise InputError("this tokenizer has no model_max_length: pass max_length")
@@ -313,22 +275,22 @@ class BertTokenizer:
             values["special_tokens_mask"] = [e.special_tokens_mask for e in flat]
         if return_offsets_mapping:
             values["offset_mapping"] = [e.offsets for e in flat]
-        width = _padded_width(values["input_ids"], padding, limit, pad_to_multiple_of)
+        width = padded_width(values["input_ids"], padding, limit, pad_to_multiple_of)
         if width is not None:
-            side = _check_side(padding_side or self.padding_side)
+            side = check_side(padding_side or self.padding_side)
             fills = {"input_ids": self.pad_token_id, "special_tokens_mask": 1, "offset_mapping": (0, 0)}
-            values = {name: [_pad(row, width, fills.get(name, 0), side) for row in v] for name, v in values.items()}
+            values = {name: [pad(row, width, fills.get(name, 0), side) for row in v] for name, v in values.items()}
         if return_overflowing_tokens:
             values["overflow_to_sample_mapping"] = [i for i, windows in enumerate(rows) for _ in windows]
         if return_tensors is not None:
-            values = {name: _as_array(v, name, return_tensors) for name, v in values.items()}
+            values = {name: as_array(v, name, return_tensors) for name, v in values.items()}
         elif single and not return_overflowing_tokens:
             values = {name: v[0] for name, v in values.items()}
         return BatchEncoding(values, flat, cut, single)
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text with its special tokens, ragged and never cut; faster than a call, as nothing else is tracked."""
-        _, inputs = _inputs(list(texts), None, False)
+        _, inputs = check_texts(list(texts), None, False)
         return [e.ids for e in self._tokenizer.encode_batch_fast(inputs)]
 
     def encode(self, text: str, text_pair: str | None = None, add_special_tokens: bool = True) -> list[int]:
@@ -495,82 +457,3 @@ def _limit(folder: Path, settings: Mapping[str, Any]) -> int | None:
 
 def _token_text(value: Any) -> str | None:
     return value.get("content") if isinstance(value, Mapping) else value
-
-
-def _inputs(text: Any, pair: Any, split: bool) -> tuple[bool, list[Any]]:
-    """Whether one text was given, and the inputs as the library takes them: texts, or tuples of two."""
-    single = isinstance(text, str) or (split and bool(text) and all(isinstance(word, str) for word in text))
-    first = _texts([text] if single else text, "text", split)
-    if pair is None:
-        return single, first
-    second = _texts([pair] if single else pair, "text_pair", split)
-    if len(first) != len(second):
-        raise InputError(f"text has {len(first)} entries, text_pair has {len(second)}")
-    return single, list(zip(first, second, strict=True))
-
-
-def _texts(values: Any, name: str, split: bool) -> list[Any]:
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise InputError(f"{name} is a {type(values).__name__}; expected text or a list of texts")
-    values = list(values)
-    for i, value in enumerate(values):
-        good = (
-            isinstance(value, str) if not split else isinstance(value, list | tuple) and all(isinstance(w, str) for w in value)
-        )
-        if not good:
-            raise InputError(f"{name}[{i}] is a {type(value).__name__}; expected {'a list of words' if split else 'text'}")
-        joined = " ".join(value) if split else value
-        if not joined.isascii():
-            try:
-                joined.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise InputError(
-                    f"{name}[{i}] holds half a surrogate pair at character {error.start}: not valid text"
-                ) from None
-    return values
-
-
-def _strategy(truncation: bool | str) -> str | None:
-    if truncation is False or truncation == "do_not_truncate":
-        return None
-    if truncation is True:
-        return "longest_first"
-    if truncation not in _STRATEGIES:
-        raise InputError(f"truncation = {truncation!r} is not True, False or one of {', '.join(_STRATEGIES)}")
-    return truncation
-
-
-def _padded_width(rows: list[list[int]], padding: bool | str, limit: int | None, multiple: int | None) -> int | None:
-    if padding in (False, "do_not_pad"):
-        return None
-    if padding not in (True, "longest", "max_length"):
-        raise InputError(f"padding = {padding!r} is not True, False, 'longest' or 'max_length'")
-    width = max(map(len, rows), default=0)
-    if padding == "max_length" and limit is not None:
-        width = max(width, limit)
-    return -(-width // multiple) * multiple if multiple else width
-
-
-def _pad(row: list[Any], width: int, fill: Any, side: str) -> list[Any]:
-    extra = [fill] * (width - len(row))
-    return [*row, *extra] if side == "right" else [*extra, *row]
-
-
-def _check_side(side: str) -> str:
-    if side not in ("right", "left"):
-        raise InputError(f"padding_side = {side!r} is neither 'right' nor 'left'")
-    return side
-
-
-def _as_array(values: list[Any], name: str, kind: str) -> Any:
-    if kind not in ("pt", "np"):
-        raise InputError(f"return_tensors = {kind!r} is not 'pt', 'np' or None")
-    if len({len(row) for row in values if isinstance(row, list)}) > 1:
-        raise InputError(f"{name} has rows of different lengths: pass padding=True for tensors, or pack the lists")
-    if kind == "np":
-        import numpy
-
-        return numpy.array(values, dtype=numpy.int64)
-    import torch
-
-    return torch.tensor(values, dtype=torch.long)

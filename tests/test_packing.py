@@ -54,6 +54,16 @@ def test_pack_takes_ragged_lists_and_tokenizer_output() -> None:
     assert torch.equal(same.input_ids, packed.input_ids)
 
 
+def test_pack_honours_the_mask_of_padded_lists() -> None:
+    padded = fastbert.pack({"input_ids": [[1, 2, 3], [4, 0, 0]], "attention_mask": [[1, 1, 1], [1, 0, 0]]})
+    assert padded.input_ids.tolist() == [1, 2, 3, 4]
+    assert padded.lengths.tolist() == [3, 1]
+    with pytest.raises(InputError, match="lists of different lengths take neither"):
+        fastbert.pack([[1, 2], [3]], attention_mask=[[1, 0], [1]])
+    with pytest.raises(InputError, match="token_type_ids must have as many entries"):
+        fastbert.pack([[1, 2], [3]], token_type_ids=[[1], [1]])
+
+
 def test_positions_are_columns_or_counted_from_the_mask() -> None:
     batch = ragged([3, 2], side="left")
     assert fastbert.pack(**batch).position_ids.tolist() == [0, 1, 2, 1, 2]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastbert.errors import InputError
-from fastbert.heads import BertForMaskedLM
+from fastbert.lm_heads import BertForMaskedLM
 from fastbert.packing import pack, token_budget_batches
 from fastbert.tasks.loading import HeadTask
 

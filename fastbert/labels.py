@@ -1,0 +1,99 @@
+"""Labels: their checks, their packed forms, and the losses that are not one cross entropy.
+
+Labels that are -100, and labels of tokens under mask 0, do not count; a loss without any label is 0 and still attached to the
+graph. Sizes: B sequences, S padded length, T packed tokens, C labels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastbert.errors import InputError
+from fastbert.packing import PackedBatch
+from fastbert.reference import cross_entropy_of_logits
+
+IGNORE = -100
+
+
+def sequence_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
+    """MSE, cross entropy or binary cross entropy, by the problem's type."""
+    size, count = logits.shape
+    whole = not labels.is_floating_point() and labels.dtype != torch.bool
+    if problem_type is None:
+        problem_type = "multi_label_classification"
+        if count == 1:
+            problem_type = "regression"
+        elif whole:
+            problem_type = "single_label_classification"
+    if problem_type == "single_label_classification":
+        return cross_entropy_of_logits(logits, sequence_labels(labels, "labels", size, count))
+    if labels.numel() != logits.numel() or labels.shape[:1] != (size,):
+        raise InputError(f"labels has shape {tuple(labels.shape)}; {problem_type} expects ({size}, {count})")
+    targets = labels.view(size, count).to(logits.dtype)
+    if problem_type == "regression":
+        return F.mse_loss(logits, targets)
+    return F.binary_cross_entropy_with_logits(logits, targets)
+
+
+def sequence_labels(labels: Tensor, name: str, size: int, count: int) -> Tensor:
+    """(B,) labels, one a sequence, checked to be below `count`."""
+    if labels.is_floating_point() or labels.numel() != size:
+        got = f"shape {tuple(labels.shape)} and type {labels.dtype}"
+        raise InputError(f"{name} has {got}; expected ({size},) integers")
+    return _checked(labels.reshape(-1).long(), labels, name, count)
+
+
+def token_labels(labels: Tensor, batch: PackedBatch, padded: bool, count: int) -> Tensor:
+    """(T,) labels from (B, S) or (T,), checked to be below `count`; -100 at tokens that are not real."""
+    shape = (batch.batch_size, batch.padded_length) if padded else (batch.num_tokens,)
+    if labels.is_floating_point() or labels.shape != shape:
+        got = f"shape {tuple(labels.shape)} and type {labels.dtype}"
+        raise InputError(f"labels has {got}; expected {shape} integers")
+    packed = (batch.pack(labels) if padded else labels).long()
+    if batch.valid is not None:
+        packed = packed.masked_fill(~batch.valid, IGNORE)
+    bad = _out_of_range(packed, count)
+    if bad is not None:
+        place = batch.place(bad) if padded else (bad,)
+        where = ", ".join(map(str, place))
+        raise InputError(f"labels[{where}] = {int(packed[bad])} is neither {IGNORE} nor in 0..{count - 1}")
+    return packed
+
+
+def _checked(flat: Tensor, given: Tensor, name: str, count: int) -> Tensor:
+    bad = _out_of_range(flat, count)
+    if bad is not None:
+        raise InputError(f"{name}[{bad}] = {int(flat[bad])} is neither {IGNORE} nor in 0..{count - 1}")
+    return flat
+
+
+def _out_of_range(labels: Tensor, count: int) -> int | None:
+    """Index of the first label that is neither -100 nor below `count`."""
+    if torch.compiler.is_compiling():
+        return None
+    wrong = ((labels < 0) | (labels >= count)) & (labels != IGNORE)
+    return int(wrong.nonzero()[0]) if bool(wrong.any()) else None
+
+
+def shift(labels: Tensor, batch: PackedBatch) -> Tensor:
+    """(T,) labels moved to the token before, within each sequence; its last token predicts nothing."""
+    starts = torch.zeros(labels.shape[0] + 1, dtype=torch.bool, device=labels.device)
+    starts = starts.index_fill(0, batch.cu_seqlens.long(), True)
+    return F.pad(labels, (0, 1), value=IGNORE)[1:].masked_fill(starts[1:], IGNORE)
+
+
+def answer_labels(positions: Tensor, name: str, batch: PackedBatch) -> Tensor:
+    """(B,) columns; -100 where one lies at or beyond S or on no token. Negative ones count as 0, as in transformers."""
+    columns = _flat_positions(positions, name, batch.batch_size).clamp(0, batch.padded_length)
+    real = batch.unpack(torch.ones(batch.num_tokens, device=batch.device)) > 0
+    real = F.pad(real, (0, 1))
+    return columns.masked_fill(~real.gather(1, columns[:, None]).squeeze(1), IGNORE)
+
+
+def _flat_positions(positions: Tensor, name: str, size: int) -> Tensor:
+    if positions.is_floating_point() or positions.numel() != size:
+        got = f"shape {tuple(positions.shape)} and type {positions.dtype}"
+        raise InputError(f"{name} has {got}; expected ({size},) integers")
+    return positions.reshape(-1).long()

@@ -1,0 +1,226 @@
+"""The language-model heads: MLM, left to right, and pre-training, with transformers' names, losses and outputs.
+
+In training they score labelled positions only. Sizes: B sequences, S padded length, T packed tokens, N hidden, V vocabulary,
+M labelled positions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastbert import ops
+from fastbert.config import BertConfig
+from fastbert.heads import TaskHead
+from fastbert.labels import IGNORE, sequence_labels, shift, token_labels
+from fastbert.model import BertModel, dense, dense_and_activation, is_plain, refuse
+from fastbert.outputs import MaskedLMOutput, PreTrainingOutput
+from fastbert.packing import PackedBatch
+from fastbert.reference import cross_entropy_of_logits
+
+
+class BertPredictionHeadTransform(nn.Module):
+    """LayerNorm(activation(h W + b)): what stands before the MLM decoder."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.hidden_act = config.hidden_act
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(M, N) -> (M, N)."""
+        x, norm = dense_and_activation(self.dense, hidden_states, self.hidden_act), self.LayerNorm
+        return ops.layer_norm(x, None, norm.weight, norm.bias, norm.eps) if is_plain(norm) else norm(x)
+
+
+class BertLMPredictionHead(nn.Module):
+    """Scores of the whole vocabulary; the decoder is the word embedding table, with a bias of its own."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.transform = BertPredictionHeadTransform(config)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(M, N) -> (M, V)."""
+        return dense(self.decoder, self.transform(hidden_states))
+
+    def loss(self, hidden_states: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross entropy at labelled positions, (M, N) and (M,), without keeping the scores."""
+        if not is_plain(self.decoder):
+            return cross_entropy_of_logits(self(hidden_states), labels)
+        return ops.cross_entropy(self.transform(hidden_states), self.decoder.weight, self.decoder.bias, labels)
+
+
+class BertOnlyMLMHead(nn.Module):
+    """The MLM head alone."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.predictions = BertLMPredictionHead(config)
+
+
+class BertPreTrainingHeads(nn.Module):
+    """Both pre-training heads."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.predictions = BertLMPredictionHead(config)
+        self.seq_relationship = nn.Linear(config.hidden_size, 2)
+
+
+class _MaskedLMHead(TaskHead):
+    """The shared forward of the two language-model heads."""
+
+    has_mlm_head = True
+    shifted = False  # whether a token's label is scored by the token before it
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        self.bert = BertModel(self.config, add_pooling_layer=False)
+        self.cls = BertOnlyMLMHead(self.config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | PackedBatch | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | str | None = None,
+        *,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        return_logits: bool | None = None,
+        **refused: Any,
+    ) -> MaskedLMOutput | tuple[Any, ...]:
+        """Scores of the vocabulary at every token, and the loss where labels are given.
+
+        Args:
+            labels: (B, S), or (T,) for a packed batch; -100 where nothing is to be predicted.
+            return_logits: (B, S, V) scores, or (T, V) for a packed batch. None: in evaluation, or without labels; in training
+                scores exist at labelled positions only, while the loss is computed.
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, output_attentions, output_hidden_states,
+                return_dict: see `BertModel.forward`.
+        """
+        refuse(self, refused)
+        bert, head = self.bert, self.cls.predictions
+        batch = bert.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        padded = not isinstance(input_ids, PackedBatch)
+        scored = None if labels is None else token_labels(labels, batch, padded, self.config.vocab_size)
+        if scored is not None and self.shifted:
+            scored = shift(scored, batch)
+        if return_logits is None:
+            return_logits = labels is None or not self.training
+        rows = None if scored is None else (scored != IGNORE).nonzero().view(-1)
+        states, encoded = self._encode(batch, None if return_logits else rows, output_hidden_states, output_attentions)
+        output = MaskedLMOutput()
+        if return_logits:
+            logits = head(states)
+            output.logits = batch.unpack(logits) if padded else logits
+        if scored is not None and rows is not None:
+            wanted = scored.index_select(0, rows)
+            if return_logits:
+                output.mlm_loss = cross_entropy_of_logits(logits.index_select(0, rows), wanted)
+            else:
+                output.mlm_loss = head.loss(states, wanted)
+            if self.shifted:  # transformers computes this loss, and no other, in float32
+                output.mlm_loss = output.mlm_loss.to(torch.promote_types(output.mlm_loss.dtype, torch.float32))
+            output.loss, output.num_mlm_labels = output.mlm_loss, _count(rows)
+        return self._finish(output, encoded, batch, padded, return_dict)
+
+
+class BertForMaskedLM(_MaskedLMHead):
+    """Masked language model. Paper, section 3.1, task 1."""
+
+
+class BertLMHeadModel(_MaskedLMHead):
+    """Left-to-right language model: each token predicts the next. Set `config.is_decoder` for causal attention."""
+
+    shifted = True
+
+
+class BertForPreTraining(TaskHead):
+    """MLM and next-sentence prediction together. Paper, section 3.1."""
+
+    has_mlm_head = True
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        self.bert = BertModel(self.config)
+        self.cls = BertPreTrainingHeads(self.config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | PackedBatch | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | str | None = None,
+        *,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        next_sentence_label: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        return_logits: bool | None = None,
+        **refused: Any,
+    ) -> PreTrainingOutput | tuple[Any, ...]:
+        """Both scores, and the sum of both losses; with labels of one kind only, that part.
+
+        Args:
+            labels: (B, S), or (T,) for a packed batch: MLM labels, -100 where nothing is to be predicted.
+            next_sentence_label: (B,), 0 = B follows A, 1 = B is random, -100 = not counted.
+            return_logits: MLM scores (B, S, V), or (T, V). None: in evaluation, or without `labels`.
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, output_attentions, output_hidden_states,
+                return_dict: see `BertModel.forward`.
+        """
+        refuse(self, refused)
+        bert, heads = self.bert, self.cls
+        batch = bert.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        padded = not isinstance(input_ids, PackedBatch)
+        scored = None if labels is None else token_labels(labels, batch, padded, self.config.vocab_size)
+        follows = None
+        if next_sentence_label is not None:
+            follows = sequence_labels(next_sentence_label, "next_sentence_label", batch.batch_size, 2)
+        if return_logits is None:
+            return_logits = labels is None or not self.training
+        rows = None if scored is None else (scored != IGNORE).nonzero().view(-1)
+        output = PreTrainingOutput()
+        if return_logits or rows is None or not batch.num_tokens:
+            states, encoded = self._encode(batch, None, output_hidden_states, output_attentions)
+            pooled = bert.pool(states, batch)
+            at_labels = None if rows is None else states.index_select(0, rows)
+        else:
+            both = torch.cat([batch.first_rows(), rows])
+            states, encoded = self._encode(batch, both, output_hidden_states, output_attentions)
+            first, at_labels = states.split([batch.batch_size, rows.shape[0]])
+            pooled = bert.pool_rows(first, batch)
+        output.seq_relationship_logits = heads.seq_relationship(pooled)
+        if return_logits:
+            logits = heads.predictions(states)
+            output.prediction_logits = batch.unpack(logits) if padded else logits
+        if scored is not None and rows is not None and at_labels is not None:
+            wanted = scored.index_select(0, rows)
+            if return_logits:
+                output.mlm_loss = cross_entropy_of_logits(logits.index_select(0, rows), wanted)
+            else:
+                output.mlm_loss = heads.predictions.loss(at_labels, wanted)
+            output.num_mlm_labels = _count(rows)
+        if follows is not None:
+            output.nsp_loss = cross_entropy_of_logits(output.seq_relationship_logits, follows)
+            output.num_nsp_labels = (follows != IGNORE).sum()
+        losses = [loss for loss in (output.mlm_loss, output.nsp_loss) if loss is not None]
+        output.loss = sum(losses[1:], losses[0]) if losses else None
+        return self._finish(output, encoded, batch, padded, return_dict)
+
+
+def _count(rows: Tensor) -> Tensor:
+    return torch.tensor(rows.shape[0], device=rows.device)
