@@ -84,6 +84,7 @@ def _texts(values: Any, name: str, split: bool) -> list[Any]:
 
 
 def cutting_strategy(truncation: bool | str) -> str | None:
+    """The library's name of a truncation, None where nothing is cut."""
     if truncation is False or truncation == "do_not_truncate":
         return None
     if truncation is True:
@@ -94,6 +95,7 @@ def cutting_strategy(truncation: bool | str) -> str | None:
 
 
 def padded_width(rows: list[list[int]], padding: bool | str, limit: int | None, multiple: int | None) -> int | None:
+    """Length to pad rows to, None for no padding."""
     if padding in (False, "do_not_pad"):
         return None
     if padding not in (True, "longest", "max_length"):
@@ -105,17 +107,20 @@ def padded_width(rows: list[list[int]], padding: bool | str, limit: int | None, 
 
 
 def pad(row: list[Any], width: int, fill: Any, side: str) -> list[Any]:
+    """A row filled up to `width` at one side."""
     extra = [fill] * (width - len(row))
     return [*row, *extra] if side == "right" else [*extra, *row]
 
 
 def check_side(side: str) -> str:
+    """The side, if it is one."""
     if side not in ("right", "left"):
         raise InputError(f"padding_side = {side!r} is neither 'right' nor 'left'")
     return side
 
 
 def as_array(values: list[Any], name: str, kind: str) -> Any:
+    """Rows of equal length as an int64 tensor ("pt") or array ("np")."""
     if kind not in ("pt", "np"):
         raise InputError(f"return_tensors = {kind!r} is not 'pt', 'np' or None")
     if len({len(row) for row in values if isinstance(row, list)}) > 1:
