@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +23,7 @@ from fastbert import cpu, reference
 from fastbert.errors import BackendError
 from fastbert.reference import Seed
 
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 BACKENDS = ("auto", "triton", "reference")
 
 
@@ -186,16 +186,11 @@ def _choose(op: str, x: Tensor, shape: tuple[int, ...]) -> Callable[..., Any]:
 
 
 def _why_no_kernel(op: str, x: Tensor) -> str:
-    if not _triton_is_installed():
+    if not _HAS_TRITON:
         return "the package triton is not installed (it exists for Linux only)"
     if x.device.type == "cpu":
         return "the tensors are on a CPU"
     return "this version has no Triton kernels yet"
-
-
-@cache
-def _triton_is_installed() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 def _record(op: str, shape: tuple[int, ...], path: str, reason: str) -> None:

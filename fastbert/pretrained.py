@@ -91,7 +91,8 @@ class BertPreTrainedModel(nn.Module):
             dtype: of the parameters; None or "auto" keeps the checkpoint's.
             device: where to put the model; None means the CPU.
             ignore_mismatched_sizes: start tensors of another shape anew instead of refusing them.
-            output_loading_info: return (model, report) with the names that were missing, unexpected or renamed.
+            output_loading_info: return (model, report) with the names that were missing, unexpected or renamed; otherwise
+                what is missing or foreign is logged as a warning.
             options: `revision`, `cache_dir`, `token`, `local_files_only` for the hub; `add_pooling_layer` for `BertModel`;
                 any other keyword overrides a field of the configuration (`num_labels=3`).
 
@@ -121,8 +122,10 @@ class BertPreTrainedModel(nn.Module):
         if device is not None:
             model.to(device)
         model.load_report = report
+        if output_loading_info:
+            return model, report
         _log(report, path_or_hub_id, cls.__name__)
-        return (model, report) if output_loading_info else model
+        return model
 
     def save_pretrained(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None, **ignored: Any) -> None:
         """Writes config.json and model.safetensors to `folder`, readable by transformers as well. Each file is replaced whole.

@@ -95,8 +95,8 @@ def test_encoder_and_heads_load_from_each_other(saved: tuple[Any, Path], tmp_pat
     assert torch.equal(encoder.pooler.dense.weight, model.bert.pooler.dense.weight)
     encoder.save_pretrained(tmp_path / "encoder")
     with caplog.at_level(logging.WARNING, "fastbert"):
-        head, report = fastbert.BertForSequenceClassification.from_pretrained(tmp_path / "encoder", output_loading_info=True)
-    assert report.missing == ["classifier.weight", "classifier.bias"]
+        head = fastbert.BertForSequenceClassification.from_pretrained(tmp_path / "encoder")
+    assert head.load_report.missing == ["classifier.weight", "classifier.bias"]
     assert "newly initialised: classifier.weight, classifier.bias" in caplog.text
     assert torch.equal(head.bert.pooler.dense.weight, encoder.pooler.dense.weight)
     assert not head.classifier.bias.any()
@@ -110,8 +110,8 @@ def test_foreign_tensors_are_named(saved: tuple[Any, Path], caplog) -> None:
     state = load_file(folder / "model.safetensors")
     save_file({**state, "bert.encoder.layer.7.surprise": torch.ones(1)}, folder / "model.safetensors")
     with caplog.at_level(logging.WARNING, "fastbert"):
-        _, report = fastbert.BertForPreTraining.from_pretrained(folder, output_loading_info=True)
-    assert report.unexpected == ["bert.encoder.layer.7.surprise"]
+        model = fastbert.BertForPreTraining.from_pretrained(folder)
+    assert model.load_report.unexpected == ["bert.encoder.layer.7.surprise"]
     assert "bert.encoder.layer.7.surprise" in caplog.text
 
 
@@ -261,7 +261,7 @@ def test_a_transformers_config_object_is_taken() -> None:
 
 def test_real_checkpoint_loads_without_a_word(minilm: Path, caplog) -> None:
     with caplog.at_level(logging.WARNING, "fastbert"):
-        model, report = fastbert.BertModel.from_pretrained(minilm, output_loading_info=True)
+        model = fastbert.BertModel.from_pretrained(minilm)
     assert model.num_parameters() == 22_713_216
-    assert report == checkpoint.LoadReport()
+    assert model.load_report == checkpoint.LoadReport()
     assert not caplog.records

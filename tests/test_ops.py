@@ -154,7 +154,7 @@ def test_backend_triton_raises_with_the_reason() -> None:
 
 
 def test_backend_triton_says_that_triton_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "_triton_is_installed", lambda: False)
+    monkeypatch.setattr(ops, "_HAS_TRITON", False)
     model, _ = make_pair("BertModel")
     with fastbert.backend("triton"), pytest.raises(BackendError, match="triton is not installed"):
         model(**ragged([3]))

@@ -76,8 +76,11 @@ class HeadTask:
         Raises:
             CheckpointError: the checkpoint lacks the head, or a part of it.
         """
-        model = cls.model_class.from_pretrained(path_or_hub_id, dtype=dtype, device=default_device(device), **hub)
-        absent = [name for name in model.load_report.missing if name.startswith(cls.head_parts)]
+        target = default_device(device)
+        model, report = cls.model_class.from_pretrained(
+            path_or_hub_id, dtype=dtype, device=target, output_loading_info=True, **hub
+        )
+        absent = [name for name in report.missing if name.startswith(cls.head_parts)]
         if absent:
             raise CheckpointError(f"{path_or_hub_id} has no {cls.head_name} head: it lacks {', '.join(absent)}")
         return cls(model, load_tokenizer(path_or_hub_id, model, **hub))
