@@ -8,11 +8,14 @@ stays in memory that the allocator keeps. Sizes as in reference.py.
 
 from __future__ import annotations
 
+import math
 from itertools import groupby, pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from fastbert import reference
 from fastbert.reference import Seed
@@ -94,6 +97,14 @@ def _fits_onednn(x: Tensor, weight: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and x.shape[0] > 0
     )
+
+
+if _HAS_ONEDNN:
+
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+    def _onednn_flops(x_shape: Any, weight_shape: Any, *_: Any, **__: Any) -> int:
+        """For torch.utils.flop_counter, which does not know this product."""
+        return 2 * math.prod(x_shape) * weight_shape[0]
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: str, algorithm: str) -> Tensor:

@@ -153,6 +153,18 @@ def test_default_path_attends_over_real_tokens_only(monkeypatch: pytest.MonkeyPa
     assert shapes == [(1, 11, 11), (1, 8, 8), (2, 5, 5)] * 3
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+def test_default_path_multiplies_real_tokens_only(gradients: bool) -> None:
+    """The linears of the default path, oneDNN's among them; torch counts no attention on a CPU."""
+    model, _ = make_pair("BertModel")
+    n, f, layers = 48, 80, 3
+    with torch.set_grad_enabled(gradients), FlopCounterMode(display=False) as counter:
+        model(**ragged(LENGTHS))
+    linears = layers * sum(LENGTHS) * (8 * n * n + 4 * n * f) + 2 * n * n * len(LENGTHS)
+    counted = sum(count for op, count in counter.get_flop_counts()["Global"].items() if "attention" not in str(op))
+    assert counted == linears
+
+
 @pytest.mark.parametrize(("name", "rows"), [("BertForSequenceClassification", 4), ("BertForMaskedLM", 6)])
 def test_heads_compute_only_the_rows_that_they_read_in_the_last_layer(name: str, rows: int) -> None:
     model, _ = make_pair(name, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
