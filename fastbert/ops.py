@@ -42,13 +42,16 @@ _recorded: ContextVar[list[Decision] | None] = ContextVar("fastbert_decisions", 
 _warned: set[str] = set()
 
 
-@torch.compiler.assume_constant_result
 def current_backend() -> str:
     """The backend in force here: the innermost `backend(...)` block, else `set_backend`, else FASTBERT_BACKEND, else "auto".
 
     `torch.compile` takes the one in force while it traces.
     """
     return _scoped_backend.get() or _process_backend or _known_backend(os.environ.get("FASTBERT_BACKEND") or "auto")
+
+
+# What torch.compiler.assume_constant_result does, without the second that importing the compiler for it would take.
+current_backend.__dict__["_dynamo_marked_constant"] = True
 
 
 def set_backend(name: str) -> None:
