@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 import warnings
@@ -25,6 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.showwarning = _show_warning
     try:
         command(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (FastbertError, OSError) as error:
         print(f"fastbert: {error}", file=sys.stderr)
         return 2
@@ -82,7 +87,9 @@ def fill_mask(args: argparse.Namespace) -> None:
 
 def params(args: argparse.Namespace) -> None:
     """Parameters by term, beside the short formula."""
-    config = BertConfig.of_size(args.size) if args.model is None else BertConfig.from_pretrained(args.model)
+    config = BertConfig.of_size(args.size)
+    if args.model is not None:
+        config = BertConfig.from_pretrained(args.model, local_files_only=args.local_files_only)
     print(fastbert.count_parameters(config, args.head).table())
 
 
@@ -93,14 +100,28 @@ def explain(args: argparse.Namespace) -> None:
     model = fastbert.BertModel.from_pretrained(args.model, device=default_device(args.device), dtype=args.dtype)
     tokenizer = load_tokenizer(args.model, model)
     batch = tokenizer(args.text, padding=True, truncation=True, return_tensors="pt").to(model.device)
+    if sum(batch.num_truncated):
+        warnings.warn(
+            f"{sum(map(bool, batch.num_truncated))} texts were cut to {tokenizer.model_max_length} tokens", stacklevel=2
+        )
     print(fastbert.explain(model, **batch))
 
 
 def train_tokenizer(args: argparse.Namespace) -> None:
     """A WordPiece vocabulary from text files."""
-    if Path(args.output).exists() and not Path(args.output).is_dir():
-        raise InputError(f"cannot write {args.output}: it is a file")
-    Path(args.output).mkdir(parents=True, exist_ok=True)
+    folder = Path(args.output)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"cannot write {folder}: it is a file")
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written stops before the work
+    try:
+        _train_tokenizer(args)
+    finally:
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _train_tokenizer(args: argparse.Namespace) -> None:
     tokenizer = fastbert.BertTokenizer.train(
         _all_texts(args.input),
         args.vocab_size,
@@ -163,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--size", choices=list(SIZES), default="base", help="a released size (default: base)")
     which.add_argument("--model", help="a directory or hub id, for its config.json")
     sub.add_argument("--head", help="a class name (default: BertModel)")
+    sub.add_argument("--local-files-only", action="store_true", help="never ask the hub")
 
     sub = add("explain", explain, 'fastbert explain "A short text." "And a rather longer one." --model my-model/')
     sub.add_argument("text", nargs="+", help="texts to run")

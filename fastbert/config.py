@@ -65,6 +65,7 @@ class BertConfig:
     model_type = "bert"
 
     def __init__(self, num_labels: int | None = None, **values: Any) -> None:
+        values = _with_dtype(values)
         known = {f.name: f for f in fields(self)}
         for name, spec in known.items():
             default = spec.default_factory() if callable(spec.default_factory) else spec.default
@@ -92,6 +93,12 @@ class BertConfig:
         if count != len(self.id2label):
             self.id2label = {i: f"LABEL_{i}" for i in range(count)}
             self.label2id = {name: i for i, name in self.id2label.items()}
+
+    def __getattr__(self, name: str) -> Any:
+        """Fields that fastbert does not know, from `extra`."""
+        if not name.startswith("__") and name in self.__dict__.get("extra", {}):
+            return self.extra[name]
+        raise AttributeError(f"BertConfig has no field {name!r}")
 
     @property
     def head_dim(self) -> int:
@@ -154,11 +161,10 @@ class BertConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> BertConfig:
         """A configuration from the content of a config.json; `overrides` win over it."""
-        merged = {**values, **overrides}
+        merged = {**_with_dtype(values), **_with_dtype(overrides)}
         model_type = merged.pop("model_type", "bert")
         if model_type != "bert":
             raise ConfigError(f"model_type = {model_type!r}: fastbert runs BERT checkpoints (model_type 'bert')")
-        merged.setdefault("dtype", merged.pop("torch_dtype", None))
         if (
             "num_labels" in overrides
             and "id2label" not in overrides
@@ -186,9 +192,22 @@ class BertConfig:
         values["id2label"] = {str(i): name for i, name in self.id2label.items()}
         return {**self.extra, "model_type": self.model_type, **values}
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes config.json to `folder`, which is made if absent."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        files.write_text(Path(folder) / "config.json", self.to_json_string())
+
     def to_json_string(self) -> str:
         """config.json as text."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True, default=str) + "\n"
+
+
+def _with_dtype(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with `torch_dtype`, the older name, as `dtype`, and a torch type as its name."""
+    named = {("dtype" if name == "torch_dtype" else name): value for name, value in values.items()}
+    if named.get("dtype") is not None:
+        named["dtype"] = str(named["dtype"]).removeprefix("torch.")
+    return named
 
 
 def _is_int(value: Any) -> bool:

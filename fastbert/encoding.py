@@ -52,6 +52,8 @@ class BatchEncoding(dict[str, Any]):
 
 def check_texts(text: Any, pair: Any, split: bool) -> tuple[bool, list[Any]]:
     """Whether one text was given, and the inputs as the library takes them: texts, or tuples of two."""
+    if pair is None and not split and isinstance(text, list) and text and all(_is_pair(entry) for entry in text):
+        return check_texts([a for a, _ in text], [b for _, b in text], split)
     single = isinstance(text, str) or (split and bool(text) and all(isinstance(word, str) for word in text))
     first = _texts([text] if single else text, "text", split)
     if pair is None:
@@ -81,6 +83,10 @@ def _texts(values: Any, name: str, split: bool) -> list[Any]:
                     f"{name}[{i}] holds half a surrogate pair at character {error.start}: not valid text"
                 ) from None
     return values
+
+
+def _is_pair(entry: Any) -> bool:
+    return isinstance(entry, tuple) and len(entry) == 2
 
 
 def cutting_strategy(truncation: bool | str) -> str | None:

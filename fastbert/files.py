@@ -102,14 +102,15 @@ def read_json_if_present(path: Path) -> dict[str, Any]:
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`, moved over it when the block ends well and removed when it does not.
 
-    A reader sees the old file or the new one, never a part. Opening it early also proves that `path` can be written.
+    A reader sees the old file or the new one, never a part. Opening it early also proves that `path` can be written. A
+    symbolic link stays, and what it points to is replaced.
 
     Raises:
-        CheckpointError: the folder does not exist or cannot be written.
+        CheckpointError: the folder does not exist or cannot be written, or `path` is a directory or a device.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise CheckpointError(f"cannot write {path}: it is a directory")
+    path = Path(path).resolve()
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"cannot write {path}: it is {'a directory' if path.is_dir() else 'not a regular file'}")
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as error:

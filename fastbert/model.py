@@ -356,7 +356,7 @@ class BertModel(BertPreTrainedModel):
     ) -> PackedBatch:
         """The inputs of a forward as a packed batch, checked against this model's tables."""
         config = self.config
-        limits = Limits(config.vocab_size, config.type_vocab_size, config.max_position_embeddings)
+        limits = self._limits()
         source = inputs_embeds if input_ids is None else input_ids
         if isinstance(source, Tensor | PackedBatch) and source.device != self.device:
             raise InputError(f"the inputs are on {source.device}, the model is on {self.device}")
@@ -381,6 +381,13 @@ class BertModel(BertPreTrainedModel):
             width = batch.inputs_embeds.shape[-1]
             raise InputError(f"inputs_embeds has width {width}; the model's hidden_size is {config.hidden_size}")
         return batch
+
+    def _limits(self) -> Limits:
+        """Rows of the three tables as they stand, which may be others than the configuration's after a replacement."""
+        tables = (self.embeddings.word_embeddings, self.embeddings.token_type_embeddings, self.embeddings.position_embeddings)
+        config = self.config
+        sizes = (config.vocab_size, config.type_vocab_size, config.max_position_embeddings)
+        return Limits(*(getattr(table, "num_embeddings", size) for table, size in zip(tables, sizes, strict=True)))
 
     def pool(self, hidden_states: Tensor, batch: PackedBatch) -> Tensor:
         """(T, N) -> pooled (B, N); an empty sequence gives zeros."""

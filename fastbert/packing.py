@@ -174,16 +174,16 @@ def pack(
     tokens = sum(lengths)
     indices = None
     if mask is not None and tokens < shape[0] * shape[1]:
-        indices = torch.nonzero_static(mask.view(-1), size=tokens).view(-1)
+        indices = torch.nonzero_static(mask.reshape(-1), size=tokens).view(-1)
 
     def take(padded: Tensor) -> Tensor:
         flat = padded.reshape(-1, *padded.shape[2:])
         return flat if indices is None else flat.index_select(0, indices)
 
     return PackedBatch(
-        input_ids=None if input_ids is None else take(input_ids),
-        token_type_ids=take(types),
-        position_ids=take(positions),
+        input_ids=None if input_ids is None else _as_index(take(input_ids)),
+        token_type_ids=_as_index(take(types)),
+        position_ids=_as_index(take(positions)),
         cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).to(device=device, dtype=torch.int32),
         max_seqlen=max(lengths),
         padded_length=shape[1],
@@ -269,19 +269,26 @@ def _pack_lists(
     input_ids: Sequence[Sequence[int]], mask: Any, types: Any, positions: Any, limits: Limits | None
 ) -> PackedBatch:
     """Ragged lists; lists that were padded, with a mask that says so, go the way of tensors."""
-    lengths = [len(ids) for ids in input_ids]
-    if not lengths:
+    if len(input_ids) == 0:
         raise InputError("input_ids is an empty list; expected at least one sequence")
+    if all(isinstance(i, int) for i in input_ids):  # one sequence: what a tokenizer returns for one text
+        single: list[Any] = [None if value is None else [value] for value in (input_ids, mask, types)]
+        return _pack_lists(single[0], single[1], single[2], positions, limits)
+    if not all(hasattr(ids, "__len__") for ids in input_ids):
+        raise InputError("input_ids mixes ids and lists; expected a list of lists of ids")
+    lengths = [len(ids) for ids in input_ids]
     for name, rows in (("token_type_ids", types), ("attention_mask", mask)):
         if rows is not None and [len(row) for row in rows] != lengths:
             raise InputError(f"{name} must have as many entries as input_ids, row by row")
-    if positions is not None or (mask is not None and not all(all(row) for row in mask)):
+    if positions is not None or (mask is not None and any(value != 1 for row in mask for value in row)):
         if len(set(lengths)) > 1:
             raise InputError("lists of different lengths take neither position_ids nor a mask with zeros; pass tensors")
         given = (input_ids, mask, types, positions)
         tensors: list[Any] = [value if value is None or isinstance(value, str) else torch.as_tensor(value) for value in given]
         return pack(*tensors, limits=limits)
-    flat = torch.tensor([i for ids in input_ids for i in ids], dtype=torch.long)
+    flat = torch.tensor([i for ids in input_ids for i in ids] or [0][:0], dtype=None if any(lengths) else torch.long)
+    _check_integers(flat, "input_ids")
+    flat = flat.long()
     longest = max(lengths)
     batch = PackedBatch(
         input_ids=flat,
@@ -312,6 +319,11 @@ def _check_integers(values: Tensor, name: str) -> None:
         raise InputError(f"{name} has type {values.dtype}; expected integers")
 
 
+def _as_index(values: Tensor) -> Tensor:
+    """Integers in a type that embeddings take."""
+    return values if values.dtype in (torch.int32, torch.int64) else values.long()
+
+
 def _per_token(values: Any, name: str, shape: tuple[int, int], device: torch.device) -> Tensor | None:
     if values is None:
         return None
@@ -334,9 +346,9 @@ def _as_bool_mask(mask: Any, shape: tuple[int, int], device: torch.device) -> Te
     if mask is None:
         return None
     mask = _as_tensor(mask, "attention_mask", device)
-    if mask.shape != shape:
+    if mask.shape not in (shape, (1, shape[1])):
         raise InputError(f"attention_mask has shape {tuple(mask.shape)}; expected {shape}")
-    return mask != 0
+    return (mask != 0).expand(shape)
 
 
 def _positions(positions: Any, mask: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import operator
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -100,13 +102,13 @@ class BertPreTrainedModel(nn.Module):
             CheckpointNotFoundError: nothing there. CheckpointError: damaged files, or shapes that differ, by name.
         """
         hub, overrides = files.split_hub_options(options)
+        dtype = overrides.pop("torch_dtype", dtype)  # its older name
         arguments = {name: overrides.pop(name) for name in ("add_pooling_layer",) if name in overrides}
         folder = files.locate(path_or_hub_id, checkpoint.PATTERNS, **hub)
         if config is None:
-            config = BertConfig.from_dict(files.read_json(folder / "config.json"), **overrides)
+            config = BertConfig.from_dict(files.read_json(folder / "config.json"), **_known_fields(overrides))
         elif overrides:
             raise ConfigError(f"config was given, so these keywords have no place: {', '.join(overrides)}")
-        _refuse_unknown_fields(config, overrides)
         state = checkpoint.read_state_dict(folder)
         with torch.device("meta"):
             model = cls(config, **arguments)
@@ -164,6 +166,15 @@ class BertPreTrainedModel(nn.Module):
         """The decoder of the MLM head, or None."""
         return self.cls.predictions.decoder if self.has_mlm_head else None  # type: ignore[union-attr, return-value]
 
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        """Replaces the decoder of the MLM head, and the head's bias with the decoder's."""
+        self.cls.predictions.decoder = value  # type: ignore[union-attr]
+        self.cls.predictions.bias = value.bias  # type: ignore[union-attr]
+
+    def enable_input_require_grads(self) -> None:
+        """Makes the word embeddings' output require a gradient, as adapters with activation checkpointing need it."""
+        self.get_input_embeddings().register_forward_hook(lambda _, __, output: output.requires_grad_(True))
+
     def tie_weights(self, **ignored: Any) -> None:
         """Makes the MLM decoder share its weight with the word embeddings and its bias with the head's."""
         decoder = self.get_output_embeddings()
@@ -171,19 +182,31 @@ class BertPreTrainedModel(nn.Module):
             decoder.weight = self.get_input_embeddings().weight
             decoder.bias = self.cls.predictions.bias  # type: ignore[union-attr, assignment]
 
-    def resize_token_embeddings(self, num_tokens: int) -> nn.Embedding:
+    def resize_token_embeddings(
+        self, num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
         """Grows or shrinks the vocabulary, keeping what is there, with the MLM decoder and its bias.
 
-        New rows start as the mean of the old ones, new biases as 0.
+        Args:
+            num_tokens: the new size; None keeps the present one.
+            pad_to_multiple_of: round the size up to a multiple of this.
+            mean_resizing: whether new rows start as the mean of the old ones, or else at random. New biases start at 0.
         """
-        if not isinstance(num_tokens, int) or num_tokens < 1:
-            raise InputError(f"num_tokens = {num_tokens!r} must be a positive integer")
         words, decoder = self.get_input_embeddings(), self.get_output_embeddings()
+        num_tokens = words.num_embeddings if num_tokens is None else operator.index(num_tokens)
+        if pad_to_multiple_of:
+            num_tokens = -(-num_tokens // pad_to_multiple_of) * pad_to_multiple_of
+        if num_tokens < 1:
+            raise InputError(f"num_tokens = {num_tokens} must be a positive integer")
+        old_size = words.num_embeddings
         if words.padding_idx is not None and words.padding_idx >= num_tokens:
             raise InputError(f"num_tokens = {num_tokens} would cut off the padding token {words.padding_idx}")
         mean = words.weight.detach().mean(0, dtype=torch.float32)
         words.weight = _resized(words.weight, num_tokens, mean)
         words.num_embeddings = num_tokens
+        if not mean_resizing and num_tokens > old_size:
+            with torch.no_grad():
+                words.weight[old_size:].normal_(0.0, self.config.initializer_range)
         if decoder is not None:
             head = self.cls.predictions  # type: ignore[union-attr]
             zero = torch.zeros((), device=mean.device)
@@ -249,12 +272,13 @@ def _resized(old: Tensor, count: int, start: Tensor) -> nn.Parameter:
     return nn.Parameter(new, requires_grad=old.requires_grad)
 
 
-def _refuse_unknown_fields(config: BertConfig, overrides: dict[str, Any]) -> None:
-    unknown = [name for name in overrides if name in config.extra]
-    if unknown:
-        raise ConfigError(
-            f"from_pretrained got {unknown[0]} = {overrides[unknown[0]]!r}: neither an option nor a field of BertConfig"
-        )
+def _known_fields(overrides: dict[str, Any]) -> dict[str, Any]:
+    """The overrides that are fields of a configuration; None and False for anything else mean nothing, other values do."""
+    known = {f.name for f in fields(BertConfig)} | {"num_labels"}
+    for name, value in overrides.items():
+        if name not in known and value is not None and value is not False:
+            raise ConfigError(f"from_pretrained got {name} = {value!r}: neither an option nor a field of BertConfig")
+    return {name: value for name, value in overrides.items() if name in known}
 
 
 def _resolve_dtype(dtype: torch.dtype | str | None, config: BertConfig, state: dict[str, Tensor]) -> torch.dtype:

@@ -232,7 +232,8 @@ class BertTokenizer:
         """Encodes a text, or a list of them, alone or in pairs: [CLS] A [SEP] or [CLS] A [SEP] B [SEP], segments 0 and 1.
 
         Args:
-            text, text_pair: one text or a list; with `is_split_into_words` one list of words or a list of those.
+            text, text_pair: one text or a list, also a list of pairs; with `is_split_into_words` one list of words or a list of
+                those.
             padding: False (ragged lists: `fastbert.pack` takes them as they are), True or "longest", or "max_length".
             truncation: False (nothing is ever cut: the model refuses what is too long), True or "longest_first",
                 "only_first" or "only_second". What was cut is counted in `num_truncated`.
@@ -287,6 +288,40 @@ class BertTokenizer:
         elif single and not return_overflowing_tokens:
             values = {name: v[0] for name, v in values.items()}
         return BatchEncoding(values, flat, cut, single)
+
+    def pad(
+        self,
+        encoded_inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_tensors: str | None = None,
+        **ignored: Any,
+    ) -> BatchEncoding:
+        """Pads what calls returned, one by one or together: what transformers' data collators ask of a tokenizer.
+
+        Args:
+            encoded_inputs: a mapping of lists, or a list of mappings; keys other than the model's inputs stay as they are.
+            padding, max_length, pad_to_multiple_of, padding_side, return_tensors: as in a call.
+            ignored: keywords of transformers' method that have no meaning here.
+        """
+        if isinstance(encoded_inputs, Mapping):
+            rows = dict(encoded_inputs)
+        else:
+            rows = {name: [row[name] for row in encoded_inputs] for name in (encoded_inputs[0] if encoded_inputs else ())}
+        if "input_ids" not in rows:
+            raise InputError(f"pad needs input_ids; it got {', '.join(rows) or 'nothing'}")
+        values = {name: [getattr(row, "tolist", lambda row=row: row)() for row in column] for name, column in rows.items()}
+        values.setdefault("attention_mask", [[1] * len(row) for row in values["input_ids"]])
+        width = padded_width(values["input_ids"], padding, max_length or self.model_max_length, pad_to_multiple_of)
+        side = check_side(padding_side or self.padding_side)
+        fills = {"input_ids": self.pad_token_id, "token_type_ids": 0, "attention_mask": 0, "special_tokens_mask": 1}
+        if width is not None:
+            values = {n: [pad(row, width, fills[n], side) for row in v] if n in fills else v for n, v in values.items()}
+        if return_tensors is not None:
+            values = {name: as_array(column, name, return_tensors) for name, column in values.items()}
+        return BatchEncoding(values, [], [], False)
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text with its special tokens, ragged and never cut; faster than a call, as nothing else is tracked."""

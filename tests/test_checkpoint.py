@@ -265,3 +265,37 @@ def test_real_checkpoint_loads_without_a_word(minilm: Path, caplog) -> None:
     assert model.num_parameters() == 22_713_216
     assert model.load_report == checkpoint.LoadReport()
     assert not caplog.records
+
+
+def test_torch_dtype_is_the_older_name_of_dtype(saved: tuple[Any, Path]) -> None:
+    _, folder = saved
+    assert fastbert.BertModel.from_pretrained(folder, torch_dtype=torch.float16).dtype == torch.float16
+    assert fastbert.BertConfig.from_pretrained(folder, torch_dtype="bfloat16").dtype == "bfloat16"
+    assert fastbert.BertConfig(torch_dtype=torch.float16).dtype == "float16"
+
+
+def test_none_and_false_for_foreign_options_mean_nothing(saved: tuple[Any, Path]) -> None:
+    model = fastbert.BertModel.from_pretrained(saved[1], quantization_config=None, trust_remote_code=False)
+    assert "trust_remote_code" not in model.config.extra
+
+
+def test_config_saves_itself_and_gives_its_unknown_fields(tmp_path: Path) -> None:
+    config = fastbert.BertConfig(hidden_size=24, num_attention_heads=2, my_field=7)
+    assert config.my_field == 7
+    config.save_pretrained(tmp_path / "new")
+    assert fastbert.BertConfig.from_pretrained(tmp_path / "new") == config
+    with pytest.raises(AttributeError, match="no field 'other'"):
+        _ = config.other
+
+
+def test_links_are_written_through_and_devices_refused(tmp_path: Path) -> None:
+    from fastbert import files
+
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    files.write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="not a regular file"):
+        files.write_text(tmp_path / "pipe", "new")

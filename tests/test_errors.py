@@ -43,7 +43,10 @@ MODEL_CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "type shape": ({"input_ids": IDS, "token_type_ids": IDS[:, :3]}, r"token_type_ids has shape \(2, 3\); expected \(2, 5\)"),
     "mask shape": ({"input_ids": IDS, "attention_mask": IDS[:, :4]}, r"attention_mask has shape \(2, 4\); expected \(2, 5\)"),
-    "mask batch": ({"input_ids": IDS, "attention_mask": IDS[:1]}, r"attention_mask has shape \(1, 5\); expected \(2, 5\)"),
+    "mask batch": (
+        {"input_ids": IDS, "attention_mask": torch.ones(3, 5)},
+        r"attention_mask has shape \(3, 5\); expected \(2, 5\)",
+    ),
     "4-D mask shape": (
         {"input_ids": IDS, "attention_mask": torch.ones(2, 1, 5, 4)},
         r"attention_mask has shape \(2, 1, 5, 4\)",

@@ -395,3 +395,34 @@ def test_transformers_trainer_takes_the_models_as_they_are() -> None:
     assert find_labels(fastbert.BertForSequenceClassification) == ["labels"]
     assert find_labels(fastbert.BertForQuestionAnswering) == ["start_positions", "end_positions"]
     assert find_labels(fastbert.BertForPreTraining) == ["labels", "next_sentence_label"]
+
+
+def test_replaced_tables_set_the_limits() -> None:
+    model, _ = make_pair("BertModel")
+    model.set_input_embeddings(nn.Embedding(150, 48))
+    assert model(torch.full((1, 3), 149)).last_hidden_state.isfinite().all()
+    masked, _ = make_pair("BertForMaskedLM")
+    masked.set_output_embeddings(nn.Linear(48, 101))
+    assert masked.cls.predictions.bias is masked.cls.predictions.decoder.bias
+
+
+def test_resizing_takes_transformers_arguments() -> None:
+    model, _ = make_pair("BertForMaskedLM")
+    assert model.resize_token_embeddings() is model.get_input_embeddings()
+    assert model.resize_token_embeddings(102, pad_to_multiple_of=8).num_embeddings == 104
+    old = model.get_input_embeddings().weight[:104].clone()
+    grown = model.resize_token_embeddings(120, mean_resizing=False).weight
+    assert torch.equal(grown[:104], old)
+    assert float(grown[104:].std()) > 0.05
+
+
+def test_inputs_can_require_gradients_for_adapters() -> None:
+    model, _ = make_pair("BertForMaskedLM")
+    model.requires_grad_(False)
+    adapter = LowRank(model.bert.encoder.layer[0].attention.self.query)
+    model.bert.encoder.layer[0].attention.self.query = adapter
+    model.enable_input_require_grads()
+    model.gradient_checkpointing_enable()
+    model.train()
+    model(**ragged(LENGTHS), labels=ragged(LENGTHS)["input_ids"]).loss.backward()
+    assert adapter.up.weight.grad.any()

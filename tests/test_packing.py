@@ -251,3 +251,39 @@ def test_inconsistent_packed_batches_are_refused(change: dict, message: str) -> 
         setattr(batch, key, value)
     with pytest.raises(InputError, match=message):
         model(batch)
+
+
+def test_strided_and_broadcast_masks_are_taken() -> None:
+    model, _ = make_pair("BertModel")
+    batch = ragged([5, 3, 5])
+    strided = batch["attention_mask"].t().contiguous().t()
+    with torch.no_grad():
+        expected = model(**batch).last_hidden_state
+        assert torch.equal(model(**{**batch, "attention_mask": strided}).last_hidden_state, expected)
+        row = torch.tensor([[1, 1, 1, 0, 1]])
+        broadcast = model(**{**batch, "attention_mask": row}).last_hidden_state
+        assert torch.equal(broadcast, model(**{**batch, "attention_mask": row.expand(3, 5)}).last_hidden_state)
+
+
+def test_one_sequence_and_small_integer_types_are_taken() -> None:
+    model, _ = make_pair("BertModel")
+    assert fastbert.pack([1, 2, 3]).lengths.tolist() == [3]
+    assert fastbert.pack({"input_ids": [1, 2], "attention_mask": [1, 1]}).lengths.tolist() == [2]
+    ids = torch.tensor([[3, 9, 100]])
+    with torch.no_grad():
+        expected = model(ids).last_hidden_state
+        for dtype in (torch.uint8, torch.int16, torch.int32):
+            assert torch.equal(model(ids.to(dtype)).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input_ids": [[1.5, 2]]}, "input_ids has type torch.float32; expected integers"),
+        ({"input_ids": [[1, 2], [3, 4]], "attention_mask": [[1, 2], [1, 1]]}, r"attention_mask\[0, 1\] = 2"),
+        ({"input_ids": [[1, 2], 3]}, "input_ids mixes ids and lists"),
+    ],
+)
+def test_lists_are_checked_like_tensors(arguments: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        fastbert.pack(**arguments)

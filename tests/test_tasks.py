@@ -301,6 +301,14 @@ def test_import_is_light() -> None:
     """Importing fastbert pulls in nothing of the extras, nor the compiler."""
     import subprocess
 
-    heavy = ["torch._dynamo", "transformers", "sentence_transformers", "scipy", "sklearn", "matplotlib", "huggingface_hub.hf_api"]
+    heavy = [
+        "torch._dynamo",
+        "transformers",
+        "sentence_transformers",
+        "scipy",
+        "sklearn",
+        "matplotlib",
+        "huggingface_hub.hf_api",
+    ]
     code = f"import sys, fastbert; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

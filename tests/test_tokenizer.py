@@ -306,3 +306,19 @@ def test_read_texts_is_used_for_training(tmp_path: Path) -> None:
     path = tmp_path / "corpus.txt"
     path.write_text("\n".join(CORPUS), encoding="utf-8")
     assert BertTokenizer.train(read_texts(path), vocab_size=150).unknown_rate(CORPUS) == 0.0
+
+
+def test_transformers_collators_take_the_tokenizer(pair) -> None:
+    ours, theirs = pair
+    features = [{**ours("a b c"), "label": 1}, {**ours("a"), "label": 0}]
+    collated = [transformers.DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)(features) for tokenizer in (ours, theirs)]
+    assert collated[0].keys() == collated[1].keys()
+    assert all(torch.equal(collated[0][key], collated[1][key]) for key in collated[0])
+    with pytest.raises(InputError, match="pad needs input_ids; it got label"):
+        ours.pad([{"label": 1}])
+
+
+def test_a_list_of_pairs_is_a_batch_of_pairs(pair) -> None:
+    ours, theirs = pair
+    texts = [("a", "b c"), ("d e", "f")]
+    assert ours(texts)["input_ids"] == theirs(texts)["input_ids"] == ours(["a", "d e"], ["b c", "f"])["input_ids"]

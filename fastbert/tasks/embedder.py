@@ -114,6 +114,7 @@ class Embedder:
         """
         if isinstance(texts, str):
             return self.encode([texts], batch_tokens, pooling, normalize, False, overlong=overlong)[0]
+        texts = list(texts)
         modes = self.pooling if pooling is None else check_modes(pooling)
         normalize = self.normalize if normalize is None else normalize
         if overlong not in OVERLONG:
@@ -174,11 +175,13 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     if not (folder / "modules.json").is_file():
         return {}
     settings: dict[str, Any] = {"normalize": False}
+    whole_text = True
     for module in files.read_json_list(folder / "modules.json"):
         kind, path = str(module.get("type", "")).rsplit(".", 1)[-1], str(module.get("path", ""))
         if kind == "Pooling":
             config = files.read_json(folder / path / "config.json")
             settings["pooling"] = modes_of_config(config)
+            whole_text = config.get("include_prompt", True)
         elif kind == "Normalize":
             settings["normalize"] = True
         elif kind != "Transformer":
@@ -191,6 +194,10 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     prompts = files.read_json_if_present(folder / "config_sentence_transformers.json")
     name = prompts.get("default_prompt_name")
     settings["prompt"] = (prompts.get("prompts") or {}).get(name, "") if name else ""
+    if settings["prompt"] and not whole_text:
+        raise CheckpointError(f"{folder} leaves the prompt out of the pooling (include_prompt: false): not supported")
+    if prompts.get("truncate_dim") is not None:
+        raise CheckpointError(f"{folder} cuts its vectors to truncate_dim = {prompts['truncate_dim']}: not supported")
     return settings
 
 

@@ -37,7 +37,7 @@ class NextSentence(HeadTask):
             InputError: not a pair of texts, or a pair too long for the model.
         """
         for i, pair in enumerate(pairs):
-            if isinstance(pair, str) or len(pair) != 2:
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise InputError(f"pairs[{i}] = {pair!r} is not a pair of texts")
         encoded = self.tokenizer([a for a, _ in pairs], [b for _, b in pairs])
         rows, types = encoded["input_ids"], encoded["token_type_ids"]
