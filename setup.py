@@ -40,6 +40,7 @@ setup(
             "mypy",
             "scipy",
             "sentence-transformers>=5",
+            "accelerate>=1",
             *model,
         ],
         "train": ["scikit-learn", "scipy", "seqeval"],

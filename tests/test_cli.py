@@ -172,6 +172,24 @@ def test_explain_prints_the_paths(model: str, capsys: pytest.CaptureFixture[str]
     assert "9 tokens packed, padding left out: 25.0% of 12 places" in shown
 
 
+def test_explain_says_what_it_cut(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["explain", "paris " * 60, "--model", model, "--device", "cpu"]) == 0
+    assert "1 texts were cut to 40 tokens" in capsys.readouterr().err
+
+
+def test_a_reader_that_closes_early_is_no_error() -> None:
+    command = f"{sys.executable} -m fastbert.cli params | head -c 1; exit ${{PIPESTATUS[0]}}"
+    for _ in range(2):
+        run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+        assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_a_failed_training_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["tokenizer", "train", str(tmp_path / "missing.txt"), "-o", str(tmp_path / "tok")]) == 2
+    assert "missing.txt: No such file" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
 def test_tokenizer_train_writes_a_folder_and_reports_unknowns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.txt").write_text("the cat sat on the mat\n" * 20, encoding="utf-8")
     (tmp_path / "b.txt").write_text("the cat 中\n", encoding="utf-8")

@@ -387,12 +387,33 @@ def test_data_parallel_step_equals_the_plain_one(tmp_path) -> None:
         dist.destroy_process_group()
 
 
-def test_transformers_trainer_takes_the_models_as_they_are() -> None:
-    """What its Trainer looks at without running one: loss keywords, the label names of the signature, tuple slices."""
+def test_transformers_trainer_trains_and_evaluates_the_models(tmp_path) -> None:
+    import transformers
     from transformers.utils.generic import find_labels
 
-    assert fastbert.BertForSequenceClassification.accepts_loss_kwargs is False
-    assert find_labels(fastbert.BertForSequenceClassification) == ["labels"]
+    model = fastbert.BertForSequenceClassification(fastbert.BertConfig.of_size("tiny"))
+    rows = [{**{k: v[0].tolist() for k, v in ragged([7], seed=i).items()}, "label": i % 2} for i in range(16)]
+    arguments = transformers.TrainingArguments(
+        str(tmp_path),
+        max_steps=3,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        eval_strategy="steps",
+        eval_steps=3,
+        learning_rate=1e-3,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    before = copy.deepcopy(model.state_dict())
+    trainer = transformers.Trainer(model, arguments, train_dataset=rows, eval_dataset=rows)
+    assert trainer.train().training_loss > 0
+    assert not torch.equal(model.classifier.weight, before["classifier.weight"])
+    predicted = trainer.predict(rows)
+    assert predicted.predictions.shape == (16, 2)
+    with torch.no_grad():
+        expected = model(torch.tensor([rows[0]["input_ids"]]), token_type_ids=torch.tensor([rows[0]["token_type_ids"]])).logits
+    assert worst(torch.tensor(predicted.predictions[:1]), expected) < 1e-5
     assert find_labels(fastbert.BertForQuestionAnswering) == ["start_positions", "end_positions"]
     assert find_labels(fastbert.BertForPreTraining) == ["labels", "next_sentence_label"]
 

@@ -49,6 +49,15 @@ def test_published_sizes(size: str, encoder: int, pretraining: int, notes: int, 
     assert "multiplying it by L" in table
 
 
+def test_embeddings_and_frozen_parameters_can_be_left_out() -> None:
+    with torch.device("meta"):
+        model = fastbert.BertForMaskedLM(fastbert.BertConfig.of_size("tiny"))
+    tables = (30522 + 512 + 2) * 128
+    assert model.num_parameters(exclude_embeddings=True) == model.num_parameters() - tables
+    model.bert.requires_grad_(False)
+    assert model.num_parameters(only_trainable=True) == 128 * 128 + 3 * 128 + 30522
+
+
 def test_unknown_size_and_head_are_named() -> None:
     with pytest.raises(ConfigError, match="size = 'huge' is not one of tiny, mini"):
         fastbert.BertConfig.of_size("huge")

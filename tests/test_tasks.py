@@ -180,6 +180,24 @@ def test_unknown_modules_are_refused(minilm: Path, tmp_path: Path) -> None:
         Embedder.from_pretrained(folder)
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("1_Pooling/config.json", {"include_prompt": False}, "leaves the prompt out of the pooling"),
+        ("config_sentence_transformers.json", {"truncate_dim": 8}, "cuts its vectors to truncate_dim = 8"),
+    ],
+)
+def test_settings_that_would_change_the_vectors_are_refused(minilm: Path, tmp_path: Path, file, change, message) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(minilm, folder)
+    prompts = {"prompts": {"q": "query: "}, "default_prompt_name": "q"}
+    for name, extra in (("config_sentence_transformers.json", prompts), (file, change)):
+        values = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**values, **extra}))
+    with pytest.raises(CheckpointError, match=message):
+        Embedder.from_pretrained(folder)
+
+
 def test_a_plain_bert_is_embedded_by_the_mean(masked: Path) -> None:
     embedder = Embedder.from_pretrained(masked, device="cpu")
     assert embedder.pooling == ["mean"]

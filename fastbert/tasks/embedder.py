@@ -156,7 +156,7 @@ class Embedder:
         if overlong == "truncate":
             warnings.warn(
                 f"{len(long)} of {len(rows)} texts have more than {limit} tokens and were cut; overlong='window' uses all",
-                stacklevel=3,
+                stacklevel=4,  # beyond encode and the decorator of inference mode
             )
             return [row if len(row) <= limit else row[: limit - frame] + row[-frame:] for row in rows], owners
         parts: list[list[int]] = []
