@@ -105,9 +105,13 @@ CANDIDATES = (
 )
 
 
-def expected_vectors(folder: Path, rows: Rows) -> Iterator[Tensor]:
-    """What every candidate must give: transformers' eager model in float32, one unpadded text at a time."""
-    model = _transformers_loader("eager")(folder, torch.device("cpu"), torch.float32)
+def load_oracle(folder: Path) -> Any:
+    """The model that every candidate is checked against: transformers' eager one in float32."""
+    return _transformers_loader("eager")(folder, torch.device("cpu"), torch.float32)
+
+
+def expected_vectors(model: Any, rows: Rows) -> Iterator[Tensor]:
+    """What every candidate must give: the oracle's vectors, one unpadded text at a time."""
     with torch.inference_mode():
         for row in rows:
             yield model(input_ids=torch.tensor([row])).last_hidden_state[0].mean(0)

@@ -57,11 +57,9 @@ def make_cases(
     texts = list(paragraphs_of_python_docs() if text is None else read_texts(text, column))
     texts = [t for t in texts if t.strip()]
     step = max(1, len(texts) // count)
-    rows = [
-        row if len(row) <= max_length else [*row[: max_length - 1], row[-1]]
-        for row in tokenizer.encode_ids(texts[::step][:count])
-    ]
-    body = [i for row in tokenizer.encode_ids(texts) for i in row[1:-1]]
+    encoded = tokenizer.encode_ids(texts)
+    rows = [row if len(row) <= max_length else [*row[: max_length - 1], row[-1]] for row in encoded[::step][:count]]
+    body = [i for row in encoded for i in row[1:-1]]
     cases = [Case("natural", source, rows)]
     for width in sorted({min(length, max_length) for length in full}):
         number = max(4, sum(map(len, rows)) // (2 * width))

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 import torch
 from tqdm import tqdm
 
-from benchmarks.candidates import CANDIDATES, Candidate, Rows, expected_vectors
+from benchmarks.candidates import CANDIDATES, Candidate, Rows, expected_vectors, load_oracle
 from benchmarks.cases import Case, make_cases
 from benchmarks.report import console_table, markdown
 from fastbert import BertConfig, BertTokenizer, FastbertError, files, ops
@@ -71,10 +71,11 @@ def run(args: argparse.Namespace, candidates: tuple[Candidate, ...]) -> tuple[li
         limit = config.max_position_embeddings
         cases = make_cases(tokenizer, args.text, args.column, args.texts, limit, args.full)
         loaded = [(candidate, candidate.load(folder, device, dtype)) for candidate in candidates]
+        oracle = load_oracle(folder)
         ceiling = matrix_product_rate(device, dtype, config)
         results: list[dict[str, Any]] = []
         for case in cases:
-            rows = measure(case, loaded, folder, device, dtype, args.repeats)
+            rows = measure(case, loaded, oracle, device, dtype, args.repeats)
             flops = encoder_flops(config, case.lengths)
             for row in rows:
                 row.update(facts, model=args.model or "all-MiniLM-L6-v2", case=case.name, source=case.source)
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace, candidates: tuple[Candidate, ...]) -> tuple[li
 def measure(
     case: Case,
     loaded: list[tuple[Candidate, Any]],
-    folder: Path,
+    oracle: Any,
     device: torch.device,
     dtype: torch.dtype,
     repeats: int,
@@ -103,7 +104,7 @@ def measure(
     """One row a candidate: its check, and where that is green its times."""
     by_length = sorted(case.rows, key=len)
     checked = by_length[:: max(1, len(by_length) // CHECKED_TEXTS)] + by_length[-1:]
-    expected = torch.stack(list(expected_vectors(folder, checked)))
+    expected = torch.stack(list(expected_vectors(oracle, checked)))
     sample = case.rows[:: max(1, len(case.rows) // 64)]
     rows, running = [], []
     bar = tqdm(total=len(loaded) * (repeats + 1), desc=case.name, unit="run", disable=not sys.stderr.isatty())

@@ -23,9 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], None] = args.command
-    warnings.showwarning = _show_warning
     try:
-        command(args)
+        with warnings.catch_warnings():  # the way they are shown here ends with the command
+            warnings.showwarning = _show_warning
+            command(args)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -20,11 +20,10 @@ class BatchEncoding(dict[str, Any]):
         num_truncated: for each input, how many of its tokens were cut off (0 with overflow windows: nothing is lost).
     """
 
-    def __init__(self, values: Mapping[str, Any], encodings: list[Encoding], num_truncated: list[int], single: bool) -> None:
+    def __init__(self, values: Mapping[str, Any], encodings: list[Encoding], num_truncated: list[int]) -> None:
         super().__init__(values)
         self.encodings = encodings
         self.num_truncated = num_truncated
-        self._single = single
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -47,7 +46,7 @@ class BatchEncoding(dict[str, Any]):
     def to(self, device: Any) -> BatchEncoding:
         """The same with its tensors on another device."""
         moved = {name: value.to(device) if hasattr(value, "to") else value for name, value in self.items()}
-        return BatchEncoding(moved, self.encodings, self.num_truncated, self._single)
+        return BatchEncoding(moved, self.encodings, self.num_truncated)
 
 
 def check_texts(text: Any, pair: Any, split: bool) -> tuple[bool, list[Any]]:

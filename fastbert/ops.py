@@ -169,7 +169,7 @@ def dropout_mask(seed: Seed, shape: tuple[int, ...], p: float, device: torch.dev
 
 def fuses_bias(x: Tensor) -> bool:
     """Whether a linear before `layer_norm` should leave its bias to it. Only a kernel adds it for free."""
-    return current_backend() != "reference" and _why_no_kernel("layer_norm", x) == ""
+    return current_backend() != "reference" and _why_no_kernel(x) == ""
 
 
 def _choose(op: str, x: Tensor, shape: tuple[int, ...]) -> Callable[..., Any]:
@@ -177,7 +177,7 @@ def _choose(op: str, x: Tensor, shape: tuple[int, ...]) -> Callable[..., Any]:
     if chosen == "reference":
         _record(op, shape, "reference", "the backend is 'reference'")
         return getattr(reference, op)
-    reason = _why_no_kernel(op, x)
+    reason = _why_no_kernel(x)
     if chosen == "triton":
         raise BackendError(f"backend 'triton' cannot run {op}: {reason}")
     if x.device.type != "cpu" and reason not in _warned:
@@ -188,7 +188,7 @@ def _choose(op: str, x: Tensor, shape: tuple[int, ...]) -> Callable[..., Any]:
     return getattr(cpu if path == "cpu" else reference, op)
 
 
-def _why_no_kernel(op: str, x: Tensor) -> str:
+def _why_no_kernel(x: Tensor) -> str:
     if not _HAS_TRITON:
         return "the package triton is not installed (it exists for Linux only)"
     if x.device.type == "cpu":

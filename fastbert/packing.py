@@ -100,8 +100,7 @@ class PackedBatch:
 
     def pack(self, padded: Tensor) -> Tensor:
         """(B, S, ...) -> the rows of its real tokens (T, ...)."""
-        flat = padded.reshape(-1, *padded.shape[2:])
-        return flat if self.indices is None else flat.index_select(0, self.indices)
+        return _take(padded, self.indices)
 
     def first_rows(self) -> Tensor:
         """(B,) packed row of each sequence's first token ([CLS]). For an empty sequence some row: see `blank_empty`."""
@@ -175,20 +174,15 @@ def pack(
     indices = None
     if mask is not None and tokens < shape[0] * shape[1]:
         indices = torch.nonzero_static(mask.reshape(-1), size=tokens).view(-1)
-
-    def take(padded: Tensor) -> Tensor:
-        flat = padded.reshape(-1, *padded.shape[2:])
-        return flat if indices is None else flat.index_select(0, indices)
-
     return PackedBatch(
-        input_ids=None if input_ids is None else _as_index(take(input_ids)),
-        token_type_ids=_as_index(take(types)),
-        position_ids=_as_index(take(positions)),
+        input_ids=None if input_ids is None else _as_index(_take(input_ids, indices)),
+        token_type_ids=_as_index(_take(types, indices)),
+        position_ids=_as_index(_take(positions, indices)),
         cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).to(device=device, dtype=torch.int32),
         max_seqlen=max(lengths),
         padded_length=shape[1],
         indices=indices,
-        inputs_embeds=None if inputs_embeds is None else take(inputs_embeds),
+        inputs_embeds=None if inputs_embeds is None else _take(inputs_embeds, indices),
         checked=limits,
     )
 
@@ -212,6 +206,12 @@ def _pack_traced(
 
 
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+
+
+def _take(padded: Tensor, indices: Tensor | None) -> Tensor:
+    """(B, S, ...) -> its rows at `indices`, or all of them: (T, ...)."""
+    flat = padded.reshape(-1, *padded.shape[2:])
+    return flat if indices is None else flat.index_select(0, indices)
 
 
 def mask_to_bias(mask: Tensor) -> Tensor:
@@ -286,7 +286,7 @@ def _pack_lists(
         given = (input_ids, mask, types, positions)
         tensors: list[Any] = [value if value is None or isinstance(value, str) else torch.as_tensor(value) for value in given]
         return pack(*tensors, limits=limits)
-    flat = torch.tensor([i for ids in input_ids for i in ids] or [0][:0], dtype=None if any(lengths) else torch.long)
+    flat = torch.tensor([i for ids in input_ids for i in ids], dtype=None if any(lengths) else torch.long)
     _check_integers(flat, "input_ids")
     flat = flat.long()
     longest = max(lengths)

@@ -287,7 +287,7 @@ class BertTokenizer:
             values = {name: as_array(v, name, return_tensors) for name, v in values.items()}
         elif single and not return_overflowing_tokens:
             values = {name: v[0] for name, v in values.items()}
-        return BatchEncoding(values, flat, cut, single)
+        return BatchEncoding(values, flat, cut)
 
     def pad(
         self,
@@ -321,7 +321,7 @@ class BertTokenizer:
             values = {n: [pad(row, width, fills[n], side) for row in v] if n in fills else v for n, v in values.items()}
         if return_tensors is not None:
             values = {name: as_array(column, name, return_tensors) for name, column in values.items()}
-        return BatchEncoding(values, [], [], False)
+        return BatchEncoding(values, [], [])
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text with its special tokens, ragged and never cut; faster than a call, as nothing else is tracked."""
