@@ -1,0 +1,159 @@
+"""BERT's post-norm join: y = LayerNorm(dropout(x + x_bias) + residual) * weight + bias, in one pass.
+
+    z = dropout(x + x_bias) + residual          x, residual, y (T, N); x_bias, weight, bias (N,)
+    xhat = (z - mean(z)) * rstd(z)              mean, rstd (T,) float32, saved for the backward
+    y = xhat * weight + bias
+
+Forward: a program takes BLOCK_T rows whole, reads them once and keeps them in registers; its statistics are float32.
+Backward: z is computed again from x and residual (both are alive: the linears around need them), dropout from its seed.
+A fixed number of programs walks the rows; each keeps the column sums of dweight, dbias and dx_bias in registers and writes
+them once, (3, programs, N) float32, and one reduction adds them up: no atomics, equal bits in every run.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from fastbert.kernels import tuning
+from fastbert.kernels.common import contiguous_rows, dropped, keep_mask, normalised_gradient, statistics
+
+
+@triton.jit
+def _sum(x_ptr, x_bias_ptr, residual_ptr, seed_ptr, rows, cols, inside, stride_xt, stride_rt, p, N, BLOCK_N: tl.constexpr):
+    """z of rows (R, BLOCK_N), float32, zero outside."""
+    at = rows.to(tl.int64)[:, None]
+    z = tl.load(x_ptr + at * stride_xt + cols[None, :], mask=inside, other=0.0).to(tl.float32)
+    if x_bias_ptr is not None:
+        z += tl.load(x_bias_ptr + cols, mask=cols < N, other=0.0).to(tl.float32)[None, :]
+    if seed_ptr is not None:
+        z = dropped(z, keep_mask(tl.load(seed_ptr), rows, 0, 0, p, BLOCK_N), p)
+    if residual_ptr is not None:
+        z += tl.load(residual_ptr + at * stride_rt + cols[None, :], mask=inside, other=0.0).to(tl.float32)
+    return z
+
+
+@triton.jit(do_not_specialize=["T"], do_not_specialize_on_alignment=["seed_ptr"])
+def _layer_norm_fwd_kernel(
+    x_ptr, x_bias_ptr, residual_ptr, weight_ptr, bias_ptr, seed_ptr, y_ptr, mean_ptr, rstd_ptr,
+    stride_xt, stride_rt, T, eps, p,
+    N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
+    cols = tl.arange(0, BLOCK_N)
+    inside = (rows < T)[:, None] & (cols < N)[None, :]
+    z = _sum(x_ptr, x_bias_ptr, residual_ptr, seed_ptr, rows, cols, inside, stride_xt, stride_rt, p, N, BLOCK_N)
+    mean, rstd = statistics(z, cols < N, eps, N)
+    weight = tl.load(weight_ptr + cols, mask=cols < N, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + cols, mask=cols < N, other=0.0).to(tl.float32)
+    y = (z - mean[:, None]) * rstd[:, None] * weight[None, :] + bias[None, :]
+    tl.store(y_ptr + rows.to(tl.int64)[:, None] * N + cols[None, :], y.to(y_ptr.dtype.element_ty), mask=inside)
+    if mean_ptr is not None:
+        tl.store(mean_ptr + rows, mean, mask=rows < T)
+        tl.store(rstd_ptr + rows, rstd, mask=rows < T)
+
+
+@triton.jit(do_not_specialize=["T"], do_not_specialize_on_alignment=["seed_ptr"])
+def _layer_norm_bwd_kernel(
+    dy_ptr, x_ptr, x_bias_ptr, residual_ptr, weight_ptr, seed_ptr, mean_ptr, rstd_ptr,
+    dx_ptr, dresidual_ptr, partial_ptr,
+    stride_dyt, stride_xt, stride_rt, T, p,
+    N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    cols = tl.arange(0, BLOCK_N)
+    is_column = cols < N
+    weight = tl.load(weight_ptr + cols, mask=is_column, other=0.0).to(tl.float32)
+    dweight = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
+    dbias = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
+    dx_bias = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
+    for first in range(program * BLOCK_T, T, programs * BLOCK_T):
+        rows = first + tl.arange(0, BLOCK_T)
+        at = rows.to(tl.int64)[:, None]
+        inside = (rows < T)[:, None] & is_column[None, :]
+        z = _sum(x_ptr, x_bias_ptr, residual_ptr, seed_ptr, rows, cols, inside, stride_xt, stride_rt, p, N, BLOCK_N)
+        dy = tl.load(dy_ptr + at * stride_dyt + cols[None, :], mask=inside, other=0.0).to(tl.float32)
+        mean = tl.load(mean_ptr + rows, mask=rows < T, other=0.0)
+        rstd = tl.load(rstd_ptr + rows, mask=rows < T, other=0.0)
+        xhat = tl.where(inside, (z - mean[:, None]) * rstd[:, None], 0.0)
+        dweight += dy * xhat
+        dbias += dy
+        dz = normalised_gradient(dy, weight, xhat, rstd, N)
+        if dresidual_ptr is not None:
+            tl.store(dresidual_ptr + at * N + cols[None, :], dz.to(dresidual_ptr.dtype.element_ty), mask=inside)
+        if seed_ptr is not None:
+            dz = dropped(dz, keep_mask(tl.load(seed_ptr), rows, 0, 0, p, BLOCK_N), p)
+        if x_bias_ptr is not None:
+            dx_bias += tl.where(inside, dz, 0.0)
+        tl.store(dx_ptr + at * N + cols[None, :], dz.to(dx_ptr.dtype.element_ty), mask=inside)
+    place = partial_ptr + program * N + cols
+    tl.store(place, tl.sum(dweight, axis=0), mask=is_column)
+    tl.store(place + programs * N, tl.sum(dbias, axis=0), mask=is_column)
+    if x_bias_ptr is not None:
+        tl.store(place + 2 * programs * N, tl.sum(dx_bias, axis=0), mask=is_column)
+
+
+def layer_norm_fwd(
+    x: torch.Tensor,
+    residual: torch.Tensor | None,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float,
+    x_bias: torch.Tensor | None,
+    p: float,
+    seed: torch.Tensor | None,
+    out_dtype: torch.dtype,
+    statistics: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """x, residual (T, N) -> y (T, N) in `out_dtype`, and mean and rstd (T,) float32 where `statistics` are asked for."""
+    T, N = x.shape
+    x = contiguous_rows(x)
+    residual = None if residual is None else contiguous_rows(residual)
+    y = torch.empty((T, N), dtype=out_dtype, device=x.device)
+    mean = torch.empty(T, dtype=torch.float32, device=x.device) if statistics else None
+    rstd = torch.empty(T, dtype=torch.float32, device=x.device) if statistics else None
+    if T:
+        row = tuning.row("layer_norm_fwd", x.device, N)
+        _layer_norm_fwd_kernel[(triton.cdiv(T, row["BLOCK_T"]),)](
+            x, x_bias, residual, weight, bias, seed, y, mean, rstd,
+            x.stride(0), 0 if residual is None else residual.stride(0), T, eps, p,
+            N=N, BLOCK_N=triton.next_power_of_2(N), **row,
+        )  # fmt: skip
+    return y, mean, rstd
+
+
+def layer_norm_bwd(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    residual: torch.Tensor | None,
+    weight: torch.Tensor,
+    x_bias: torch.Tensor | None,
+    p: float,
+    seed: torch.Tensor | None,
+    mean: torch.Tensor,
+    rstd: torch.Tensor,
+    separate_residual: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """dy (T, N) -> dx (T, N) in x's type; dresidual in the residual's where `separate_residual`; and the column sums
+    (3, N) float32: dweight, dbias, dx_bias (zeros where there is no x_bias).
+
+    Without dropout and with one type, dresidual equals dx: then it need not be written.
+    """
+    T, N = x.shape
+    dy, x = contiguous_rows(dy), contiguous_rows(x)
+    residual = None if residual is None else contiguous_rows(residual)
+    dx = torch.empty((T, N), dtype=x.dtype, device=x.device)
+    dresidual = None
+    if separate_residual and residual is not None:
+        dresidual = torch.empty((T, N), dtype=residual.dtype, device=x.device)
+    if not T:
+        return dx, dresidual, torch.zeros(3, N, dtype=torch.float32, device=x.device)
+    row = tuning.row("layer_norm_bwd", x.device, N)
+    programs = tuning.programs(row.pop("PER_SM"), triton.cdiv(T, row["BLOCK_T"]), x.device)
+    new = torch.zeros if x_bias is None else torch.empty
+    partial = new((3, programs, N), dtype=torch.float32, device=x.device)
+    _layer_norm_bwd_kernel[(programs,)](
+        dy, x, x_bias, residual, weight, seed, mean, rstd, dx, dresidual, partial,
+        dy.stride(0), x.stride(0), 0 if residual is None else residual.stride(0), T, p,
+        N=N, BLOCK_N=triton.next_power_of_2(N), **row,
+    )  # fmt: skip
+    return dx, dresidual, partial.sum(1)

@@ -1,0 +1,148 @@
+"""The launch table: (op, architecture, sizes) -> block sizes, warps and pipeline stages.
+
+A row is chosen by the first limits that all sizes stay within. "default" serves every architecture without rows of its own.
+`benchmarks/tune.py` searches on a GPU and prints rows; `benchmarks/kernel_report.py` shows what the compiler makes of each.
+Sizes, in the order of the limits: attention (bytes of an element, head size[, longest sequence]); layer_norm, embedding and
+table (hidden size); linear_gelu (bytes of an element); bias_gelu and cross_entropy: none.
+"""
+
+import functools
+
+import torch
+
+Row = dict[str, int]
+ANY = 1 << 62
+
+
+def _row(warps: int, stages: int = 1, **blocks: int) -> Row:
+    return {**blocks, "num_warps": warps, "num_stages": stages}
+
+
+# op -> architecture -> rows of (limits, launch).
+TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row]]]] = {
+    "attention_short_fwd": {
+        "default": [
+            ((2, 128, 32), _row(4, BLOCK_M=32, BLOCK_N=32)),
+            ((2, 64, 64), _row(4, BLOCK_M=64, BLOCK_N=64)),
+            ((2, 64, 128), _row(4, BLOCK_M=64, BLOCK_N=128)),
+            ((2, 128, 64), _row(4, BLOCK_M=64, BLOCK_N=64)),
+            ((2, 128, 128), _row(8, BLOCK_M=64, BLOCK_N=128)),
+            ((4, 128, 32), _row(4, BLOCK_M=32, BLOCK_N=32)),
+            ((4, 128, 64), _row(4, BLOCK_M=32, BLOCK_N=64)),
+            ((4, 128, 128), _row(8, BLOCK_M=32, BLOCK_N=128)),
+        ],
+    },
+    "attention_short_bwd": {
+        "default": [
+            ((2, 128, 32), _row(4, BLOCK_M=32, BLOCK_N=32)),
+            ((2, 64, 64), _row(4, BLOCK_M=64, BLOCK_N=64)),
+            ((2, 64, 128), _row(8, BLOCK_M=64, BLOCK_N=128)),
+            ((2, 128, 64), _row(8, BLOCK_M=64, BLOCK_N=64)),
+            ((2, 128, 128), _row(8, BLOCK_M=32, BLOCK_N=128)),
+            ((4, 128, 32), _row(4, BLOCK_M=32, BLOCK_N=32)),
+            ((4, 128, 64), _row(8, BLOCK_M=32, BLOCK_N=64)),
+            ((4, 128, 128), _row(8, BLOCK_M=32, BLOCK_N=128)),
+        ],
+    },
+    "attention_long_fwd": {
+        "default": [
+            ((2, 64), _row(4, 3, BLOCK_M=128, BLOCK_N=64)),
+            ((2, 128), _row(8, 2, BLOCK_M=128, BLOCK_N=64)),
+            ((4, 64), _row(4, 2, BLOCK_M=64, BLOCK_N=32)),
+            ((4, 128), _row(8, 2, BLOCK_M=64, BLOCK_N=32)),
+        ],
+    },
+    "attention_long_dq": {
+        "default": [
+            ((2, 64), _row(8, 2, BLOCK_M=128, BLOCK_N=64)),
+            ((2, 128), _row(8, 2, BLOCK_M=64, BLOCK_N=64)),
+            ((4, 64), _row(4, 2, BLOCK_M=64, BLOCK_N=32)),
+            ((4, 128), _row(8, 1, BLOCK_M=64, BLOCK_N=32)),
+        ],
+    },
+    "attention_long_dkv": {
+        "default": [
+            ((2, 64), _row(8, 2, BLOCK_M=64, BLOCK_N=128)),
+            ((2, 128), _row(8, 2, BLOCK_M=64, BLOCK_N=64)),
+            ((4, 64), _row(4, 2, BLOCK_M=32, BLOCK_N=64)),
+            ((4, 128), _row(8, 1, BLOCK_M=32, BLOCK_N=64)),
+        ],
+    },
+    "layer_norm_fwd": {
+        "default": [
+            ((1024,), _row(4, BLOCK_T=4)),
+            ((2048,), _row(4, BLOCK_T=2)),
+            ((8192,), _row(8, BLOCK_T=1)),
+        ],
+    },
+    "layer_norm_bwd": {
+        "default": [
+            ((1024,), _row(4, BLOCK_T=4, PER_SM=2)),
+            ((2048,), _row(8, BLOCK_T=4, PER_SM=1)),
+            ((8192,), _row(16, BLOCK_T=1, PER_SM=1)),
+        ],
+    },
+    "table_bwd": {"default": [((1024,), _row(4)), ((8192,), _row(8))]},
+    "linear_gelu": {
+        "default": [
+            ((2,), _row(8, 3, BLOCK_M=128, BLOCK_N=128, BLOCK_K=64)),
+            ((4,), _row(8, 3, BLOCK_M=128, BLOCK_N=64, BLOCK_K=32)),
+        ],
+    },
+    "linear_gelu_tma": {
+        "default": [((2,), _row(8, 3, BLOCK_M=128, BLOCK_N=256, BLOCK_K=64))],
+    },
+    "bias_gelu": {"default": [((), _row(4, BLOCK_T=4, BLOCK_F=1024, PER_SM=4))]},
+    "cross_entropy_fwd": {"default": [((), _row(8, BLOCK_V=4096))]},
+    "cross_entropy_bwd": {"default": [((), _row(4, BLOCK_M=16, BLOCK_V=256))]},
+}
+
+# How the feed-forward block runs: which of its parts are one kernel, and what stays in memory for the backward.
+#   "fused"  linear, bias and GELU in one kernel       "split"  the vendor's matrix product, then bias_gelu
+FFN_FORMS: dict[str, dict[str, str | bool]] = {
+    "default": {"inference": "split", "training": "split", "keep": True},
+    "sm90": {"inference": "fused", "training": "split", "keep": True},
+    "sm100": {"inference": "fused", "training": "split", "keep": True},
+}
+TMA_ARCHITECTURES = ("sm90", "sm100")
+
+
+@functools.cache
+def architecture(device: torch.device) -> str:
+    """"sm90", "gfx942" and so on; "interpreter" on a CPU."""
+    if device.type != "cuda":
+        return "interpreter"
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        return str(properties.gcnArchName).split(":")[0]
+    return f"sm{properties.major}{properties.minor}"
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
+def row(op: str, device: torch.device, *sizes: int) -> Row:
+    """The launch of `op` for these sizes: a fresh dictionary of blocks, num_warps and num_stages."""
+    return row_of(op, architecture(device), *sizes)
+
+
+def row_of(op: str, arch: str, *sizes: int) -> Row:
+    """As `row`, by the name of an architecture."""
+    table = TABLE[op]
+    for limits, launch in table.get(arch, table["default"]):
+        if all(size <= limit for size, limit in zip(sizes, limits, strict=True)):
+            return dict(launch)
+    raise ValueError(f"no launch of {op} for sizes {sizes} on {arch}")
+
+
+def programs(per_multiprocessor: int, most: int, device: torch.device) -> int:
+    """How many programs walk the rows in a kernel with a fixed number of them."""
+    return max(1, min(most, per_multiprocessor * _multiprocessors(device)))
+
+
+def ffn_form(device: torch.device, training: bool) -> tuple[str, bool]:
+    """("fused" or "split", whether the pre-activation is kept for the backward)."""
+    forms = FFN_FORMS.get(architecture(device), FFN_FORMS["default"])
+    return str(forms["training" if training else "inference"]), bool(forms["keep"])
