@@ -92,9 +92,9 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row]]]] = {
     "linear_gelu_tma": {
         "default": [((2,), _row(8, 3, BLOCK_M=128, BLOCK_N=256, BLOCK_K=64))],
     },
-    "bias_gelu": {"default": [((), _row(4, BLOCK_T=4, BLOCK_F=1024, PER_SM=4))]},
+    "bias_gelu": {"default": [((), _row(4, BLOCK_T=4, BLOCK_F=512, PER_SM=4))]},
     "cross_entropy_fwd": {"default": [((), _row(8, BLOCK_V=4096))]},
-    "cross_entropy_bwd": {"default": [((), _row(4, BLOCK_M=16, BLOCK_V=256))]},
+    "cross_entropy_bwd": {"default": [((), _row(4, BLOCK_M=16, BLOCK_V=256, PROGRAMS=16))]},
 }
 
 # How the feed-forward block runs: which of its parts are one kernel, and what stays in memory for the backward.

@@ -1,0 +1,262 @@
+"""BERT's feed-forward block: y = GELU(x w1^T + b1) w2^T + b2, with the exact erf GELU (or the tanh form).
+
+    x (T, N), w1 (F, N), b1 (F,), w2 (N, F);  h = x w1^T (T, F), act = GELU(h + b1) (T, F)
+
+GELU is the one epilogue that vendors' libraries lack in its exact form. Two ways to have it, and the launch table chooses:
+  fused   one matrix product whose epilogue adds the bias, applies GELU and writes act, and h too where a backward will want it.
+          A plain kernel (one program a tile, pointers), and one for cards with a tensor memory accelerator (sm_90 and newer):
+          a program a multiprocessor walks the tiles, descriptors move them, the epilogue runs in two halves to stay in registers.
+  split   the vendor's product gives h, `bias_gelu` makes act from it in one elementwise pass.
+Backward, from dy: dact = dy w2, dh = dact * GELU'(h + b1), and act again, so that of the two wide tensors only h was kept.
+Fused, the three are the epilogue of dy w2; split, one elementwise pass behind the vendor's product. Column sums of dh (db1) leave
+as partial sums, (programs, F) float32, and are added once: no atomics. The remaining products are the vendor's.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from fastbert.kernels import tuning
+from fastbert.kernels.common import contiguous_rows, gelu, gelu_derivative
+
+
+@triton.jit
+def _tile_place(tile, T, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """First row and first column of a tile; eight tiles of rows are walked together, so that weights are read from cache."""
+    GROUP: tl.constexpr = 8
+    rows, columns = tl.cdiv(T, BLOCK_M), tl.cdiv(F, BLOCK_N)
+    group = tile // (GROUP * columns)
+    height = tl.minimum(rows - group * GROUP, GROUP)
+    within = tile % (GROUP * columns)
+    return (group * GROUP + within % height) * BLOCK_M, within // height * BLOCK_N
+
+
+@triton.jit(do_not_specialize=["T"])
+def _linear_gelu_kernel(
+    x_ptr, weight_ptr, bias_ptr, act_ptr, h_ptr, stride_xt, stride_wf, T,
+    K: tl.constexpr, F: tl.constexpr, TANH: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    first_row, first_col = _tile_place(tl.program_id(0), T, F, BLOCK_M, BLOCK_N)
+    rows = first_row + tl.arange(0, BLOCK_M)
+    cols = first_col + tl.arange(0, BLOCK_N)
+    inner = tl.arange(0, BLOCK_K)
+    x_ptrs = x_ptr + tl.minimum(rows, T - 1).to(tl.int64)[:, None] * stride_xt + inner[None, :]
+    w_ptrs = weight_ptr + tl.minimum(cols, F - 1).to(tl.int64)[None, :] * stride_wf + inner[:, None]
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for k in range(0, K, BLOCK_K):
+        if K % BLOCK_K == 0:
+            x, w = tl.load(x_ptrs), tl.load(w_ptrs)
+        else:
+            x = tl.load(x_ptrs, mask=(k + inner < K)[None, :], other=0.0)
+            w = tl.load(w_ptrs, mask=(k + inner < K)[:, None], other=0.0)
+        acc = tl.dot(x, w, acc)
+        x_ptrs += BLOCK_K
+        w_ptrs += BLOCK_K
+    inside = (rows < T)[:, None] & (cols < F)[None, :]
+    place = rows.to(tl.int64)[:, None] * F + cols[None, :]
+    if h_ptr is not None:
+        tl.store(h_ptr + place, acc.to(h_ptr.dtype.element_ty), mask=inside)
+    bias = tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)
+    act = gelu(acc + bias[None, :], TANH)
+    tl.store(act_ptr + place, act.to(act_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["T"])
+def _linear_gelu_tma_kernel(
+    x_desc, weight_desc, bias_ptr, act_desc, h_desc, T,
+    K: tl.constexpr, F: tl.constexpr, TANH: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    HALF: tl.constexpr = BLOCK_N // 2
+    tiles = tl.cdiv(T, BLOCK_M) * tl.cdiv(F, BLOCK_N)
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
+        first_row, first_col = _tile_place(tile, T, F, BLOCK_M, BLOCK_N)
+        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for k in range(0, K, BLOCK_K):
+            x = x_desc.load([first_row, k])
+            w = weight_desc.load([first_col, k])
+            acc = tl.dot(x, w.T, acc)
+        left, right = tl.split(acc.reshape(BLOCK_M, 2, HALF).permute(0, 2, 1))
+        for half in tl.static_range(2):
+            part = left if half == 0 else right
+            first = first_col + half * HALF
+            cols = first + tl.arange(0, HALF)
+            if h_desc is not None:
+                h_desc.store([first_row, first], part.to(h_desc.dtype))
+            bias = tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)
+            act_desc.store([first_row, first], gelu(part + bias[None, :], TANH).to(act_desc.dtype))
+
+
+@triton.jit(do_not_specialize=["T"])
+def _linear_gelu_bwd_kernel(
+    dy_ptr, weight_ptr, h_ptr, bias_ptr, dh_ptr, act_ptr, partial_ptr, stride_dyt, stride_wn, T,
+    K: tl.constexpr, F: tl.constexpr, TANH: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    first_row, first_col = _tile_place(tl.program_id(0), T, F, BLOCK_M, BLOCK_N)
+    rows = first_row + tl.arange(0, BLOCK_M)
+    cols = first_col + tl.arange(0, BLOCK_N)
+    inner = tl.arange(0, BLOCK_K)
+    dy_ptrs = dy_ptr + tl.minimum(rows, T - 1).to(tl.int64)[:, None] * stride_dyt + inner[None, :]
+    w_ptrs = weight_ptr + inner.to(tl.int64)[:, None] * stride_wn + tl.minimum(cols, F - 1)[None, :]
+    dact = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for k in range(0, K, BLOCK_K):
+        if K % BLOCK_K == 0:
+            dy, w = tl.load(dy_ptrs), tl.load(w_ptrs)
+        else:
+            dy = tl.load(dy_ptrs, mask=(k + inner < K)[None, :], other=0.0)
+            w = tl.load(w_ptrs, mask=(k + inner < K)[:, None], other=0.0)
+        dact = tl.dot(dy, w, dact)
+        dy_ptrs += BLOCK_K
+        w_ptrs += BLOCK_K * stride_wn
+    inside = (rows < T)[:, None] & (cols < F)[None, :]
+    place = rows.to(tl.int64)[:, None] * F + cols[None, :]
+    bias = tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)
+    h = tl.load(h_ptr + place, mask=inside, other=0.0).to(tl.float32) + bias[None, :]
+    tl.store(act_ptr + place, gelu(h, TANH).to(act_ptr.dtype.element_ty), mask=inside)
+    dh = tl.where(inside, dact * gelu_derivative(h, TANH), 0.0)
+    tl.store(dh_ptr + place, dh.to(dh_ptr.dtype.element_ty), mask=inside)
+    tl.store(partial_ptr + (first_row // BLOCK_M).to(tl.int64) * F + cols, tl.sum(dh, axis=0), mask=cols < F)
+
+
+@triton.jit(do_not_specialize=["T"])
+def _bias_gelu_fwd_kernel(
+    h_ptr, bias_ptr, act_ptr, T, F: tl.constexpr, TANH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_F: tl.constexpr
+):
+    columns: tl.constexpr = (F + BLOCK_F - 1) // BLOCK_F
+    rows = tl.program_id(0) // columns * BLOCK_T + tl.arange(0, BLOCK_T)
+    cols = tl.program_id(0) % columns * BLOCK_F + tl.arange(0, BLOCK_F)
+    inside = (rows < T)[:, None] & (cols < F)[None, :]
+    place = rows.to(tl.int64)[:, None] * F + cols[None, :]
+    bias = tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)
+    h = tl.load(h_ptr + place, mask=inside, other=0.0).to(tl.float32) + bias[None, :]
+    tl.store(act_ptr + place, gelu(h, TANH).to(act_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["T"])
+def _bias_gelu_bwd_kernel(
+    dact_ptr, h_ptr, bias_ptr, dh_ptr, act_ptr, partial_ptr, T,
+    F: tl.constexpr, TANH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_F: tl.constexpr,
+):  # fmt: skip
+    columns: tl.constexpr = (F + BLOCK_F - 1) // BLOCK_F
+    program, programs = tl.program_id(0) // columns, tl.num_programs(0) // columns
+    cols = tl.program_id(0) % columns * BLOCK_F + tl.arange(0, BLOCK_F)
+    bias = tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)
+    dbias = tl.zeros((BLOCK_T, BLOCK_F), tl.float32)
+    for first in range(program * BLOCK_T, T, programs * BLOCK_T):
+        rows = first + tl.arange(0, BLOCK_T)
+        inside = (rows < T)[:, None] & (cols < F)[None, :]
+        place = rows.to(tl.int64)[:, None] * F + cols[None, :]
+        h = tl.load(h_ptr + place, mask=inside, other=0.0).to(tl.float32) + bias[None, :]
+        dh = tl.load(dact_ptr + place, mask=inside, other=0.0).to(tl.float32) * gelu_derivative(h, TANH)
+        if act_ptr is not None:
+            tl.store(act_ptr + place, gelu(h, TANH).to(act_ptr.dtype.element_ty), mask=inside)
+        tl.store(dh_ptr + place, dh.to(dh_ptr.dtype.element_ty), mask=inside)
+        dbias += dh
+    tl.store(partial_ptr + program * F + cols, tl.sum(dbias, axis=0), mask=cols < F)
+
+
+def linear_gelu_fwd(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, tanh: bool, form: str, keep: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """x (T, N), weight (F, N), bias (F,) -> act (T, F), and h = x weight^T (T, F) where it is to be kept.
+
+    `form` is "fused" or "split".
+    """
+    T, (F, K) = x.shape[0], weight.shape
+    if form == "split" or not T:
+        h = torch.nn.functional.linear(x, weight)
+        return bias_gelu_fwd(h, bias, tanh, in_place=not keep), (h if keep else None)
+    x, weight = contiguous_rows(x), contiguous_rows(weight)
+    act = torch.empty((T, F), dtype=x.dtype, device=x.device)
+    h = torch.empty_like(act) if keep else None
+    if _has_tma(x, weight, act):
+        row = tuning.row("linear_gelu_tma", x.device, x.element_size())
+        linear_gelu_tma_fwd(x, weight, bias, act, h, tanh, row)
+        return act, h
+    row = tuning.row("linear_gelu", x.device, x.element_size())
+    tiles = triton.cdiv(T, row["BLOCK_M"]) * triton.cdiv(F, row["BLOCK_N"])
+    _linear_gelu_kernel[(tiles,)](x, weight, bias, act, h, x.stride(0), weight.stride(0), T, K=K, F=F, TANH=tanh, **row)
+    return act, h
+
+
+def linear_gelu_tma_fwd(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    act: torch.Tensor,
+    h: torch.Tensor | None,
+    tanh: bool,
+    row: tuning.Row,
+) -> None:
+    """Fills act, and h where given, by the kernel of descriptors."""
+    T, (F, K) = x.shape[0], weight.shape
+    m, n, k = row["BLOCK_M"], row["BLOCK_N"], row["BLOCK_K"]
+    tiles = triton.cdiv(T, m) * triton.cdiv(F, n)
+    _linear_gelu_tma_kernel[(tuning.programs(1, tiles, x.device),)](
+        TensorDescriptor.from_tensor(x, [m, k]),
+        TensorDescriptor.from_tensor(weight, [n, k]),
+        bias,
+        TensorDescriptor.from_tensor(act, [m, n // 2]),
+        None if h is None else TensorDescriptor.from_tensor(h, [m, n // 2]),
+        T, K=K, F=F, TANH=tanh, **row,
+    )  # fmt: skip
+
+
+def linear_gelu_bwd(
+    dy: torch.Tensor, weight: torch.Tensor, h: torch.Tensor, bias: torch.Tensor, tanh: bool, form: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """dy (T, N), the second weight (N, F), h (T, F), the first bias (F,) -> dh (T, F), act (T, F), dbias (F,) float32."""
+    T, (K, F) = dy.shape[0], weight.shape
+    if form == "split" or not T:
+        return bias_gelu_bwd(dy @ weight, h, bias, tanh, want_act=True)  # type: ignore[return-value]
+    dy, weight = contiguous_rows(dy), contiguous_rows(weight)
+    dh, act = torch.empty_like(h), torch.empty_like(h)
+    row = tuning.row("linear_gelu", dy.device, dy.element_size())
+    row_tiles = triton.cdiv(T, row["BLOCK_M"])
+    partial = torch.empty((row_tiles, F), dtype=torch.float32, device=dy.device)
+    _linear_gelu_bwd_kernel[(row_tiles * triton.cdiv(F, row["BLOCK_N"]),)](
+        dy, weight, h, bias, dh, act, partial, dy.stride(0), weight.stride(0), T, K=K, F=F, TANH=tanh, **row
+    )
+    return dh, act, partial.sum(0)
+
+
+def bias_gelu_fwd(h: torch.Tensor, bias: torch.Tensor, tanh: bool, in_place: bool) -> torch.Tensor:
+    """GELU(h + bias): (T, F) contiguous -> (T, F), over h itself where `in_place`."""
+    T, F = h.shape
+    act = h if in_place else torch.empty_like(h)
+    if T:
+        row = tuning.row("bias_gelu", h.device)
+        row.pop("PER_SM")
+        grid = (triton.cdiv(T, row["BLOCK_T"]) * triton.cdiv(F, row["BLOCK_F"]),)
+        _bias_gelu_fwd_kernel[grid](h, bias, act, T, F=F, TANH=tanh, **row)
+    return act
+
+
+def bias_gelu_bwd(
+    dact: torch.Tensor, h: torch.Tensor, bias: torch.Tensor, tanh: bool, want_act: bool
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """dact (T, F) -> dh (T, F), act (T, F) where wanted, dbias (F,) float32."""
+    T, F = h.shape
+    dact = dact.contiguous()
+    dh, act = torch.empty_like(h), (torch.empty_like(h) if want_act else None)
+    if not T:
+        return dh, act, torch.zeros(F, dtype=torch.float32, device=h.device)
+    row = tuning.row("bias_gelu", h.device)
+    programs = tuning.programs(row.pop("PER_SM"), triton.cdiv(T, row["BLOCK_T"]), h.device)
+    partial = torch.empty((programs, F), dtype=torch.float32, device=h.device)
+    _bias_gelu_bwd_kernel[(programs * triton.cdiv(F, row["BLOCK_F"]),)](
+        dact, h, bias, dh, act, partial, T, F=F, TANH=tanh, **row
+    )
+    return dh, act, partial.sum(0)
+
+
+def _has_tma(*tensors: torch.Tensor) -> bool:
+    """Whether the card moves tiles by descriptors, and these tensors have the alignment that descriptors ask for."""
+    return (
+        tuning.architecture(tensors[0].device) in tuning.TMA_ARCHITECTURES
+        and tensors[0].element_size() == 2
+        and all(t.data_ptr() % 16 == 0 and t.stride(0) * t.element_size() % 16 == 0 for t in tensors)
+    )
