@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,8 +24,13 @@ from fastbert import cpu, reference
 from fastbert.errors import BackendError
 from fastbert.reference import Seed
 
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
 BACKENDS = ("auto", "triton", "reference")
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+_INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")  # Triton reads it at its import too
+_PRODUCTS = ("attention", "linear_gelu", "ffn")  # whose kernels multiply matrices themselves
+_HEAD_SIZES = (16, 32, 64, 128)
+_WIDEST = 8192  # hidden size that one program holds
+_OLDEST = (8, 0)  # compute capability
 
 
 class Decision(NamedTuple):
@@ -97,7 +103,7 @@ def embedding(
 ) -> Tensor:
     """Sum of the three embeddings, LayerNorm, dropout: (T,) x 3 -> (T, N). See `reference.embedding`."""
     tables = (word_weight, position_weight, token_type_weight)
-    return _choose("embedding", word_weight, input_ids.shape)(
+    return _choose("embedding", word_weight, input_ids.shape, _width_obstacle(word_weight))(
         input_ids, token_type_ids, position_ids, *tables, ln_weight, ln_bias, eps, dropout_p, seed, padding_idx
     )
 
@@ -112,14 +118,22 @@ def attention(
     scale: float | None = None,
 ) -> Tensor:
     """Softmax attention inside each sequence: (T, 3, H, D) -> (T, H, D). See `reference.attention`."""
-    return _choose("attention", qkv, qkv.shape)(qkv, cu_seqlens, max_seqlen, dropout_p, seed, causal, scale)
+    obstacle = ""
+    if qkv.shape[-1] not in _HEAD_SIZES:
+        obstacle = f"head size {qkv.shape[-1]} is not one of {', '.join(map(str, _HEAD_SIZES))}"
+    elif scale is not None and scale <= 0:
+        obstacle = f"scale = {scale} is not positive"
+    return _choose("attention", qkv, qkv.shape, obstacle)(qkv, cu_seqlens, max_seqlen, dropout_p, seed, causal, scale)
 
 
 def masked_attention(
     qkv: Tensor, bias: Tensor | None, dropout_p: float = 0.0, seed: Seed = None, scale: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Attention on padded rows with any bias, and its probabilities, always by the reference. See `reference.attend`."""
-    _record("attention", qkv.shape, "reference", "3-D and 4-D masks, output_attentions and traced masks have no kernel")
+    reason = "3-D and 4-D masks, output_attentions and traced masks have no kernel"
+    if current_backend() == "triton" and not torch.compiler.is_compiling():
+        raise BackendError(f"backend 'triton' cannot run attention: {reason}")
+    _fall_back("attention", qkv, qkv.shape, "reference", reason)
     return reference.attend(qkv, bias, dropout_p, seed, scale)
 
 
@@ -134,7 +148,7 @@ def layer_norm(
     seed: Seed = None,
 ) -> Tensor:
     """LayerNorm(dropout(x + x_bias) + residual): (T, N) -> (T, N). See `reference.layer_norm`."""
-    return _choose("layer_norm", x, x.shape)(x, residual, weight, bias, eps, x_bias, dropout_p, seed)
+    return _choose("layer_norm", x, x.shape, _width_obstacle(x))(x, residual, weight, bias, eps, x_bias, dropout_p, seed)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -163,37 +177,107 @@ def cross_entropy(
 
 
 def dropout_mask(seed: Seed, shape: tuple[int, ...], p: float, device: torch.device | str | None = None) -> Tensor:
-    """The bool keep-mask that a seed gives: (T, N) for the joins, (H, T, max_seqlen) for attention."""
-    return reference.dropout_mask(seed, shape, p, device)
+    """The bool keep-mask that a seed gives: (T, N) for the joins, (H, T, max_seqlen) for attention.
+
+    It is the mask of the path that runs on that device: a function of seed, row, column and head where kernels run, and what
+    torch's own generator gives elsewhere.
+    """
+    where = torch.device(device or (seed.device if isinstance(seed, Tensor) else "cpu"))
+    if _runs_kernel("layer_norm", torch.empty(0, device=where)):
+        return _library().dropout_mask(seed, shape, p, where)
+    return reference.dropout_mask(seed, shape, p, where)
 
 
 def fuses_bias(x: Tensor) -> bool:
     """Whether a linear before `layer_norm` should leave its bias to it. Only a kernel adds it for free."""
-    return current_backend() != "reference" and _why_no_kernel(x) == ""
+    return _runs_kernel("layer_norm", x)
 
 
-def _choose(op: str, x: Tensor, shape: tuple[int, ...]) -> Callable[..., Any]:
+def clamps_ids(table: Tensor) -> bool:
+    """Whether `embedding` clamps ids into its tables, so that a bad one may be reported after the fact."""
+    return _runs_kernel("embedding", table)
+
+
+def _runs_kernel(op: str, x: Tensor) -> bool:
+    chosen = current_backend()
+    if chosen == "reference" or (chosen == "auto" and x.device.type == "cpu"):
+        return False
+    return _obstacle(op, x) == ""
+
+
+def _choose(op: str, x: Tensor, shape: tuple[int, ...], obstacle: str = "") -> Callable[..., Any]:
+    """The function that runs `op` on `x`; `obstacle` is what the op itself has against its kernel."""
     chosen = current_backend()
     if chosen == "reference":
         _record(op, shape, "reference", "the backend is 'reference'")
         return getattr(reference, op)
-    reason = _why_no_kernel(x)
+    reason = _obstacle(op, x) or obstacle
+    if chosen == "auto" and x.device.type == "cpu":
+        reason = "the tensors are on a CPU"
+    if not reason:
+        _record(op, shape, "triton", "")
+        return getattr(_library(), op)
     if chosen == "triton":
         raise BackendError(f"backend 'triton' cannot run {op}: {reason}")
-    if x.device.type != "cpu" and reason not in _warned:
-        _warned.add(reason)
-        warnings.warn(f"fastbert runs {op} without a kernel: {reason}", stacklevel=3)
     path = "cpu" if hasattr(cpu, op) else "reference"
-    _record(op, shape, path, reason)
+    _fall_back(op, x, shape, path, reason)
     return getattr(cpu if path == "cpu" else reference, op)
 
 
-def _why_no_kernel(x: Tensor) -> str:
+def _obstacle(op: str, x: Tensor) -> str:
+    """Why no kernel can run `op` on a tensor like `x`; "" where one can."""
     if not _HAS_TRITON:
         return "the package triton is not installed (it exists for Linux only)"
-    if x.device.type == "cpu":
-        return "the tensors are on a CPU"
-    return "this version has no Triton kernels yet"
+    kind = x.device.type
+    if kind == "cpu" and not _INTERPRETED:
+        return "the tensors are on a CPU, and Triton's interpreter is off (TRITON_INTERPRET=1 before the start)"
+    if kind not in ("cpu", "cuda"):
+        return f"there are no kernels for {kind} devices"
+    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"there are no kernels for {x.dtype}"
+    if kind == "cpu":
+        return ""
+    if _capability() < _OLDEST:
+        return f"compute capability {'.'.join(map(str, _capability()))} is below {'.'.join(map(str, _OLDEST))}"
+    if op in _PRODUCTS and x.dtype == torch.float32 and not torch.is_autocast_enabled(kind) and not _tf32():
+        return "float32 products have a kernel in TF32 only, which torch.backends.cuda.matmul.allow_tf32 does not allow"
+    return ""
+
+
+def _width_obstacle(x: Tensor) -> str:
+    return f"hidden size {x.shape[-1]} is above {_WIDEST}" if x.shape[-1] > _WIDEST else ""
+
+
+def _capability() -> tuple[int, int]:
+    return (9, 9) if torch.version.hip else torch.cuda.get_device_capability()
+
+
+def _tf32() -> bool:
+    return torch.backends.cuda.matmul.allow_tf32
+
+
+def _library() -> Any:
+    """fastbert.library, imported at the first use: it brings Triton with it."""
+    _load_library()
+    return sys.modules["fastbert.library"]
+
+
+def _load_library() -> bool:
+    import fastbert.library  # noqa: F401
+
+    return True
+
+
+for _constant in (_capability, _tf32, _load_library):
+    _constant.__dict__["_dynamo_marked_constant"] = True
+
+
+def _fall_back(op: str, x: Tensor, shape: tuple[int, ...], path: str, reason: str) -> None:
+    """Records a path that is not the kernel, and warns of it once for each reason where a kernel was to be expected."""
+    if x.device.type != "cpu" and reason not in _warned and not torch.compiler.is_compiling():
+        _warned.add(reason)
+        warnings.warn(f"fastbert runs {op} without a kernel: {reason}", stacklevel=4)
+    _record(op, shape, path, reason)
 
 
 def _record(op: str, shape: tuple[int, ...], path: str, reason: str) -> None:

@@ -69,13 +69,22 @@ def _cross_entropy_bwd_kernel(
     tl.store(partial_ptr + program * V + cols, tl.sum(dbias, axis=0), mask=cols < V)
 
 
-def _buffer(rows: int, V: int, like: torch.Tensor) -> torch.Tensor:
-    """(rows, V) uninitialised, each row at a multiple of 64 elements."""
-    return torch.empty((rows, triton.cdiv(V, 64) * 64), dtype=like.dtype, device=like.device)[:, :V]
+def padded_width(V: int) -> int:
+    """Elements from one row of scores to the next."""
+    return (V + 63) // 64 * 64
+
+
+def kept_rows(hidden: torch.Tensor, weight: torch.Tensor) -> int:
+    """How many rows of scores a forward keeps for its backward."""
+    return min(hidden.shape[0], _rows_in(KEPT_BYTES, weight.shape[0], hidden))
 
 
 def _rows_in(budget: int, V: int, like: torch.Tensor) -> int:
-    return max(1, budget // (triton.cdiv(V, 64) * 64 * like.element_size()))
+    return max(1, budget // (padded_width(V) * like.element_size()))
+
+
+def _buffer(rows: int, V: int, like: torch.Tensor) -> torch.Tensor:
+    return torch.empty((rows, padded_width(V)), dtype=like.dtype, device=like.device)
 
 
 def _scores(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor:
@@ -90,13 +99,13 @@ def cross_entropy_fwd(
     ignore_index: int,
     keep: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Losses (M,) float32, 0 at ignored rows; lse (M,) float32; the scores (rows, V) of the first rows where `keep`, else (0, V)."""
+    """Losses (M,) float32, 0 at ignored rows; lse (M,) float32; scores of the first rows where `keep`, (rows, padded width)."""
     (M, _), V = hidden.shape, weight.shape[0]
     losses = torch.empty(M, dtype=torch.float32, device=hidden.device)
     lse = torch.empty_like(losses)
     labels = labels.contiguous()
     row = tuning.row("cross_entropy_fwd", hidden.device)
-    kept = _buffer(min(M, _rows_in(KEPT_BYTES, V, hidden)) if keep else 0, V, hidden)
+    kept = _buffer(kept_rows(hidden, weight) if keep else 0, V, hidden)
     first, step = 0, _rows_in(CHUNK_BYTES, V, hidden)
     scratch = None
     while first < M:
@@ -104,7 +113,7 @@ def cross_entropy_fwd(
         if first >= kept.shape[0] and scratch is None:
             scratch = _buffer(count, V, hidden)
         chunk = slice(first, first + count)
-        logits = _scores(hidden[chunk], weight, bias, kept if scratch is None else scratch[:count])
+        logits = _scores(hidden[chunk], weight, bias, (kept if scratch is None else scratch[:count])[:, :V])
         _cross_entropy_fwd_kernel[(count,)](
             logits, labels[chunk], losses[chunk], lse[chunk], logits.stride(0), V=V, ignore_index=ignore_index, **row
         )
@@ -137,14 +146,14 @@ def cross_entropy_bwd(
         count = min(step, (kept.shape[0] if is_kept else M) - first)
         chunk = slice(first, first + count)
         if is_kept:
-            logits = kept[chunk]
+            logits = kept[chunk, :V]
         else:
             assert scratch is not None
-            logits = _scores(hidden[chunk], weight, bias, scratch[:count])
+            logits = _scores(hidden[chunk], weight, bias, scratch[:count, :V])
         row = tuning.row("cross_entropy_bwd", hidden.device)
         programs = min(row.pop("PROGRAMS"), triton.cdiv(count, row["BLOCK_M"]))
         partial = torch.empty((programs, V), dtype=torch.float32, device=hidden.device)
-        dlogits = dlogits_buffer[:count]
+        dlogits = dlogits_buffer[:count, :V]
         _cross_entropy_bwd_kernel[(programs * triton.cdiv(V, row["BLOCK_V"]),)](
             logits, labels[chunk], lse[chunk], upstream[chunk], dlogits, partial, logits.stride(0), dlogits.stride(0), count,
             V=V, ignore_index=ignore_index, **row,

@@ -97,13 +97,15 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row]]]] = {
     "cross_entropy_bwd": {"default": [((), _row(4, BLOCK_M=16, BLOCK_V=256, PROGRAMS=16))]},
 }
 
-# How the feed-forward block runs: which of its parts are one kernel, and what stays in memory for the backward.
-#   "fused"  linear, bias and GELU in one kernel       "split"  the vendor's matrix product, then bias_gelu
-FFN_FORMS: dict[str, dict[str, str | bool]] = {
-    "default": {"inference": "split", "training": "split", "keep": True},
-    "sm90": {"inference": "fused", "training": "split", "keep": True},
-    "sm100": {"inference": "fused", "training": "split", "keep": True},
+# How the feed-forward block runs: without a gradient, forward with one, and backward.
+#   "fused"  GELU is the epilogue of a product of ours      "split"  the vendor's product, then one elementwise pass
+FFN_FORMS: dict[str, dict[str, str]] = {
+    "default": {"inference": "split", "training": "split", "backward": "split"},
+    "sm90": {"inference": "fused", "training": "split", "backward": "split"},
+    "sm100": {"inference": "fused", "training": "split", "backward": "split"},
 }
+# Whether the wide (T, F) pre-activation stays in memory for the backward, or is computed again from x there.
+KEEPS_PREACTIVATION = {"default": True}
 TMA_ARCHITECTURES = ("sm90", "sm100")
 
 
@@ -142,7 +144,11 @@ def programs(per_multiprocessor: int, most: int, device: torch.device) -> int:
     return max(1, min(most, per_multiprocessor * _multiprocessors(device)))
 
 
-def ffn_form(device: torch.device, training: bool) -> tuple[str, bool]:
-    """("fused" or "split", whether the pre-activation is kept for the backward)."""
-    forms = FFN_FORMS.get(architecture(device), FFN_FORMS["default"])
-    return str(forms["training" if training else "inference"]), bool(forms["keep"])
+def ffn_form(device: torch.device, phase: str) -> str:
+    """"fused" or "split", in the phase "inference", "training" or "backward"."""
+    return FFN_FORMS.get(architecture(device), FFN_FORMS["default"])[phase]
+
+
+def keeps_preactivation(device: torch.device) -> bool:
+    """Whether a feed-forward in training keeps its pre-activation."""
+    return KEEPS_PREACTIVATION.get(architecture(device), KEEPS_PREACTIVATION["default"])
