@@ -40,13 +40,18 @@ def attention(
     scale: float | None = None,
 ) -> Tensor:
     """As `reference.attention`: (T, 3, H, D) -> (T, H, D)."""
+    if torch.compiler.is_compiling():
+        return _traced_attention(qkv, cu_seqlens, max_seqlen, dropout_p, seed, causal, scale)
     tokens, batch_size = qkv.shape[0], cu_seqlens.shape[0] - 1
     if not tokens:
         return qkv[:, 2]
+    starts = cu_seqlens.tolist()
+    if starts[-1] < tokens:
+        context = attention(qkv[: starts[-1]], cu_seqlens, max_seqlen, dropout_p, seed, causal, scale)
+        return torch.cat([context, torch.zeros_like(qkv[starts[-1] :, 0])])
     generator = _generator(seed, qkv.device) if dropout_p > 0 else None
     if tokens == batch_size * max_seqlen:
         return _equal_lengths(qkv, max_seqlen, dropout_p, generator, causal, scale)
-    starts = cu_seqlens.tolist()
     lengths = [end - start for start, end in pairwise(starts)]
     order = sorted(range(batch_size), key=lambda i: -lengths[i])
     in_order = order == list(range(batch_size))
@@ -125,6 +130,24 @@ def _equal_lengths(
         q, k, v = sequences.permute(2, 0, 3, 1, 4)
         context = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale).transpose(1, 2)
     return context.reshape(-1, heads, head_dim)
+
+
+def _traced_attention(
+    qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, dropout_p: float, seed: Seed, causal: bool, scale: float | None
+) -> Tensor:
+    """The form of a traced graph, which must not look at the lengths: all sequences padded to the longest, and back."""
+    starts, ends = cu_seqlens[:-1, None], cu_seqlens[1:, None]
+    columns = torch.arange(max_seqlen, device=qkv.device)
+    rows = (starts + columns).clamp(max=qkv.shape[0] - 1)
+    seen = (columns < ends - starts)[:, None, None, :]
+    if causal:
+        seen = seen & (columns[None, :] <= columns[:, None])
+    bias = torch.zeros(seen.shape, device=qkv.device).masked_fill(~seen, float("-inf"))
+    context, _ = reference.attend(qkv[rows], bias, dropout_p, seed, scale)
+    tokens = torch.arange(qkv.shape[0], device=qkv.device, dtype=cu_seqlens.dtype)
+    owner = torch.bucketize(tokens, cu_seqlens[1:], right=True).clamp(max=cu_seqlens.shape[0] - 2)
+    places = owner * max_seqlen + (tokens - cu_seqlens[owner]).clamp(max=max_seqlen - 1)
+    return context.flatten(0, 1)[places].masked_fill((tokens >= cu_seqlens[-1])[:, None, None], 0.0)
 
 
 def _rows(starts: list[int], lengths: list[int], order: list[int], device: torch.device) -> Tensor:

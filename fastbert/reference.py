@@ -55,7 +55,7 @@ def attention(
     """softmax(q k^T * scale) v inside each sequence: qkv (T, 3, H, D) -> (T, H, D).
 
     `scale` is 1 / sqrt(D) by default; `causal` lets a token see itself and what stands before it. `keep` is
-    (H, T, max_seqlen): head, packed query row, key position within its sequence.
+    (H, T, max_seqlen): head, packed query row, key position within its sequence. Rows behind the last sequence give zeros.
     """
     starts = cu_seqlens.tolist()
     if keep is None and dropout_p > 0:
@@ -67,7 +67,7 @@ def attention(
         bias = causal_bias(length, qkv.device) if causal else None
         one, _ = attend(qkv[start:end].unsqueeze(0), bias, dropout_p, None, scale, kept)
         context.append(one.squeeze(0))
-    return torch.cat(context) if context else qkv.new_empty(0, *qkv.shape[2:])
+    return torch.cat([*context, torch.zeros_like(qkv[starts[-1] :, 0])])
 
 
 def attend(
@@ -169,8 +169,11 @@ def dropout(x: Tensor, p: float, seed: Seed = None, keep: Tensor | None = None) 
 
 
 def dropout_mask(seed: Seed, shape: tuple[int, ...], p: float, device: torch.device | str | None = None) -> Tensor:
-    """A boolean keep-mask of `shape`, True with probability 1 - p; the same seed gives the same mask."""
+    """A boolean keep-mask of `shape`, True with probability 1 - p; the same seed gives the same mask.
+
+    A traced graph draws from torch's own generator, as a seed of its own cannot be traced.
+    """
     generator = None
-    if seed is not None:
+    if seed is not None and not torch.compiler.is_compiling():
         generator = torch.Generator(device or "cpu").manual_seed(int(seed))
     return torch.rand(shape, generator=generator, device=device) >= p
