@@ -1,0 +1,250 @@
+"""What the compiler makes of a kernel's launch, without a GPU: compiled ahead of time, read from the machine code.
+
+`record` runs a real launcher on tensors without memory and catches its launches; `inspect` compiles one for an architecture with
+the very specialisation that Triton would choose, and reads registers, shared memory, stack, spills and instructions from the
+result. It cannot run under Triton's interpreter, whose functions do not compile.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from fastbert.kernels import tuning
+
+TARGETS = {
+    "sm80": GPUTarget("cuda", 80, 32),
+    "sm89": GPUTarget("cuda", 89, 32),
+    "sm90": GPUTarget("cuda", 90, 32),
+    "sm100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+# Of one multiprocessor: shared memory of a block, and in all; resident warps. CUDA programming guide, technical specifications.
+LIMITS = {
+    "sm80": (163 << 10, 164 << 10, 64),
+    "sm89": (99 << 10, 100 << 10, 48),
+    "sm90": (227 << 10, 228 << 10, 64),
+    "sm100": (227 << 10, 228 << 10, 64),
+    "gfx942": (64 << 10, 64 << 10, 32),
+}
+_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+_TYPES = {
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.int64: "i64",
+    torch.int32: "i32",
+    torch.bool: "i1",
+}
+
+
+@dataclass
+class Launch:
+    """A launch as the launcher made it: kernel, grid, every argument by name, and the compiler's options."""
+
+    kernel: JITFunction[Any]
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    options: dict[str, int]
+
+    @property
+    def name(self) -> str:
+        return self.kernel.__name__.strip("_").removesuffix("_kernel")
+
+
+@dataclass
+class Inspection:
+    """What came out, for one architecture. Registers a thread, bytes, counts of instructions."""
+
+    registers: int = 0
+    stack: int = 0
+    spills: int = 0
+    shared: int = 0
+    warps: int = 0
+    tensor_core: dict[str, int] = field(default_factory=dict)
+    occupancy: float = 0.0
+    loop: dict[str, float] | None = None
+
+
+@contextmanager
+def _caught(arch: str) -> Iterator[list[Launch]]:
+    """Launches are noted, not run, as if the tensors were on a card of that architecture with 132 multiprocessors."""
+    launches: list[Launch] = []
+
+    def note(kernel: JITFunction[Any], *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        options = {name: kwargs.pop(name) for name in ("num_warps", "num_stages") if name in kwargs}
+        names = [parameter.name for parameter in kernel.params]
+        launches.append(Launch(kernel, grid, {**dict(zip(names, args, strict=False)), **kwargs}, options))
+
+    kept = JITFunction.run, tuning.architecture, tuning._multiprocessors
+    JITFunction.run, tuning.architecture, tuning._multiprocessors = note, lambda _: arch, lambda _: 132  # type: ignore
+    try:
+        yield launches
+    finally:
+        JITFunction.run, tuning.architecture, tuning._multiprocessors = kept  # type: ignore[method-assign]
+
+
+def record(arch: str, call: Callable[[], Any]) -> list[Launch]:
+    """The launches that `call`, which works on tensors of the device "meta", would make on `arch`."""
+    with _caught(arch) as launches:
+        call()
+    return launches
+
+
+def compile_launch(launch: Launch, arch: str) -> Any:
+    """Triton's compiled kernel of a launch."""
+    signature, constants, attributes = {}, {}, {}
+    for place, parameter in enumerate(launch.kernel.params):
+        value = launch.arguments[parameter.name]
+        kind, divisible = _specialise(parameter, value)
+        signature[parameter.name] = kind
+        if kind == "constexpr":
+            constants[parameter.name] = value
+        elif divisible:
+            attributes[(place,)] = [["tt.divisibility", 16]]
+    source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
+    return triton.compile(source, target=TARGETS[arch], options=launch.options)
+
+
+def _specialise(parameter: Any, value: Any) -> tuple[str, bool]:
+    """Type and divisibility by 16 of an argument, as Triton's launcher finds them."""
+    if parameter.is_constexpr or value is None:
+        return "constexpr", False
+    if isinstance(value, torch.Tensor):
+        aligned = not parameter.do_not_specialize_on_alignment and value.storage_offset() * value.element_size() % 16 == 0
+        return "*" + _TYPES[value.dtype], aligned
+    if isinstance(value, TensorDescriptor):
+        return f"tensordesc<{_TYPES[value.base.dtype]}{list(value.block_shape)}>".replace(" ", ""), False
+    if isinstance(value, float):
+        return "fp32", False
+    if value == 1 and not parameter.do_not_specialize:
+        return "constexpr", False
+    kind = "i32" if -(2**31) <= value < 2**31 else "i64"
+    return kind, not parameter.do_not_specialize and value % 16 == 0
+
+
+def inspect(launch: Launch, arch: str) -> Inspection:
+    """Compiles a launch for an architecture and reads the machine code."""
+    compiled = compile_launch(launch, arch)
+    found = Inspection(shared=compiled.metadata.shared, warps=launch.options["num_warps"])
+    if arch.startswith("gfx"):
+        text = compiled.asm["amdgcn"]
+        found.registers = _last_number(r"\.vgpr_count:\s+(\d+)", text)
+        found.stack = _last_number(r"\.private_segment_fixed_size:\s+(\d+)", text)
+        found.spills = _last_number(r"\.vgpr_spill_count:\s+(\d+)", text)
+        found.tensor_core = dict(Counter(re.findall(r"\b(v_mfma)", text)))
+        return found
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = _run("cuobjdump", "-res-usage", file.name)
+        code = _run("nvdisasm", "-c", file.name)
+    found.registers = _last_number(r"REG:(\d+)", usage)
+    found.stack = _last_number(r"STACK:(\d+)", usage)
+    lines = _instructions(code)
+    names = [name for _, name, _ in lines]
+    found.spills = sum(name.startswith(("LDL", "STL")) for name in names)
+    kinds = ("HGMMA", "UTCHMMA", "HMMA", "UTMALDG", "UTMASTG")
+    counts = {kind: sum(name.startswith(kind) for name in names) for kind in kinds}
+    found.tensor_core = {kind: count for kind, count in counts.items() if count}
+    found.occupancy = _occupancy(arch, found)
+    found.loop = _main_loop(code, found.warps) if arch == "sm90" else None
+    return found
+
+
+def _run(tool: str, *arguments: str) -> str:
+    return subprocess.run([str(_TOOLS / tool), *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def _last_number(pattern: str, text: str) -> int:
+    found = re.findall(pattern, text)
+    return int(found[-1]) if found else 0
+
+
+def _instructions(code: str) -> list[tuple[int, str, str]]:
+    """(address, name with its suffixes, operands) of each instruction."""
+    pattern = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)([^;]*);")
+    return [(int(address, 16), name, operands) for address, name, operands in pattern.findall(code)]
+
+
+def _occupancy(arch: str, found: Inspection) -> float:
+    """Resident warps over the most that fit: limited by registers (in units of 256 a warp), shared memory and blocks."""
+    _, shared, most = LIMITS[arch]
+    per_warp = -(-found.registers * 32 // 256) * 256
+    blocks = min(65536 // (per_warp * found.warps), most // found.warps, 32)
+    if found.shared:
+        blocks = min(blocks, shared // (found.shared + 1024))
+    return blocks * found.warps / most
+
+
+# Which instructions use which pipe of a Hopper multiprocessor, and how many warps' instructions each takes in a cycle.
+_PIPES = {
+    "float": (4.0, ("FADD", "FMUL", "FFMA", "FMNMX", "FSEL", "FSETP", "FCHK", "HADD2", "HFMA2", "HMUL2", "F2FP")),
+    "integer": (2.0, ("IADD", "IMAD", "LOP3", "SHF", "LEA", "ISETP", "SEL", "PRMT", "IMNMX", "VIADD", "MOV", "PLOP3")),
+    "special": (0.5, ("MUFU",)),
+    "memory": (1.0, ("LD", "ST", "SHFL", "BAR", "ATOM")),
+}
+
+
+def _main_loop(code: str, warps: int) -> dict[str, float] | None:
+    """Cycles of the innermost loop with tensor-core work by pipe, and TFLOP/s of a card of 132 multiprocessors at 1.755 GHz.
+
+    `serial` adds the tensor cores to the busier of issue and special functions, `overlapped` takes the largest of all. The
+    model ranks variants; it sees neither stalls nor occupancy.
+    """
+    labels: dict[str, int] = {}
+    waiting: list[str] = []
+    for line in code.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            waiting.append(label[1])
+        elif address := re.search(r"/\*([0-9a-f]{4,})\*/", line):
+            labels |= dict.fromkeys(waiting, int(address[1], 16))
+            waiting = []
+    lines = _instructions(code)
+    best: list[str] | None = None
+    for address, name, operands in lines:
+        target = re.search(r"\(?(\.L_x_\d+)\)?", operands)
+        if not name.startswith("BRA") or not target or labels.get(target[1], address) >= address:
+            continue
+        body = [n for a, n, _ in lines if labels[target[1]] <= a <= address]
+        if _tensor_flops(body) and (best is None or len(body) < len(best)):
+            best = body
+    if best is None:
+        return None
+    flops = _tensor_flops(best) * warps
+    cycles = {"tensor": flops / 4096, "issue": len(best) * warps / 4.0}
+    for pipe, (rate, names) in _PIPES.items():
+        cycles[pipe] = sum(n.startswith(names) for n in best) * warps / rate
+    speed = flops * 132 * 1.755e9 / 1e12
+    serial = cycles["tensor"] + max(cycles["issue"], cycles["special"])
+    return {
+        "instructions": len(best),
+        **cycles,
+        "serial TFLOP/s": speed / serial,
+        "overlapped TFLOP/s": speed / max(cycles.values()),
+    }
+
+
+def _tensor_flops(names: list[str]) -> float:
+    """FLOPs of one warp's tensor-core instructions; an HGMMA is shared by four warps."""
+    total = 0.0
+    for name in names:
+        if wide := re.match(r"HGMMA\.(\d+)x(\d+)x(\d+)", name):
+            total += 2 * int(wide[1]) * int(wide[2]) * int(wide[3]) / 4
+        elif narrow := re.match(r"HMMA\.(\d{2})(\d)(\d+)", name):
+            total += 2 * int(narrow[1]) * int(narrow[2]) * int(narrow[3])
+    return total
