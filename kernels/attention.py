@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 
 from fastbert.kernels import tuning
-from fastbert.kernels.common import dropped, keep_mask
+from fastbert.kernels.common import keep_mask
 
 SHORT = 128  # the longest sequence of the short form
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -96,13 +96,33 @@ def _attention_short_fwd_kernel(
             largest = tl.max(s, axis=1)
             probs = tl.exp2(s - largest[:, None])
             total = tl.sum(probs, axis=1)
+            share = 1.0 / total
             if seed_ptr is not None:
-                probs = dropped(probs, keep_mask(tl.load(seed_ptr), start + queries, head, 0, p, BLOCK_N), p)
-            out = tl.dot(probs.to(v.dtype), v) / total[:, None]
+                probs = tl.where(keep_mask(tl.load(seed_ptr), start + queries, head, 0, p, BLOCK_N, True), probs, 0.0)
+                share = share * (1.0 / (1.0 - p))
+            out = tl.dot(probs.to(v.dtype), v) * share[:, None]
             _store_tile(out_ptr, out, start, queries, length, H * HEAD_DIM, HEAD_DIM)
             if lse_ptr is not None:
                 place = lse_ptr + head.to(tl.int64) * T + start + queries
                 tl.store(place, largest + tl.log2(total), mask=queries < length)
+
+
+@triton.jit
+def _score_gradients(
+    q, k, v, dout, lse, delta, seed_ptr, rows, first_key, head, seen, scale, p, MASKED: tl.constexpr
+):  # fmt: skip
+    """Probabilities after dropout, without its factor 1 / (1 - p), and the gradient of scale * q k^T, both (M, N)."""
+    probs = tl.exp2(tl.dot(q, tl.trans(k)) * (scale * LOG2_E) - lse[:, None])
+    if MASKED:
+        probs = tl.where(seen, probs, 0.0)
+    dprobs = tl.dot(dout, tl.trans(v))
+    if seed_ptr is not None:
+        keep = keep_mask(tl.load(seed_ptr), rows, head, first_key, p, k.shape[0], True)
+        ds = probs * (tl.where(keep, dprobs, 0.0) * (1.0 / (1.0 - p)) - delta[:, None])
+        probs = tl.where(keep, probs, 0.0)
+    else:
+        ds = probs * (dprobs - delta[:, None])
+    return probs.to(dout.dtype), ds.to(q.dtype)
 
 
 @triton.jit(do_not_specialize=["T", "B"], do_not_specialize_on_alignment=["seed_ptr"])
@@ -132,18 +152,13 @@ def _attention_short_bwd_kernel(
             delta = tl.sum(out.to(tl.float32) * dout.to(tl.float32), axis=1)
             place = lse_ptr + head.to(tl.int64) * T + start + queries
             lse = tl.load(place, mask=queries < length, other=float("inf"))  # which makes the rows beyond the length 0
-            s = tl.dot(q, tl.trans(k)) * (scale * LOG2_E)
-            probs = tl.where(_visible(queries, keys, length, CAUSAL), tl.exp2(s - lse[:, None]), 0.0)
-            dprobs = tl.dot(dout, tl.trans(v))
-            kept = probs
-            if seed_ptr is not None:
-                keep = keep_mask(tl.load(seed_ptr), start + queries, head, 0, p, BLOCK_N)
-                kept = dropped(probs, keep, p)
-                dprobs = dropped(dprobs, keep, p)
-            dv += tl.dot(tl.trans(kept.to(dout.dtype)), dout)
-            ds = (probs * (dprobs - delta[:, None])).to(q.dtype)
+            seen = _visible(queries, keys, length, CAUSAL)
+            kept, ds = _score_gradients(q, k, v, dout, lse, delta, seed_ptr, start + queries, 0, head, seen, scale, p, True)
+            dv += tl.dot(tl.trans(kept), dout)
             dk += tl.dot(tl.trans(ds), q)
             _store_tile(dq_ptr, tl.dot(ds, k) * scale, start, queries, length, 3 * N, HEAD_DIM)
+        if seed_ptr is not None:
+            dv = dv * (1.0 / (1.0 - p))
         _store_tile(dq_ptr + N, dk * scale, start, keys, length, 3 * N, HEAD_DIM)
         _store_tile(dq_ptr + 2 * N, dv, start, keys, length, 3 * N, HEAD_DIM)
 
@@ -165,7 +180,7 @@ def _fwd_step(
     shrink = tl.exp2(largest - new)
     total = total * shrink + tl.sum(probs, axis=1)
     if seed_ptr is not None:
-        probs = tl.where(keep_mask(tl.load(seed_ptr), start + queries, head, first_key, p, BLOCK_N), probs, 0.0)
+        probs = tl.where(keep_mask(tl.load(seed_ptr), start + queries, head, first_key, p, BLOCK_N, True), probs, 0.0)
     v = _tile(k_ptr + stride_part, start, keys, limit, stride_t, HEAD_DIM)
     acc = tl.dot(probs.to(v.dtype), v, acc * shrink[:, None])
     return acc, new, total
@@ -206,9 +221,10 @@ def _attention_long_fwd_kernel(
                     q, k_ptr, stride_t, stride_part, seed_ptr, start, length, queries, key, head, acc, largest, total,
                     scale, p, HEAD_DIM, CAUSAL, BLOCK_N, True,
                 )  # fmt: skip
+            share = 1.0 / total
             if seed_ptr is not None:
-                acc = acc * (1.0 / (1.0 - p))
-            _store_tile(out_ptr, acc / total[:, None], start, queries, length, H * HEAD_DIM, HEAD_DIM)
+                share = share * (1.0 / (1.0 - p))
+            _store_tile(out_ptr, acc * share[:, None], start, queries, length, H * HEAD_DIM, HEAD_DIM)
             if lse_ptr is not None:
                 place = lse_ptr + head.to(tl.int64) * T + start + queries
                 tl.store(place, largest + tl.log2(total), mask=queries < length)
@@ -224,13 +240,9 @@ def _dq_step(
     limit = length if MASKED else first_key + BLOCK_N
     k = _tile(k_ptr, start, keys, limit, stride_t, HEAD_DIM)
     v = _tile(k_ptr + stride_part, start, keys, limit, stride_t, HEAD_DIM)
-    probs = tl.exp2(tl.dot(q, tl.trans(k)) * (scale * LOG2_E) - lse[:, None])
-    if MASKED:
-        probs = tl.where(_visible(queries, keys, length, CAUSAL), probs, 0.0)
-    dprobs = tl.dot(dout, tl.trans(v))
-    if seed_ptr is not None:
-        dprobs = dropped(dprobs, keep_mask(tl.load(seed_ptr), start + queries, head, first_key, p, BLOCK_N), p)
-    return tl.dot((probs * (dprobs - delta[:, None])).to(k.dtype), k, dq)
+    seen = _visible(queries, keys, length, CAUSAL)
+    _, ds = _score_gradients(q, k, v, dout, lse, delta, seed_ptr, start + queries, first_key, head, seen, scale, p, MASKED)
+    return tl.dot(ds, k, dq)
 
 
 @triton.jit(do_not_specialize=["T", "B", "blocks"], do_not_specialize_on_alignment=["seed_ptr"])
@@ -283,24 +295,15 @@ def _dkv_step(
     dk, dv, scale, p, HEAD_DIM: tl.constexpr, CAUSAL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     MASKED: tl.constexpr,
 ):  # fmt: skip
-    """dk += ds^T q, dv += probs^T dout for one block of queries; scores are held transposed, (N, M)."""
+    """dk += ds^T q, dv += probs^T dout for one block of queries."""
     queries = first_query + tl.arange(0, BLOCK_M)
     q = _tile(q_ptr, start, queries, length, stride_t, HEAD_DIM)
     dout = _tile(dout_ptr, start, queries, length, stride_dt, HEAD_DIM)
     lse = tl.load(lse_ptr + start + queries, mask=queries < length, other=float("inf"))
     delta = tl.load(delta_ptr + start + queries, mask=queries < length, other=0.0)
-    probs = tl.exp2(tl.dot(k, tl.trans(q)) * (scale * LOG2_E) - lse[None, :])
-    if MASKED:
-        probs = tl.where(tl.trans(_visible(queries, keys, length, CAUSAL)), probs, 0.0)
-    dprobs = tl.dot(v, tl.trans(dout))
-    kept = probs
-    if seed_ptr is not None:
-        keep = tl.trans(keep_mask(tl.load(seed_ptr), start + queries, head, first_key, p, BLOCK_N))
-        kept = dropped(probs, keep, p)
-        dprobs = dropped(dprobs, keep, p)
-    dv = tl.dot(kept.to(dout.dtype), dout, dv)
-    dk = tl.dot((probs * (dprobs - delta[None, :])).to(q.dtype), q, dk)
-    return dk, dv
+    seen = _visible(queries, keys, length, CAUSAL)
+    kept, ds = _score_gradients(q, k, v, dout, lse, delta, seed_ptr, start + queries, first_key, head, seen, scale, p, MASKED)
+    return tl.dot(tl.trans(ds), q, dk), tl.dot(tl.trans(kept), dout, dv)
 
 
 @triton.jit(do_not_specialize=["T", "B", "blocks"], do_not_specialize_on_alignment=["seed_ptr"])
@@ -345,6 +348,8 @@ def _attention_long_dkv_kernel(
                     k, v, q_ptr, stride_t, dout_ptr, stride_dt, lse_ptr, delta_ptr, seed_ptr, start, length, query, keys, first,
                     head, dk, dv, scale, p, HEAD_DIM, CAUSAL, BLOCK_M, BLOCK_N, False,
                 )  # fmt: skip
+            if seed_ptr is not None:
+                dv = dv * (1.0 / (1.0 - p))
             _store_tile(dk_ptr, dk * scale, start, keys, length, 3 * N, HEAD_DIM)
             _store_tile(dk_ptr + N, dv, start, keys, length, 3 * N, HEAD_DIM)
 

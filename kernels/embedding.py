@@ -56,7 +56,7 @@ def _embedding_fwd_kernel(
     bias = tl.load(bias_ptr + cols, mask=cols < N, other=0.0).to(tl.float32)
     y = (z - mean[:, None]) * rstd[:, None] * weight[None, :] + bias[None, :]
     if seed_ptr is not None:
-        y = dropped(y, keep_mask(tl.load(seed_ptr), rows, 0, 0, p, BLOCK_N), p)
+        y = dropped(y, keep_mask(tl.load(seed_ptr), rows, 0, 0, p, BLOCK_N, False), p)
     tl.store(y_ptr + rows.to(tl.int64)[:, None] * N + cols[None, :], y.to(y_ptr.dtype.element_ty), mask=inside)
     if mean_ptr is not None:
         tl.store(mean_ptr + rows, mean, mask=rows < T)
@@ -82,7 +82,7 @@ def _embedding_bwd_kernel(
         z = _sum(id_ptr, type_ptr, position_ptr, word_ptr, position_table_ptr, type_table_ptr, rows, cols, inside, T, V, TYPES, P, N)
         dy = tl.load(dy_ptr + at * stride_dyt + cols[None, :], mask=inside, other=0.0).to(tl.float32)
         if seed_ptr is not None:
-            dy = dropped(dy, keep_mask(tl.load(seed_ptr), rows, 0, 0, p, BLOCK_N), p)
+            dy = dropped(dy, keep_mask(tl.load(seed_ptr), rows, 0, 0, p, BLOCK_N, False), p)
         mean = tl.load(mean_ptr + rows, mask=rows < T, other=0.0)
         rstd = tl.load(rstd_ptr + rows, mask=rows < T, other=0.0)
         xhat = tl.where(inside, (z - mean[:, None]) * rstd[:, None], 0.0)

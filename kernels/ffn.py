@@ -59,7 +59,7 @@ def _linear_gelu_kernel(
     if h_ptr is not None:
         tl.store(h_ptr + place, acc.to(h_ptr.dtype.element_ty), mask=inside)
     bias = tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)
-    act = gelu(acc + bias[None, :], TANH)
+    act = gelu(acc + bias[None, :], TANH, act_ptr.dtype.element_ty == tl.float32)
     tl.store(act_ptr + place, act.to(act_ptr.dtype.element_ty), mask=inside)
 
 
@@ -86,7 +86,7 @@ def _linear_gelu_tma_kernel(
             if h_desc is not None:
                 h_desc.store([first_row, first], part.to(h_desc.dtype))
             bias = tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)
-            act_desc.store([first_row, first], gelu(part + bias[None, :], TANH).to(act_desc.dtype))
+            act_desc.store([first_row, first], gelu(part + bias[None, :], TANH, act_desc.dtype == tl.float32).to(act_desc.dtype))
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -115,8 +115,8 @@ def _linear_gelu_bwd_kernel(
     place = rows.to(tl.int64)[:, None] * F + cols[None, :]
     bias = tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)
     h = tl.load(h_ptr + place, mask=inside, other=0.0).to(tl.float32) + bias[None, :]
-    tl.store(act_ptr + place, gelu(h, TANH).to(act_ptr.dtype.element_ty), mask=inside)
-    dh = tl.where(inside, dact * gelu_derivative(h, TANH), 0.0)
+    tl.store(act_ptr + place, gelu(h, TANH, act_ptr.dtype.element_ty == tl.float32).to(act_ptr.dtype.element_ty), mask=inside)
+    dh = tl.where(inside, dact * gelu_derivative(h, TANH, dh_ptr.dtype.element_ty == tl.float32), 0.0)
     tl.store(dh_ptr + place, dh.to(dh_ptr.dtype.element_ty), mask=inside)
     tl.store(partial_ptr + (first_row // BLOCK_M).to(tl.int64) * F + cols, tl.sum(dh, axis=0), mask=cols < F)
 
@@ -132,7 +132,7 @@ def _bias_gelu_fwd_kernel(
     place = rows.to(tl.int64)[:, None] * F + cols[None, :]
     bias = tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)
     h = tl.load(h_ptr + place, mask=inside, other=0.0).to(tl.float32) + bias[None, :]
-    tl.store(act_ptr + place, gelu(h, TANH).to(act_ptr.dtype.element_ty), mask=inside)
+    tl.store(act_ptr + place, gelu(h, TANH, act_ptr.dtype.element_ty == tl.float32).to(act_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -150,9 +150,9 @@ def _bias_gelu_bwd_kernel(
         inside = (rows < T)[:, None] & (cols < F)[None, :]
         place = rows.to(tl.int64)[:, None] * F + cols[None, :]
         h = tl.load(h_ptr + place, mask=inside, other=0.0).to(tl.float32) + bias[None, :]
-        dh = tl.load(dact_ptr + place, mask=inside, other=0.0).to(tl.float32) * gelu_derivative(h, TANH)
+        dh = tl.load(dact_ptr + place, mask=inside, other=0.0).to(tl.float32) * gelu_derivative(h, TANH, dh_ptr.dtype.element_ty == tl.float32)
         if act_ptr is not None:
-            tl.store(act_ptr + place, gelu(h, TANH).to(act_ptr.dtype.element_ty), mask=inside)
+            tl.store(act_ptr + place, gelu(h, TANH, act_ptr.dtype.element_ty == tl.float32).to(act_ptr.dtype.element_ty), mask=inside)
         tl.store(dh_ptr + place, dh.to(dh_ptr.dtype.element_ty), mask=inside)
         dbias += dh
     tl.store(partial_ptr + program * F + cols, tl.sum(dbias, axis=0), mask=cols < F)

@@ -26,7 +26,7 @@ def _sum(x_ptr, x_bias_ptr, residual_ptr, seed_ptr, rows, cols, inside, stride_x
     if x_bias_ptr is not None:
         z += tl.load(x_bias_ptr + cols, mask=cols < N, other=0.0).to(tl.float32)[None, :]
     if seed_ptr is not None:
-        z = dropped(z, keep_mask(tl.load(seed_ptr), rows, 0, 0, p, BLOCK_N), p)
+        z = dropped(z, keep_mask(tl.load(seed_ptr), rows, 0, 0, p, BLOCK_N, False), p)
     if residual_ptr is not None:
         z += tl.load(residual_ptr + at * stride_rt + cols[None, :], mask=inside, other=0.0).to(tl.float32)
     return z
@@ -81,7 +81,7 @@ def _layer_norm_bwd_kernel(
         if dresidual_ptr is not None:
             tl.store(dresidual_ptr + at * N + cols[None, :], dz.to(dresidual_ptr.dtype.element_ty), mask=inside)
         if seed_ptr is not None:
-            dz = dropped(dz, keep_mask(tl.load(seed_ptr), rows, 0, 0, p, BLOCK_N), p)
+            dz = dropped(dz, keep_mask(tl.load(seed_ptr), rows, 0, 0, p, BLOCK_N, False), p)
         if x_bias_ptr is not None:
             dx_bias += tl.where(inside, dz, 0.0)
         tl.store(dx_ptr + at * N + cols[None, :], dz.to(dx_ptr.dtype.element_ty), mask=inside)

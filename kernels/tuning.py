@@ -36,7 +36,7 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row]]]] = {
         "default": [
             ((2, 128, 32), _row(4, BLOCK_M=32, BLOCK_N=32)),
             ((2, 64, 64), _row(4, BLOCK_M=64, BLOCK_N=64)),
-            ((2, 64, 128), _row(8, BLOCK_M=64, BLOCK_N=128)),
+            ((2, 64, 128), _row(8, BLOCK_M=32, BLOCK_N=128)),
             ((2, 128, 64), _row(8, BLOCK_M=64, BLOCK_N=64)),
             ((2, 128, 128), _row(8, BLOCK_M=32, BLOCK_N=128)),
             ((4, 128, 32), _row(4, BLOCK_M=32, BLOCK_N=32)),
@@ -46,7 +46,7 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row]]]] = {
     },
     "attention_long_fwd": {
         "default": [
-            ((2, 64), _row(4, 3, BLOCK_M=128, BLOCK_N=64)),
+            ((2, 64), _row(8, 3, BLOCK_M=128, BLOCK_N=64)),
             ((2, 128), _row(8, 2, BLOCK_M=128, BLOCK_N=64)),
             ((4, 64), _row(4, 2, BLOCK_M=64, BLOCK_N=32)),
             ((4, 128), _row(8, 2, BLOCK_M=64, BLOCK_N=32)),
@@ -62,7 +62,7 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row]]]] = {
     },
     "attention_long_dkv": {
         "default": [
-            ((2, 64), _row(8, 2, BLOCK_M=64, BLOCK_N=128)),
+            ((2, 64), _row(4, 2, BLOCK_M=64, BLOCK_N=64)),
             ((2, 128), _row(8, 2, BLOCK_M=64, BLOCK_N=64)),
             ((4, 64), _row(4, 2, BLOCK_M=32, BLOCK_N=64)),
             ((4, 128), _row(8, 1, BLOCK_M=32, BLOCK_N=64)),
@@ -77,7 +77,7 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row]]]] = {
     },
     "layer_norm_bwd": {
         "default": [
-            ((1024,), _row(4, BLOCK_T=4, PER_SM=2)),
+            ((1024,), _row(8, BLOCK_T=4, PER_SM=2)),
             ((2048,), _row(8, BLOCK_T=4, PER_SM=1)),
             ((8192,), _row(16, BLOCK_T=1, PER_SM=1)),
         ],
