@@ -162,7 +162,7 @@ def inspect(launch: Launch, arch: str) -> Inspection:
     counts = {kind: sum(name.startswith(kind) for name in names) for kind in kinds}
     found.tensor_core = {kind: count for kind, count in counts.items() if count}
     found.occupancy = _occupancy(arch, found)
-    found.loop = _main_loop(code, found.warps) if arch == "sm90" else None
+    found.loop = _main_loop(code, found.warps)
     return found
 
 

@@ -23,7 +23,6 @@ import triton.language as tl
 from fastbert.kernels import tuning
 from fastbert.kernels.common import keep_mask
 
-SHORT = 128  # the longest sequence of the short form
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -374,11 +373,12 @@ def attention_fwd(
         return out, lse
     tensors = (qkv, cu_seqlens, seed, out, lse, *qkv.stride()[:3], T, B)
     shape = {"H": H, "HEAD_DIM": D, "CAUSAL": causal}
-    if max_seqlen <= SHORT:
-        row = tuning.row("attention_short_fwd", qkv.device, qkv.element_size(), D, max_seqlen)
+    size = qkv.element_size(), D
+    if tuning.has_row("attention_short_fwd", qkv.device, *size, max_seqlen):
+        row = tuning.row("attention_short_fwd", qkv.device, *size, max_seqlen)
         _attention_short_fwd_kernel[((B + 1) * H,)](*tensors, scale, p, **shape, **row)
     else:
-        row = tuning.row("attention_long_fwd", qkv.device, qkv.element_size(), D)
+        row = tuning.row("attention_long_fwd", qkv.device, *size)
         blocks = triton.cdiv(max_seqlen, row["BLOCK_M"])
         _attention_long_fwd_kernel[(blocks * H * (B + 1),)](*tensors, blocks, scale, p, **shape, **row)
     return out, lse
@@ -406,19 +406,20 @@ def attention_bwd(
         return dqkv
     sizes = (*qkv.stride()[:3], *dout.stride()[:2], T, B)
     shape = {"H": H, "HEAD_DIM": D, "CAUSAL": causal}
-    if max_seqlen <= SHORT:
-        row = tuning.row("attention_short_bwd", qkv.device, qkv.element_size(), D, max_seqlen)
+    size = qkv.element_size(), D
+    if tuning.has_row("attention_short_bwd", qkv.device, *size, max_seqlen):
+        row = tuning.row("attention_short_bwd", qkv.device, *size, max_seqlen)
         _attention_short_bwd_kernel[((B + 1) * H,)](
             qkv, cu_seqlens, seed, out, lse, dout, dqkv, *sizes, scale, p, **shape, **row
         )
         return dqkv
     delta = torch.empty_like(lse)
-    row = tuning.row("attention_long_dq", qkv.device, qkv.element_size(), D)
+    row = tuning.row("attention_long_dq", qkv.device, *size)
     blocks = triton.cdiv(max_seqlen, row["BLOCK_M"])
     _attention_long_dq_kernel[(blocks * H * (B + 1),)](
         qkv, cu_seqlens, seed, out, lse, dout, delta, dqkv, *sizes, blocks, scale, p, **shape, **row
     )
-    row = tuning.row("attention_long_dkv", qkv.device, qkv.element_size(), D)
+    row = tuning.row("attention_long_dkv", qkv.device, *size)
     blocks = triton.cdiv(max_seqlen, row["BLOCK_N"])
     _attention_long_dkv_kernel[(blocks * H * (B + 1),)](
         qkv, cu_seqlens, seed, lse, dout, delta, dqkv, *sizes, blocks, scale, p, **shape, **row

@@ -214,7 +214,7 @@ def linear_gelu_bwd(
         return bias_gelu_bwd(dy @ weight, h, bias, tanh, want_act=True)  # type: ignore[return-value]
     dy, weight = contiguous_rows(dy), contiguous_rows(weight)
     dh, act = torch.empty_like(h), torch.empty_like(h)
-    row = tuning.row("linear_gelu", dy.device, dy.element_size())
+    row = tuning.row("linear_gelu_bwd", dy.device, dy.element_size())
     row_tiles = triton.cdiv(T, row["BLOCK_M"])
     partial = torch.empty((row_tiles, F), dtype=torch.float32, device=dy.device)
     _linear_gelu_bwd_kernel[(row_tiles * triton.cdiv(F, row["BLOCK_N"]),)](

@@ -3,7 +3,7 @@
 A row is chosen by the first limits that all sizes stay within. "default" serves every architecture without rows of its own.
 `benchmarks/tune.py` searches on a GPU and prints rows; `benchmarks/kernel_report.py` shows what the compiler makes of each.
 Sizes, in the order of the limits: attention (bytes of an element, head size[, longest sequence]); layer_norm, embedding and
-table (hidden size); linear_gelu (bytes of an element); bias_gelu and cross_entropy: none.
+table (hidden size); linear_gelu and its backward (bytes of an element); bias_gelu and cross_entropy: none.
 """
 
 import functools
@@ -11,7 +11,6 @@ import functools
 import torch
 
 Row = dict[str, int]
-ANY = 1 << 62
 
 
 def _row(warps: int, stages: int = 1, **blocks: int) -> Row:
@@ -32,40 +31,64 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row]]]] = {
             ((4, 128, 128), _row(8, BLOCK_M=32, BLOCK_N=128)),
         ],
     },
-    "attention_short_bwd": {
+    "attention_short_bwd": {  # on most cards head size 128 at length 128 does not fit in registers: the long form runs
         "default": [
             ((2, 128, 32), _row(4, BLOCK_M=32, BLOCK_N=32)),
-            ((2, 64, 64), _row(4, BLOCK_M=64, BLOCK_N=64)),
-            ((2, 64, 128), _row(8, BLOCK_M=32, BLOCK_N=128)),
-            ((2, 128, 64), _row(8, BLOCK_M=64, BLOCK_N=64)),
+            ((2, 64, 64), _row(4, BLOCK_M=32, BLOCK_N=64)),
+            ((2, 64, 128), _row(8, BLOCK_M=16, BLOCK_N=128)),
+            ((2, 128, 64), _row(8, BLOCK_M=32, BLOCK_N=64)),
+            ((4, 128, 32), _row(4, BLOCK_M=32, BLOCK_N=32)),
+            ((4, 64, 64), _row(8, BLOCK_M=32, BLOCK_N=64)),
+            ((4, 64, 128), _row(8, BLOCK_M=16, BLOCK_N=128)),
+        ],
+        "sm90": [
+            ((2, 128, 32), _row(4, BLOCK_M=32, BLOCK_N=32)),
+            ((2, 128, 64), _row(4, BLOCK_M=32, BLOCK_N=64)),
+            ((2, 64, 128), _row(4, BLOCK_M=16, BLOCK_N=128)),
             ((2, 128, 128), _row(8, BLOCK_M=32, BLOCK_N=128)),
             ((4, 128, 32), _row(4, BLOCK_M=32, BLOCK_N=32)),
-            ((4, 128, 64), _row(8, BLOCK_M=32, BLOCK_N=64)),
-            ((4, 128, 128), _row(8, BLOCK_M=32, BLOCK_N=128)),
+            ((4, 64, 64), _row(8, BLOCK_M=32, BLOCK_N=64)),
+            ((4, 64, 128), _row(8, BLOCK_M=16, BLOCK_N=128)),
         ],
     },
     "attention_long_fwd": {
         "default": [
-            ((2, 64), _row(8, 3, BLOCK_M=128, BLOCK_N=64)),
-            ((2, 128), _row(8, 2, BLOCK_M=128, BLOCK_N=64)),
-            ((4, 64), _row(4, 2, BLOCK_M=64, BLOCK_N=32)),
+            ((2, 64), _row(8, 2, BLOCK_M=128, BLOCK_N=64)),
+            ((2, 128), _row(8, 2, BLOCK_M=128, BLOCK_N=32)),
+            ((4, 128), _row(8, 2, BLOCK_M=64, BLOCK_N=32)),
+        ],
+        "sm90": [
+            ((2, 64), _row(8, 2, BLOCK_M=128, BLOCK_N=64)),
+            ((2, 128), _row(8, 3, BLOCK_M=128, BLOCK_N=64)),
             ((4, 128), _row(8, 2, BLOCK_M=64, BLOCK_N=32)),
         ],
     },
     "attention_long_dq": {
         "default": [
-            ((2, 64), _row(8, 2, BLOCK_M=128, BLOCK_N=64)),
-            ((2, 128), _row(8, 2, BLOCK_M=64, BLOCK_N=64)),
+            ((2, 64), _row(8, 2, BLOCK_M=128, BLOCK_N=32)),
+            ((2, 128), _row(8, 1, BLOCK_M=64, BLOCK_N=64)),
+            ((4, 64), _row(4, 2, BLOCK_M=64, BLOCK_N=32)),
+            ((4, 128), _row(8, 1, BLOCK_M=64, BLOCK_N=32)),
+        ],
+        "sm90": [
+            ((2, 64), _row(4, 2, BLOCK_M=64, BLOCK_N=64)),
+            ((2, 128), _row(8, 2, BLOCK_M=128, BLOCK_N=64)),
             ((4, 64), _row(4, 2, BLOCK_M=64, BLOCK_N=32)),
             ((4, 128), _row(8, 1, BLOCK_M=64, BLOCK_N=32)),
         ],
     },
     "attention_long_dkv": {
         "default": [
-            ((2, 64), _row(4, 2, BLOCK_M=64, BLOCK_N=64)),
-            ((2, 128), _row(8, 2, BLOCK_M=64, BLOCK_N=64)),
+            ((2, 64), _row(4, 2, BLOCK_M=64, BLOCK_N=32)),
+            ((2, 128), _row(8, 1, BLOCK_M=64, BLOCK_N=64)),
             ((4, 64), _row(4, 2, BLOCK_M=32, BLOCK_N=64)),
-            ((4, 128), _row(8, 1, BLOCK_M=32, BLOCK_N=64)),
+            ((4, 128), _row(8, 1, BLOCK_M=32, BLOCK_N=32)),
+        ],
+        "sm90": [
+            ((2, 64), _row(4, 2, BLOCK_M=64, BLOCK_N=64)),
+            ((2, 128), _row(8, 2, BLOCK_M=32, BLOCK_N=64)),
+            ((4, 64), _row(4, 2, BLOCK_M=32, BLOCK_N=64)),
+            ((4, 128), _row(8, 1, BLOCK_M=32, BLOCK_N=32)),
         ],
     },
     "layer_norm_fwd": {
@@ -86,6 +109,12 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row]]]] = {
     "linear_gelu": {
         "default": [
             ((2,), _row(8, 3, BLOCK_M=128, BLOCK_N=128, BLOCK_K=64)),
+            ((4,), _row(8, 3, BLOCK_M=128, BLOCK_N=64, BLOCK_K=32)),
+        ],
+    },
+    "linear_gelu_bwd": {
+        "default": [
+            ((2,), _row(8, 3, BLOCK_M=128, BLOCK_N=64, BLOCK_K=64)),
             ((4,), _row(8, 3, BLOCK_M=128, BLOCK_N=64, BLOCK_K=32)),
         ],
     },
@@ -130,13 +159,25 @@ def row(op: str, device: torch.device, *sizes: int) -> Row:
     return row_of(op, architecture(device), *sizes)
 
 
+def has_row(op: str, device: torch.device, *sizes: int) -> bool:
+    """Whether the table has a launch of `op` for these sizes."""
+    return _find(op, architecture(device), sizes) is not None
+
+
 def row_of(op: str, arch: str, *sizes: int) -> Row:
     """As `row`, by the name of an architecture."""
+    launch = _find(op, arch, sizes)
+    if launch is None:
+        raise ValueError(f"no launch of {op} for sizes {sizes} on {arch}")
+    return dict(launch)
+
+
+def _find(op: str, arch: str, sizes: tuple[int, ...]) -> Row | None:
     table = TABLE[op]
     for limits, launch in table.get(arch, table["default"]):
         if all(size <= limit for size, limit in zip(sizes, limits, strict=True)):
-            return dict(launch)
-    raise ValueError(f"no launch of {op} for sizes {sizes} on {arch}")
+            return launch
+    return None
 
 
 def programs(per_multiprocessor: int, most: int, device: torch.device) -> int:

@@ -1,10 +1,13 @@
-"""Attention over packed sequences: cpu.py against reference.py, and reference.py against the formula."""
+"""Attention over packed sequences: kernels and cpu.py against reference.py, and reference.py against the formula."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from kernel_checks import LENGTHS as EVERY_BRANCH
+from kernel_checks import assert_exact, check_attention, random
 
+import fastbert
 from fastbert import cpu, ops, reference
 
 LENGTHS = [7, 1, 0, 12, 7, 3]
@@ -108,3 +111,98 @@ def test_reference_attention_passes_gradcheck() -> None:
     qkv.requires_grad_()
     for causal in (False, True):
         assert torch.autograd.gradcheck(lambda x, c=causal: reference.attention(x, cu, longest, causal=c), qkv)
+
+
+# -- the kernels, under the interpreter; test_gpu.py has the full sizes -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("p", [0.0, 0.1])
+@pytest.mark.parametrize(("heads", "width"), [(2, 32), (1, 64), (1, 128)])
+def test_long_attention_is_as_exact_as_plain_pytorch(
+    heads: int, width: int, p: float, causal: bool, dtype: torch.dtype, poisoned: None
+) -> None:
+    check_attention("cpu", dtype, EVERY_BRANCH, heads, width, p, causal)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("p", [0.0, 0.1])
+@pytest.mark.parametrize("longest", [16, 33, 64, 128])
+def test_short_attention_is_as_exact_as_plain_pytorch(
+    longest: int, p: float, causal: bool, dtype: torch.dtype, poisoned: None
+) -> None:
+    lengths = [n for n in (1, 2, 17, 0, 63, 64, 65, 127) if n < longest] + [longest]
+    check_attention("cpu", dtype, lengths, 2, 32, p, causal)
+
+
+@pytest.mark.parametrize("width", [16, 64, 128])
+def test_short_attention_takes_every_head_size(width: int, poisoned: None) -> None:
+    check_attention("cpu", torch.float16, [40, 128, 1], 1, width, 0.1, False)
+
+
+@pytest.mark.parametrize("lengths", [[40, 3], [150, 3]], ids=str)
+def test_attention_kernels_take_strided_input(lengths: list[int], poisoned: None) -> None:
+    check_attention("cpu", torch.float32, lengths, 3, 32, 0.1, False, strided=True)
+
+
+@pytest.mark.parametrize("lengths", [[0, 5, 0, 0], [0, 0], [0, 140, 0], [1]], ids=str)
+def test_attention_kernels_take_empty_sequences(lengths: list[int], poisoned: None) -> None:
+    qkv, cu, longest = packed(lengths, dtype=torch.float32)
+    qkv.requires_grad_()
+    with fastbert.backend("triton"):
+        out = ops.attention(qkv, cu, longest)
+    torch.testing.assert_close(out, reference.attention(qkv, cu, longest))
+    out.sum().backward()
+    assert qkv.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("form", ["kernel", "cpu", "reference"])
+@pytest.mark.parametrize("lengths", [[7, 3], [140, 20]], ids=str)
+def test_attention_gives_zeros_behind_the_last_sequence(form: str, lengths: list[int], poisoned: None) -> None:
+    """A fixed token budget has a tail that belongs to no sequence: it must be finite, and take part in nothing."""
+    qkv, cu, longest = packed([*lengths, 20], dtype=torch.float32)
+    cu = cu[:-1]
+    qkv.requires_grad_()
+    with fastbert.backend({"kernel": "triton", "cpu": "auto", "reference": "reference"}[form]):
+        out = ops.attention(qkv, cu, longest)
+    assert not out[-20:].any()
+    out.backward(random(*out.shape, seed=1, device="cpu").float())
+    assert not qkv.grad[-20:].any()
+    torch.testing.assert_close(out[:-20], reference.attention(qkv[:-20], cu, longest))
+
+
+@pytest.mark.parametrize("lengths", [[60, 128, 5], [60, 150]], ids=str)
+def test_attention_backward_gives_equal_bits(lengths: list[int]) -> None:
+    gradients = []
+    for _ in range(2):
+        qkv, cu, longest = packed(lengths, dtype=torch.float32)
+        qkv.requires_grad_()
+        with fastbert.backend("triton"):
+            ops.attention(qkv, cu, longest, 0.1, 7).backward(random(*qkv.shape[:1], 2, 16, seed=1, device="cpu").float())
+        gradients.append(qkv.grad)
+    assert torch.equal(*gradients)
+
+
+def test_attention_stands_large_scores(poisoned: None) -> None:
+    """Scores of several thousand: exp would overflow without the running maximum."""
+    qkv, cu, longest = packed([40, 130], dtype=torch.float32)
+    results = []
+    for module, value in ((reference, qkv.double()), (reference, qkv), (ops, qkv)):
+        leaf = (value * 60).requires_grad_()
+        with fastbert.backend("triton" if module is ops else "reference"):
+            out = module.attention(leaf, cu, longest)
+        out.sum().backward()
+        results.append((out.detach(), leaf.grad))
+    (exact, exact_gradient), (eager, eager_gradient), (found, gradient) = results
+    assert_exact("result", found, eager, exact)
+    assert_exact("gradient", gradient, eager_gradient, exact_gradient)
+
+
+def test_attention_bounds_that_lie_are_harmless() -> None:
+    """A longer sequence than max_seqlen, or rows beyond the end: wrong numbers for those, but no address outside the tensors."""
+    qkv, _, _ = packed([10], dtype=torch.float32)
+    for wild in ([0, 400], [-5, 10], [0, 200, 10]):
+        with fastbert.backend("triton"):
+            assert ops.attention(qkv, torch.tensor(wild, dtype=torch.int32), 10).shape == (10, 2, 16)

@@ -1,0 +1,188 @@
+"""The claims about kernels, as functions of a device and of sizes: small ones under Triton's interpreter, full ones on a GPU.
+
+Each runs an op three times on the same numbers: the reference in float64 (what is true), the reference in the type (what plain
+PyTorch makes of it), the kernels. A kernel passes when its error is at most twice plain PyTorch's, in maximum and in root mean
+square, plus a few float32 roundings at the scale of the result. So for the result and for every gradient, from a random upstream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastbert
+from fastbert import ops, reference
+
+FLOOR = 8 * 2.0**-24  # of the scale: sums of float32 are made in different orders
+HALVES = (torch.float16, torch.bfloat16)
+LENGTHS = [1, 2, 17, 63, 64, 65, 127, 128, 129, 200, 512]
+
+
+def random(*shape: int, seed: int, device: str, scale: float = 1.0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device) * scale
+
+
+def assert_exact(what: str, found: Tensor, eager: Tensor, exact: Tensor, zero: float = 0.0) -> None:
+    """The tolerance rule. `zero` is the scale of what cancels where the true value is 0."""
+    assert found.shape == exact.shape, f"{what}: {tuple(found.shape)} instead of {tuple(exact.shape)}"
+    error, usual = (found.double() - exact).abs(), (eager.double() - exact).abs()
+    assert bool(torch.isfinite(error).all()), f"{what}: not finite at {(~torch.isfinite(error)).nonzero()[0].tolist()}"
+    scale = max(float(exact.abs().max()), zero) if exact.numel() else 0.0
+    for name, value, limit in (
+        ("max", float(error.max()) if error.numel() else 0.0, float(usual.max()) if usual.numel() else 0.0),
+        ("rms", float(error.pow(2).mean().sqrt()), float(usual.pow(2).mean().sqrt())),
+    ):
+        if exact.numel() and value > 2 * limit + FLOOR * scale:
+            place = tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
+            raise AssertionError(
+                f"{what}: {name} error {value:.3g} against {limit:.3g} of plain PyTorch (scale {scale:.3g}); worst at {place}: "
+                f"{float(found[place])!r} instead of {float(exact[place])!r}"
+            )
+
+
+def compare(
+    run: Callable[..., Tensor], inputs: dict[str, Tensor | None], dtype: torch.dtype, types: dict[str, torch.dtype] | None = None
+) -> None:
+    """`run(module, **inputs)` with module `reference` and `ops`; every input gets a gradient. `types` are exceptions."""
+    types = types or {}
+    results = {}
+    values = {name: None if v is None else v.to(types.get(name, dtype)) for name, v in inputs.items()}
+    upstream = None
+    for path, module, widen in (("exact", reference, True), ("eager", reference, False), ("found", ops, False)):
+        leaves = {n: None if v is None else (v.double() if widen else v).detach().requires_grad_() for n, v in values.items()}
+        with fastbert.backend("triton" if module is ops else "reference"), ops.recording() as decisions:
+            out = run(module, **leaves)
+        if module is ops:
+            assert {d.path for d in decisions} == {"triton"}, decisions
+        if upstream is None:
+            upstream = random(*out.shape, seed=99, device=str(out.device)).to(dtype)
+        out.backward(upstream.to(out.dtype))
+        results[path] = {"result": out.detach(), **{n: v.grad for n, v in leaves.items() if v is not None}}
+    for name, exact in results["exact"].items():
+        found, eager = results["found"][name], results["eager"][name]
+        assert found.dtype == eager.dtype or name == "result", f"{name}: {found.dtype}, the reference gives {eager.dtype}"
+        assert_exact(name, found, eager, exact)
+
+
+def kept(seed: Tensor, shape: tuple[int, ...], p: float) -> Tensor | None:
+    """The mask that the kernels draw."""
+    with fastbert.backend("triton"):
+        return ops.dropout_mask(seed, shape, p) if p else None
+
+
+def dropout(module: Any, seed: Tensor, keep: Tensor | None, p: float) -> dict[str, Any]:
+    """The dropout arguments of a call: the mask for the reference, the seed for the kernels."""
+    if not p:
+        return {}
+    return {"dropout_p": p, "keep": keep} if module is reference else {"dropout_p": p, "seed": seed}
+
+
+def check_layer_norm(
+    device: str, dtype: torch.dtype, tokens: int, width: int, p: float, parts: tuple[str, ...] = ("residual", "x_bias"), offset: int = 0
+) -> None:
+    seed = torch.tensor(2**61 + 12345 + width, device=device)
+    keep = kept(seed, (tokens, width), p)
+    inputs: dict[str, Tensor | None] = {
+        "x": random(tokens, width, seed=1, device=device),
+        "residual": random(tokens, width, seed=2, device=device) if "residual" in parts else None,
+        "weight": random(width, seed=3, device=device) * 0.3 + 1,
+        "bias": random(width, seed=4, device=device),
+        "x_bias": random(width, seed=5, device=device) if "x_bias" in parts else None,
+    }
+
+    def run(module: Any, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, x_bias: Tensor | None) -> Tensor:
+        x, residual = off(x, offset), None if residual is None else off(residual, offset)
+        return module.layer_norm(x, residual, weight, bias, 1e-12, x_bias, **dropout(module, seed, keep, p))
+
+    compare(run, inputs, dtype)
+
+
+def off(x: Tensor, columns: int) -> Tensor:
+    """The same values in rows that start `columns` elements off, with a gap behind each."""
+    if not columns:
+        return x
+    return torch.cat([x[:, :columns], x, x[:, :5]], dim=1)[:, columns : columns + x.shape[1]]
+
+
+def check_embedding(device: str, dtype: torch.dtype, tokens: int, width: int, p: float, sizes: tuple[int, int, int] = (1000, 600, 2)) -> None:
+    """Ids as text has them: one id at every fifth place, others rare, the padding id among them."""
+    vocabulary, positions, kinds = sizes
+    seed = torch.tensor(77, device=device)
+    keep = kept(seed, (tokens, width), p)
+    generator = torch.Generator().manual_seed(tokens)
+    ids = torch.randint(0, vocabulary, (tokens,), generator=generator)
+    ids[::5], ids[1::17] = 101 % vocabulary, 0
+    ids, place = ids.to(device), (torch.arange(tokens) % min(positions, 128)).to(device)
+    kind = torch.randint(0, kinds, (tokens,), generator=generator).to(device)
+    inputs: dict[str, Tensor | None] = {
+        "word_weight": random(vocabulary, width, seed=1, device=device),
+        "position_weight": random(positions, width, seed=2, device=device),
+        "token_type_weight": random(kinds, width, seed=3, device=device),
+        "ln_weight": random(width, seed=4, device=device) * 0.3 + 1,
+        "ln_bias": random(width, seed=5, device=device),
+    }
+
+    def run(module: Any, **tensors: Tensor) -> Tensor:
+        return module.embedding(ids, kind, place, **tensors, eps=1e-12, padding_idx=0, **dropout(module, seed, keep, p))
+
+    compare(run, inputs, dtype)
+
+
+def check_attention(
+    device: str, dtype: torch.dtype, lengths: list[int], heads: int, width: int, p: float, causal: bool, strided: bool = False
+) -> None:
+    tokens, longest = sum(lengths), max(lengths)
+    seed = torch.tensor(2**40 + 7, device=device)
+    keep = kept(seed, (heads, tokens, longest), p)
+    cu_seqlens = torch.tensor([0, *lengths], device=device).cumsum(0).int()
+
+    def run(module: Any, qkv: Tensor) -> Tensor:
+        if strided:  # rows of another tensor, at an odd distance, one head apart
+            qkv = torch.cat([qkv, qkv[:, :, :1]], dim=2)[:, :, :heads]
+        return module.attention(qkv, cu_seqlens, longest, causal=causal, **dropout(module, seed, keep, p))
+
+    compare(run, {"qkv": random(tokens, 3, heads, width, seed=tokens, device=device)}, dtype)
+
+
+def check_linear_gelu(device: str, dtype: torch.dtype, tokens: int, width: int, inner: int, approximate: str, strided: bool = False) -> None:
+    def run(module: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return module.linear_gelu(off(x, 8 if strided else 0), weight, bias, approximate)
+
+    compare(run, _ffn_inputs(device, tokens, width, inner, ("x", "weight", "bias")), dtype)
+
+
+def check_ffn(device: str, dtype: torch.dtype, tokens: int, width: int, inner: int, approximate: str = "none") -> None:
+    def run(module: Any, **tensors: Tensor) -> Tensor:
+        return module.ffn(**tensors, approximate=approximate)
+
+    compare(run, _ffn_inputs(device, tokens, width, inner, ("x", "w1", "b1", "w2", "b2")), dtype)
+
+
+def _ffn_inputs(device: str, tokens: int, width: int, inner: int, names: tuple[str, ...]) -> dict[str, Tensor | None]:
+    shapes = ((tokens, width), (inner, width), (inner,), (width, inner), (width,))
+    scales = (1.0, width**-0.5, 1.0, inner**-0.5, 1.0)
+    return {
+        name: random(*shape, seed=i, device=device, scale=scale)
+        for i, (name, shape, scale) in enumerate(zip(names, shapes, scales, strict=False))
+    }
+
+
+def check_cross_entropy(
+    device: str, dtype: torch.dtype, rows: int, width: int, vocabulary: int, reduction: str, bias: bool = True
+) -> None:
+    labels = torch.randint(0, vocabulary, (rows,), generator=torch.Generator().manual_seed(3))
+    labels[::7] = -100
+    labels = labels.to(device)
+    inputs = {
+        "hidden": random(rows, width, seed=1, device=device),
+        "weight": random(vocabulary, width, seed=2, device=device, scale=width**-0.5),
+        "bias": random(vocabulary, seed=3, device=device) if bias else None,
+    }
+
+    def run(module: Any, **tensors: Tensor) -> Tensor:
+        return module.cross_entropy(**tensors, labels=labels, reduction=reduction)
+
+    compare(run, inputs, dtype)
