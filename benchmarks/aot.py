@@ -140,7 +140,7 @@ def _specialise(parameter: Any, value: Any) -> tuple[str, bool]:
 def inspect(launch: Launch, arch: str) -> Inspection:
     """Compiles a launch for an architecture and reads the machine code."""
     compiled = compile_launch(launch, arch)
-    found = Inspection(shared=compiled.metadata.shared, warps=launch.options["num_warps"])
+    found = Inspection(shared=compiled.metadata.shared, warps=launch.options.get("num_warps", 4))
     if arch.startswith("gfx"):
         text = compiled.asm["amdgcn"]
         found.registers = _last_number(r"\.vgpr_count:\s+(\d+)", text)
@@ -162,7 +162,8 @@ def inspect(launch: Launch, arch: str) -> Inspection:
     counts = {kind: sum(name.startswith(kind) for name in names) for kind in kinds}
     found.tensor_core = {kind: count for kind, count in counts.items() if count}
     found.occupancy = _occupancy(arch, found)
-    found.loop = _main_loop(code, found.warps)
+    steps = launch.arguments.get("K", 0) // launch.arguments.get("BLOCK_K", 1)
+    found.loop = _main_loop(code, found.warps, steps)
     return found
 
 
@@ -200,11 +201,12 @@ _PIPES = {
 }
 
 
-def _main_loop(code: str, warps: int) -> dict[str, float] | None:
+def _main_loop(code: str, warps: int, steps: int) -> dict[str, float] | None:
     """Cycles of the innermost loop with tensor-core work by pipe, and TFLOP/s of a card of 132 multiprocessors at 1.755 GHz.
 
     `serial` adds the tensor cores to the busier of issue and special functions, `overlapped` takes the largest of all. The
-    model ranks variants; it sees neither stalls nor occupancy.
+    model ranks variants; it sees neither stalls nor occupancy. A persistent product has its epilogue inside its loop, behind a
+    branch that is taken once in `steps`: it counts by that share.
     """
     labels: dict[str, int] = {}
     waiting: list[str] = []
@@ -215,20 +217,23 @@ def _main_loop(code: str, warps: int) -> dict[str, float] | None:
             labels |= dict.fromkeys(waiting, int(address[1], 16))
             waiting = []
     lines = _instructions(code)
-    best: list[str] | None = None
+    best: list[tuple[int, str, str]] | None = None
     for address, name, operands in lines:
-        target = re.search(r"\(?(\.L_x_\d+)\)?", operands)
-        if not name.startswith("BRA") or not target or labels.get(target[1], address) >= address:
+        target = _target(name, operands, labels)
+        if target is None or target >= address:
             continue
-        body = [n for a, n, _ in lines if labels[target[1]] <= a <= address]
-        if _tensor_flops(body) and (best is None or len(body) < len(best)):
+        body = [line for line in lines if target <= line[0] <= address]
+        if _tensor_flops([name for _, name, _ in body]) and (best is None or len(body) < len(best)):
             best = body
     if best is None:
         return None
-    flops = _tensor_flops(best) * warps
-    cycles = {"tensor": flops / 4096, "issue": len(best) * warps / 4.0}
+    main, epilogue = _without_epilogue(best, labels)
+    share = 1 / steps if steps and epilogue else 1.0
+    flops = _tensor_flops(main) * warps
+    cycles = {"tensor": flops / 4096, "issue": (len(main) + share * len(epilogue)) * warps / 4.0}
     for pipe, (rate, names) in _PIPES.items():
-        cycles[pipe] = sum(n.startswith(names) for n in best) * warps / rate
+        count = sum(n.startswith(names) for n in main) + share * sum(n.startswith(names) for n in epilogue)
+        cycles[pipe] = count * warps / rate
     speed = flops * 132 * 1.755e9 / 1e12
     serial = cycles["tensor"] + max(cycles["issue"], cycles["special"])
     return {
@@ -237,6 +242,24 @@ def _main_loop(code: str, warps: int) -> dict[str, float] | None:
         "serial TFLOP/s": speed / serial,
         "overlapped TFLOP/s": speed / max(cycles.values()),
     }
+
+
+def _target(name: str, operands: str, labels: dict[str, int]) -> int | None:
+    """Address that a branch goes to."""
+    label = re.search(r"(\.L_x_\d+)", operands) if name.startswith("BRA") else None
+    return labels.get(label[1]) if label else None
+
+
+def _without_epilogue(body: list[tuple[int, str, str]], labels: dict[str, int]) -> tuple[list[str], list[str]]:
+    """The names of a loop's instructions, and of the longest part of it without tensor-core work that a branch may skip."""
+    best: tuple[int, int] = (0, 0)
+    for address, name, operands in body:
+        end = _target(name, operands, labels)
+        if end is not None and address < end <= body[-1][0] and end - address > best[1] - best[0]:
+            if not _tensor_flops([n for a, n, _ in body if address < a < end]):
+                best = (address, end)
+    inside = [name for address, name, _ in body if best[0] < address < best[1]]
+    return [name for address, name, _ in body if not best[0] < address < best[1]], inside
 
 
 def _tensor_flops(names: list[str]) -> float:

@@ -1,0 +1,116 @@
+"""What the compiler makes of every shipped launch, for every architecture, without a GPU: a table, and exit code 1 on a spill.
+
+    python benchmarks/kernel_report.py                  # writes benchmarks/results/kernel_report.md
+    python benchmarks/kernel_report.py --arch sm90 --only attention --no-write
+
+Registers a thread; shared memory, stack and spills (instructions that go through the stack); tensor-core instructions; resident
+warps over the most that fit; bytes and FLOPs of the launch at the sizes of kernel_cases.py; and for sm_90 what the pipe model
+predicts of the main loop: cycles of the busiest parts and TFLOP/s, `serial` where tensor cores and the rest take turns. It is a
+model: it ranks variants and is not a measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+os.environ.pop("TRITON_INTERPRET", None)  # interpreted functions do not compile
+
+import aot
+import torch
+import triton
+from kernel_cases import Case, cases
+from tqdm import tqdm
+
+RESULT = Path(__file__).parent / "results" / "kernel_report.md"
+COLUMNS = (
+    "kernel", "case", "blocks", "warps", "stages", "registers", "shared, KiB", "stack", "spills", "tensor core",
+    "occupancy", "MB", "GFLOP", "loop", "tensor", "issue", "special", "integer", "serial TFLOP/s",
+)  # fmt: skip
+
+
+def launch_bytes(launch: aot.Launch) -> int:
+    """Bytes of every tensor of a launch once, of tables the rows of the tokens only: what must move at least."""
+    total = 0
+    tokens = launch.arguments.get("T", 0)
+    for name, value in launch.arguments.items():
+        tensor = getattr(value, "base", value)
+        if isinstance(tensor, torch.Tensor):
+            rows = tensor.shape[0] if tensor.dim() else 1
+            share = min(1.0, tokens / rows) if name in ("word_ptr", "table_ptr") and rows else 1.0
+            total += int(tensor.numel() * tensor.element_size() * share)
+    return total
+
+
+def row_of(case: Case, launch: aot.Launch, arch: str) -> tuple[dict[str, str], bool]:
+    """A line of the table, and whether it is fit to ship on that architecture."""
+    found = aot.inspect(launch, arch)
+    blocks = [f"{k.removeprefix('BLOCK_')}={v}" for k, v in launch.arguments.items() if k.startswith("BLOCK_")]
+    flops = case.floating.get(launch.name, 0)
+    row = {
+        "kernel": launch.name,
+        "case": case.name,
+        "blocks": " ".join(blocks),
+        "warps": str(launch.options["num_warps"]),
+        "stages": str(launch.options.get("num_stages", "")),
+        "registers": str(found.registers),
+        "shared, KiB": f"{found.shared / 1024:.0f}",
+        "stack": str(found.stack),
+        "spills": str(found.spills),
+        "tensor core": " ".join(f"{kind} {count}" for kind, count in found.tensor_core.items()),
+        "occupancy": f"{found.occupancy:.0%}" if found.occupancy else "",
+        "MB": f"{launch_bytes(launch) / 1e6:.0f}",
+        "GFLOP": f"{flops / 1e9:.0f}" if flops else "",
+    }
+    if found.loop and arch == "sm90":
+        row |= {"loop": f"{found.loop['instructions']:.0f}", "serial TFLOP/s": f"{found.loop['serial TFLOP/s']:.0f}"}
+        row |= {pipe: f"{found.loop[pipe]:.0f}" for pipe in ("tensor", "issue", "special", "integer")}
+    spilled = arch.startswith("sm") and bool(found.stack or found.spills)
+    return row, not spilled and found.shared <= aot.LIMITS[arch][0]
+
+
+def report(archs: list[str], only: str) -> tuple[str, list[str]]:
+    """The report as Markdown, and what does not fit."""
+    parts, bad = [], []
+    for arch in archs:
+        rows: list[dict[str, str]] = []
+        chosen = [case for case in cases(torch.bfloat16) if only in case.name]
+        for case in tqdm(chosen, desc=arch, unit="case"):
+            for launch in aot.record(arch, case.call):
+                row, fits = row_of(case, launch, arch)
+                if row in rows:
+                    continue
+                rows.append(row)
+                if not fits:
+                    bad.append(f"{arch}: {row['kernel']} of {row['case']}: stack {row['stack']}, shared {row['shared, KiB']} KiB")
+        columns = [name for name in COLUMNS if any(row.get(name) for row in rows)]
+        lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+        lines += ["| " + " | ".join(row.get(name, "") for name in columns) + " |" for row in rows]
+        parts.append("\n".join([f"## {arch}", "", *lines]))
+    title = f"# What the compiler makes of each kernel: bfloat16, triton {triton.__version__}"
+    note = "Made by `python benchmarks/kernel_report.py`, which explains the columns. Compiled, not run."
+    return "\n\n".join([title, note, *parts]) + "\n", bad
+
+
+def main() -> int:
+    """Command line; 1 if a launch spills on an NVIDIA architecture or exceeds the shared memory."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", action="append", choices=sorted(aot.TARGETS), help="one of several; default: all")
+    parser.add_argument("--only", default="", help="cases whose name has this text in it")
+    parser.add_argument("--no-write", action="store_true", help="print, and leave the committed file alone")
+    args = parser.parse_args()
+    text, bad = report(args.arch or list(aot.TARGETS), args.only)
+    if args.no_write or args.arch or args.only:
+        print(text)
+    else:
+        RESULT.write_text(text, encoding="utf-8")
+        print(f"wrote {RESULT}")
+    for line in bad:
+        print(f"does not fit: {line}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""The heaviest launches, compiled ahead of time for every architecture: nothing spills, everything fits, dots use tensor cores.
+
+`benchmarks/kernel_report.py` does the same for every shipped launch. Needs no GPU; compiled in a process of its own, as functions
+under the interpreter cannot be compiled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVIEST = (
+    "attention D=64 S=128 p=0.1",
+    "attention D=128 S=64 p=0.1",
+    "attention D=128 S=128 p=0.1",
+    "attention D=64 S=512 p=0.1",
+    "attention D=128 S=512 p=0.1",
+    "layer_norm",
+    "embedding",
+    "ffn fused training",
+    "ffn fused backward",
+    "ffn split training",
+    "ffn split backward",
+    "cross_entropy",
+    "dropout mask",
+)
+WITH_PRODUCTS = re.compile(r"attention|linear_gelu")
+
+CODE = """
+import dataclasses, json, sys
+sys.path[:0] = ["benchmarks"]
+import torch, aot, kernel_cases
+arch, names = sys.argv[1], sys.argv[2:]
+for case in kernel_cases.cases(torch.bfloat16):
+    if case.name in names:
+        for launch in aot.record(arch, case.call):
+            found = dataclasses.asdict(aot.inspect(launch, arch))
+            rows = launch.arguments.get("BLOCK_M", 0)
+            print(json.dumps({"kernel": launch.name, "case": case.name, "rows": rows, **found}))
+"""
+
+
+@pytest.mark.parametrize("arch", ["sm80", "sm89", "sm90", "sm100", "gfx942"])
+def test_heaviest_launches_compile_and_fit(arch: str) -> None:
+    env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    run = subprocess.run(
+        [sys.executable, "-c", CODE, arch, *HEAVIEST],
+        cwd=ROOT,
+        env={**env, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    found = [json.loads(line) for line in run.stdout.splitlines()]
+    assert {row["case"] for row in found} == set(HEAVIEST)
+    limit = {"sm80": 163, "sm89": 99, "gfx942": 64}.get(arch, 227) * 1024
+    for row in found:
+        what = f"{row['kernel']} of {row['case']}"
+        assert row["shared"] <= limit, what
+        if arch != "gfx942":  # registers of AMD cards are others; there the report counts and does not judge
+            assert row["stack"] == row["spills"] == 0, f"{what}: stack {row['stack']}, spills {row['spills']}"
+        if WITH_PRODUCTS.match(row["kernel"]):
+            wanted = {"sm90": ("HGMMA",), "sm100": ("UTCHMMA", "HMMA"), "gfx942": ("v_mfma",)}.get(arch, ("HMMA",))
+            if arch == "sm90" and row["rows"] < 64:
+                wanted = ("HGMMA", "HMMA")
+            assert any(row["tensor_core"].get(kind) for kind in wanted), f"{what}: {row['tensor_core']}"
+        elif arch.startswith("sm"):
+            assert not row["tensor_core"], what
+
+
+def test_the_report_exits_with_1_on_a_spill() -> None:
+    """A launch that cannot fit: 128 x 256 scores of float32 accumulators in four warps."""
+    code = (
+        "import sys; sys.path[:0] = ['benchmarks']\n"
+        "from fastbert.kernels import tuning\n"
+        "row = tuning._row(4, BLOCK_M=128, BLOCK_N=128)\n"
+        "tuning.TABLE['attention_short_fwd'] = {'default': [((2, 128, 128), row)]}\n"
+        "import kernel_report\n"
+        "sys.argv = ['kernel_report.py', '--arch', 'sm90', '--only', 'D=128 S=128 p=0.1']\n"
+        "sys.exit(kernel_report.main())\n"
+    )
+    env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**env, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1, run.stderr[-2000:]
+    assert "does not fit: sm90: attention_short_fwd" in run.stderr
