@@ -53,7 +53,7 @@ def row_of(case: Case, launch: aot.Launch, arch: str) -> tuple[dict[str, str], b
         "kernel": launch.name,
         "case": case.name,
         "blocks": " ".join(blocks),
-        "warps": str(launch.options["num_warps"]),
+        "warps": str(found.warps),
         "stages": str(launch.options.get("num_stages", "")),
         "registers": str(found.registers),
         "shared, KiB": f"{found.shared / 1024:.0f}",

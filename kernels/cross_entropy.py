@@ -106,6 +106,7 @@ def cross_entropy_fwd(
     labels = labels.contiguous()
     row = tuning.row("cross_entropy_fwd", hidden.device)
     kept = _buffer(kept_rows(hidden, weight) if keep else 0, V, hidden)
+    kept[:, V:] = 0
     first, step = 0, _rows_in(CHUNK_BYTES, V, hidden)
     scratch = None
     while first < M:

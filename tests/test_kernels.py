@@ -196,7 +196,7 @@ def test_explain_names_the_kernels() -> None:
     with fastbert.backend("triton"):
         found = fastbert.explain(model, **ragged([10, 5]))
     paths = {row[0]: row[3] for row in found.rows}
-    assert paths == {"embedding": "triton", "attention": "triton", "linear": "reference", "layer_norm": "triton", "ffn": "triton"}
+    assert paths == {"embedding": "triton", "attention": "triton", "linear": "cpu", "layer_norm": "triton", "ffn": "triton"}
 
 
 # -- PyTorch operators -------------------------------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def test_compiles_to_at_most_three_graphs_over_ten_lengths(form: str, backend: s
     from torch._dynamo.testing import CompileCounterWithBackend
 
     torch._dynamo.reset()
-    model, _ = make_pair("BertModel", **SIZES, **OFF, num_hidden_layers=2)
+    model, _ = make_pair("BertModel", **SIZES, **OFF, num_hidden_layers=1)
     model.train()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(model, fullgraph=True, backend=counter)
@@ -268,13 +268,13 @@ def test_compiles_to_at_most_three_graphs_over_ten_lengths(form: str, backend: s
         with fastbert.backend(backend):
             found = compiled(**given).last_hidden_state
         found.square().sum().backward()
-        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         model.zero_grad()
         expected = model(**given).last_hidden_state
         expected.square().sum().backward()
         assert worst(found, expected) < 1e-5
-        eager = [p.grad for p in model.parameters() if p.grad is not None]
-        assert max(worst(a, b) for a, b in zip(gradients, eager, strict=True)) < 1e-4
+        eager = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        assert max(worst(gradients[name], gradient) for name, gradient in eager.items()) < 1e-4
     assert counter.frame_count <= 3
 
 
