@@ -110,7 +110,7 @@ def _ffn(make: Tensors) -> Iterator[Case]:
             yield Case(
                 f"ffn {form} {kind}", lambda k=keep, f=form: ffn.linear_gelu_fwd(x, w1, b1, False, f, k), product
             )
-        yield Case(f"ffn {form} backward", lambda f=form: ffn.linear_gelu_bwd(dy, w2, h, b1, False, f), product)
+        yield Case(f"ffn {form} backward", lambda f=form: ffn.linear_gelu_bwd(dy, w2, h, False, f), product)
 
 
 def _cross_entropy(make: Tensors) -> Case:

@@ -9,8 +9,10 @@ The map of the program:
     ops.py         every op: which path runs it          outputs.py     what a forward returns
     reference.py   every op, the obvious way             pretrained.py  loading, saving, tying, resizing
     cpu.py         the ops that want more on a CPU       checkpoint.py  names and files of weights
-    kernels/       the Triton kernels (none yet)         files.py       finding files, writing them whole
-    tasks/         embeddings, masks, next sentences     diagnostics.py parameter counts, FLOPs, which path ran
+    library.py     the ops that kernels run, registered  files.py       finding files, writing them whole
+    kernels/       the Triton kernels, one file an op    diagnostics.py parameter counts, FLOPs, which path ran
+    graphs.py      CUDA graphs of inference and steps    verification.py  every path against float64, on your weights
+    tasks/         embeddings, masks, next sentences     late.py        checks on a GPU that nobody waits for
     data/          reading texts from files              errors.py      what is raised
     cli.py         the `fastbert` command
 """
@@ -26,11 +28,13 @@ from fastbert.heads import (
     BertForSequenceClassification,
     BertForTokenClassification,
 )
+from fastbert.late import check
 from fastbert.lm_heads import BertForMaskedLM, BertForPreTraining, BertLMHeadModel
 from fastbert.model import BertModel
 from fastbert.ops import backend, set_backend
 from fastbert.packing import PackedBatch, pack
 from fastbert.tokenizer import BertTokenizer
+from fastbert.verification import verify
 
 __version__ = "0.1.0"
 
@@ -49,10 +53,12 @@ __all__ = [
     "FastbertError",
     "PackedBatch",
     "backend",
+    "check",
     "count_parameters",
     "explain",
     "ops",
     "pack",
     "reference",
     "set_backend",
+    "verify",
 ]

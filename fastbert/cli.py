@@ -1,4 +1,7 @@
-"""The `fastbert` command. Progress goes to stderr, results to stdout or the named file; exit code 2 is bad usage or input."""
+"""The `fastbert` command. Progress goes to stderr, results to stdout or the named file.
+
+Exit code 0: done; 1: a check failed; 2: bad usage or input.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,17 @@ from fastbert import files
 from fastbert.config import SIZES, BertConfig
 from fastbert.data import read_texts
 from fastbert.errors import FastbertError, InputError
+from fastbert.ops import BACKENDS, current_backend
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     args = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], None] = args.command
+    command: Callable[[argparse.Namespace], int | None] = args.command
     try:
         with warnings.catch_warnings():  # the way they are shown here ends with the command
             warnings.showwarning = _show_warning
-            command(args)
+            code = command(args)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -37,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fastbert: interrupted; nothing was written", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 def embed(args: argparse.Namespace) -> None:
@@ -96,16 +100,39 @@ def params(args: argparse.Namespace) -> None:
 
 def explain(args: argparse.Namespace) -> None:
     """Which path each op of a forward takes."""
+    model, batch = _model_and_batch(args, args.text)
+    with fastbert.backend(args.backend):
+        print(fastbert.explain(model, **batch))
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Each op and layer against float64 on your own weights; exit code 1 if an error is too large."""
+    model, batch = _model_and_batch(args, args.text or _TEXTS)
+    with fastbert.backend(args.backend):
+        found = fastbert.verify(model, **batch)
+    print(found)
+    return 0 if found.ok else 1
+
+
+_TEXTS = [
+    "Short.",
+    "BERT reads a sentence in both directions at once, which is why it is good at understanding and bad at writing.",
+    "A third text of middle length, with numbers (1 to 1,024) and a rare word: zugzwang.",
+    " ".join(["Many sentences in a row make a long text, and long texts take another kernel."] * 12),
+]
+
+
+def _model_and_batch(args: argparse.Namespace, texts: list[str]) -> tuple[fastbert.BertModel, Any]:
     from fastbert.tasks.loading import default_device, load_tokenizer
 
     model = fastbert.BertModel.from_pretrained(args.model, device=default_device(args.device), dtype=args.dtype)
     tokenizer = load_tokenizer(args.model, model)
-    batch = tokenizer(args.text, padding=True, truncation=True, return_tensors="pt").to(model.device)
+    batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(model.device)
     if sum(batch.num_truncated):
         warnings.warn(
             f"{sum(map(bool, batch.num_truncated))} texts were cut to {tokenizer.model_max_length} tokens", stacklevel=2
         )
-    print(fastbert.explain(model, **batch))
+    return model, batch
 
 
 def train_tokenizer(args: argparse.Namespace) -> None:
@@ -147,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
-        name: str, command: Callable[[argparse.Namespace], None], example: str, group: Any = commands
+        name: str, command: Callable[[argparse.Namespace], int | None], example: str, group: Any = commands
     ) -> argparse.ArgumentParser:
         text = (command.__doc__ or "").strip()
         sub = group.add_parser(
@@ -190,6 +217,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("explain", explain, 'fastbert explain "A short text." "And a rather longer one." --model my-model/')
     sub.add_argument("text", nargs="+", help="texts to run")
     _add_model(sub)
+    _add_backend(sub)
+
+    sub = add("verify", verify, "fastbert verify --model my-model/ --dtype float16")
+    sub.add_argument("text", nargs="*", help="texts to run (default: four of different lengths)")
+    _add_model(sub)
+    _add_backend(sub)
 
     group = commands.add_parser("tokenizer", help="Vocabularies.").add_subparsers(required=True, metavar="COMMAND")
     sub = add("train", train_tokenizer, "fastbert tokenizer train books/*.txt -o my-tokenizer/ --held-out other.txt", group)
@@ -207,6 +240,10 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, ... (default: CUDA where there is one)")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="default: the checkpoint's")
     parser.add_argument("--local-files-only", action="store_true", help="never ask the hub")
+
+
+def _add_backend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backend", choices=BACKENDS, default=current_backend(), help="which path runs (default: auto)")
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -51,7 +51,7 @@ class ParameterCount:
         rows.append(("total", "", f"{self.total:,}"))
         rows.append(("short formula", "30000 N + 12 N^2 L", f"{self.notes_estimate:,}"))
         rows.append(("difference", "", f"{self.total - self.notes_estimate:,}"))
-        lines = [f"{self.head}: {_sizes(self.config)}", *_align(rows)]
+        lines = [f"{self.head}: {_sizes(self.config)}", *align(rows)]
         lines.append("")
         lines.append(
             "The short formula rounds the vocabulary to 30000 and leaves out positions, segments, biases, LayerNorm, the\n"
@@ -142,7 +142,7 @@ class Explanation:
         rows = [("op", "calls", "shape", "path", "why not the kernel")]
         rows += [(op, str(calls), str(shape), path, reason) for op, calls, shape, path, reason in self.rows]
         padding = f"{self.tokens:,} tokens packed, padding left out: {self.padding_share:.1%} of {self.places:,} places"
-        return "\n".join([f"torch {torch.__version__}, backend {ops.current_backend()!r}", *_align(rows), padding])
+        return "\n".join([f"torch {torch.__version__}, backend {ops.current_backend()!r}", *align(rows), padding])
 
 
 def explain(model: BertPreTrainedModel, *args: Any, **inputs: Any) -> Explanation:
@@ -181,7 +181,8 @@ def _sizes(config: BertConfig) -> str:
     )
 
 
-def _align(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def align(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Lines of a table whose columns stand under one another, numbers to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     numeric = [all(row[i].replace(",", "").lstrip("-").isdigit() for row in rows[1:] if row[i]) for i in range(len(widths))]
     return [

@@ -380,7 +380,7 @@ def _(x, weight, bias, tanh):
 
 
 @torch.library.custom_op("fastbert::bias_gelu_backward", mutates_args=())
-def _bias_gelu_backward(dact: Tensor, h: Tensor, bias: Tensor, tanh: bool) -> tuple[Tensor, Tensor]:
+def _bias_gelu_backward(dact: Tensor, h: Tensor, bias: Tensor | None, tanh: bool) -> tuple[Tensor, Tensor]:
     dh, _, dbias = ffn_kernels.bias_gelu_bwd(dact, h, bias, tanh, want_act=False)
     return dh, dbias
 
@@ -392,14 +392,15 @@ def _(dact, h, bias, tanh):
 
 def _linear_gelu_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, weight, bias, ctx.tanh = inputs
-    ctx.save_for_backward(x, weight, bias, output[1])
+    ctx.save_for_backward(x, weight, output[1])
+    ctx.bias_dtype = bias.dtype
 
 
 def _linear_gelu_gradients(ctx: Any, dact: Tensor, *_: Any) -> tuple[Any, ...]:
-    x, weight, bias, h = ctx.saved_tensors
-    dh, dbias = torch.ops.fastbert.bias_gelu_backward(dact, h, bias, ctx.tanh)
+    x, weight, h = ctx.saved_tensors
+    dh, dbias = torch.ops.fastbert.bias_gelu_backward(dact, h, None, ctx.tanh)
     wanted = ctx.needs_input_grad
-    return dh @ weight if wanted[0] else None, dh.T @ x if wanted[1] else None, dbias.to(bias.dtype), None
+    return dh @ weight if wanted[0] else None, dh.T @ x if wanted[1] else None, dbias.to(ctx.bias_dtype), None
 
 
 _linear_gelu.register_autograd(_linear_gelu_gradients, setup_context=_linear_gelu_setup)
@@ -419,12 +420,12 @@ def _(x, w1, b1, w2, b2, tanh):
 
 
 @torch.library.custom_op("fastbert::ffn_backward", mutates_args=())
-def _ffn_backward(dy: Tensor, w2: Tensor, h: Tensor, b1: Tensor, tanh: bool) -> tuple[Tensor, Tensor, Tensor]:
-    return ffn_kernels.linear_gelu_bwd(dy, w2, h, b1, tanh, tuning.ffn_form(dy.device, "backward"))
+def _ffn_backward(dy: Tensor, w2: Tensor, h: Tensor, tanh: bool) -> tuple[Tensor, Tensor, Tensor]:
+    return ffn_kernels.linear_gelu_bwd(dy, w2, h, tanh, tuning.ffn_form(dy.device, "backward"))
 
 
 @_ffn_backward.register_fake
-def _(dy, w2, h, b1, tanh):
+def _(dy, w2, h, tanh):
     return torch.empty_like(h), torch.empty_like(h), h.new_empty(h.shape[1], dtype=torch.float32)
 
 
@@ -437,8 +438,8 @@ def _ffn_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
 def _ffn_gradients(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
     x, w1, b1, w2, h = ctx.saved_tensors
     if h.dim() == 1:  # not kept: the product is made again
-        h = F.linear(x, w1)
-    dh, act, db1 = torch.ops.fastbert.ffn_backward(dy, w2, h, b1, ctx.tanh)
+        h = F.linear(x, w1, b1)
+    dh, act, db1 = torch.ops.fastbert.ffn_backward(dy, w2, h, ctx.tanh)
     wanted = ctx.needs_input_grad
     dx = dh @ w1 if wanted[0] else None
     dw1 = dh.T @ x if wanted[1] else None

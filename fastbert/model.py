@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from fastbert import ops, packing
+from fastbert import late, ops, packing
 from fastbert.config import BertConfig
 from fastbert.errors import ArgumentError, InputError
 from fastbert.outputs import BertModelOutput
@@ -360,11 +360,15 @@ class BertModel(BertPreTrainedModel):
         source = inputs_embeds if input_ids is None else input_ids
         if isinstance(source, Tensor | PackedBatch) and source.device != self.device:
             raise InputError(f"the inputs are on {source.device}, the model is on {self.device}")
+        wait = True
+        if not torch.compiler.is_compiling():
+            late.poll()
+            wait = self.device.type == "cpu" or not self._clamps_ids()
         if isinstance(input_ids, PackedBatch):
             beside = (attention_mask, token_type_ids, position_ids, inputs_embeds)
             if any(value is not None for value in beside):
                 raise InputError("a PackedBatch carries its own mask, token_type_ids and position_ids: pass it alone")
-            batch = packing.check_packed(input_ids, limits)
+            batch = packing.check_packed(input_ids, limits, wait)
         else:
             dense = attention_mask if isinstance(attention_mask, Tensor) and attention_mask.dim() > 2 else None
             batch = packing.pack(
@@ -374,6 +378,7 @@ class BertModel(BertPreTrainedModel):
                 position_ids,
                 inputs_embeds=inputs_embeds,
                 limits=limits,
+                wait=wait,
             )
             if dense is not None:
                 batch.attention_bias = _bias_of_mask(dense, batch, config.num_attention_heads)
@@ -381,6 +386,12 @@ class BertModel(BertPreTrainedModel):
             width = batch.inputs_embeds.shape[-1]
             raise InputError(f"inputs_embeds has width {width}; the model's hidden_size is {config.hidden_size}")
         return batch
+
+    def _clamps_ids(self) -> bool:
+        """Whether the embedding's kernel runs, which stands ids that no table has: then their check need not be waited for."""
+        parts = self.embeddings
+        tables = (parts.word_embeddings, parts.position_embeddings, parts.token_type_embeddings)
+        return is_plain(*tables, parts.LayerNorm, parts.dropout) and ops.clamps_ids(parts.word_embeddings.weight)
 
     def _limits(self) -> Limits:
         """Rows of the three tables as they stand, which may be others than the configuration's after a replacement."""

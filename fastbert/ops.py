@@ -42,9 +42,18 @@ class Decision(NamedTuple):
     reason: str
 
 
+class Call(NamedTuple):
+    """An op as it was called: the path that ran it, and what went in."""
+
+    op: str
+    path: str
+    arguments: tuple[Any, ...]
+
+
 _scoped_backend: ContextVar[str | None] = ContextVar("fastbert_backend", default=None)
 _process_backend: str | None = None
 _recorded: ContextVar[list[Decision] | None] = ContextVar("fastbert_decisions", default=None)
+_tapped: ContextVar[list[Call] | None] = ContextVar("fastbert_calls", default=None)
 _warned: set[str] = set()
 
 
@@ -85,6 +94,17 @@ def recording() -> Iterator[list[Decision]]:
         yield decisions
     finally:
         _recorded.reset(token)
+
+
+@contextmanager
+def tapping() -> Iterator[list[Call]]:
+    """Collects the calls of every op inside the block, their tensors included."""
+    calls: list[Call] = []
+    token = _tapped.set(calls)
+    try:
+        yield calls
+    finally:
+        _tapped.reset(token)
 
 
 def embedding(
@@ -207,21 +227,36 @@ def _runs_kernel(op: str, x: Tensor) -> bool:
 
 def _choose(op: str, x: Tensor, shape: tuple[int, ...], obstacle: str = "") -> Callable[..., Any]:
     """The function that runs `op` on `x`; `obstacle` is what the op itself has against its kernel."""
+    path = _choose_path(op, x, shape, obstacle)
+    chosen = getattr(_library() if path == "triton" else cpu if path == "cpu" else reference, op)
+    if torch.compiler.is_compiling() or _tapped.get() is None:
+        return chosen
+
+    def tapped(*arguments: Any) -> Any:
+        calls = _tapped.get()
+        if calls is not None:
+            calls.append(Call(op, path, arguments))
+        return chosen(*arguments)
+
+    return tapped
+
+
+def _choose_path(op: str, x: Tensor, shape: tuple[int, ...], obstacle: str) -> str:
     chosen = current_backend()
     if chosen == "reference":
         _record(op, shape, "reference", "the backend is 'reference'")
-        return getattr(reference, op)
+        return "reference"
     reason = _obstacle(op, x) or obstacle
     if chosen == "auto" and x.device.type == "cpu":
         reason = "the tensors are on a CPU"
     if not reason:
         _record(op, shape, "triton", "")
-        return getattr(_library(), op)
+        return "triton"
     if chosen == "triton":
         raise BackendError(f"backend 'triton' cannot run {op}: {reason}")
     path = "cpu" if hasattr(cpu, op) else "reference"
     _fall_back(op, x, shape, path, reason)
-    return getattr(cpu if path == "cpu" else reference, op)
+    return path
 
 
 def _obstacle(op: str, x: Tensor) -> str:
@@ -276,7 +311,7 @@ def _fall_back(op: str, x: Tensor, shape: tuple[int, ...], path: str, reason: st
     """Records a path that is not the kernel, and warns of it once for each reason where a kernel was to be expected."""
     if x.device.type != "cpu" and reason not in _warned and not torch.compiler.is_compiling():
         _warned.add(reason)
-        warnings.warn(f"fastbert runs {op} without a kernel: {reason}", stacklevel=4)
+        warnings.warn(f"fastbert runs {op} without a kernel: {reason}", stacklevel=5)
     _record(op, shape, path, reason)
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastbert import late
 from fastbert.errors import InputError
 
 
@@ -40,6 +41,7 @@ class PackedBatch:
         inputs_embeds: (T, N) word embeddings computed elsewhere.
         attention_bias: (B or 1, H or 1, S, S) added to the attention scores: masks that packing cannot express.
         valid: (T,) bool, only while a graph is traced: the tokens that are real, as the traced form keeps the padding.
+        tail: rows at the end that belong to no sequence; see `fixed_budget`.
     """
 
     input_ids: Tensor | None
@@ -52,6 +54,7 @@ class PackedBatch:
     inputs_embeds: Tensor | None = None
     attention_bias: Tensor | None = None
     valid: Tensor | None = None
+    tail: int = 0
     checked: Limits | None = field(default=None, repr=False)
 
     @property
@@ -61,7 +64,7 @@ class PackedBatch:
 
     @property
     def num_tokens(self) -> int:
-        """T."""
+        """T, the tail included."""
         return self.position_ids.shape[0]
 
     @property
@@ -93,8 +96,10 @@ class PackedBatch:
         if self.valid is not None:
             valid = self.valid.view(-1, *([1] * (packed.dim() - 1)))
             return packed.masked_fill(~valid, fill).view(shape)
+        if self.tail:
+            packed = packed[: -self.tail]
         if self.indices is None:
-            return packed.view(shape)
+            return packed.reshape(shape)
         flat = packed.new_full((shape[0] * shape[1], *packed.shape[1:]), fill)
         return flat.index_copy(0, self.indices, packed).view(shape)
 
@@ -132,6 +137,7 @@ def pack(
     *,
     inputs_embeds: Tensor | None = None,
     limits: Limits | None = None,
+    wait: bool = True,
 ) -> PackedBatch:
     """Packs a padded batch, ragged lists of ids, or what a tokenizer returned.
 
@@ -143,12 +149,13 @@ def pack(
             tokens, so that left-padded rows start at 0.
         inputs_embeds: (B, S, N) in place of `input_ids`.
         limits: table sizes to check the ids against.
+        wait: False puts a check of the ids alone off, see `fastbert.check`. With a mask the lengths are needed anyway.
 
     Raises:
         InputError: a wrong shape or type, a mask with values other than 0 and 1, or an id outside its table, with its place.
     """
     if isinstance(input_ids, Mapping):
-        return pack(**{name: input_ids[name] for name in _MODEL_INPUTS if input_ids.get(name) is not None}, limits=limits)
+        return pack(**{name: input_ids[name] for name in _MODEL_INPUTS if input_ids.get(name) is not None}, limits=limits, wait=wait)
     if input_ids is not None and not isinstance(input_ids, Tensor):
         return _pack_lists(input_ids, attention_mask, token_type_ids, position_ids, limits)
     source, name = (inputs_embeds, "inputs_embeds") if input_ids is None else (input_ids, "input_ids")
@@ -169,7 +176,7 @@ def pack(
     if mask is not None:
         lengths = _lengths_and_checks(attention_mask, mask, input_ids, types, positions, limits)
     elif limits is not None:
-        _check_limits(input_ids, types, positions, None, limits)
+        _check_limits(input_ids, types, positions, None, limits, wait)
     tokens = sum(lengths)
     indices = None
     if mask is not None and tokens < shape[0] * shape[1]:
@@ -219,8 +226,11 @@ def mask_to_bias(mask: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=torch.float32, device=mask.device).masked_fill(~mask, float("-inf"))
 
 
-def check_packed(batch: PackedBatch, limits: Limits) -> PackedBatch:
-    """Checks a batch that the caller packed against the tables, once a batch: `checked` remembers it."""
+def check_packed(batch: PackedBatch, limits: Limits, wait: bool = True) -> PackedBatch:
+    """Checks a batch that the caller packed against the tables, once a batch: `checked` remembers it.
+
+    Without `wait` nothing waits for the device: what is wrong is raised at a later call, or by `fastbert.check()`.
+    """
     if batch.checked == limits or torch.compiler.is_compiling():
         return batch
     tokens = batch.num_tokens
@@ -231,15 +241,68 @@ def check_packed(batch: PackedBatch, limits: Limits) -> PackedBatch:
     if batch.cu_seqlens.dtype != torch.int32 or batch.cu_seqlens.dim() != 1 or batch.batch_size < 1:
         shape, dtype = tuple(batch.cu_seqlens.shape), batch.cu_seqlens.dtype
         raise InputError(f"cu_seqlens has shape {shape} and type {dtype}; expected (B + 1,) int32")
-    starts = batch.cu_seqlens.tolist()
+    if wait:
+        _check_bounds(batch)
+    else:
+        starts = batch.cu_seqlens
+        wrong = (starts[0] != 0) | (starts[-1] != tokens - batch.tail) | (starts.diff() < 0).any()
+        wrong = wrong | (starts.diff() > batch.max_seqlen).any()
+        late.defer(wrong[None], lambda _: _check_bounds(batch))
+    _check_limits(batch.input_ids, batch.token_type_ids, batch.position_ids, batch, limits, wait)
+    batch.checked = limits
+    return batch
+
+
+def _check_bounds(batch: PackedBatch) -> None:
+    """That the sequences follow one another from row 0 to the tail, none longer than `max_seqlen`."""
+    starts, tokens = batch.cu_seqlens.tolist(), batch.num_tokens - batch.tail
     lengths = [b - a for a, b in pairwise(starts)]
     if starts[0] != 0 or starts[-1] != tokens or min(lengths) < 0:
         raise InputError(f"cu_seqlens must rise from 0 to the {tokens} tokens; it goes from {starts[0]} to {starts[-1]}")
     if max(lengths) > batch.max_seqlen:
         raise InputError(f"max_seqlen = {batch.max_seqlen} is below the longest sequence, {max(lengths)} tokens")
-    _check_limits(batch.input_ids, batch.token_type_ids, batch.position_ids, batch, limits)
-    batch.checked = limits
-    return batch
+
+
+def fixed_budget(batch: PackedBatch, tokens: int, sequences: int, max_seqlen: int) -> PackedBatch:
+    """The same batch in a shape that does not depend on its texts, as graph capture wants it.
+
+    Args:
+        batch: what is to be run.
+        tokens: rows of the result; those behind the last token are a tail of zeros that belongs to no sequence.
+        sequences: sequences of the result; the further ones are empty.
+        max_seqlen: the longest length that kernels are launched for.
+
+    Raises:
+        InputError: the batch is larger than the budget.
+    """
+    sizes = {"tokens": (batch.num_tokens, tokens), "sequences": (batch.batch_size, sequences)}
+    for name, (size, limit) in {**sizes, "max_seqlen": (batch.max_seqlen, max_seqlen)}.items():
+        if size > limit:
+            raise InputError(f"the batch has {name} = {size}; the budget is {limit}")
+    if batch.attention_bias is not None or batch.valid is not None:
+        raise InputError("a fixed budget takes batches with 2-D masks only")
+    missing = tokens - batch.num_tokens
+
+    def longer(values: Tensor | None) -> Tensor | None:
+        if values is None or not missing:
+            return values
+        return torch.cat([values, values.new_zeros(missing, *values.shape[1:])])
+
+    ends = batch.cu_seqlens[-1:].expand(sequences - batch.batch_size)
+    types, positions = longer(batch.token_type_ids), longer(batch.position_ids)
+    assert types is not None and positions is not None
+    return PackedBatch(
+        input_ids=longer(batch.input_ids),
+        token_type_ids=types,
+        position_ids=positions,
+        cu_seqlens=torch.cat([batch.cu_seqlens, ends]),
+        max_seqlen=max_seqlen,
+        padded_length=batch.padded_length,
+        indices=batch.indices,
+        inputs_embeds=longer(batch.inputs_embeds),
+        tail=batch.tail + missing,
+        checked=batch.checked,
+    )
 
 
 def token_budget_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
@@ -400,12 +463,21 @@ def _lengths_and_checks(
     return numbers[len(flags) :]
 
 
-def _check_limits(ids: Tensor | None, types: Tensor, positions: Tensor, batch: PackedBatch | None, limits: Limits) -> None:
+def _check_limits(
+    ids: Tensor | None, types: Tensor, positions: Tensor, batch: PackedBatch | None, limits: Limits, wait: bool = True
+) -> None:
     tables = _tables(ids, types, positions, limits)
-    flags = torch.stack([_outside(values, size).any() for _, values, size, _ in tables]).tolist()
-    for bad, table in zip(flags, tables, strict=True):
-        if bad:
-            _raise_outside(*table, within=None, batch=batch)
+    flags = torch.stack([_outside(values, size).any() for _, values, size, _ in tables])
+
+    def report(found: list[bool]) -> None:
+        for bad, table in zip(found, tables, strict=True):
+            if bad:
+                _raise_outside(*table, within=None, batch=batch)
+
+    if wait:
+        report(flags.tolist())
+    else:
+        late.defer(flags, report)
 
 
 def _raise_outside(

@@ -1,13 +1,14 @@
 """BERT's feed-forward block: y = GELU(x w1^T + b1) w2^T + b2, with the exact erf GELU (or the tanh form).
 
-    x (T, N), w1 (F, N), b1 (F,), w2 (N, F);  h = x w1^T (T, F), act = GELU(h + b1) (T, F)
+    x (T, N), w1 (F, N), b1 (F,), w2 (N, F);  h = x w1^T + b1 (T, F), act = GELU(h) (T, F)
 
 GELU is the one epilogue that vendors' libraries lack in its exact form. Two ways to have it, and the launch table chooses:
   fused   one matrix product whose epilogue adds the bias, applies GELU and writes act, and h too where a backward will want it.
           A plain kernel (one program a tile, pointers), and one for cards with a tensor memory accelerator (sm_90 and newer):
           a program a multiprocessor walks the tiles, descriptors move them, the epilogue runs in two halves to stay in registers.
-  split   the vendor's product gives h, `bias_gelu` makes act from it in one elementwise pass.
-Backward, from dy: dact = dy w2, dh = dact * GELU'(h + b1), and act again, so that of the two wide tensors only h was kept.
+  split   the vendor's product gives h, its bias included, `bias_gelu` makes act from it in one elementwise pass. (It can add a
+          bias too, but h rounded to 16 bit before its bias is less exact than after, and the vendor's epilogue adds it free.)
+Backward, from dy: dact = dy w2, dh = dact * GELU'(h), and act again, so that of the two wide tensors only h was kept.
 Fused, the three are the epilogue of dy w2; split, one elementwise pass behind the vendor's product. Column sums of dh (db1) leave
 as partial sums, (programs, F) float32, and are added once: no atomics. The remaining products are the vendor's.
 """
@@ -56,10 +57,10 @@ def _linear_gelu_kernel(
         w_ptrs += BLOCK_K
     inside = (rows < T)[:, None] & (cols < F)[None, :]
     place = rows.to(tl.int64)[:, None] * F + cols[None, :]
+    acc += tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)[None, :]
     if h_ptr is not None:
         tl.store(h_ptr + place, acc.to(h_ptr.dtype.element_ty), mask=inside)
-    bias = tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)
-    act = gelu(acc + bias[None, :], TANH, act_ptr.dtype.element_ty == tl.float32)
+    act = gelu(acc, TANH, act_ptr.dtype.element_ty == tl.float32)
     tl.store(act_ptr + place, act.to(act_ptr.dtype.element_ty), mask=inside)
 
 
@@ -83,15 +84,15 @@ def _linear_gelu_tma_kernel(
             part = left if half == 0 else right
             first = first_col + half * HALF
             cols = first + tl.arange(0, HALF)
+            part += tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)[None, :]
             if h_desc is not None:
                 h_desc.store([first_row, first], part.to(h_desc.dtype))
-            bias = tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)
-            act_desc.store([first_row, first], gelu(part + bias[None, :], TANH, act_desc.dtype == tl.float32).to(act_desc.dtype))
+            act_desc.store([first_row, first], gelu(part, TANH, act_desc.dtype == tl.float32).to(act_desc.dtype))
 
 
 @triton.jit(do_not_specialize=["T"])
 def _linear_gelu_bwd_kernel(
-    dy_ptr, weight_ptr, h_ptr, bias_ptr, dh_ptr, act_ptr, partial_ptr, stride_dyt, stride_wn, T,
+    dy_ptr, weight_ptr, h_ptr, dh_ptr, act_ptr, partial_ptr, stride_dyt, stride_wn, T,
     K: tl.constexpr, F: tl.constexpr, TANH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -113,8 +114,7 @@ def _linear_gelu_bwd_kernel(
         w_ptrs += BLOCK_K * stride_wn
     inside = (rows < T)[:, None] & (cols < F)[None, :]
     place = rows.to(tl.int64)[:, None] * F + cols[None, :]
-    bias = tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)
-    h = tl.load(h_ptr + place, mask=inside, other=0.0).to(tl.float32) + bias[None, :]
+    h = tl.load(h_ptr + place, mask=inside, other=0.0).to(tl.float32)
     tl.store(act_ptr + place, gelu(h, TANH, act_ptr.dtype.element_ty == tl.float32).to(act_ptr.dtype.element_ty), mask=inside)
     dh = tl.where(inside, dact * gelu_derivative(h, TANH, dh_ptr.dtype.element_ty == tl.float32), 0.0)
     tl.store(dh_ptr + place, dh.to(dh_ptr.dtype.element_ty), mask=inside)
@@ -130,8 +130,9 @@ def _bias_gelu_fwd_kernel(
     cols = tl.program_id(0) % columns * BLOCK_F + tl.arange(0, BLOCK_F)
     inside = (rows < T)[:, None] & (cols < F)[None, :]
     place = rows.to(tl.int64)[:, None] * F + cols[None, :]
-    bias = tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)
-    h = tl.load(h_ptr + place, mask=inside, other=0.0).to(tl.float32) + bias[None, :]
+    h = tl.load(h_ptr + place, mask=inside, other=0.0).to(tl.float32)
+    if bias_ptr is not None:
+        h += tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)[None, :]
     tl.store(act_ptr + place, gelu(h, TANH, act_ptr.dtype.element_ty == tl.float32).to(act_ptr.dtype.element_ty), mask=inside)
 
 
@@ -143,13 +144,14 @@ def _bias_gelu_bwd_kernel(
     columns: tl.constexpr = (F + BLOCK_F - 1) // BLOCK_F
     program, programs = tl.program_id(0) // columns, tl.num_programs(0) // columns
     cols = tl.program_id(0) % columns * BLOCK_F + tl.arange(0, BLOCK_F)
-    bias = tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)
     dbias = tl.zeros((BLOCK_T, BLOCK_F), tl.float32)
     for first in range(program * BLOCK_T, T, programs * BLOCK_T):
         rows = first + tl.arange(0, BLOCK_T)
         inside = (rows < T)[:, None] & (cols < F)[None, :]
         place = rows.to(tl.int64)[:, None] * F + cols[None, :]
-        h = tl.load(h_ptr + place, mask=inside, other=0.0).to(tl.float32) + bias[None, :]
+        h = tl.load(h_ptr + place, mask=inside, other=0.0).to(tl.float32)
+        if bias_ptr is not None:
+            h += tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)[None, :]
         dh = tl.load(dact_ptr + place, mask=inside, other=0.0).to(tl.float32) * gelu_derivative(h, TANH, dh_ptr.dtype.element_ty == tl.float32)
         if act_ptr is not None:
             tl.store(act_ptr + place, gelu(h, TANH, act_ptr.dtype.element_ty == tl.float32).to(act_ptr.dtype.element_ty), mask=inside)
@@ -161,14 +163,14 @@ def _bias_gelu_bwd_kernel(
 def linear_gelu_fwd(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, tanh: bool, form: str, keep: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """x (T, N), weight (F, N), bias (F,) -> act (T, F), and h = x weight^T (T, F) where it is to be kept.
+    """x (T, N), weight (F, N), bias (F,) -> act (T, F), and h = x weight^T + bias where it is to be kept.
 
     `form` is "fused" or "split".
     """
     T, (F, K) = x.shape[0], weight.shape
     if form == "split" or not T:
-        h = torch.nn.functional.linear(x, weight)
-        return bias_gelu_fwd(h, bias, tanh, in_place=not keep), (h if keep else None)
+        h = torch.nn.functional.linear(x, weight, bias)
+        return bias_gelu_fwd(h, None, tanh, in_place=not keep), (h if keep else None)
     x, weight = contiguous_rows(x), contiguous_rows(weight)
     act = torch.empty((T, F), dtype=x.dtype, device=x.device)
     h = torch.empty_like(act) if keep else None
@@ -206,25 +208,25 @@ def linear_gelu_tma_fwd(
 
 
 def linear_gelu_bwd(
-    dy: torch.Tensor, weight: torch.Tensor, h: torch.Tensor, bias: torch.Tensor, tanh: bool, form: str
+    dy: torch.Tensor, weight: torch.Tensor, h: torch.Tensor, tanh: bool, form: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """dy (T, N), the second weight (N, F), h (T, F), the first bias (F,) -> dh (T, F), act (T, F), dbias (F,) float32."""
+    """dy (T, N), the second weight (N, F), h (T, F) -> dh (T, F), act (T, F), dbias (F,) float32."""
     T, (K, F) = dy.shape[0], weight.shape
     if form == "split" or not T:
-        return bias_gelu_bwd(dy @ weight, h, bias, tanh, want_act=True)  # type: ignore[return-value]
+        return bias_gelu_bwd(dy @ weight, h, None, tanh, want_act=True)  # type: ignore[return-value]
     dy, weight = contiguous_rows(dy), contiguous_rows(weight)
     dh, act = torch.empty_like(h), torch.empty_like(h)
     row = tuning.row("linear_gelu_bwd", dy.device, dy.element_size())
     row_tiles = triton.cdiv(T, row["BLOCK_M"])
     partial = torch.empty((row_tiles, F), dtype=torch.float32, device=dy.device)
     _linear_gelu_bwd_kernel[(row_tiles * triton.cdiv(F, row["BLOCK_N"]),)](
-        dy, weight, h, bias, dh, act, partial, dy.stride(0), weight.stride(0), T, K=K, F=F, TANH=tanh, **row
+        dy, weight, h, dh, act, partial, dy.stride(0), weight.stride(0), T, K=K, F=F, TANH=tanh, **row
     )
     return dh, act, partial.sum(0)
 
 
-def bias_gelu_fwd(h: torch.Tensor, bias: torch.Tensor, tanh: bool, in_place: bool) -> torch.Tensor:
-    """GELU(h + bias): (T, F) contiguous -> (T, F), over h itself where `in_place`."""
+def bias_gelu_fwd(h: torch.Tensor, bias: torch.Tensor | None, tanh: bool, in_place: bool) -> torch.Tensor:
+    """GELU(h + bias), or GELU(h): (T, F) contiguous -> (T, F), over h itself where `in_place`."""
     T, F = h.shape
     act = h if in_place else torch.empty_like(h)
     if T:
@@ -236,7 +238,7 @@ def bias_gelu_fwd(h: torch.Tensor, bias: torch.Tensor, tanh: bool, in_place: boo
 
 
 def bias_gelu_bwd(
-    dact: torch.Tensor, h: torch.Tensor, bias: torch.Tensor, tanh: bool, want_act: bool
+    dact: torch.Tensor, h: torch.Tensor, bias: torch.Tensor | None, tanh: bool, want_act: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
     """dact (T, F) -> dh (T, F), act (T, F) where wanted, dbias (F,) float32."""
     T, F = h.shape

@@ -130,8 +130,8 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row]]]] = {
 #   "fused"  GELU is the epilogue of a product of ours      "split"  the vendor's product, then one elementwise pass
 FFN_FORMS: dict[str, dict[str, str]] = {
     "default": {"inference": "split", "training": "split", "backward": "split"},
-    "sm90": {"inference": "fused", "training": "split", "backward": "split"},
-    "sm100": {"inference": "fused", "training": "split", "backward": "split"},
+    "sm90": {"inference": "fused", "training": "fused", "backward": "split"},
+    "sm100": {"inference": "fused", "training": "fused", "backward": "split"},
 }
 # Whether the wide (T, F) pre-activation stays in memory for the backward, or is computed again from x there.
 KEEPS_PREACTIVATION = {"default": True}

@@ -71,6 +71,20 @@ def test_the_kernel_of_descriptors_equals_the_plain_one(tokens: int, keep: bool,
         torch.testing.assert_close(saved, h, **tolerance)
 
 
+@pytest.mark.parametrize("biased", [False, True])
+def test_bias_gelu_adds_a_bias_where_there_is_one(biased: bool) -> None:
+    h, dact, bias = (random(*s, seed=i, device="cpu").float() for i, s in enumerate(((9, 70), (9, 70), (70,))))
+    leaf, leaf_bias = h.clone().requires_grad_(), bias.clone().requires_grad_()
+    expected = torch.nn.functional.gelu(leaf + leaf_bias if biased else leaf + 0 * leaf_bias)
+    expected.backward(dact)
+    act = kernels.bias_gelu_fwd(h, bias if biased else None, False, in_place=False)
+    dh, again, dbias = kernels.bias_gelu_bwd(dact, h, bias if biased else None, False, want_act=True)
+    torch.testing.assert_close(act, expected.detach())
+    torch.testing.assert_close(again, act)
+    torch.testing.assert_close(dh, leaf.grad)
+    torch.testing.assert_close(dbias, leaf.grad.sum(0))
+
+
 def test_gelu_of_16_bit_results_has_a_relative_error_below_rounding() -> None:
     """The polynomial of kernels/common.py against float64."""
     x = torch.linspace(-12, 12, 24_000).half().view(24, 1000)

@@ -1,0 +1,66 @@
+"""Checks on a GPU that nobody waits for: computed there, copied out beside the work, and raised at a later call or by `check()`.
+
+Kernels clamp what is out of range, so a bad id harms no memory; it must only be heard of. On a CPU there is nothing to wait for
+and checks raise at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class _Check:
+    """Flags on their way to the host, and what to raise for them."""
+
+    flags: Tensor
+    arrived: torch.cuda.Event | None
+    report: Callable[[list[bool]], None]
+
+
+_pending: deque[_Check] = deque()
+
+
+def defer(flags: Tensor, report: Callable[[list[bool]], None]) -> None:
+    """Has `report(values)` called once the bool (k,) `flags` have arrived and one of them is set; it raises."""
+    arrived = None
+    if flags.device.type == "cuda":
+        on_host = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
+        on_host.copy_(flags, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        flags = on_host
+    _pending.append(_Check(flags, arrived, report))
+
+
+def poll() -> None:
+    """Raises for the checks that have arrived and failed; waits for none."""
+    if not _pending or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
+        return
+    while _pending and (_pending[0].arrived is None or _pending[0].arrived.query()):
+        _settle()
+
+
+def check() -> None:
+    """Waits for every check that was put off, and raises for the first that failed.
+
+    Raises:
+        InputError: an id outside its table, or bounds of a packed batch that do not fit it, with its place.
+    """
+    while _pending:
+        arrived = _pending[0].arrived
+        if arrived is not None:
+            arrived.synchronize()
+        _settle()
+
+
+def _settle() -> None:
+    done = _pending.popleft()
+    values = done.flags.tolist()
+    if any(values):
+        done.report(values)

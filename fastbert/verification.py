@@ -1,0 +1,173 @@
+"""Whether the paths that run are right, on the user's own weights and texts: each op and each layer against float64.
+
+The rule is that of the tests. What is true is the reference in float64; what plain PyTorch makes of it in the model's type is
+the measure; the path that runs may err twice as much, in maximum and in root mean square, plus a few float32 roundings.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastbert import ops, reference
+from fastbert.diagnostics import align
+from fastbert.outputs import BertModelOutput
+from fastbert.packing import PackedBatch
+from fastbert.pretrained import BertPreTrainedModel
+
+FLOOR = 8 * 2.0**-24  # of the scale of a result: sums of float32 are made in different orders
+
+
+@dataclass
+class Comparison:
+    """One result, compared. Errors are absolute, against float64.
+
+    Attributes:
+        what: the op and which of its results, or the layer.
+        path: what ran.
+        scale: largest absolute value of the true result.
+        max_error, rms_error: of the path that ran.
+        usual_max, usual_rms: of plain PyTorch in the same type.
+    """
+
+    what: str
+    path: str
+    scale: float
+    max_error: float
+    rms_error: float
+    usual_max: float
+    usual_rms: float
+
+    @property
+    def ok(self) -> bool:
+        """At most twice plain PyTorch's error, plus the floor. NaN is not ok."""
+        floor = FLOOR * self.scale
+        return self.max_error <= 2 * self.usual_max + floor and self.rms_error <= 2 * self.usual_rms + floor
+
+
+@dataclass
+class Verification:
+    """What `verify` found.
+
+    Attributes:
+        rows: the worst call of each op's result and gradients, then each layer's hidden states.
+    """
+
+    rows: list[Comparison]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything is within the rule."""
+        return all(row.ok for row in self.rows)
+
+    def __str__(self) -> str:
+        header = ("what", "path", "scale", "max error", "plain PyTorch", "rms error", "plain PyTorch", "")
+        body = [
+            (
+                row.what,
+                row.path,
+                *(f"{value:.2e}" for value in (row.scale, row.max_error, row.usual_max, row.rms_error, row.usual_rms)),
+                "ok" if row.ok else "TOO LARGE",
+            )
+            for row in self.rows
+        ]
+        verdict = "all within twice plain PyTorch's error" if self.ok else "some errors are too large"
+        return "\n".join([*align([header, *body]), verdict])
+
+
+def verify(model: BertPreTrainedModel, *args: Any, **inputs: Any) -> Verification:
+    """Runs a forward in evaluation mode on the paths in force and compares every op, with its gradients, and every layer.
+
+    Args:
+        model: any model class of fastbert; its encoder is what is compared.
+        args, inputs: what the model's forward takes.
+
+    Returns:
+        `Verification`; printed, it is a table.
+    """
+    encoder = model.base_model
+    with model.evaluating(), torch.no_grad():
+        batches: list[PackedBatch] = []
+        hook = encoder.encoder.register_forward_pre_hook(lambda _, given: batches.append(given[1]))
+        try:
+            with ops.tapping() as calls, ops.recording() as decisions:
+                model(*args, **inputs)
+        finally:
+            hook.remove()
+        worst: dict[tuple[str, str], Comparison] = {}
+        for call in calls:
+            for row in _compare_op(call):
+                known = worst.get((row.what, row.path))
+                if known is None or _excess(row) > _excess(known):
+                    worst[row.what, row.path] = row
+        ran = {d.path for d in decisions if d.op != "linear"}
+        layers = _compare_layers(encoder, batches[0], "+".join(sorted(ran)))
+    return Verification([*worst.values(), *layers])
+
+
+def _excess(row: Comparison) -> float:
+    return row.max_error / (2 * row.usual_max + FLOOR * row.scale + 1e-30)
+
+
+def _compare_op(call: ops.Call) -> list[Comparison]:
+    """The result of one call and, of a kernel, the gradient of each floating input, from a random upstream.
+
+    The other paths have PyTorch's own gradients.
+    """
+    floating = [i for i, value in enumerate(call.arguments) if isinstance(value, Tensor) and value.is_floating_point()]
+    upstream: Tensor | None = None
+    results: list[list[Tensor]] = []
+    for function, widen in ((_reference(call.op), True), (_reference(call.op), False), (getattr(ops, call.op), False)):
+        given = list(call.arguments)
+        for i in floating:
+            given[i] = (given[i].double() if widen else given[i]).detach().clone().requires_grad_()
+        with torch.set_grad_enabled(call.path == "triton"):
+            out = function(*given)
+            if not out.requires_grad:
+                results.append([out])
+                continue
+            if upstream is None:
+                generator = torch.Generator().manual_seed(0)
+                upstream = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.device)
+                upstream = upstream.to(call.arguments[floating[0]].dtype)
+            gradients = torch.autograd.grad(out, [given[i] for i in floating], upstream.to(out.dtype))
+        results.append([out.detach(), *gradients])
+    names = ["", *(f" gradient {n}" for n in range(1, len(results[0])))]
+    return [
+        _compare(call.op + name, call.path, exact, eager, found)
+        for name, exact, eager, found in zip(names, *results, strict=True)
+    ]
+
+
+def _reference(op: str) -> Callable[..., Any]:
+    return getattr(reference, op)
+
+
+def _compare_layers(encoder: Any, batch: PackedBatch, path: str) -> list[Comparison]:
+    """Hidden states behind the embeddings and behind each layer."""
+
+    def states(model: Any, backend: str | None) -> tuple[Tensor, ...]:
+        with ops.backend(backend or ops.current_backend()):
+            output: BertModelOutput = model(batch, output_hidden_states=True, return_dict=True)
+        assert output.hidden_states is not None
+        return output.hidden_states
+
+    found, eager = states(encoder, None), states(encoder, "reference")
+    wide = copy.deepcopy(encoder).double()
+    if batch.inputs_embeds is not None:
+        batch = copy.copy(batch)
+        batch.inputs_embeds = batch.inputs_embeds.double()
+    exact = states(wide, "reference")
+    names = ["embeddings", *(f"layer {i}" for i in range(len(exact) - 1))]
+    return [_compare(name, path, *three) for name, *three in zip(names, exact, eager, found, strict=True)]
+
+
+def _compare(what: str, path: str, exact: Tensor, eager: Tensor, found: Tensor) -> Comparison:
+    error, usual = (found.double() - exact).abs(), (eager.double() - exact).abs()
+    numbers = [exact.abs().max(), error.max(), error.square().mean().sqrt(), usual.max(), usual.square().mean().sqrt()]
+    return Comparison(what, path, *torch.stack(numbers).tolist())
