@@ -1,8 +1,8 @@
 """What the compiler makes of a kernel's launch, without a GPU: compiled ahead of time, read from the machine code.
 
-`record` runs a real launcher on tensors without memory and catches its launches; `inspect` compiles one for an architecture with
-the very specialisation that Triton would choose, and reads registers, shared memory, stack, spills and instructions from the
-result. It cannot run under Triton's interpreter, whose functions do not compile.
+`record` runs a real launcher on tensors without memory and catches its launches; `inspect` compiles one for an architecture
+with the very specialisation that Triton would choose, and reads registers, shared memory, stack, spills and instructions from
+the result. It cannot run under Triton's interpreter, whose functions do not compile.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class Launch:
 
     @property
     def name(self) -> str:
+        """The kernel's name, bare."""
         return self.kernel.__name__.strip("_").removesuffix("_kernel")
 
 
@@ -255,9 +256,9 @@ def _without_epilogue(body: list[tuple[int, str, str]], labels: dict[str, int]) 
     best: tuple[int, int] = (0, 0)
     for address, name, operands in body:
         end = _target(name, operands, labels)
-        if end is not None and address < end <= body[-1][0] and end - address > best[1] - best[0]:
-            if not _tensor_flops([n for a, n, _ in body if address < a < end]):
-                best = (address, end)
+        longer = end is not None and address < end <= body[-1][0] and end - address > best[1] - best[0]
+        if longer and not _tensor_flops([n for a, n, _ in body if address < a < end]):
+            best = (address, end)
     inside = [name for address, name, _ in body if best[0] < address < best[1]]
     return [name for address, name, _ in body if not best[0] < address < best[1]], inside
 

@@ -34,6 +34,7 @@ class Tensors:
         self.dtype, self.device = dtype, device
 
     def __call__(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Random numbers; zeros of an integer type."""
         dtype = dtype or self.dtype
         if self.device != "meta" and dtype.is_floating_point:
             return torch.randn(shape, device=self.device).to(dtype)
@@ -107,9 +108,7 @@ def _ffn(make: Tensors) -> Iterator[Case]:
     for form in ("fused", "split"):
         for keep in (False, True):
             kind = "training" if keep else "inference"
-            yield Case(
-                f"ffn {form} {kind}", lambda k=keep, f=form: ffn.linear_gelu_fwd(x, w1, b1, False, f, k), product
-            )
+            yield Case(f"ffn {form} {kind}", lambda k=keep, f=form: ffn.linear_gelu_fwd(x, w1, b1, False, f, k), product)
         yield Case(f"ffn {form} backward", lambda f=form: ffn.linear_gelu_bwd(dy, w2, h, False, f), product)
 
 

@@ -84,7 +84,9 @@ def report(archs: list[str], only: str) -> tuple[str, list[str]]:
                     continue
                 rows.append(row)
                 if not fits:
-                    bad.append(f"{arch}: {row['kernel']} of {row['case']}: stack {row['stack']}, shared {row['shared, KiB']} KiB")
+                    bad.append(
+                        f"{arch}: {row['kernel']} of {row['case']}: stack {row['stack']}, shared {row['shared, KiB']} KiB"
+                    )
         columns = [name for name in COLUMNS if any(row.get(name) for row in rows)]
         lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
         lines += ["| " + " | ".join(row.get(name, "") for name in columns) + " |" for row in rows]

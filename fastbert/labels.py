@@ -77,6 +77,25 @@ def _out_of_range(labels: Tensor, count: int) -> int | None:
     return int(wrong.nonzero()[0]) if bool(wrong.any()) else None
 
 
+def labelled_rows(
+    labels: Tensor, scored_rows: Tensor | None, batch: PackedBatch, padded: bool, vocab_size: int, shifted: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The packed rows that are scored (M,), their labels (M,), and how many labels count.
+
+    Without `scored_rows` they are looked for, for which the host waits. With it they are as given: labels (M,) of those rows,
+    -100 where a row only fills a fixed number up.
+    """
+    if scored_rows is None:
+        scored = token_labels(labels, batch, padded, vocab_size)
+        scored = shift(scored, batch) if shifted else scored
+        rows = (scored != IGNORE).nonzero().view(-1)
+        return rows, scored.index_select(0, rows), torch.tensor(rows.shape[0], device=rows.device)
+    if labels.dim() != 1 or labels.shape != scored_rows.shape:
+        shapes = f"labels {tuple(labels.shape)}, scored_rows {tuple(scored_rows.shape)}"
+        raise InputError(f"with scored_rows both are (M,): one label a row; got {shapes}")
+    return scored_rows, labels, (labels != IGNORE).sum()
+
+
 def shift(labels: Tensor, batch: PackedBatch) -> Tensor:
     """(T,) labels moved to the token before, within each sequence; its last token predicts nothing."""
     starts = torch.zeros(labels.shape[0] + 1, dtype=torch.bool, device=labels.device)

@@ -1,4 +1,4 @@
-"""Checks on a GPU that nobody waits for: computed there, copied out beside the work, and raised at a later call or by `check()`.
+"""Checks on a GPU that nobody waits for: computed there, copied out beside the work, raised at a later call or by `check()`.
 
 Kernels clamp what is out of range, so a bad id harms no memory; it must only be heard of. On a CPU there is nothing to wait for
 and checks raise at once.

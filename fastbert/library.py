@@ -16,12 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastbert.kernels import attention as attention_kernels
-from fastbert.kernels import common
+from fastbert.kernels import common, tuning
 from fastbert.kernels import cross_entropy as cross_entropy_kernels
 from fastbert.kernels import embedding as embedding_kernels
 from fastbert.kernels import ffn as ffn_kernels
 from fastbert.kernels import layer_norm as layer_norm_kernels
-from fastbert.kernels import tuning
 
 Seed = Tensor | int | None
 
@@ -31,9 +30,7 @@ def _direct(*tensors: Tensor | None) -> bool:
     if torch.compiler.is_compiling():
         return False
     recording = torch.is_grad_enabled()
-    return all(
-        t is None or (type(t) in (Tensor, torch.nn.Parameter) and not (recording and t.requires_grad)) for t in tensors
-    )
+    return all(t is None or (type(t) in (Tensor, torch.nn.Parameter) and not (recording and t.requires_grad)) for t in tensors)
 
 
 def _autocast(device: torch.device) -> torch.dtype | None:
@@ -97,7 +94,8 @@ def _layer_norm(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     y, mean, rstd = layer_norm_kernels.layer_norm_fwd(x, residual, weight, bias, eps, x_bias, dropout_p, seed, dtype, True)
-    assert mean is not None and rstd is not None
+    assert mean is not None
+    assert rstd is not None
     return y, mean, rstd
 
 
@@ -203,7 +201,8 @@ def _embedding(
         input_ids, token_type_ids, position_ids, word_weight, position_weight, token_type_weight, ln_weight, ln_bias, eps,
         dropout_p, seed, True,
     )  # fmt: skip
-    assert mean is not None and rstd is not None
+    assert mean is not None
+    assert rstd is not None
     return y, mean, rstd
 
 
@@ -501,7 +500,11 @@ def _cross_entropy_backward(
 
 @_cross_entropy_backward.register_fake
 def _(upstream, hidden, weight, bias, labels, lse, kept, ignore_index):
-    return hidden.new_empty(hidden.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0], dtype=torch.float32)
+    return (
+        hidden.new_empty(hidden.shape),
+        weight.new_empty(weight.shape),
+        weight.new_empty(weight.shape[0], dtype=torch.float32),
+    )
 
 
 def _cross_entropy_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastbert import ops
 from fastbert.config import BertConfig
 from fastbert.heads import TaskHead
-from fastbert.labels import IGNORE, sequence_labels, shift, token_labels
+from fastbert.labels import IGNORE, labelled_rows, sequence_labels
 from fastbert.model import BertModel, dense, dense_and_activation, is_plain, refuse
 from fastbert.outputs import MaskedLMOutput, PreTrainingOutput
 from fastbert.packing import PackedBatch
@@ -94,6 +94,7 @@ class _MaskedLMHead(TaskHead):
         *,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        scored_rows: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -104,6 +105,7 @@ class _MaskedLMHead(TaskHead):
 
         Args:
             labels: (B, S), or (T,) for a packed batch; -100 where nothing is to be predicted.
+            scored_rows: (M,) packed rows that score `labels` (M,), in place of looking for them: a fixed number, for capture.
             return_logits: (B, S, V) scores, or (T, V) for a packed batch. None: in evaluation, or without labels; in training
                 scores exist at labelled positions only, while the loss is computed.
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, output_attentions, output_hidden_states,
@@ -113,26 +115,25 @@ class _MaskedLMHead(TaskHead):
         bert, head = self.bert, self.cls.predictions
         batch = bert.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         padded = not isinstance(input_ids, PackedBatch)
-        scored = None if labels is None else token_labels(labels, batch, padded, self.config.vocab_size)
-        if scored is not None and self.shifted:
-            scored = shift(scored, batch)
+        rows = wanted = count = None
+        if labels is not None:
+            vocabulary = self.config.vocab_size
+            rows, wanted, count = labelled_rows(labels, scored_rows, batch, padded, vocabulary, self.shifted)
         if return_logits is None:
             return_logits = labels is None or not self.training
-        rows = None if scored is None else (scored != IGNORE).nonzero().view(-1)
         states, encoded = self._encode(batch, None if return_logits else rows, output_hidden_states, output_attentions)
         output = MaskedLMOutput()
         if return_logits:
             logits = head(states)
             output.logits = batch.unpack(logits) if padded else logits
-        if scored is not None and rows is not None:
-            wanted = scored.index_select(0, rows)
+        if rows is not None and wanted is not None:
             if return_logits:
                 output.mlm_loss = cross_entropy_of_logits(logits.index_select(0, rows), wanted)
             else:
                 output.mlm_loss = head.loss(states, wanted)
             if self.shifted:  # transformers computes this loss, and no other, in float32
                 output.mlm_loss = output.mlm_loss.to(torch.promote_types(output.mlm_loss.dtype, torch.float32))
-            output.loss, output.num_mlm_labels = output.mlm_loss, _count(rows)
+            output.loss, output.num_mlm_labels = output.mlm_loss, count
         return self._finish(output, encoded, batch, padded, return_dict)
 
 
@@ -166,6 +167,7 @@ class BertForPreTraining(TaskHead):
         *,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        scored_rows: Tensor | None = None,
         next_sentence_label: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -177,6 +179,7 @@ class BertForPreTraining(TaskHead):
 
         Args:
             labels: (B, S), or (T,) for a packed batch: MLM labels, -100 where nothing is to be predicted.
+            scored_rows: (M,) packed rows that score `labels` (M,), in place of looking for them: a fixed number, for capture.
             next_sentence_label: (B,), 0 = B follows A, 1 = B is random, -100 = not counted.
             return_logits: MLM scores (B, S, V), or (T, V). None: in evaluation, or without `labels`.
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, output_attentions, output_hidden_states,
@@ -186,13 +189,14 @@ class BertForPreTraining(TaskHead):
         bert, heads = self.bert, self.cls
         batch = bert.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         padded = not isinstance(input_ids, PackedBatch)
-        scored = None if labels is None else token_labels(labels, batch, padded, self.config.vocab_size)
+        rows = wanted = count = None
+        if labels is not None:
+            rows, wanted, count = labelled_rows(labels, scored_rows, batch, padded, self.config.vocab_size)
         follows = None
         if next_sentence_label is not None:
             follows = sequence_labels(next_sentence_label, "next_sentence_label", batch.batch_size, 2)
         if return_logits is None:
             return_logits = labels is None or not self.training
-        rows = None if scored is None else (scored != IGNORE).nonzero().view(-1)
         output = PreTrainingOutput()
         if return_logits or rows is None or not batch.num_tokens:
             states, encoded = self._encode(batch, None, output_hidden_states, output_attentions)
@@ -207,20 +211,15 @@ class BertForPreTraining(TaskHead):
         if return_logits:
             logits = heads.predictions(states)
             output.prediction_logits = batch.unpack(logits) if padded else logits
-        if scored is not None and rows is not None and at_labels is not None:
-            wanted = scored.index_select(0, rows)
+        if rows is not None and wanted is not None and at_labels is not None:
             if return_logits:
                 output.mlm_loss = cross_entropy_of_logits(logits.index_select(0, rows), wanted)
             else:
                 output.mlm_loss = heads.predictions.loss(at_labels, wanted)
-            output.num_mlm_labels = _count(rows)
+            output.num_mlm_labels = count
         if follows is not None:
             output.nsp_loss = cross_entropy_of_logits(output.seq_relationship_logits, follows)
             output.num_nsp_labels = (follows != IGNORE).sum()
         losses = [loss for loss in (output.mlm_loss, output.nsp_loss) if loss is not None]
         output.loss = sum(losses[1:], losses[0]) if losses else None
         return self._finish(output, encoded, batch, padded, return_dict)
-
-
-def _count(rows: Tensor) -> Tensor:
-    return torch.tensor(rows.shape[0], device=rows.device)

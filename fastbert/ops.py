@@ -26,7 +26,12 @@ from fastbert.reference import Seed
 
 BACKENDS = ("auto", "triton", "reference")
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
-_INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")  # Triton reads it at its import too
+_INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in (
+    "1",
+    "true",
+    "on",
+    "yes",
+)  # Triton reads it at its import too
 _PRODUCTS = ("attention", "linear_gelu", "ffn")  # whose kernels multiply matrices themselves
 _HEAD_SIZES = (16, 32, 64, 128)
 _WIDEST = 8192  # hidden size that one program holds

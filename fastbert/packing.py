@@ -79,13 +79,14 @@ class PackedBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
         """The same batch on another device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PackedBatch:
         """The same batch in page-locked memory; `DataLoader(pin_memory=True)` calls it."""
-        return self._map(Tensor.pin_memory)
+        return self.map(Tensor.pin_memory)
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> PackedBatch:
+    def map(self, change: Callable[[Tensor], Tensor]) -> PackedBatch:
+        """The same batch with every tensor changed."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         changed: dict[str, Any] = {name: change(v) if isinstance(v, Tensor) else v for name, v in values.items()}
         return PackedBatch(**changed)
@@ -155,7 +156,9 @@ def pack(
         InputError: a wrong shape or type, a mask with values other than 0 and 1, or an id outside its table, with its place.
     """
     if isinstance(input_ids, Mapping):
-        return pack(**{name: input_ids[name] for name in _MODEL_INPUTS if input_ids.get(name) is not None}, limits=limits, wait=wait)
+        return pack(
+            **{name: input_ids[name] for name in _MODEL_INPUTS if input_ids.get(name) is not None}, limits=limits, wait=wait
+        )
     if input_ids is not None and not isinstance(input_ids, Tensor):
         return _pack_lists(input_ids, attention_mask, token_type_ids, position_ids, limits)
     source, name = (inputs_embeds, "inputs_embeds") if input_ids is None else (input_ids, "input_ids")
@@ -290,7 +293,8 @@ def fixed_budget(batch: PackedBatch, tokens: int, sequences: int, max_seqlen: in
 
     ends = batch.cu_seqlens[-1:].expand(sequences - batch.batch_size)
     types, positions = longer(batch.token_type_ids), longer(batch.position_ids)
-    assert types is not None and positions is not None
+    assert types is not None
+    assert positions is not None
     return PackedBatch(
         input_ids=longer(batch.input_ids),
         token_type_ids=types,

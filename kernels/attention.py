@@ -12,8 +12,8 @@ Long form: a program holds one block of queries and walks the keys (flash attent
 dq by blocks of queries, which also writes delta = rowsum(out * dout) (H, T), and dk, dv by blocks of keys. No atomics anywhere.
 Blocks without a cut, by the sequence's end or the causal diagonal, run a loop that has no masks.
 
-Rows behind the last sequence (the tail of a fixed token budget) get zeros, here and in the gradient. The keep-mask of dropout is
-a function of (head, packed query row, key position in its sequence).
+Rows behind the last sequence (the tail of a fixed token budget) get zeros, here and in the gradient. The keep-mask of dropout
+is a function of (head, packed query row, key position in its sequence).
 """
 
 import torch
@@ -126,7 +126,8 @@ def _score_gradients(
 
 @triton.jit(do_not_specialize=["T", "B"], do_not_specialize_on_alignment=["seed_ptr"])
 def _attention_short_bwd_kernel(
-    qkv_ptr, cu_ptr, seed_ptr, out_ptr, lse_ptr, dout_ptr, dqkv_ptr, stride_t, stride_part, stride_h, stride_dt, stride_dh, T, B, scale, p,
+    qkv_ptr, cu_ptr, seed_ptr, out_ptr, lse_ptr, dout_ptr, dqkv_ptr,
+    stride_t, stride_part, stride_h, stride_dt, stride_dh, T, B, scale, p,
     H: tl.constexpr, HEAD_DIM: tl.constexpr, CAUSAL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     head, sequence = tl.program_id(0) % H, tl.program_id(0) // H

@@ -51,7 +51,7 @@ def statistics(z, is_column, eps, N: tl.constexpr):
 
 @triton.jit
 def normalised_gradient(dy, weight, xhat, rstd, N: tl.constexpr):
-    """Gradient of z, of which xhat = (z - mean) * rstd: LayerNorm's backward for rows (R, BLOCK_N), zero outside the columns."""
+    """Gradient of z, of which xhat = (z - mean) * rstd: LayerNorm's backward of rows (R, BLOCK_N), zero beyond N."""
     g = dy * weight[None, :]
     projected = tl.sum(g * xhat, axis=1) / N
     return (g - xhat * projected[:, None] - (tl.sum(g, axis=1) / N)[:, None]) * rstd[:, None]
@@ -95,7 +95,9 @@ def gelu_derivative(x, TANH: tl.constexpr, FINE: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["rows", "columns"], do_not_specialize_on_alignment=["seed_ptr", "mask_ptr"])
-def _dropout_mask_kernel(mask_ptr, seed_ptr, rows, columns, p, ATTENTION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
+def _dropout_mask_kernel(
+    mask_ptr, seed_ptr, rows, columns, p, ATTENTION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr
+):
     row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     first = tl.program_id(1) * BLOCK_C
     head = tl.program_id(2)
@@ -119,9 +121,7 @@ def dropout_mask(seed: torch.Tensor, shape: tuple[int, ...], p: float) -> torch.
     block_r, block_c = 16, 128
     grid = (triton.cdiv(rows, block_r), triton.cdiv(columns, block_c), heads)
     if mask.numel():
-        _dropout_mask_kernel[grid](
-            mask, seed, rows, columns, p, ATTENTION=len(shape) == 3, BLOCK_R=block_r, BLOCK_C=block_c
-        )
+        _dropout_mask_kernel[grid](mask, seed, rows, columns, p, ATTENTION=len(shape) == 3, BLOCK_R=block_r, BLOCK_C=block_c)
     return mask
 
 

@@ -1,12 +1,13 @@
-"""The MLM loss from hidden states and the tied decoder: loss_m = log sum_v exp(s_mv) - s_m,label, with s = hidden weight^T + bias.
+"""The MLM loss from hidden states and the tied decoder: loss_m = log sum_v exp(s_mv) - s_m,label.
 
+    s = hidden weight^T + bias
     hidden (M, N), weight (V, N), bias (V,), labels (M,) -> losses (M,) float32; lse (M,) float32, saved
 
-Rows go in chunks. The vendor's product writes a chunk's scores in the operands' type, a kernel reads them once and keeps a running
-maximum and sum in float32: no (M, V) float32 tensor exists. For the backward, the scores of the first rows are kept, within a
-budget; those of the others are computed again. It turns a chunk of scores into their gradient, (softmax - onehot) * upstream, in one
-pass that also gives the partial column sums of dbias, and two products of the vendor make dhidden and dweight from it.
-Rows of the score buffer start at multiples of 64 elements, as products want it: V = 30522 is not one.
+Rows go in chunks. The vendor's product writes a chunk's scores in the operands' type, a kernel reads them once and keeps a
+running maximum and sum in float32: no (M, V) float32 tensor exists. For the backward, the scores of the first rows are kept,
+within a budget; those of the others are computed again. A kernel turns a chunk of scores into their gradient,
+(softmax - onehot) * upstream, in one pass that also gives the partial column sums of dbias, and two products of the vendor make
+dhidden and dweight from it. Rows of the score buffer start at multiples of 64 elements, as products want it: V = 30522 is none.
 """
 
 import torch
@@ -140,7 +141,7 @@ def cross_entropy_bwd(
     dweight: torch.Tensor | None = None
     step = min(max(M, 1), _rows_in(CHUNK_BYTES, V, hidden))
     dlogits_buffer = _buffer(step, V, hidden)
-    scratch = _buffer(step, V, hidden) if M > kept.shape[0] else None
+    scratch = _buffer(step, V, hidden) if kept.shape[0] < M else None
     first = 0
     while first < M:
         is_kept = first < kept.shape[0]

@@ -4,8 +4,8 @@
 
 Ids outside their table are clamped into it, so that no address is ever wrong; who checks them is `packing`.
 Forward: a program takes BLOCK_T tokens, gathers three rows for each and normalises them in registers.
-Backward, two kernels. The first walks the tokens as in layer_norm.py and writes dz (T, N) and partial column sums of dweight and
-dbias. The second adds the rows of dz that fell on one table row. The tokens are sorted by id (stably), and each program walks
+Backward, two kernels. The first walks the tokens as in layer_norm.py and writes dz (T, N) and partial column sums of dweight
+and dbias. The second adds the rows of dz that fell on one table row. The tokens are sorted by id (stably), and each program walks
 CHUNK of them: a run of equal ids that lies inside its chunk goes straight to the table; a run cut by a chunk's edge leaves
 partial sums, `head` (of the run that came in) and `tail` (of the run that goes out), which a third kernel joins in their
 order. The [CLS] of 64k tokens and the rarest word take the same path, no atomics, equal bits in every run.
@@ -50,7 +50,9 @@ def _embedding_fwd_kernel(
     rows = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     cols = tl.arange(0, BLOCK_N)
     inside = (rows < T)[:, None] & (cols < N)[None, :]
-    z = _sum(id_ptr, type_ptr, position_ptr, word_ptr, position_table_ptr, type_table_ptr, rows, cols, inside, T, V, TYPES, P, N)
+    z = _sum(
+        id_ptr, type_ptr, position_ptr, word_ptr, position_table_ptr, type_table_ptr, rows, cols, inside, T, V, TYPES, P, N
+    )
     mean, rstd = statistics(z, cols < N, eps, N)
     weight = tl.load(weight_ptr + cols, mask=cols < N, other=0.0).to(tl.float32)
     bias = tl.load(bias_ptr + cols, mask=cols < N, other=0.0).to(tl.float32)
@@ -79,7 +81,9 @@ def _embedding_bwd_kernel(
         rows = first + tl.arange(0, BLOCK_T)
         at = rows.to(tl.int64)[:, None]
         inside = (rows < T)[:, None] & is_column[None, :]
-        z = _sum(id_ptr, type_ptr, position_ptr, word_ptr, position_table_ptr, type_table_ptr, rows, cols, inside, T, V, TYPES, P, N)
+        z = _sum(
+            id_ptr, type_ptr, position_ptr, word_ptr, position_table_ptr, type_table_ptr, rows, cols, inside, T, V, TYPES, P, N
+        )
         dy = tl.load(dy_ptr + at * stride_dyt + cols[None, :], mask=inside, other=0.0).to(tl.float32)
         if seed_ptr is not None:
             dy = dropped(dy, keep_mask(tl.load(seed_ptr), rows, 0, 0, p, BLOCK_N, False), p)

@@ -5,12 +5,12 @@
 GELU is the one epilogue that vendors' libraries lack in its exact form. Two ways to have it, and the launch table chooses:
   fused   one matrix product whose epilogue adds the bias, applies GELU and writes act, and h too where a backward will want it.
           A plain kernel (one program a tile, pointers), and one for cards with a tensor memory accelerator (sm_90 and newer):
-          a program a multiprocessor walks the tiles, descriptors move them, the epilogue runs in two halves to stay in registers.
+          a program a multiprocessor walks the tiles, descriptors move them, the epilogue runs in halves to stay in registers.
   split   the vendor's product gives h, its bias included, `bias_gelu` makes act from it in one elementwise pass. (It can add a
           bias too, but h rounded to 16 bit before its bias is less exact than after, and the vendor's epilogue adds it free.)
 Backward, from dy: dact = dy w2, dh = dact * GELU'(h), and act again, so that of the two wide tensors only h was kept.
-Fused, the three are the epilogue of dy w2; split, one elementwise pass behind the vendor's product. Column sums of dh (db1) leave
-as partial sums, (programs, F) float32, and are added once: no atomics. The remaining products are the vendor's.
+Fused, the three are the epilogue of dy w2; split, one elementwise pass behind the vendor's product. Column sums of dh (db1)
+leave as partial sums, (programs, F) float32, and are added once: no atomics. The remaining products are the vendor's.
 """
 
 import torch
@@ -152,9 +152,13 @@ def _bias_gelu_bwd_kernel(
         h = tl.load(h_ptr + place, mask=inside, other=0.0).to(tl.float32)
         if bias_ptr is not None:
             h += tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)[None, :]
-        dh = tl.load(dact_ptr + place, mask=inside, other=0.0).to(tl.float32) * gelu_derivative(h, TANH, dh_ptr.dtype.element_ty == tl.float32)
+        dh = tl.load(dact_ptr + place, mask=inside, other=0.0).to(tl.float32) * gelu_derivative(
+            h, TANH, dh_ptr.dtype.element_ty == tl.float32
+        )
         if act_ptr is not None:
-            tl.store(act_ptr + place, gelu(h, TANH, act_ptr.dtype.element_ty == tl.float32).to(act_ptr.dtype.element_ty), mask=inside)
+            tl.store(
+                act_ptr + place, gelu(h, TANH, act_ptr.dtype.element_ty == tl.float32).to(act_ptr.dtype.element_ty), mask=inside
+            )
         tl.store(dh_ptr + place, dh.to(dh_ptr.dtype.element_ty), mask=inside)
         dbias += dh
     tl.store(partial_ptr + program * F + cols, tl.sum(dbias, axis=0), mask=cols < F)
@@ -213,7 +217,9 @@ def linear_gelu_bwd(
     """dy (T, N), the second weight (N, F), h (T, F) -> dh (T, F), act (T, F), dbias (F,) float32."""
     T, (K, F) = dy.shape[0], weight.shape
     if form == "split" or not T:
-        return bias_gelu_bwd(dy @ weight, h, None, tanh, want_act=True)  # type: ignore[return-value]
+        dh, again, dbias = bias_gelu_bwd(dy @ weight, h, None, tanh, want_act=True)
+        assert again is not None
+        return dh, again, dbias
     dy, weight = contiguous_rows(dy), contiguous_rows(weight)
     dh, act = torch.empty_like(h), torch.empty_like(h)
     row = tuning.row("linear_gelu_bwd", dy.device, dy.element_size())
@@ -243,7 +249,8 @@ def bias_gelu_bwd(
     """dact (T, F) -> dh (T, F), act (T, F) where wanted, dbias (F,) float32."""
     T, F = h.shape
     dact = dact.contiguous()
-    dh, act = torch.empty_like(h), (torch.empty_like(h) if want_act else None)
+    dh = torch.empty_like(h)
+    act = torch.empty_like(h) if want_act else None
     if not T:
         return dh, act, torch.zeros(F, dtype=torch.float32, device=h.device)
     row = tuning.row("bias_gelu", h.device)

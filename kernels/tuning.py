@@ -140,7 +140,7 @@ TMA_ARCHITECTURES = ("sm90", "sm100")
 
 @functools.cache
 def architecture(device: torch.device) -> str:
-    """"sm90", "gfx942" and so on; "interpreter" on a CPU."""
+    """ "sm90", "gfx942" and so on; "interpreter" on a CPU."""
     if device.type != "cuda":
         return "interpreter"
     properties = torch.cuda.get_device_properties(device)
@@ -186,7 +186,7 @@ def programs(per_multiprocessor: int, most: int, device: torch.device) -> int:
 
 
 def ffn_form(device: torch.device, phase: str) -> str:
-    """"fused" or "split", in the phase "inference", "training" or "backward"."""
+    """ "fused" or "split", in the phase "inference", "training" or "backward"."""
     return FFN_FORMS.get(architecture(device), FFN_FORMS["default"])[phase]
 
 

@@ -2,7 +2,7 @@
 
 Each runs an op three times on the same numbers: the reference in float64 (what is true), the reference in the type (what plain
 PyTorch makes of it), the kernels. A kernel passes when its error is at most twice plain PyTorch's, in maximum and in root mean
-square, plus a few float32 roundings at the scale of the result. So for the result and for every gradient, from a random upstream.
+square, plus a few float32 roundings at the scale of the result. So for the result and every gradient, from a random upstream.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ def assert_exact(what: str, found: Tensor, eager: Tensor, exact: Tensor, zero: f
 
 
 def compare(
-    run: Callable[..., Tensor], inputs: dict[str, Tensor | None], dtype: torch.dtype, types: dict[str, torch.dtype] | None = None
+    run: Callable[..., Tensor],
+    inputs: dict[str, Tensor | None],
+    dtype: torch.dtype,
+    types: dict[str, torch.dtype] | None = None,
 ) -> None:
     """`run(module, **inputs)` with module `reference` and `ops`; every input gets a gradient. `types` are exceptions."""
     types = types or {}
@@ -81,7 +84,13 @@ def dropout(module: Any, seed: Tensor, keep: Tensor | None, p: float) -> dict[st
 
 
 def check_layer_norm(
-    device: str, dtype: torch.dtype, tokens: int, width: int, p: float, parts: tuple[str, ...] = ("residual", "x_bias"), offset: int = 0
+    device: str,
+    dtype: torch.dtype,
+    tokens: int,
+    width: int,
+    p: float,
+    parts: tuple[str, ...] = ("residual", "x_bias"),
+    offset: int = 0,
 ) -> None:
     seed = torch.tensor(2**61 + 12345 + width, device=device)
     keep = kept(seed, (tokens, width), p)
@@ -107,7 +116,9 @@ def off(x: Tensor, columns: int) -> Tensor:
     return torch.cat([x[:, :columns], x, x[:, :5]], dim=1)[:, columns : columns + x.shape[1]]
 
 
-def check_embedding(device: str, dtype: torch.dtype, tokens: int, width: int, p: float, sizes: tuple[int, int, int] = (1000, 600, 2)) -> None:
+def check_embedding(
+    device: str, dtype: torch.dtype, tokens: int, width: int, p: float, sizes: tuple[int, int, int] = (1000, 600, 2)
+) -> None:
     """Ids as text has them: one id at every fifth place, others rare, the padding id among them."""
     vocabulary, positions, kinds = sizes
     seed = torch.tensor(77, device=device)
@@ -147,7 +158,9 @@ def check_attention(
     compare(run, {"qkv": random(tokens, 3, heads, width, seed=tokens, device=device)}, dtype)
 
 
-def check_linear_gelu(device: str, dtype: torch.dtype, tokens: int, width: int, inner: int, approximate: str, strided: bool = False) -> None:
+def check_linear_gelu(
+    device: str, dtype: torch.dtype, tokens: int, width: int, inner: int, approximate: str, strided: bool = False
+) -> None:
     def run(module: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return module.linear_gelu(off(x, 8 if strided else 0), weight, bias, approximate)
 

@@ -1,7 +1,7 @@
 """The heaviest launches, compiled ahead of time for every architecture: nothing spills, everything fits, dots use tensor cores.
 
-`benchmarks/kernel_report.py` does the same for every shipped launch. Needs no GPU; compiled in a process of its own, as functions
-under the interpreter cannot be compiled.
+`benchmarks/kernel_report.py` does the same for every shipped launch. Needs no GPU; compiled in a process of its own, as
+functions under the interpreter cannot be.
 """
 
 from __future__ import annotations
@@ -89,7 +89,12 @@ def test_the_report_exits_with_1_on_a_spill() -> None:
     )
     env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     run = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env={**env, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**env, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 1, run.stderr[-2000:]
     assert "does not fit: sm90: attention_short_fwd" in run.stderr

@@ -113,7 +113,7 @@ def test_reference_attention_passes_gradcheck() -> None:
         assert torch.autograd.gradcheck(lambda x, c=causal: reference.attention(x, cu, longest, causal=c), qkv)
 
 
-# -- the kernels, under the interpreter; test_gpu.py has the full sizes -----------------------------------------------------------
+# -- the kernels, under the interpreter; test_gpu.py has the full sizes --------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -201,7 +201,7 @@ def test_attention_stands_large_scores(poisoned: None) -> None:
 
 
 def test_attention_bounds_that_lie_are_harmless() -> None:
-    """A longer sequence than max_seqlen, or rows beyond the end: wrong numbers for those, but no address outside the tensors."""
+    """A longer sequence than max_seqlen, or rows beyond the end: wrong numbers for those, no address outside the tensors."""
     qkv, _, _ = packed([10], dtype=torch.float32)
     for wild in ([0, 400], [-5, 10], [0, 200, 10]):
         with fastbert.backend("triton"):

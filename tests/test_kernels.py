@@ -1,4 +1,4 @@
-"""The whole model on kernels, under Triton's interpreter; the ops as PyTorch operators; torch.compile; the rules of dispatch."""
+"""The whole model on kernels, under Triton's interpreter; the ops as PyTorch operators; torch.compile; dispatch."""
 
 from __future__ import annotations
 
@@ -85,7 +85,11 @@ def test_ten_training_steps_follow_the_reference(dropout: float, monkeypatch: py
     losses = {}
     for backend in ("reference", "triton"):
         model, _ = make_pair(
-            "BertForPreTraining", **SIZES, num_hidden_layers=2, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
+            "BertForPreTraining",
+            **SIZES,
+            num_hidden_layers=2,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
         )
         model.train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -199,7 +203,7 @@ def test_explain_names_the_kernels() -> None:
     assert paths == {"embedding": "triton", "attention": "triton", "linear": "cpu", "layer_norm": "triton", "ffn": "triton"}
 
 
-# -- PyTorch operators -------------------------------------------------------------------------------------------------------------
+# -- PyTorch operators ---------------------------------------------------------------------------------------------------------
 
 
 def operator_samples() -> list[tuple[str, tuple[Any, ...]]]:
@@ -231,7 +235,10 @@ def operator_samples() -> list[tuple[str, tuple[Any, ...]]]:
         ("ffn", (x, random(24, 16), random(24), random(16, 24), random(16), False)),
         ("ffn_backward", (plain, random(16, 24, grad=False), random(4, 24, grad=False), False)),
         ("cross_entropy", (x, random(70, 16), random(70), labels, -100)),
-        ("cross_entropy_backward", (per_row, plain, random(70, 16, grad=False), None, labels, per_row, torch.rand(4, 128), -100)),
+        (
+            "cross_entropy_backward",
+            (per_row, plain, random(70, 16, grad=False), None, labels, per_row, torch.rand(4, 128), -100),
+        ),
     ]
 
 

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "fastbert"
 HEAVY = {"transformers", "sklearn", "scipy", "seqeval", "matplotlib", "sentence_transformers", "datasets"}
 
 # What each module may import from the package; names of folders stand for all in them.
-ABOVE = {"diagnostics", "tasks", "data"}
+ABOVE = {"diagnostics", "verification", "graphs", "tasks", "data"}
 ENCODER = {
     "errors",
     "files",
@@ -29,25 +29,29 @@ ENCODER = {
     "ops",
     "pretrained",
 }
-ENCODER |= {"model", "labels", "heads", "lm_heads"}
+ENCODER |= {"late", "model", "labels", "heads", "lm_heads"}
 ALLOWED = {
     "errors": set(),
     "outputs": set(),
     "files": {"errors"},
     "config": {"errors", "files"},
-    "packing": {"errors"},
+    "late": set(),
+    "packing": {"errors", "late"},
     "encoding": {"errors"},
     "tokenizer": {"encoding", "errors", "files"},
     "reference": set(),
     "cpu": {"reference"},
-    "ops": {"kernels", "reference", "cpu", "errors"},
+    "library": {"kernels"},
+    "ops": {"library", "reference", "cpu", "errors"},
+    "graphs": {"ops", "outputs", "packing", "errors"},
     "checkpoint": {"config", "errors", "files"},
     "pretrained": {"checkpoint", "config", "errors", "files"},
-    "model": {"config", "ops", "outputs", "packing", "pretrained", "errors"},
+    "model": {"config", "late", "ops", "outputs", "packing", "pretrained", "errors"},
     "labels": {"errors", "packing", "reference"},
     "heads": {"config", "labels", "model", "outputs", "packing", "pretrained", "reference", "errors"},
     "lm_heads": {"config", "heads", "labels", "model", "ops", "outputs", "packing", "reference"},
     "diagnostics": ENCODER,
+    "verification": ENCODER | {"diagnostics"},
     "data": {"errors", "tokenizer", "packing", "data"},
     "tasks": ENCODER | {"tasks", "data"},
     "cli": ENCODER | ABOVE | {"__init__"},
@@ -99,6 +103,15 @@ def test_triton_stays_in_kernels() -> None:
     for path in sources(PACKAGE):
         assert "triton" not in {name.split(".")[0] for name in imports(path)}, path
         assert "@triton" not in path.read_text(encoding="utf-8"), path
+
+
+def test_kernels_know_tensors_and_one_another_at_most() -> None:
+    for path in sorted((ROOT / "kernels").glob("*.py")):
+        names = imports(path)
+        assert {name.split(".")[0] for name in names} <= {"torch", "triton", "fastbert", "functools"}, path
+        ours = {name for name in names if name.split(".")[0] == "fastbert"}
+        assert all(name == "fastbert.kernels.tuning" or name.startswith("fastbert.kernels.common.") for name in ours), path
+        assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))), path
 
 
 def test_kernels_is_a_link_to_a_folder_without_init() -> None:

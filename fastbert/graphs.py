@@ -1,0 +1,198 @@
+"""CUDA graphs: a whole forward, or a whole training step, replayed in one launch. Small batches are bound by launches.
+
+A graph has fixed shapes and fixed addresses. `CapturedModel` keeps one for each bucket of (tokens, sequences, longest length),
+fills a batch up to its bucket with a tail that belongs to no sequence, copies it in, replays, copies the result out.
+`CapturedStep` does so for a function that trains on batches of one fixed budget (`packing.fixed_budget`).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastbert import ops
+from fastbert.errors import BackendError, InputError
+from fastbert.outputs import BertModelOutput
+from fastbert.packing import PackedBatch, fixed_budget
+
+_TENSORS = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "inputs_embeds")
+_WARM_UP = 3  # runs before a capture: kernels are compiled, libraries choose their algorithms
+
+
+class Bucket(tuple[int, int, int]):
+    """(tokens, sequences, longest length) that a graph is captured for."""
+
+    @classmethod
+    def of(cls, batch: PackedBatch) -> Bucket:
+        """The smallest bucket that holds a batch. Tokens rise in eighths of a power of two: at most an eighth is filled up."""
+        tokens = max(batch.num_tokens, 16)
+        step = max(16, 1 << max(tokens.bit_length() - 4, 0))
+        return cls((-(-tokens // step) * step, _power(batch.batch_size), max(32, _power(batch.max_seqlen))))
+
+
+def _power(size: int) -> int:
+    """The next power of two."""
+    return 1 << max(size - 1, 0).bit_length()
+
+
+@dataclass
+class _Captured:
+    graph: torch.cuda.CUDAGraph
+    batch: PackedBatch
+    output: BertModelOutput
+
+
+class CapturedModel:
+    """The encoder of a model, for inference on packed batches, as CUDA graphs.
+
+    Args:
+        model: a `BertModel` (or a model class that has one), in evaluation mode, on a CUDA device, with kernels for its type.
+        max_graphs: graphs kept; beyond it the one that was used longest ago goes. All share one pool of memory.
+
+    Weights may be changed in place (an optimiser, `load_state_dict`). After `.to`, `.half()` or new Parameter objects the
+    graphs are captured again by themselves.
+    """
+
+    def __init__(self, model: Any, max_graphs: int = 32) -> None:
+        encoder = model.base_model
+        if encoder.device.type != "cuda":
+            raise BackendError(f"CUDA graphs need a CUDA device; the model is on {encoder.device}")
+        if max_graphs < 1:
+            raise InputError(f"max_graphs = {max_graphs} must be at least 1")
+        self.encoder = encoder
+        self.max_graphs = max_graphs
+        self._graphs: OrderedDict[Bucket, _Captured] = OrderedDict()
+        self._pool = torch.cuda.graph_pool_handle()
+        self._weights: tuple[int, ...] = ()
+
+    @torch.no_grad()
+    def __call__(self, batch: PackedBatch) -> BertModelOutput:
+        """The output of an eager forward, in fresh tensors: hidden states (T, N), pooled (B, N) where there is a pooler.
+
+        Raises:
+            InputError: the batch does not fit the model, or is not on its device.
+            BackendError: the model is in training mode, or an op of it has no kernel that can be captured.
+        """
+        if self.encoder.training:
+            raise BackendError("CapturedModel runs models in evaluation mode; call model.eval() first")
+        batch = self.encoder.pack_inputs(batch)
+        if batch.attention_bias is not None or batch.tail:
+            raise InputError("CapturedModel takes batches with 2-D masks, without a tail")
+        weights = tuple(parameter.data_ptr() for parameter in self.encoder.parameters())
+        if weights != self._weights:
+            self._graphs.clear()
+            self._weights = weights
+        bucket = Bucket.of(batch)
+        limit = max(batch.max_seqlen, self.encoder.config.max_position_embeddings)
+        bucket = Bucket((bucket[0], bucket[1], min(bucket[2], limit)))
+        captured = self._graphs.get(bucket)
+        if captured is None:
+            captured = self._graphs[bucket] = self._capture(batch, bucket)
+            if len(self._graphs) > self.max_graphs:
+                self._graphs.popitem(last=False)
+        self._graphs.move_to_end(bucket)
+        _fill(captured.batch, fixed_budget(batch, *bucket))
+        captured.graph.replay()
+        states, pooled = captured.output.last_hidden_state, captured.output.pooler_output
+        assert states is not None
+        return BertModelOutput(
+            last_hidden_state=states[: batch.num_tokens].clone(),
+            pooler_output=None if pooled is None else pooled[: batch.batch_size].clone(),
+        )
+
+    def _capture(self, batch: PackedBatch, bucket: Bucket) -> _Captured:
+        static = _copied(fixed_budget(batch, *bucket))
+        static.checked = self.encoder._limits()
+
+        def run() -> Any:
+            return self.encoder(static, return_dict=True)
+
+        graph, output = _capture(run, self._pool)
+        return _Captured(graph, static, output)
+
+
+class CapturedStep:
+    """A training step of one fixed shape as a CUDA graph: forward, backward and optimiser in one launch.
+
+    Args:
+        step: called as `step(**inputs)`; does all of a step and returns tensors, the loss among them. It must not wait for the
+            device: batches by `packing.fixed_budget`, labels by `scored_rows`, optimisers with `capturable=True`, gradients
+            zeroed with `set_to_none=True` inside.
+        inputs: example inputs, tensors and PackedBatches, whose shapes every later call must have.
+
+    Runs `step` three times before the capture, which trains on the example; take a copy of the state before it matters.
+    """
+
+    def __init__(self, step: Callable[..., Any], inputs: Mapping[str, Tensor | PackedBatch]) -> None:
+        if not all(value.device.type == "cuda" for value in inputs.values()):
+            raise BackendError("CUDA graphs need a CUDA device; some inputs are elsewhere")
+        self._static = {name: _copied(v) if isinstance(v, PackedBatch) else v.clone() for name, v in inputs.items()}
+        for value in self._static.values():
+            if isinstance(value, PackedBatch) and value.checked is None:
+                raise InputError("pack the example batch with limits=, or run it once: its check cannot be captured")
+        self._graph, self._result = _capture(lambda: step(**self._static), torch.cuda.graph_pool_handle())
+
+    def __call__(self, **inputs: Tensor | PackedBatch) -> Any:
+        """Runs the step on new inputs and returns copies of its results.
+
+        Raises:
+            InputError: an input is missing or has another shape than the example.
+        """
+        if inputs.keys() != self._static.keys():
+            raise InputError(f"the step was captured for {sorted(self._static)}; got {sorted(inputs)}")
+        for name, value in inputs.items():
+            static = self._static[name]
+            if isinstance(static, PackedBatch) and isinstance(value, PackedBatch):
+                _fill(static, value, name)
+            elif isinstance(static, Tensor) and isinstance(value, Tensor):
+                _copy(static, value, name)
+            else:
+                raise InputError(f"{name} is a {type(value).__name__}; the step was captured with a {type(static).__name__}")
+        self._graph.replay()
+        return torch.utils._pytree.tree_map_only(Tensor, torch.clone, self._result)
+
+
+def _capture(run: Callable[[], Any], pool: Any) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """Warms up on a stream of its own, as PyTorch asks for, then captures."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    try:
+        with torch.cuda.stream(stream), ops.recording() as decisions:
+            for _ in range(_WARM_UP):
+                run()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            result = run()
+    except RuntimeError as error:
+        slow = sorted({f"{d.op}: {d.reason}" for d in decisions if d.path != "triton" and d.op != "linear"})
+        raise BackendError(f"this cannot be captured as a CUDA graph ({'; '.join(slow) or error})") from error
+    return graph, result
+
+
+def _copied(batch: PackedBatch) -> PackedBatch:
+    """The same batch in memory of its own."""
+    return batch.map(torch.clone)
+
+
+def _fill(static: PackedBatch, batch: PackedBatch, name: str = "batch") -> None:
+    """Copies a batch into the addresses of another of the same shape."""
+    if batch.max_seqlen > static.max_seqlen:
+        raise InputError(f"{name}.max_seqlen = {batch.max_seqlen}; it was captured for at most {static.max_seqlen}")
+    for field in _TENSORS:
+        target, value = getattr(static, field), getattr(batch, field)
+        if (target is None) != (value is None):
+            raise InputError(f"{name}.{field} is {'missing' if value is None else 'there'}, unlike in the captured batch")
+        if target is not None:
+            _copy(target, value, f"{name}.{field}")
+
+
+def _copy(target: Tensor, value: Tensor, name: str) -> None:
+    if target.shape != value.shape:
+        raise InputError(f"{name} has shape {tuple(value.shape)}; it was captured with {tuple(target.shape)}")
+    target.copy_(value, non_blocking=True)
