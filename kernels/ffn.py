@@ -177,15 +177,15 @@ def linear_gelu_fwd(
         return bias_gelu_fwd(h, None, tanh, in_place=not keep), (h if keep else None)
     x, weight = contiguous_rows(x), contiguous_rows(weight)
     act = torch.empty((T, F), dtype=x.dtype, device=x.device)
-    h = torch.empty_like(act) if keep else None
+    saved = torch.empty_like(act) if keep else None
     if _has_tma(x, weight, act):
         row = tuning.row("linear_gelu_tma", x.device, x.element_size())
-        linear_gelu_tma_fwd(x, weight, bias, act, h, tanh, row)
-        return act, h
+        linear_gelu_tma_fwd(x, weight, bias, act, saved, tanh, row)
+        return act, saved
     row = tuning.row("linear_gelu", x.device, x.element_size())
     tiles = triton.cdiv(T, row["BLOCK_M"]) * triton.cdiv(F, row["BLOCK_N"])
-    _linear_gelu_kernel[(tiles,)](x, weight, bias, act, h, x.stride(0), weight.stride(0), T, K=K, F=F, TANH=tanh, **row)
-    return act, h
+    _linear_gelu_kernel[(tiles,)](x, weight, bias, act, saved, x.stride(0), weight.stride(0), T, K=K, F=F, TANH=tanh, **row)
+    return act, saved
 
 
 def linear_gelu_tma_fwd(

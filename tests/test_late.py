@@ -1,0 +1,161 @@
+"""Checks that are put off, fixed budgets, and scored rows: what graph capture needs, here on a CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_pair, ragged, worst
+
+import fastbert
+from fastbert import graphs, late, packing
+from fastbert.errors import BackendError, InputError
+from fastbert.packing import Limits, PackedBatch, fixed_budget
+
+LIMITS = Limits(vocab_size=101, type_vocab_size=2, max_position_embeddings=40)
+
+
+@pytest.fixture(autouse=True)
+def nothing_pending() -> Any:
+    late._pending.clear()
+    yield
+    late._pending.clear()
+
+
+def bad_batch() -> PackedBatch:
+    batch = fastbert.pack(**ragged([4, 6]))
+    batch.input_ids[7] = 500
+    return batch
+
+
+def test_a_check_that_is_put_off_raises_at_the_next_call() -> None:
+    model, _ = make_pair("BertModel")
+    packing.check_packed(bad_batch(), LIMITS, wait=False)
+    with pytest.raises(InputError, match=r"input_ids\[1, 3\] = 500 is outside the vocabulary \(0..100\)"):
+        model(torch.ones(1, 3, dtype=torch.long))
+    model(torch.ones(1, 3, dtype=torch.long))
+
+
+def test_check_raises_for_what_is_pending_and_forgets_it() -> None:
+    fastbert.pack(torch.full((2, 3), 300), limits=LIMITS, wait=False)
+    with pytest.raises(InputError, match=r"input_ids\[0, 0\] = 300"):
+        fastbert.check()
+    fastbert.check()
+
+
+@pytest.mark.parametrize(
+    ("starts", "longest", "message"),
+    [
+        ([0, 4, 11], 6, "rise from 0 to the 10 tokens; it goes from 0 to 11"),
+        ([0, 8, 4], 6, "it goes from 0 to 4"),
+        ([0, 4, 10], 5, "max_seqlen = 5 is below the longest sequence, 6"),
+    ],
+)
+def test_bounds_that_do_not_fit_are_found_late_too(starts: list[int], longest: int, message: str) -> None:
+    for wait in (True, False):
+        batch = fastbert.pack(**ragged([4, 6]))
+        batch.cu_seqlens, batch.max_seqlen = torch.tensor(starts, dtype=torch.int32), longest
+        with pytest.raises(InputError, match=message):
+            _checked(batch, wait)
+
+
+def _checked(batch: PackedBatch, wait: bool) -> None:
+    packing.check_packed(batch, LIMITS, wait=wait)
+    fastbert.check()
+
+
+def test_good_batches_leave_nothing_behind() -> None:
+    packing.check_packed(fastbert.pack(**ragged([4, 6])), LIMITS, wait=False)
+    assert late._pending
+    late.poll()
+    assert not late._pending
+
+
+def test_a_fixed_budget_changes_no_result() -> None:
+    model, _ = make_pair("BertModel")
+    batch = fastbert.pack(**ragged([9, 4, 6]))
+    filled = fixed_budget(batch, tokens=32, sequences=8, max_seqlen=16)
+    assert (filled.num_tokens, filled.batch_size, filled.max_seqlen, filled.tail) == (32, 8, 16, 13)
+    for backend in ("reference", "auto"):
+        with torch.no_grad(), fastbert.backend(backend):
+            expected, found = model(batch), model(filled)
+        assert worst(found.last_hidden_state[:19], expected.last_hidden_state) < 1e-5
+        assert worst(found.pooler_output[:3], expected.pooler_output) < 1e-5
+        assert not found.pooler_output[3:].any()
+        assert found.last_hidden_state.isfinite().all()
+    assert batch.unpack(expected.last_hidden_state).shape == (3, 9, 48)
+
+
+def test_a_fixed_budget_unpacks_to_the_padded_form() -> None:
+    batch = fastbert.pack(**ragged([9, 4]))
+    filled = fixed_budget(batch, 20, 4, 16)
+    filled.cu_seqlens = filled.cu_seqlens[:3]
+    values = torch.arange(20.0)
+    assert torch.equal(filled.unpack(values), batch.unpack(values[:13]))
+
+
+def test_a_tail_takes_no_part_in_training() -> None:
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model, _ = make_pair("BertForMaskedLM", **off, hidden_size=64)
+    model.train()
+    batch = fastbert.pack(**ragged([9, 4, 6]))
+    labels = batch.input_ids.masked_fill(torch.arange(19) % 3 == 0, -100)
+    gradients = []
+    for backend in ("auto", "triton"):
+        for given, wanted in (
+            (batch, labels),
+            (fixed_budget(batch, 30, 5, 12), torch.cat([labels, labels.new_full((11,), -100)])),
+        ):
+            model.zero_grad()
+            with fastbert.backend(backend):
+                model(given, labels=wanted).loss.backward()
+            gradients.append([p.grad.clone() for p in model.parameters()])
+    for other in gradients[1:]:
+        assert max(worst(a, b) for a, b in zip(gradients[0], other, strict=True)) < 1e-5
+
+
+def test_a_budget_that_is_too_small_is_named() -> None:
+    batch = fastbert.pack(**ragged([9, 4]))
+    for budget, message in (((12, 4, 16), "tokens = 13"), ((20, 1, 16), "sequences = 2"), ((20, 4, 8), "max_seqlen = 9")):
+        with pytest.raises(InputError, match=message):
+            fixed_budget(batch, *budget)
+
+
+@pytest.mark.parametrize("name", ["BertForMaskedLM", "BertForPreTraining"])
+def test_scored_rows_give_the_loss_of_the_labels(name: str) -> None:
+    model, _ = make_pair(name)
+    batch = fastbert.pack(**ragged([9, 4]))
+    labels = batch.input_ids.masked_fill(torch.arange(13) % 4 != 0, -100)
+    rows = torch.tensor([0, 4, 8, 12, 0, 0])
+    wanted = torch.cat([labels[rows[:4]], torch.tensor([-100, -100])])
+    for training in (False, True):
+        model.train(training)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        expected, found = model(batch, labels=labels), model(batch, labels=wanted, scored_rows=rows)
+        assert float(found.loss) == pytest.approx(float(expected.loss), rel=1e-5)
+        assert int(found.num_mlm_labels) == int(expected.num_mlm_labels) == 4
+    with pytest.raises(InputError, match="one label a row"):
+        model(batch, labels=labels, scored_rows=rows)
+
+
+def test_graphs_need_a_gpu() -> None:
+    model, _ = make_pair("BertModel")
+    with pytest.raises(BackendError, match="need a CUDA device; the model is on cpu"):
+        graphs.CapturedModel(model)
+    with pytest.raises(BackendError, match="need a CUDA device"):
+        graphs.CapturedStep(lambda **_: None, {"x": torch.zeros(1)})
+
+
+def test_buckets_are_few_and_waste_little() -> None:
+    seen = set()
+    for tokens in range(1, 20_000, 7):
+        batch = PackedBatch(None, torch.empty(0), torch.empty(tokens), torch.zeros(20), 100, 100)
+        bucket = graphs.Bucket.of(batch)
+        seen.add(bucket)
+        assert bucket[0] >= tokens
+        assert bucket[0] <= max(tokens * 1.126, tokens + 16)
+        assert bucket[1:] == (32, 128)
+    assert len(seen) < 100
