@@ -9,10 +9,23 @@ PYTHON := .venv/bin/python
 setup := .venv/ready
 endif
 
-.PHONY: test bench lint clean
+.PHONY: test test-triton36 bench lint clean
 
 test: lint
 	$(PYTHON) -m pytest
+
+# The kernels under Triton 3.6, the pair of torch 2.11, in an environment of its own. The CUDA build of torch 2.11 is several GB;
+# TORCH36=2.13.0 tests Triton 3.6 beside another torch.
+TORCH36 ?= 2.11.0
+test-triton36: .venv36/ready-$(TORCH36)
+	.venv36/bin/python -m pytest tests/test_layer_norm.py tests/test_embedding.py tests/test_attention.py tests/test_ffn.py \
+	  tests/test_cross_entropy.py tests/test_dropout.py tests/test_kernels.py tests/test_late.py tests/test_aot.py
+
+.venv36/ready-%: setup.py
+	$(BASE_PYTHON) -m venv .venv36
+	.venv36/bin/python -m pip install --progress-bar on "torch==$*" "numpy<2.4"
+	.venv36/bin/python -m pip install --progress-bar on "torch==$*" "triton==3.6.0" "numpy<2.4" -e ".[test]"
+	@touch $@
 
 bench: $(setup)
 	$(PYTHON) benchmarks/run.py $(ARGS)
@@ -32,4 +45,4 @@ lint: $(setup)
 	@touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv36 build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -36,7 +36,7 @@ from fastbert.packing import PackedBatch, pack
 from fastbert.tokenizer import BertTokenizer
 from fastbert.verification import verify
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BertConfig",

@@ -5,8 +5,8 @@
 Ids outside their table are clamped into it, so that no address is ever wrong; who checks them is `packing`.
 Forward: a program takes BLOCK_T tokens, gathers three rows for each and normalises them in registers.
 Backward, two steps. The first walks the tokens as in layer_norm.py and writes dz (T, N) and partial column sums of dweight
-and dbias. The second adds the rows of dz that fell on one table row. The tokens are sorted by id (stably), and each program walks
-CHUNK of them: a run of equal ids that lies inside its chunk goes straight to the table; a run cut by a chunk's edge leaves
+and dbias. The second adds the rows of dz that fell on one table row. The tokens are sorted by id (stably), and each program
+walks CHUNK of them: a run of equal ids that lies inside its chunk goes straight to the table; a run cut by a chunk's edge leaves
 partial sums, `head` (of the run that came in) and `tail` (of the run that goes out), which one more kernel joins in their
 order. The [CLS] of 64k tokens and the rarest word take the same path, no atomics, equal bits in every run.
 """
