@@ -6,9 +6,9 @@ Ids outside their table are clamped into it, so that no address is ever wrong; w
 Forward: a program takes BLOCK_T tokens, gathers three rows for each and normalises them in registers.
 Backward, two steps. The first walks the tokens as in layer_norm.py and writes dz (T, N) and partial column sums of dweight
 and dbias. The second adds the rows of dz that fell on one table row. The tokens are sorted by id (stably), and each program
-walks CHUNK of them. A run of equal ids that lies inside its chunk goes straight to the table; a run cut by a chunk's edge leaves
-partial sums, `head` (of the run that came in) and `tail` (of the run that goes out), which one more kernel joins in order.
-The [CLS] of 64k tokens and the rarest word take the same path, no atomics, equal bits in every run.
+walks CHUNK of them. A run of equal ids that lies inside its chunk goes straight to the table; a run cut by a chunk's edge
+leaves partial sums, `head` (of the run that came in) and `tail` (of the run that goes out), which one more kernel joins in
+order. The [CLS] of 64k tokens and the rarest word take the same path, no atomics, equal bits in every run.
 """
 
 import torch
