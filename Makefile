@@ -23,7 +23,6 @@ test-triton36: .venv36/ready-$(TORCH36)
 
 .venv36/ready-%: setup.py
 	$(BASE_PYTHON) -m venv .venv36
-	.venv36/bin/python -m pip install --progress-bar on "torch==$*" "numpy<2.4"
 	.venv36/bin/python -m pip install --progress-bar on "torch==$*" "triton==3.6.0" "numpy<2.4" -e ".[test]"
 	@touch $@
 

@@ -8,6 +8,7 @@ V vocabulary, M scored positions; each op's docstring stands at its twin in refe
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import sys
@@ -289,7 +290,12 @@ def _width_obstacle(x: Tensor) -> str:
 
 
 def _capability() -> tuple[int, int]:
-    return (9, 9) if torch.version.hip else torch.cuda.get_device_capability()
+    return (9, 9) if torch.version.hip else _capability_of(torch.cuda.current_device())
+
+
+@functools.cache
+def _capability_of(device: int) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 def _tf32() -> bool:

@@ -98,3 +98,37 @@ def test_the_report_exits_with_1_on_a_spill() -> None:
     )
     assert run.returncode == 1, run.stderr[-2000:]
     assert "does not fit: sm90: attention_short_fwd" in run.stderr
+
+
+def test_the_committed_report_covers_every_launch_and_shows_no_spill() -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import kernel_cases
+        import torch
+    finally:
+        sys.path.pop(0)
+    text = (ROOT / "benchmarks" / "results" / "kernel_report.md").read_text(encoding="utf-8")
+    parts = {part.split("\n", 1)[0]: part for part in text.split("\n## ")[1:]}
+    assert list(parts) == ["sm80", "sm89", "sm90", "sm100", "gfx942"]
+    for arch, part in parts.items():
+        header, _, *rows = [
+            [cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if line.startswith("|")
+        ]
+        found = [dict(zip(header, row, strict=True)) for row in rows]
+        assert {row["case"] for row in found} == {case.name for case in kernel_cases.cases(torch.bfloat16)}, arch
+        if arch != "gfx942":
+            assert all(row["stack"] == row["spills"] == "0" for row in found), arch
+
+
+def test_tune_says_that_it_needs_a_gpu() -> None:
+    env = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"} | {"CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(
+        [sys.executable, "benchmarks/tune.py"],
+        cwd=ROOT,
+        env={**env, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert run.stderr.startswith("tune.py needs a CUDA device")
