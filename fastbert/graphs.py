@@ -7,6 +7,7 @@ fills a batch up to its bucket with a tail that belongs to no sequence, copies i
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from fastbert.errors import BackendError, InputError
 from fastbert.outputs import BertModelOutput
 from fastbert.packing import PackedBatch, fixed_budget
 
-_TENSORS = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "inputs_embeds")
+_TENSORS = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "inputs_embeds", "indices")
 _WARM_UP = 3  # runs before a capture: kernels are compiled, libraries choose their algorithms
 
 
@@ -66,7 +67,7 @@ class CapturedModel:
             raise InputError(f"max_graphs = {max_graphs} must be at least 1")
         self.encoder = encoder
         self.max_graphs = max_graphs
-        self._graphs: OrderedDict[Bucket, _Captured] = OrderedDict()
+        self._graphs: OrderedDict[tuple[Any, ...], _Captured] = OrderedDict()
         self._pool = torch.cuda.graph_pool_handle()
         self._weights: tuple[int, ...] = ()
 
@@ -86,16 +87,20 @@ class CapturedModel:
         weights = tuple(parameter.data_ptr() for parameter in self.encoder.parameters())
         if weights != self._weights:
             self._graphs.clear()
+            self._pool = torch.cuda.graph_pool_handle()  # a pool without a user cannot be captured into again
             self._weights = weights
         bucket = Bucket.of(batch)
         limit = max(batch.max_seqlen, self.encoder.config.max_position_embeddings)
         bucket = Bucket((bucket[0], bucket[1], min(bucket[2], limit)))
-        captured = self._graphs.get(bucket)
+        key = (bucket, batch.inputs_embeds is not None, *_surroundings())
+        captured = self._graphs.get(key)
         if captured is None:
-            captured = self._graphs[bucket] = self._capture(batch, bucket)
+            with torch.inference_mode(False), torch.no_grad():  # inference tensors could not be written to outside that mode
+                captured = self._capture(batch, bucket)
+            self._graphs[key] = captured
             if len(self._graphs) > self.max_graphs:
                 self._graphs.popitem(last=False)
-        self._graphs.move_to_end(bucket)
+        self._graphs.move_to_end(key)
         _fill(captured.batch, fixed_budget(batch, *bucket))
         captured.graph.replay()
         states, pooled = captured.output.last_hidden_state, captured.output.pooler_output
@@ -112,7 +117,7 @@ class CapturedModel:
         def run() -> Any:
             return self.encoder(static, return_dict=True)
 
-        graph, output = _capture(run, self._pool)
+        graph, output = _capture(run, self._pool, self.encoder.device)
         return _Captured(graph, static, output)
 
 
@@ -135,7 +140,8 @@ class CapturedStep:
         for value in self._static.values():
             if isinstance(value, PackedBatch) and value.checked is None:
                 raise InputError("pack the example batch with limits=, or run it once: its check cannot be captured")
-        self._graph, self._result = _capture(lambda: step(**self._static), torch.cuda.graph_pool_handle())
+        device = next(iter(inputs.values())).device
+        self._graph, self._result = _capture(lambda: step(**self._static), torch.cuda.graph_pool_handle(), device)
 
     def __call__(self, **inputs: Tensor | PackedBatch) -> Any:
         """Runs the step on new inputs and returns copies of its results.
@@ -157,22 +163,40 @@ class CapturedStep:
         return torch.utils._pytree.tree_map_only(Tensor, torch.clone, self._result)
 
 
-def _capture(run: Callable[[], Any], pool: Any) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """Warms up on a stream of its own, as PyTorch asks for, then captures."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    try:
-        with torch.cuda.stream(stream), ops.recording() as decisions:
+def _surroundings() -> tuple[Any, ...]:
+    """What decides, beside its inputs, what a forward does."""
+    return ops.current_backend(), torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+
+
+def _capture(run: Callable[[], Any], pool: Any, device: torch.device) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """Warms up on a stream of its own, as PyTorch asks for, then captures.
+
+    Autocast keeps no copies of weights meanwhile: a graph would go on reading them when they are gone or old.
+    """
+    _, enabled, dtype = _surroundings()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(device), torch.autocast("cuda", dtype, enabled, cache_enabled=False):
+        here, beside = torch.cuda.current_stream(), _warm_up_stream(device)
+        beside.wait_stream(here)
+        with torch.cuda.stream(beside), ops.recording() as decisions:
             for _ in range(_WARM_UP):
                 run()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            result = run()
-    except RuntimeError as error:
+        here.wait_stream(beside)
         slow = sorted({f"{d.op}: {d.reason}" for d in decisions if d.path != "triton" and d.op != "linear"})
-        raise BackendError(f"this cannot be captured as a CUDA graph ({'; '.join(slow) or error})") from error
+        if slow:
+            raise BackendError(f"this cannot be captured as a CUDA graph: {'; '.join(slow)}")
+        try:
+            # The outer block brings the stream back where a capture that failed does not. Other threads may do as they like.
+            with torch.cuda.stream(here), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                result = run()
+        except RuntimeError as error:
+            raise BackendError(f"this cannot be captured as a CUDA graph: {error}") from error
     return graph, result
+
+
+@functools.cache
+def _warm_up_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def _copied(batch: PackedBatch) -> PackedBatch:
@@ -182,6 +206,8 @@ def _copied(batch: PackedBatch) -> PackedBatch:
 
 def _fill(static: PackedBatch, batch: PackedBatch, name: str = "batch") -> None:
     """Copies a batch into the addresses of another of the same shape."""
+    if batch.attention_bias is not None or batch.padded_length != static.padded_length:
+        raise InputError(f"{name} has another padded form than the captured batch, or a dense mask: use packing.fixed_budget")
     if batch.max_seqlen > static.max_seqlen:
         raise InputError(f"{name}.max_seqlen = {batch.max_seqlen}; it was captured for at most {static.max_seqlen}")
     for field in _TENSORS:

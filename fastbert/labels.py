@@ -6,10 +6,13 @@ graph. Sizes: B sequences, S padded length, T packed tokens, C labels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastbert import late
 from fastbert.errors import InputError
 from fastbert.packing import PackedBatch
 from fastbert.reference import cross_entropy_of_logits
@@ -42,7 +45,7 @@ def sequence_labels(labels: Tensor, name: str, size: int, count: int) -> Tensor:
     if labels.is_floating_point() or labels.numel() != size:
         got = f"shape {tuple(labels.shape)} and type {labels.dtype}"
         raise InputError(f"{name} has {got}; expected ({size},) integers")
-    return _checked(labels.reshape(-1).long(), labels, name, count)
+    return _checked(labels.reshape(-1).long(), lambda bad: (bad,), name, count)
 
 
 def token_labels(labels: Tensor, batch: PackedBatch, padded: bool, count: int) -> Tensor:
@@ -54,27 +57,26 @@ def token_labels(labels: Tensor, batch: PackedBatch, padded: bool, count: int) -
     packed = (batch.pack(labels) if padded else labels).long()
     if batch.valid is not None:
         packed = packed.masked_fill(~batch.valid, IGNORE)
-    bad = _out_of_range(packed, count)
-    if bad is not None:
-        place = batch.place(bad) if padded else (bad,)
-        where = ", ".join(map(str, place))
-        raise InputError(f"labels[{where}] = {int(packed[bad])} is neither {IGNORE} nor in 0..{count - 1}")
-    return packed
+    return _checked(packed, lambda bad: batch.place(bad) if padded else (bad,), "labels", count)
 
 
-def _checked(flat: Tensor, given: Tensor, name: str, count: int) -> Tensor:
-    bad = _out_of_range(flat, count)
-    if bad is not None:
-        raise InputError(f"{name}[{bad}] = {int(flat[bad])} is neither {IGNORE} nor in 0..{count - 1}")
-    return flat
-
-
-def _out_of_range(labels: Tensor, count: int) -> int | None:
-    """Index of the first label that is neither -100 nor below `count`."""
+def _checked(flat: Tensor, place: Callable[[int], tuple[int, ...]], name: str, count: int) -> Tensor:
+    """Labels that are all -100 or below `count`. On a GPU nobody waits: wrong ones do not count, and are raised late."""
     if torch.compiler.is_compiling():
-        return None
-    wrong = ((labels < 0) | (labels >= count)) & (labels != IGNORE)
-    return int(wrong.nonzero()[0]) if bool(wrong.any()) else None
+        return flat
+    wrong = ((flat < 0) | (flat >= count)) & (flat != IGNORE)
+
+    def report(_: list[bool]) -> None:
+        bad = int(wrong.nonzero()[0])
+        where = ", ".join(map(str, place(bad)))
+        raise InputError(f"{name}[{where}] = {int(flat[bad])} is neither {IGNORE} nor in 0..{count - 1}")
+
+    if flat.device.type == "cuda":
+        late.defer(wrong.any()[None], report)
+        return flat.masked_fill(wrong, IGNORE)
+    if bool(wrong.any()):
+        report([True])
+    return flat
 
 
 def labelled_rows(
@@ -93,13 +95,25 @@ def labelled_rows(
     if labels.dim() != 1 or labels.shape != scored_rows.shape:
         shapes = f"labels {tuple(labels.shape)}, scored_rows {tuple(scored_rows.shape)}"
         raise InputError(f"with scored_rows both are (M,): one label a row; got {shapes}")
-    return scored_rows, labels, (labels != IGNORE).sum()
+    last = batch.num_tokens - 1
+    outside = (scored_rows < 0) | (scored_rows > last)
+
+    def report(_: list[bool]) -> None:
+        bad = int(outside.nonzero()[0])
+        raise InputError(f"scored_rows[{bad}] = {int(scored_rows[bad])} is not in 0..{last}")
+
+    if not torch.compiler.is_compiling():
+        late.defer(outside.any()[None], report)
+        if labels.device.type == "cpu":
+            late.check()
+    wanted = _checked(labels.long(), lambda bad: (bad,), "labels", vocab_size)
+    return scored_rows.clamp(0, last), wanted, (wanted != IGNORE).sum()
 
 
 def shift(labels: Tensor, batch: PackedBatch) -> Tensor:
     """(T,) labels moved to the token before, within each sequence; its last token predicts nothing."""
     starts = torch.zeros(labels.shape[0] + 1, dtype=torch.bool, device=labels.device)
-    starts = starts.index_fill(0, batch.cu_seqlens.long(), True)
+    starts = starts.index_fill(0, batch.cu_seqlens.long().clamp(0, labels.shape[0]), True)
     return F.pad(labels, (0, 1), value=IGNORE)[1:].masked_fill(starts[1:], IGNORE)
 
 

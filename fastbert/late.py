@@ -26,24 +26,38 @@ class _Check:
 _pending: deque[_Check] = deque()
 
 
+def capturing() -> bool:
+    """Whether a CUDA graph is being recorded, in which nothing may be read or waited for."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
 def defer(flags: Tensor, report: Callable[[list[bool]], None]) -> None:
-    """Has `report(values)` called once the bool (k,) `flags` have arrived and one of them is set; it raises."""
+    """Has `report(values)` called once the bool (k,) `flags` have arrived and one of them is set; it raises.
+
+    Nothing is checked while a CUDA graph is recorded: what goes into its replays is checked when it is copied in.
+    """
+    if capturing():
+        return
     arrived = None
     if flags.device.type == "cuda":
-        on_host = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
-        on_host.copy_(flags, non_blocking=True)
-        arrived = torch.cuda.Event()
-        arrived.record()
+        with torch.cuda.device(flags.device):
+            on_host = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
+            on_host.copy_(flags, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
         flags = on_host
     _pending.append(_Check(flags, arrived, report))
 
 
 def poll() -> None:
     """Raises for the checks that have arrived and failed; waits for none."""
-    if not _pending or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
+    if not _pending or capturing():
         return
-    while _pending and (_pending[0].arrived is None or _pending[0].arrived.query()):
-        _settle()
+    while (first := _first()) is not None:
+        if first.arrived is not None and not first.arrived.query():
+            _pending.appendleft(first)
+            return
+        _settle(first)
 
 
 def check() -> None:
@@ -52,15 +66,21 @@ def check() -> None:
     Raises:
         InputError: an id outside its table, or bounds of a packed batch that do not fit it, with its place.
     """
-    while _pending:
-        arrived = _pending[0].arrived
-        if arrived is not None:
-            arrived.synchronize()
-        _settle()
+    while (first := _first()) is not None:
+        if first.arrived is not None:
+            first.arrived.synchronize()
+        _settle(first)
 
 
-def _settle() -> None:
-    done = _pending.popleft()
+def _first() -> _Check | None:
+    """Takes the oldest check; a deque's popleft is atomic, so each goes to one thread."""
+    try:
+        return _pending.popleft()
+    except IndexError:
+        return None
+
+
+def _settle(done: _Check) -> None:
     values = done.flags.tolist()
     if any(values):
         done.report(values)

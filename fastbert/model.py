@@ -115,7 +115,7 @@ class BertSelfAttention(nn.Module):
         """(T, N) with the queries of `rows`, and zeros elsewhere: nobody reads what those rows attend to."""
         query = dense(self.query, x.index_select(0, rows))
         ordinal = torch.arange(rows.shape[0], device=rows.device)
-        owner = torch.zeros(x.shape[0], dtype=torch.long, device=rows.device).index_copy(0, rows, ordinal)
+        owner = ordinal.new_full((x.shape[0],), rows.shape[0]).scatter_reduce(0, rows, ordinal, "amin")
         # A row may be named twice ([CLS] with a label, an empty sequence); its gradient must reach one of the copies only.
         query = torch.where((owner.index_select(0, rows) == ordinal)[:, None], query, query.detach())
         return query.new_zeros(x.shape[0], query.shape[1]).index_copy(0, rows, query)
@@ -239,7 +239,10 @@ class BertEncoder(nn.Module):
             arguments = (states[-1], batch, layer_seeds, layer_rows, output_attentions)
             if recompute_layers:
                 state, probs = recompute(
-                    layer, *arguments, use_reentrant=False, preserve_rng_state=not is_plain(*layer.modules())
+                    _under(ops.current_backend(), layer),
+                    *arguments,
+                    use_reentrant=False,
+                    preserve_rng_state=not is_plain(*layer.modules()),
                 )
             else:
                 state, probs = layer(*arguments)
@@ -474,6 +477,16 @@ def refuse(model: nn.Module, keywords: dict[str, Any]) -> None:
 def as_asked(output: Any, return_dict: bool | None, config: BertConfig) -> Any:
     """The output, or its tuple where `return_dict` is False."""
     return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+
+def _under(backend: str, layer: nn.Module) -> Callable[..., Any]:
+    """The layer, in whatever thread and block it is called: a recomputation may run in another than the forward did."""
+
+    def run(*arguments: Any) -> Any:
+        with ops.backend(backend):
+            return layer(*arguments)
+
+    return run
 
 
 def _dense_and_join(module: BertSelfOutput | BertOutput, x: Tensor, residual: Tensor, seed: Tensor | None) -> Tensor:

@@ -299,7 +299,9 @@ def _capability_of(device: int) -> tuple[int, int]:
 
 
 def _tf32() -> bool:
-    return torch.backends.cuda.matmul.allow_tf32
+    """Whether float32 products may run in TF32, by PyTorch's newer setting where it has one, which knows the older as well."""
+    matmul = torch.backends.cuda.matmul
+    return matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
 
 
 def _library() -> Any:

@@ -37,7 +37,7 @@ class PackedBatch:
         cu_seqlens: (B + 1,) int32, the row at which each sequence starts, and T. Empty sequences are fine.
         max_seqlen: the longest length, a Python int.
         padded_length: S of the padded form, to which `unpack` returns.
-        indices: (T,) place of each token in the flattened padded form; None where nothing is padded.
+        indices: (T,) place of each token in the flattened padded form, the tail's one behind it; None where nothing is padded.
         inputs_embeds: (T, N) word embeddings computed elsewhere.
         attention_bias: (B or 1, H or 1, S, S) added to the attention scores: masks that packing cannot express.
         valid: (T,) bool, only while a graph is traced: the tokens that are real, as the traced form keeps the padding.
@@ -97,15 +97,17 @@ class PackedBatch:
         if self.valid is not None:
             valid = self.valid.view(-1, *([1] * (packed.dim() - 1)))
             return packed.masked_fill(~valid, fill).view(shape)
-        if self.tail:
-            packed = packed[: -self.tail]
         if self.indices is None:
-            return packed.reshape(shape)
-        flat = packed.new_full((shape[0] * shape[1], *packed.shape[1:]), fill)
-        return flat.index_copy(0, self.indices, packed).view(shape)
+            return packed.view(shape)
+        places = shape[0] * shape[1]
+        flat = packed.new_full((places + (self.tail > 0), *packed.shape[1:]), fill)  # the tail goes to one place behind
+        return flat.index_copy(0, self.indices, packed)[:places].view(shape)
 
     def pack(self, padded: Tensor) -> Tensor:
-        """(B, S, ...) -> the rows of its real tokens (T, ...)."""
+        """(B, S, ...) -> the rows of its real tokens (T, ...), zeros in the tail."""
+        if self.tail:
+            padded = padded.reshape(-1, *padded.shape[2:])
+            padded = torch.cat([padded, padded.new_zeros(1, *padded.shape[1:])])[None]
         return _take(padded, self.indices)
 
     def first_rows(self) -> Tensor:
@@ -113,7 +115,7 @@ class PackedBatch:
         if self.valid is not None:
             first = self.valid.view(self.batch_size, self.padded_length).int().argmax(1)
             return self.cu_seqlens[:-1].long() + first
-        return self.cu_seqlens[:-1].long().clamp(max=self.num_tokens - 1)
+        return self.cu_seqlens[:-1].long().clamp(0, self.num_tokens - 1)
 
     def blank_empty(self, per_sequence: Tensor) -> Tensor:
         """(B, ...) with zeros at empty sequences."""
@@ -188,13 +190,20 @@ def pack(
         input_ids=None if input_ids is None else _as_index(_take(input_ids, indices)),
         token_type_ids=_as_index(_take(types, indices)),
         position_ids=_as_index(_take(positions, indices)),
-        cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).to(device=device, dtype=torch.int32),
+        cu_seqlens=_starts(mask, shape, device),
         max_seqlen=max(lengths),
         padded_length=shape[1],
         indices=indices,
         inputs_embeds=None if inputs_embeds is None else _take(inputs_embeds, indices),
         checked=limits,
     )
+
+
+def _starts(mask: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor:
+    """(B + 1,) int32, made on the device: a copy from the host would wait."""
+    if mask is None:
+        return torch.arange(shape[0] + 1, dtype=torch.int32, device=device) * shape[1]
+    return torch.nn.functional.pad(mask.sum(1).cumsum(0), (1, 0)).int()
 
 
 def _pack_traced(
@@ -234,7 +243,7 @@ def check_packed(batch: PackedBatch, limits: Limits, wait: bool = True) -> Packe
 
     Without `wait` nothing waits for the device: what is wrong is raised at a later call, or by `fastbert.check()`.
     """
-    if batch.checked == limits or torch.compiler.is_compiling():
+    if batch.checked == limits or torch.compiler.is_compiling() or late.capturing():
         return batch
     tokens = batch.num_tokens
     for name in ("input_ids", "token_type_ids", "inputs_embeds"):
@@ -273,7 +282,8 @@ def fixed_budget(batch: PackedBatch, tokens: int, sequences: int, max_seqlen: in
         batch: what is to be run.
         tokens: rows of the result; those behind the last token are a tail of zeros that belongs to no sequence.
         sequences: sequences of the result; the further ones are empty.
-        max_seqlen: the longest length that kernels are launched for.
+        max_seqlen: the longest length that kernels are launched for. The padded form becomes (sequences, max_seqlen), or
+            stays as wide as it was where left padding or holes made it wider.
 
     Raises:
         InputError: the batch is larger than the budget.
@@ -291,6 +301,14 @@ def fixed_budget(batch: PackedBatch, tokens: int, sequences: int, max_seqlen: in
             return values
         return torch.cat([values, values.new_zeros(missing, *values.shape[1:])])
 
+    real = batch.num_tokens - batch.tail
+    width = max(max_seqlen, batch.padded_length)
+    places = batch.indices
+    if places is None and real == batch.batch_size * batch.padded_length:
+        places = torch.arange(real, device=batch.device)
+    if places is not None:
+        places = places[:real] // batch.padded_length * width + places[:real] % batch.padded_length
+        places = torch.cat([places, places.new_full((tokens - real,), sequences * width)])
     ends = batch.cu_seqlens[-1:].expand(sequences - batch.batch_size)
     types, positions = longer(batch.token_type_ids), longer(batch.position_ids)
     assert types is not None
@@ -301,8 +319,8 @@ def fixed_budget(batch: PackedBatch, tokens: int, sequences: int, max_seqlen: in
         position_ids=positions,
         cu_seqlens=torch.cat([batch.cu_seqlens, ends]),
         max_seqlen=max_seqlen,
-        padded_length=batch.padded_length,
-        indices=batch.indices,
+        padded_length=width,
+        indices=places,
         inputs_embeds=longer(batch.inputs_embeds),
         tail=batch.tail + missing,
         checked=batch.checked,

@@ -29,8 +29,8 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 @triton.jit
 def _bounds(cu_ptr, sequence, T):
     """First row and length of a sequence, never outside the T rows."""
-    start = tl.minimum(tl.maximum(tl.load(cu_ptr + sequence), 0), T)
-    end = tl.minimum(tl.load(cu_ptr + sequence + 1), T)
+    start = tl.minimum(tl.maximum(tl.load(cu_ptr + sequence).to(tl.int32), 0), T)
+    end = tl.minimum(tl.load(cu_ptr + sequence + 1).to(tl.int32), T)
     return start, tl.maximum(end - start, 0)
 
 
@@ -57,7 +57,7 @@ def _store_tile(ptr, values, start, rows, length, stride_t, HEAD_DIM: tl.constex
 @triton.jit
 def _clear_tail(ptr, cu_ptr, sequence, T, first, step, stride_t, BLOCK: tl.constexpr, HEAD_DIM: tl.constexpr):
     """Zeros in the rows behind the last sequence, from its row `first` on, every `step` rows."""
-    start = tl.minimum(tl.maximum(tl.load(cu_ptr + sequence), 0), T)
+    start = tl.minimum(tl.maximum(tl.load(cu_ptr + sequence).to(tl.int32), 0), T)
     zero = tl.zeros((BLOCK, HEAD_DIM), tl.float32)
     for row in range(first, T - start, step):
         _store_tile(ptr, zero, start, row + tl.arange(0, BLOCK), T - start, stride_t, HEAD_DIM)
@@ -83,10 +83,10 @@ def _attention_short_fwd_kernel(
         _clear_tail(out_ptr, cu_ptr, sequence, T, 0, BLOCK_M, H * HEAD_DIM, BLOCK_M, HEAD_DIM)
     else:
         start, length = _bounds(cu_ptr, sequence, T)
-        q_ptr = qkv_ptr + head * stride_h
+        q_ptr = qkv_ptr + head.to(tl.int64) * stride_h
         keys = tl.arange(0, BLOCK_N)
         k = _tile(q_ptr + stride_part, start, keys, length, stride_t, HEAD_DIM)
-        v = _tile(q_ptr + 2 * stride_part, start, keys, length, stride_t, HEAD_DIM)
+        v = _tile(q_ptr + stride_part + stride_part, start, keys, length, stride_t, HEAD_DIM)
         for first in range(0, length, BLOCK_M):
             queries = first + tl.arange(0, BLOCK_M)
             q = _tile(q_ptr, start, queries, length, stride_t, HEAD_DIM)
@@ -138,16 +138,16 @@ def _attention_short_bwd_kernel(
             _clear_tail(dq_ptr + part * N, cu_ptr, sequence, T, 0, BLOCK_M, 3 * N, BLOCK_M, HEAD_DIM)
     else:
         start, length = _bounds(cu_ptr, sequence, T)
-        q_ptr = qkv_ptr + head * stride_h
+        q_ptr = qkv_ptr + head.to(tl.int64) * stride_h
         keys = tl.arange(0, BLOCK_N)
         k = _tile(q_ptr + stride_part, start, keys, length, stride_t, HEAD_DIM)
-        v = _tile(q_ptr + 2 * stride_part, start, keys, length, stride_t, HEAD_DIM)
+        v = _tile(q_ptr + stride_part + stride_part, start, keys, length, stride_t, HEAD_DIM)
         dk = tl.zeros((BLOCK_N, HEAD_DIM), tl.float32)
         dv = tl.zeros((BLOCK_N, HEAD_DIM), tl.float32)
         for first in range(0, length, BLOCK_M):
             queries = first + tl.arange(0, BLOCK_M)
             q = _tile(q_ptr, start, queries, length, stride_t, HEAD_DIM)
-            dout = _tile(dout_ptr + head * stride_dh, start, queries, length, stride_dt, HEAD_DIM)
+            dout = _tile(dout_ptr + head.to(tl.int64) * stride_dh, start, queries, length, stride_dt, HEAD_DIM)
             out = _tile(out_ptr + head * HEAD_DIM, start, queries, length, N, HEAD_DIM)
             delta = tl.sum(out.to(tl.float32) * dout.to(tl.float32), axis=1)
             place = lse_ptr + head.to(tl.int64) * T + start + queries
@@ -200,7 +200,7 @@ def _attention_long_fwd_kernel(
         start, length = _bounds(cu_ptr, sequence, T)
         if first < length:
             queries = first + tl.arange(0, BLOCK_M)
-            q_ptr = qkv_ptr + head * stride_h
+            q_ptr = qkv_ptr + head.to(tl.int64) * stride_h
             k_ptr = q_ptr + stride_part
             q = _tile(q_ptr, start, queries, length, stride_t, HEAD_DIM)
             acc = tl.zeros((BLOCK_M, HEAD_DIM), tl.float32)
@@ -261,10 +261,10 @@ def _attention_long_dq_kernel(
         start, length = _bounds(cu_ptr, sequence, T)
         if first < length:
             queries = first + tl.arange(0, BLOCK_M)
-            q_ptr = qkv_ptr + head * stride_h
+            q_ptr = qkv_ptr + head.to(tl.int64) * stride_h
             k_ptr = q_ptr + stride_part
             q = _tile(q_ptr, start, queries, length, stride_t, HEAD_DIM)
-            dout = _tile(dout_ptr + head * stride_dh, start, queries, length, stride_dt, HEAD_DIM)
+            dout = _tile(dout_ptr + head.to(tl.int64) * stride_dh, start, queries, length, stride_dt, HEAD_DIM)
             out = _tile(out_ptr + head * HEAD_DIM, start, queries, length, N, HEAD_DIM)
             delta = tl.sum(out.to(tl.float32) * dout.to(tl.float32), axis=1)
             place = head.to(tl.int64) * T + start + queries
@@ -323,10 +323,10 @@ def _attention_long_dkv_kernel(
         start, length = _bounds(cu_ptr, sequence, T)
         if first < length:
             keys = first + tl.arange(0, BLOCK_N)
-            q_ptr = qkv_ptr + head * stride_h
+            q_ptr = qkv_ptr + head.to(tl.int64) * stride_h
             k = _tile(q_ptr + stride_part, start, keys, length, stride_t, HEAD_DIM)
-            v = _tile(q_ptr + 2 * stride_part, start, keys, length, stride_t, HEAD_DIM)
-            dout_ptr += head * stride_dh
+            v = _tile(q_ptr + stride_part + stride_part, start, keys, length, stride_t, HEAD_DIM)
+            dout_ptr += head.to(tl.int64) * stride_dh
             lse_ptr += head.to(tl.int64) * T
             delta_ptr += head.to(tl.int64) * T
             dk = tl.zeros((BLOCK_N, HEAD_DIM), tl.float32)
@@ -372,7 +372,7 @@ def attention_fwd(
     lse = torch.empty((H, T), dtype=torch.float32, device=qkv.device) if statistics else None
     if not T:
         return out, lse
-    tensors = (qkv, cu_seqlens, seed, out, lse, *qkv.stride()[:3], T, B)
+    tensors = (qkv, cu_seqlens.contiguous(), seed, out, lse, *qkv.stride()[:3], T, B)
     shape = {"H": H, "HEAD_DIM": D, "CAUSAL": causal}
     size = qkv.element_size(), D
     if tuning.has_row("attention_short_fwd", qkv.device, *size, max_seqlen):
@@ -402,6 +402,7 @@ def attention_bwd(
     B = cu_seqlens.shape[0] - 1
     qkv = qkv if qkv.stride(3) == 1 else qkv.contiguous()
     dout = dout if dout.stride(2) == 1 else dout.contiguous()
+    cu_seqlens = cu_seqlens.contiguous()
     dqkv = torch.empty((T, 3, H, D), dtype=qkv.dtype, device=qkv.device)
     if not T:
         return dqkv

@@ -125,6 +125,11 @@ def dropout_mask(seed: torch.Tensor, shape: tuple[int, ...], p: float) -> torch.
     return mask
 
 
+def dense(x: torch.Tensor | None) -> torch.Tensor | None:
+    """x itself where it is contiguous, else a copy; None stays None."""
+    return None if x is None else x.contiguous()
+
+
 def contiguous_rows(x: torch.Tensor) -> torch.Tensor:
     """x itself where its last axis is contiguous, else a copy: kernels take any stride of the other axes."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()

@@ -181,8 +181,9 @@ def embedding_fwd(
         row = tuning.row("layer_norm_fwd", word.device, N)
         _embedding_fwd_kernel[(triton.cdiv(T, row["BLOCK_T"]),)](
             ids.contiguous(), types.contiguous(), positions.contiguous(),
-            word.contiguous(), position_table.contiguous(), type_table.contiguous(), weight, bias, seed,
-            y, mean, rstd, T, word.shape[0], type_table.shape[0], position_table.shape[0], eps, p,
+            word.contiguous(), position_table.contiguous(), type_table.contiguous(),
+            weight.contiguous(), bias.contiguous(), seed, y, mean, rstd,
+            T, word.shape[0], type_table.shape[0], position_table.shape[0], eps, p,
             N=N, BLOCK_N=triton.next_power_of_2(N), **row,
         )  # fmt: skip
     return y, mean, rstd
@@ -213,7 +214,7 @@ def embedding_bwd(
     partial = torch.empty((2, programs, N), dtype=torch.float32, device=word.device)
     _embedding_bwd_kernel[(programs,)](
         dy, ids.contiguous(), types.contiguous(), positions.contiguous(),
-        word.contiguous(), position_table.contiguous(), type_table.contiguous(), weight, seed,
+        word.contiguous(), position_table.contiguous(), type_table.contiguous(), weight.contiguous(), seed,
         mean, rstd, dz, partial, dy.stride(0), T, word.shape[0], type_table.shape[0], position_table.shape[0], p,
         N=N, BLOCK_N=triton.next_power_of_2(N), **row,
     )  # fmt: skip
@@ -235,7 +236,7 @@ def table_bwd(dz: torch.Tensor, index: torch.Tensor, rows: int, dtype: torch.dty
     tail = torch.empty((chunks, N), dtype=torch.float32, device=dz.device)
     sizes = (T, rows, -1 if padding_idx is None else padding_idx)
     shape = {"N": N, "CHUNK": CHUNK, "BLOCK_N": triton.next_power_of_2(N), **tuning.row("table_bwd", dz.device, N)}
-    _table_chunk_kernel[(chunks,)](dz, ordered, order, table, head, tail, *sizes, **shape)
+    _table_chunk_kernel[(chunks,)](dz.contiguous(), ordered, order, table, head, tail, *sizes, **shape)
     if chunks > 1:
         _table_join_kernel[(chunks - 1,)](ordered, table, head, tail, *sizes, PARTS=16, **shape)
     return table

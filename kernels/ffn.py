@@ -19,7 +19,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fastbert.kernels import tuning
-from fastbert.kernels.common import contiguous_rows, gelu, gelu_derivative
+from fastbert.kernels.common import contiguous_rows, dense, gelu, gelu_derivative
 
 
 @triton.jit
@@ -175,7 +175,7 @@ def linear_gelu_fwd(
     if form == "split" or not T:
         h = torch.nn.functional.linear(x, weight, bias)
         return bias_gelu_fwd(h, None, tanh, in_place=not keep), (h if keep else None)
-    x, weight = contiguous_rows(x), contiguous_rows(weight)
+    x, weight, bias = contiguous_rows(x), contiguous_rows(weight), bias.contiguous()
     act = torch.empty((T, F), dtype=x.dtype, device=x.device)
     saved = torch.empty_like(act) if keep else None
     if _has_tma(x, weight, act):
@@ -239,7 +239,7 @@ def bias_gelu_fwd(h: torch.Tensor, bias: torch.Tensor | None, tanh: bool, in_pla
         row = tuning.row("bias_gelu", h.device)
         row.pop("PER_SM")
         grid = (triton.cdiv(T, row["BLOCK_T"]) * triton.cdiv(F, row["BLOCK_F"]),)
-        _bias_gelu_fwd_kernel[grid](h, bias, act, T, F=F, TANH=tanh, **row)
+        _bias_gelu_fwd_kernel[grid](h, dense(bias), act, T, F=F, TANH=tanh, **row)
     return act
 
 
@@ -257,7 +257,7 @@ def bias_gelu_bwd(
     programs = tuning.programs(row.pop("PER_SM"), triton.cdiv(T, row["BLOCK_T"]), h.device)
     partial = torch.empty((programs, F), dtype=torch.float32, device=h.device)
     _bias_gelu_bwd_kernel[(programs * triton.cdiv(F, row["BLOCK_F"]),)](
-        dact, h, bias, dh, act, partial, T, F=F, TANH=tanh, **row
+        dact, h, dense(bias), dh, act, partial, T, F=F, TANH=tanh, **row
     )
     return dh, act, partial.sum(0)
 

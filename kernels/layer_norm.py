@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from fastbert.kernels import tuning
-from fastbert.kernels.common import contiguous_rows, dropped, keep_mask, normalised_gradient, statistics
+from fastbert.kernels.common import contiguous_rows, dense, dropped, keep_mask, normalised_gradient, statistics
 
 
 @triton.jit
@@ -114,7 +114,7 @@ def layer_norm_fwd(
     if T:
         row = tuning.row("layer_norm_fwd", x.device, N)
         _layer_norm_fwd_kernel[(triton.cdiv(T, row["BLOCK_T"]),)](
-            x, x_bias, residual, weight, bias, seed, y, mean, rstd,
+            x, dense(x_bias), residual, dense(weight), dense(bias), seed, y, mean, rstd,
             x.stride(0), 0 if residual is None else residual.stride(0), T, eps, p,
             N=N, BLOCK_N=triton.next_power_of_2(N), **row,
         )  # fmt: skip
@@ -152,7 +152,7 @@ def layer_norm_bwd(
     new = torch.zeros if x_bias is None else torch.empty
     partial = new((3, programs, N), dtype=torch.float32, device=x.device)
     _layer_norm_bwd_kernel[(programs,)](
-        dy, x, x_bias, residual, weight, seed, mean, rstd, dx, dresidual, partial,
+        dy, x, dense(x_bias), residual, dense(weight), seed, mean, rstd, dx, dresidual, partial,
         dy.stride(0), x.stride(0), 0 if residual is None else residual.stride(0), T, p,
         N=N, BLOCK_N=triton.next_power_of_2(N), **row,
     )  # fmt: skip

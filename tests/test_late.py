@@ -87,12 +87,28 @@ def test_a_fixed_budget_changes_no_result() -> None:
     assert batch.unpack(expected.last_hidden_state).shape == (3, 9, 48)
 
 
-def test_a_fixed_budget_unpacks_to_the_padded_form() -> None:
-    batch = fastbert.pack(**ragged([9, 4]))
-    filled = fixed_budget(batch, 20, 4, 16)
-    filled.cu_seqlens = filled.cu_seqlens[:3]
-    values = torch.arange(20.0)
-    assert torch.equal(filled.unpack(values), batch.unpack(values[:13]))
+@pytest.mark.parametrize("lengths", [[9, 4], [5, 5]], ids=str)
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_fixed_budget_unpacks_to_a_fixed_padded_form(lengths: list[int], side: str) -> None:
+    batch = fastbert.pack(**ragged(lengths, side=side))
+    filled = fixed_budget(fixed_budget(batch, 16, 3, 12), 20, 4, 16)
+    values = torch.arange(1.0, 21.0)
+    found, expected = filled.unpack(values), batch.unpack(values[: sum(lengths)])
+    assert found.shape == (4, 16)
+    assert torch.equal(found[:2, : max(lengths)], expected)
+    assert float(found.sum()) == float(expected.sum())
+    assert torch.equal(filled.pack(found), torch.cat([values[: sum(lengths)], torch.zeros(20 - sum(lengths))]))
+
+
+def test_a_filled_batch_answers_questions() -> None:
+    model, _ = make_pair("BertForQuestionAnswering")
+    batch = fastbert.pack(**ragged([5, 5]))
+    filled = fixed_budget(batch, 16, 4, 8)
+    starts, ends = torch.tensor([1, 3]), torch.tensor([4, 4])
+    nothing = torch.tensor([100, 100])
+    expected = model(batch, start_positions=starts, end_positions=ends).loss
+    found = model(filled, start_positions=torch.cat([starts, nothing]), end_positions=torch.cat([ends, nothing])).loss
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_tail_takes_no_part_in_training() -> None:
@@ -137,6 +153,11 @@ def test_scored_rows_give_the_loss_of_the_labels(name: str) -> None:
         expected, found = model(batch, labels=labels), model(batch, labels=wanted, scored_rows=rows)
         assert float(found.loss) == pytest.approx(float(expected.loss), rel=1e-5)
         assert int(found.num_mlm_labels) == int(expected.num_mlm_labels) == 4
+    for wrong, message in (([0, 4, 8, 12, 13, 0], r"scored_rows\[4\] = 13 is not in 0..12"),):
+        with pytest.raises(InputError, match=message):
+            model(batch, labels=wanted, scored_rows=torch.tensor(wrong))
+    with pytest.raises(InputError, match=r"labels\[1\] = 101 is neither"):
+        model(batch, labels=torch.tensor([5, 101]), scored_rows=rows[:2])
     with pytest.raises(InputError, match="one label a row"):
         model(batch, labels=labels, scored_rows=rows)
 

@@ -1,0 +1,91 @@
+"""The MLM loss as an operator, and the keep-masks of dropout. See kernels/cross_entropy.py and kernels/common.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastbert.kernels import common
+from fastbert.kernels import cross_entropy as kernels
+from fastbert.library.shared import Seed, autocast_type, direct, drawn_seed, on_device, operands
+
+
+def cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, ignore_index: int = -100, reduction: str = "mean"
+) -> Tensor:
+    """See `reference.cross_entropy`. The loss has the type of `hidden`, float32 under autocast."""
+    dtype = torch.float32 if autocast_type(hidden.device) else hidden.dtype
+    hidden, weight, bias = operands(hidden, weight, bias)
+    if direct(hidden, weight, bias, labels):
+        losses = on_device(kernels.cross_entropy_fwd, hidden, weight, bias, labels, ignore_index, False)[0]
+    else:
+        losses = torch.ops.fastbert.cross_entropy(hidden, weight, bias, labels, ignore_index)[0]
+    if reduction == "mean":
+        losses = losses.sum() / (labels != ignore_index).sum().clamp(min=1)
+    elif reduction == "sum":
+        losses = losses.sum()
+    return losses.to(dtype)
+
+
+@torch.library.custom_op("fastbert::cross_entropy", mutates_args=())
+def _cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    return on_device(kernels.cross_entropy_fwd, hidden, weight, bias, labels, ignore_index, True)
+
+
+@_cross_entropy.register_fake
+def _(hidden, weight, bias, labels, ignore_index):
+    losses = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
+    kept, width = kernels.kept_rows(hidden, weight), kernels.padded_width(weight.shape[0])
+    return losses, torch.empty_like(losses), hidden.new_empty(kept, width)
+
+
+@torch.library.custom_op("fastbert::cross_entropy_backward", mutates_args=())
+def _cross_entropy_backward(
+    upstream: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    lse: Tensor,
+    kept: Tensor,
+    ignore_index: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return on_device(kernels.cross_entropy_bwd, upstream, hidden, weight, bias, labels, lse, kept, ignore_index)
+
+
+@_cross_entropy_backward.register_fake
+def _(upstream, hidden, weight, bias, labels, lse, kept, ignore_index):
+    return (
+        hidden.new_empty(hidden.shape),
+        weight.new_empty(weight.shape),
+        weight.new_empty(weight.shape[0], dtype=torch.float32),
+    )
+
+
+def _cross_entropy_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    hidden, weight, bias, labels, ctx.ignore_index = inputs
+    ctx.save_for_backward(hidden, weight, bias, labels, *output[1:])
+
+
+def _cross_entropy_gradients(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
+    hidden, weight, bias, labels, lse, kept = ctx.saved_tensors
+    dhidden, dweight, dbias = torch.ops.fastbert.cross_entropy_backward(
+        upstream, hidden, weight, bias, labels, lse, kept, ctx.ignore_index
+    )
+    return dhidden, dweight, None if bias is None else dbias.to(bias.dtype), None, None
+
+
+_cross_entropy.register_autograd(_cross_entropy_gradients, setup_context=_cross_entropy_setup)
+
+
+def dropout_mask(seed: Seed, shape: tuple[int, ...], p: float, device: torch.device) -> Tensor:
+    """The keep-mask that kernels draw from a seed. See `ops.dropout_mask`."""
+    drawn = drawn_seed(seed, p, device)
+    if drawn is None:
+        return torch.ones(shape, dtype=torch.bool, device=device)
+    return on_device(common.dropout_mask, drawn.to(device), shape, p)

@@ -1,0 +1,119 @@
+"""The feed-forward block and its first half as operators. See kernels/ffn.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastbert.kernels import ffn as kernels
+from fastbert.kernels import tuning
+from fastbert.library.shared import absent, direct, on_device, operands
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
+    """See `reference.linear_gelu`."""
+    x, weight, bias = operands(x, weight, bias)
+    tanh = approximate == "tanh"
+    if direct(x, weight, bias):
+        return on_device(kernels.linear_gelu_fwd, x, weight, bias, tanh, tuning.ffn_form(x.device, "inference"), False)[0]
+    return torch.ops.fastbert.linear_gelu(x, weight, bias, tanh)[0]
+
+
+def ffn(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor | None, approximate: str = "none") -> Tensor:
+    """See `reference.ffn`."""
+    x, w1, b1, w2, b2 = operands(x, w1, b1, w2, b2)
+    tanh = approximate == "tanh"
+    if direct(x, w1, b1, w2, b2):
+        act, _ = on_device(kernels.linear_gelu_fwd, x, w1, b1, tanh, tuning.ffn_form(x.device, "inference"), False)
+        return F.linear(act, w2, b2)
+    return torch.ops.fastbert.ffn(x, w1, b1, w2, b2, tanh)[0]
+
+
+@torch.library.custom_op("fastbert::linear_gelu", mutates_args=())
+def _linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, tanh: bool) -> tuple[Tensor, Tensor]:
+    act, h = on_device(kernels.linear_gelu_fwd, x, weight, bias, tanh, tuning.ffn_form(x.device, "training"), True)
+    assert h is not None
+    return act, h
+
+
+@_linear_gelu.register_fake
+def _(x, weight, bias, tanh):
+    act = x.new_empty(x.shape[0], weight.shape[0])
+    return act, torch.empty_like(act)
+
+
+@torch.library.custom_op("fastbert::bias_gelu_backward", mutates_args=())
+def _bias_gelu_backward(dact: Tensor, h: Tensor, bias: Tensor | None, tanh: bool) -> tuple[Tensor, Tensor]:
+    dh, _, dbias = on_device(kernels.bias_gelu_bwd, dact, h, bias, tanh, want_act=False)
+    return dh, dbias
+
+
+@_bias_gelu_backward.register_fake
+def _(dact, h, bias, tanh):
+    return torch.empty_like(h), h.new_empty(h.shape[1], dtype=torch.float32)
+
+
+def _linear_gelu_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    x, weight, bias, ctx.tanh = inputs
+    ctx.save_for_backward(x, weight, output[1])
+    ctx.bias_dtype = bias.dtype
+
+
+def _linear_gelu_gradients(ctx: Any, dact: Tensor, *_: Any) -> tuple[Any, ...]:
+    x, weight, h = ctx.saved_tensors
+    dh, dbias = torch.ops.fastbert.bias_gelu_backward(dact, h, None, ctx.tanh)
+    wanted = ctx.needs_input_grad
+    return dh @ weight if wanted[0] else None, dh.T @ x if wanted[1] else None, dbias.to(ctx.bias_dtype), None
+
+
+_linear_gelu.register_autograd(_linear_gelu_gradients, setup_context=_linear_gelu_setup)
+
+
+@torch.library.custom_op("fastbert::ffn", mutates_args=())
+def _ffn(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor | None, tanh: bool) -> tuple[Tensor, Tensor]:
+    keep = tuning.keeps_preactivation(x.device)
+    act, h = on_device(kernels.linear_gelu_fwd, x, w1, b1, tanh, tuning.ffn_form(x.device, "training"), keep)
+    return F.linear(act, w2, b2), absent(x) if h is None else h
+
+
+@_ffn.register_fake
+def _(x, w1, b1, w2, b2, tanh):
+    h = x.new_empty(x.shape[0], w1.shape[0]) if tuning.keeps_preactivation(x.device) else absent(x)
+    return x.new_empty(x.shape[0], w2.shape[0]), h
+
+
+@torch.library.custom_op("fastbert::ffn_backward", mutates_args=())
+def _ffn_backward(dy: Tensor, w2: Tensor, h: Tensor, tanh: bool) -> tuple[Tensor, Tensor, Tensor]:
+    return on_device(kernels.linear_gelu_bwd, dy, w2, h, tanh, tuning.ffn_form(dy.device, "backward"))
+
+
+@_ffn_backward.register_fake
+def _(dy, w2, h, tanh):
+    return torch.empty_like(h), torch.empty_like(h), h.new_empty(h.shape[1], dtype=torch.float32)
+
+
+def _ffn_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    x, w1, b1, w2, b2, ctx.tanh = inputs
+    ctx.save_for_backward(x, w1, b1, w2, output[1])
+    ctx.b2_dtype = None if b2 is None else b2.dtype
+
+
+def _ffn_gradients(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
+    x, w1, b1, w2, h = ctx.saved_tensors
+    if h.dim() == 1:  # not kept: the product is made again
+        h = F.linear(x, w1, b1)
+    dh, act, db1 = torch.ops.fastbert.ffn_backward(dy, w2, h, ctx.tanh)
+    wanted = ctx.needs_input_grad
+    dx = dh @ w1 if wanted[0] else None
+    dw1 = dh.T @ x if wanted[1] else None
+    dw2 = dy.T @ act if wanted[3] else None
+    db2 = None if ctx.b2_dtype is None else dy.sum(0, dtype=torch.float32).to(ctx.b2_dtype)
+    return dx, dw1, db1.to(b1.dtype), dw2, db2, None
+
+
+_ffn.register_autograd(_ffn_gradients, setup_context=_ffn_setup)
