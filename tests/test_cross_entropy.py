@@ -69,3 +69,15 @@ def test_cross_entropy_never_holds_float32_scores() -> None:
     wide = [dtype for dtype, count in sizes if count >= 300 * 5000]
     assert wide
     assert set(wide) == {torch.float16}
+
+
+def test_cross_entropy_backward_gives_equal_bits() -> None:
+    runs = []
+    for _ in range(2):
+        leaves = [
+            random(*s, seed=i, device="cpu").float().requires_grad_() for i, s in enumerate(((40, 16), (300, 16), (300,)))
+        ]
+        with fastbert.backend("triton"):
+            ops.cross_entropy(*leaves, torch.arange(40)).backward()
+        runs.append([t.grad for t in leaves])
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))

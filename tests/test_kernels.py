@@ -243,6 +243,19 @@ def test_auto_falls_back_on_a_gpu_with_one_warning_a_reason(monkeypatch: pytest.
         assert all(reason in d.reason for d in decisions)
 
 
+def test_dense_masks_are_said_once_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "_warned", set())
+    gpu = type("FakeGpuTensor", (torch.Tensor,), {"device": property(lambda _: torch.device("cuda"))})
+    qkv = torch.randn(1, 4, 3, 2, 16).as_subclass(gpu)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            ops.masked_attention(qkv, None)
+    assert [str(w.message) for w in caught] == [
+        "fastbert runs attention without a kernel: 3-D and 4-D masks, output_attentions and traced masks have no kernel"
+    ]
+
+
 def test_explain_names_the_kernels() -> None:
     model, _ = make_pair("BertForSequenceClassification", **SIZES)
     with fastbert.backend("triton"):

@@ -119,6 +119,11 @@ def test_reference_passes_gradcheck() -> None:
     assert check(
         lambda *t: reference.layer_norm(t[0], t[1], t[2], t[3], 1e-5, None, 0.3, None, keep), (x, residual, ln_w, ln_b)
     )
+    ids, kind = torch.tensor([0, 2, 2]), torch.tensor([0, 1, 0])
+    tables = [random(n, 4, seed=n).requires_grad_() for n in (5, 3, 2)]
+    assert check(lambda *t: reference.embedding(ids, kind, ids, *t, 1e-5, 0.3, keep=keep, padding_idx=4), (*tables, ln_w, ln_b))
+    w2, b2 = random(4, 5, seed=7).requires_grad_(), random(4, seed=8).requires_grad_()
+    assert check(reference.ffn, (x, w, b, w2, b2))
     assert check(reference.linear_gelu, (x, w, b))
     assert check(lambda *t: reference.cross_entropy(*t, labels), (x, w, b))
 
