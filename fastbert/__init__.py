@@ -9,12 +9,12 @@ The map of the program:
     ops.py         every op: which path runs it          outputs.py     what a forward returns
     reference.py   every op, the obvious way             pretrained.py  loading, saving, tying, resizing
     cpu.py         the ops that want more on a CPU       checkpoint.py  names and files of weights
-    library.py     the ops that kernels run, registered  files.py       finding files, writing them whole
+    library/       the ops that kernels run, registered  files.py       finding files, writing them whole
     kernels/       the Triton kernels, one file an op    diagnostics.py parameter counts, FLOPs, which path ran
     graphs.py      CUDA graphs of inference and steps    verification.py  every path against float64, on your weights
     tasks/         embeddings, masks, next sentences     late.py        checks on a GPU that nobody waits for
-    data/          reading texts from files              errors.py      what is raised
-    cli.py         the `fastbert` command
+    data/          reading texts from files              inputs.py      what callers may pass, checked
+    cli.py         the `fastbert` command                errors.py      what is raised
 """
 
 from fastbert import ops, reference

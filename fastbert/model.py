@@ -21,8 +21,9 @@ from torch.utils.checkpoint import checkpoint as recompute
 from fastbert import late, ops, packing
 from fastbert.config import BertConfig
 from fastbert.errors import ArgumentError, InputError
+from fastbert.inputs import Limits
 from fastbert.outputs import BertModelOutput
-from fastbert.packing import Limits, PackedBatch
+from fastbert.packing import PackedBatch
 from fastbert.pretrained import BertPreTrainedModel
 
 _GELU_FORMS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}

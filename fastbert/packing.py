@@ -11,21 +11,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastbert import late
 from fastbert.errors import InputError
-
-
-class Limits(NamedTuple):
-    """Sizes of the three embedding tables; ids must stay below them."""
-
-    vocab_size: int
-    type_vocab_size: int
-    max_position_embeddings: int
+from fastbert.inputs import (
+    Limits,
+    as_bool_mask,
+    as_index,
+    check_integers,
+    check_limits,
+    check_source,
+    lengths_and_checks,
+    per_token,
+    positions_of,
+)
 
 
 @dataclass
@@ -167,11 +170,11 @@ def pack(
     if source is None or (input_ids is not None and inputs_embeds is not None):
         got = "neither" if source is None else "both"
         raise InputError(f"pass exactly one of input_ids and inputs_embeds; got {got}")
-    _check_source(source, name)
+    check_source(source, name)
     shape, device = (source.shape[0], source.shape[1]), source.device
-    mask = _as_bool_mask(attention_mask, shape, device)
-    types = _per_token(token_type_ids, "token_type_ids", shape, device)
-    positions = _positions(position_ids, mask, shape, device)
+    mask = as_bool_mask(attention_mask, shape, device)
+    types = per_token(token_type_ids, "token_type_ids", shape, device)
+    positions = positions_of(position_ids, mask, shape, device)
     if types is None:
         types = torch.zeros(shape, dtype=torch.long, device=device)
     if torch.compiler.is_compiling():
@@ -179,17 +182,17 @@ def pack(
 
     lengths = [shape[1]] * shape[0]
     if mask is not None:
-        lengths = _lengths_and_checks(attention_mask, mask, input_ids, types, positions, limits)
+        lengths = lengths_and_checks(attention_mask, mask, input_ids, types, positions, limits)
     elif limits is not None:
-        _check_limits(input_ids, types, positions, None, limits, wait)
+        check_limits(input_ids, types, positions, None, limits, wait)
     tokens = sum(lengths)
     indices = None
     if mask is not None and tokens < shape[0] * shape[1]:
         indices = torch.nonzero_static(mask.reshape(-1), size=tokens).view(-1)
     return PackedBatch(
-        input_ids=None if input_ids is None else _as_index(_take(input_ids, indices)),
-        token_type_ids=_as_index(_take(types, indices)),
-        position_ids=_as_index(_take(positions, indices)),
+        input_ids=None if input_ids is None else as_index(_take(input_ids, indices)),
+        token_type_ids=as_index(_take(types, indices)),
+        position_ids=as_index(_take(positions, indices)),
         cu_seqlens=_starts(mask, shape, device),
         max_seqlen=max(lengths),
         padded_length=shape[1],
@@ -260,7 +263,7 @@ def check_packed(batch: PackedBatch, limits: Limits, wait: bool = True) -> Packe
         wrong = (starts[0] != 0) | (starts[-1] != tokens - batch.tail) | (starts.diff() < 0).any()
         wrong = wrong | (starts.diff() > batch.max_seqlen).any()
         late.defer(wrong[None], lambda _: _check_bounds(batch))
-    _check_limits(batch.input_ids, batch.token_type_ids, batch.position_ids, batch, limits, wait)
+    check_limits(batch.input_ids, batch.token_type_ids, batch.position_ids, batch.place, limits, wait)
     batch.checked = limits
     return batch
 
@@ -372,7 +375,7 @@ def _pack_lists(
         tensors: list[Any] = [value if value is None or isinstance(value, str) else torch.as_tensor(value) for value in given]
         return pack(*tensors, limits=limits)
     flat = torch.tensor([i for ids in input_ids for i in ids], dtype=None if any(lengths) else torch.long)
-    _check_integers(flat, "input_ids")
+    check_integers(flat, "input_ids")
     flat = flat.long()
     longest = max(lengths)
     batch = PackedBatch(
@@ -386,134 +389,3 @@ def _pack_lists(
     if min(lengths) != longest:
         batch.indices = torch.cat([torch.arange(n) + row * longest for row, n in enumerate(lengths)])
     return batch if limits is None else check_packed(batch, limits)
-
-
-def _check_source(source: Tensor, name: str) -> None:
-    wanted = 3 if name == "inputs_embeds" else 2
-    form = "(batch, sequence, hidden)" if wanted == 3 else "(batch, sequence)"
-    if source.dim() != wanted:
-        raise InputError(f"{name} has shape {tuple(source.shape)}; expected {form}")
-    if 0 in source.shape:
-        raise InputError(f"{name} has shape {tuple(source.shape)}: the batch is empty; expected at least one token")
-    if name == "input_ids":
-        _check_integers(source, name)
-
-
-def _check_integers(values: Tensor, name: str) -> None:
-    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise InputError(f"{name} has type {values.dtype}; expected integers")
-
-
-def _as_index(values: Tensor) -> Tensor:
-    """Integers in a type that embeddings take."""
-    return values if values.dtype in (torch.int32, torch.int64) else values.long()
-
-
-def _per_token(values: Any, name: str, shape: tuple[int, int], device: torch.device) -> Tensor | None:
-    if values is None:
-        return None
-    values = _as_tensor(values, name, device)
-    if values.shape not in (shape, (1, shape[1])):
-        raise InputError(f"{name} has shape {tuple(values.shape)}; expected {shape}")
-    _check_integers(values, name)
-    return values.expand(shape)
-
-
-def _as_tensor(values: Any, name: str, device: torch.device) -> Tensor:
-    if not isinstance(values, Tensor):
-        raise InputError(f"{name} is a {type(values).__name__}; expected a tensor")
-    if values.device != device:
-        raise InputError(f"{name} is on {values.device}, the other inputs are on {device}")
-    return values
-
-
-def _as_bool_mask(mask: Any, shape: tuple[int, int], device: torch.device) -> Tensor | None:
-    if mask is None:
-        return None
-    mask = _as_tensor(mask, "attention_mask", device)
-    if mask.shape not in (shape, (1, shape[1])):
-        raise InputError(f"attention_mask has shape {tuple(mask.shape)}; expected {shape}")
-    return (mask != 0).expand(shape)
-
-
-def _positions(positions: Any, mask: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor:
-    columns = torch.arange(shape[1], device=device).expand(shape)
-    if positions is None:
-        return columns
-    if isinstance(positions, str):
-        if positions != "from_mask":
-            raise InputError(f"position_ids = {positions!r}: the only word it takes is 'from_mask'")
-        return columns if mask is None else (mask.long().cumsum(1) - 1).clamp(min=0)
-    positions = _as_tensor(positions, "position_ids", device)
-    if positions.shape not in (shape, (1, shape[1]), (shape[1],)):
-        raise InputError(f"position_ids has shape {tuple(positions.shape)}; expected {shape} or (1, {shape[1]})")
-    _check_integers(positions, "position_ids")
-    return positions.expand(shape)
-
-
-def _tables(ids: Tensor | None, types: Tensor, positions: Tensor, limits: Limits) -> list[tuple[str, Tensor, int, str]]:
-    tables = [
-        ("input_ids", ids, limits.vocab_size, "vocabulary"),
-        ("token_type_ids", types, limits.type_vocab_size, "token types"),
-        ("position_ids", positions, limits.max_position_embeddings, "position table"),
-    ]
-    return [(name, values, size, table) for name, values, size, table in tables if values is not None]
-
-
-def _outside(values: Tensor, size: int) -> Tensor:
-    return (values < 0) | (values >= size)
-
-
-def _lengths_and_checks(
-    raw_mask: Tensor | None, mask: Tensor, ids: Tensor | None, types: Tensor, positions: Tensor, limits: Limits | None
-) -> list[int]:
-    """The lengths on the host, and every check of the inputs, in one transfer."""
-    assert raw_mask is not None
-    flags = [((raw_mask != 0) & (raw_mask != 1)).any()]
-    tables = [] if limits is None else _tables(ids, types, positions, limits)
-    flags += [(_outside(values, size) & mask).any() for _, values, size, _ in tables]
-    numbers = torch.cat([torch.stack(flags).long(), mask.sum(1)]).tolist()
-    if numbers[0]:
-        row, column = ((raw_mask != 0) & (raw_mask != 1)).nonzero()[0].tolist()
-        raise InputError(
-            f"attention_mask[{row}, {column}] = {raw_mask[row, column].item()}; a 2-D mask holds 1 at tokens and 0 at padding "
-            "(an additive mask needs the 4-D form)"
-        )
-    for bad_flag, table in zip(numbers[1 : len(flags)], tables, strict=True):
-        if bad_flag:
-            _raise_outside(*table, within=mask, batch=None)
-    return numbers[len(flags) :]
-
-
-def _check_limits(
-    ids: Tensor | None, types: Tensor, positions: Tensor, batch: PackedBatch | None, limits: Limits, wait: bool = True
-) -> None:
-    tables = _tables(ids, types, positions, limits)
-    flags = torch.stack([_outside(values, size).any() for _, values, size, _ in tables])
-
-    def report(found: list[bool]) -> None:
-        for bad, table in zip(found, tables, strict=True):
-            if bad:
-                _raise_outside(*table, within=None, batch=batch)
-
-    if wait:
-        report(flags.tolist())
-    else:
-        late.defer(flags, report)
-
-
-def _raise_outside(
-    name: str, values: Tensor, size: int, table: str, *, within: Tensor | None, batch: PackedBatch | None
-) -> None:
-    bad = _outside(values, size) if within is None else _outside(values, size) & within
-    place = tuple(bad.nonzero()[0].tolist())
-    value = int(values[place])
-    if batch is not None:
-        place = batch.place(place[0])
-    where = ", ".join(map(str, place))
-    if name == "position_ids" and value == size and place[-1] == size:
-        raise InputError(
-            f"the input is longer than the position table: position_ids[{where}] = {value}, and "
-            f"max_position_embeddings = {size}; truncate it or split it into windows"
-        )
-    raise InputError(f"{name}[{where}] = {value} is outside the {table} (0..{size - 1})")

@@ -20,7 +20,8 @@ from kernel_checks import (
 import fastbert
 from fastbert import graphs, late, ops
 from fastbert.errors import InputError
-from fastbert.packing import Limits, fixed_budget
+from fastbert.inputs import Limits
+from fastbert.packing import fixed_budget
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 HALVES = [torch.float16, torch.bfloat16]

@@ -11,7 +11,8 @@ from conftest import make_pair, ragged, worst
 import fastbert
 from fastbert import graphs, late, packing
 from fastbert.errors import BackendError, InputError
-from fastbert.packing import Limits, PackedBatch, fixed_budget
+from fastbert.inputs import Limits
+from fastbert.packing import PackedBatch, fixed_budget
 
 LIMITS = Limits(vocab_size=101, type_vocab_size=2, max_position_embeddings=40)
 

@@ -1,0 +1,158 @@
+"""What callers may pass as inputs: shapes, types and ranges, and one clear sentence with the place where they are wrong.
+
+Sizes: B sequences, S padded length, N hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastbert import late
+from fastbert.errors import InputError
+
+Place = Callable[[int], tuple[int, ...]] | None  # where a packed row stands in what the caller passed; None: as it is
+
+
+class Limits(NamedTuple):
+    """Sizes of the three embedding tables; ids must stay below them."""
+
+    vocab_size: int
+    type_vocab_size: int
+    max_position_embeddings: int
+
+
+def check_source(source: Tensor, name: str) -> None:
+    """That ids are (B, S) integers, or embeddings (B, S, N), and not empty."""
+    wanted = 3 if name == "inputs_embeds" else 2
+    form = "(batch, sequence, hidden)" if wanted == 3 else "(batch, sequence)"
+    if source.dim() != wanted:
+        raise InputError(f"{name} has shape {tuple(source.shape)}; expected {form}")
+    if 0 in source.shape:
+        raise InputError(f"{name} has shape {tuple(source.shape)}: the batch is empty; expected at least one token")
+    if name == "input_ids":
+        check_integers(source, name)
+
+
+def check_integers(values: Tensor, name: str) -> None:
+    """That ids are of an integer type."""
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise InputError(f"{name} has type {values.dtype}; expected integers")
+
+
+def as_index(values: Tensor) -> Tensor:
+    """Integers in a type that embeddings take."""
+    return values if values.dtype in (torch.int32, torch.int64) else values.long()
+
+
+def per_token(values: Any, name: str, shape: tuple[int, int], device: torch.device) -> Tensor | None:
+    """(B, S) integers from (B, S) or (1, S); None stays None."""
+    if values is None:
+        return None
+    values = _as_tensor(values, name, device)
+    if values.shape not in (shape, (1, shape[1])):
+        raise InputError(f"{name} has shape {tuple(values.shape)}; expected {shape}")
+    check_integers(values, name)
+    return values.expand(shape)
+
+
+def _as_tensor(values: Any, name: str, device: torch.device) -> Tensor:
+    if not isinstance(values, Tensor):
+        raise InputError(f"{name} is a {type(values).__name__}; expected a tensor")
+    if values.device != device:
+        raise InputError(f"{name} is on {values.device}, the other inputs are on {device}")
+    return values
+
+
+def as_bool_mask(mask: Any, shape: tuple[int, int], device: torch.device) -> Tensor | None:
+    """(B, S) bool from a mask of any type; None stays None."""
+    if mask is None:
+        return None
+    mask = _as_tensor(mask, "attention_mask", device)
+    if mask.shape not in (shape, (1, shape[1])):
+        raise InputError(f"attention_mask has shape {tuple(mask.shape)}; expected {shape}")
+    return (mask != 0).expand(shape)
+
+
+def positions_of(positions: Any, mask: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor:
+    """(B, S) positions: as given, the columns, or the tokens counted."""
+    columns = torch.arange(shape[1], device=device).expand(shape)
+    if positions is None:
+        return columns
+    if isinstance(positions, str):
+        if positions != "from_mask":
+            raise InputError(f"position_ids = {positions!r}: the only word it takes is 'from_mask'")
+        return columns if mask is None else (mask.long().cumsum(1) - 1).clamp(min=0)
+    positions = _as_tensor(positions, "position_ids", device)
+    if positions.shape not in (shape, (1, shape[1]), (shape[1],)):
+        raise InputError(f"position_ids has shape {tuple(positions.shape)}; expected {shape} or (1, {shape[1]})")
+    check_integers(positions, "position_ids")
+    return positions.expand(shape)
+
+
+def _tables(ids: Tensor | None, types: Tensor, positions: Tensor, limits: Limits) -> list[tuple[str, Tensor, int, str]]:
+    tables = [
+        ("input_ids", ids, limits.vocab_size, "vocabulary"),
+        ("token_type_ids", types, limits.type_vocab_size, "token types"),
+        ("position_ids", positions, limits.max_position_embeddings, "position table"),
+    ]
+    return [(name, values, size, table) for name, values, size, table in tables if values is not None]
+
+
+def _outside(values: Tensor, size: int) -> Tensor:
+    return (values < 0) | (values >= size)
+
+
+def lengths_and_checks(
+    raw_mask: Tensor | None, mask: Tensor, ids: Tensor | None, types: Tensor, positions: Tensor, limits: Limits | None
+) -> list[int]:
+    """The lengths on the host, and every check of the inputs, in one transfer."""
+    assert raw_mask is not None
+    flags = [((raw_mask != 0) & (raw_mask != 1)).any()]
+    tables = [] if limits is None else _tables(ids, types, positions, limits)
+    flags += [(_outside(values, size) & mask).any() for _, values, size, _ in tables]
+    numbers = torch.cat([torch.stack(flags).long(), mask.sum(1)]).tolist()
+    if numbers[0]:
+        row, column = ((raw_mask != 0) & (raw_mask != 1)).nonzero()[0].tolist()
+        raise InputError(
+            f"attention_mask[{row}, {column}] = {raw_mask[row, column].item()}; a 2-D mask holds 1 at tokens and 0 at padding "
+            "(an additive mask needs the 4-D form)"
+        )
+    for bad_flag, table in zip(numbers[1 : len(flags)], tables, strict=True):
+        if bad_flag:
+            _raise_outside(*table, within=mask, place_of=None)
+    return numbers[len(flags) :]
+
+
+def check_limits(ids: Tensor | None, types: Tensor, positions: Tensor, place: Place, limits: Limits, wait: bool = True) -> None:
+    """That all ids lie in their tables; without `wait` nothing waits for the device, see late.py."""
+    tables = _tables(ids, types, positions, limits)
+    flags = torch.stack([_outside(values, size).any() for _, values, size, _ in tables])
+
+    def report(found: list[bool]) -> None:
+        for bad, table in zip(found, tables, strict=True):
+            if bad:
+                _raise_outside(*table, within=None, place_of=place)
+
+    if wait:
+        report(flags.tolist())
+    else:
+        late.defer(flags, report)
+
+
+def _raise_outside(name: str, values: Tensor, size: int, table: str, *, within: Tensor | None, place_of: Place) -> None:
+    bad = _outside(values, size) if within is None else _outside(values, size) & within
+    place = tuple(bad.nonzero()[0].tolist())
+    value = int(values[place])
+    if place_of is not None:
+        place = place_of(place[0])
+    where = ", ".join(map(str, place))
+    if name == "position_ids" and value == size and place[-1] == size:
+        raise InputError(
+            f"the input is longer than the position table: position_ids[{where}] = {value}, and "
+            f"max_position_embeddings = {size}; truncate it or split it into windows"
+        )
+    raise InputError(f"{name}[{where}] = {value} is outside the {table} (0..{size - 1})")
