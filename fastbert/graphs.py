@@ -101,7 +101,7 @@ class CapturedModel:
             if len(self._graphs) > self.max_graphs:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
-        _fill(captured.batch, fixed_budget(batch, *bucket))
+        _fill(captured.batch, _in_bucket(batch, bucket))
         captured.graph.replay()
         states, pooled = captured.output.last_hidden_state, captured.output.pooler_output
         assert states is not None
@@ -111,7 +111,7 @@ class CapturedModel:
         )
 
     def _capture(self, batch: PackedBatch, bucket: Bucket) -> _Captured:
-        static = _copied(fixed_budget(batch, *bucket))
+        static = _copied(_in_bucket(batch, bucket))
         static.checked = self.encoder._limits()
 
         def run() -> Any:
@@ -197,6 +197,13 @@ def _capture(run: Callable[[], Any], pool: Any, device: torch.device) -> tuple[t
 @functools.cache
 def _warm_up_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
+
+
+def _in_bucket(batch: PackedBatch, bucket: Bucket) -> PackedBatch:
+    """A batch filled up, without its padded form: what comes out stays packed, and the caller's batch unpacks it."""
+    filled = fixed_budget(batch, *bucket)
+    filled.indices, filled.padded_length = None, bucket[2]
+    return filled
 
 
 def _copied(batch: PackedBatch) -> PackedBatch:

@@ -171,6 +171,26 @@ def test_graphs_need_a_gpu() -> None:
         graphs.CapturedStep(lambda **_: None, {"x": torch.zeros(1)})
 
 
+def test_batches_of_one_bucket_have_one_shape() -> None:
+    """However they were padded, the addresses of one can be filled with the other."""
+    batches = [
+        fastbert.pack(**ragged([9, 4], side="left")),
+        fastbert.pack([[5] * 9, [6] * 7]),
+        fastbert.pack(torch.ones(2, 8).long()),
+    ]
+    batches.append(
+        PackedBatch(*(getattr(batches[0], f) for f in ("input_ids", "token_type_ids", "position_ids", "cu_seqlens")), 9, 99)
+    )
+    bucket = graphs.Bucket((16, 4, 32))
+    static = graphs._copied(graphs._in_bucket(batches[0], bucket))
+    for batch in batches:
+        graphs._fill(static, graphs._in_bucket(batch, bucket))
+        assert torch.equal(static.input_ids[: batch.num_tokens], batch.input_ids)
+        assert torch.equal(static.cu_seqlens[:3], batch.cu_seqlens)
+    with pytest.raises(InputError, match="it was captured with"):
+        graphs._fill(static, graphs._in_bucket(batches[0], graphs.Bucket((32, 4, 32))))
+
+
 def test_buckets_are_few_and_waste_little() -> None:
     seen = set()
     for tokens in range(1, 20_000, 7):
