@@ -152,7 +152,7 @@ def explain(model: BertPreTrainedModel, *args: Any, **inputs: Any) -> Explanatio
         model: any model class of fastbert.
         args, inputs: what the model's forward takes.
     """
-    with model.evaluating(), torch.no_grad(), ops.recording() as decisions, _packed_batches(model) as batches:
+    with model.evaluating(), torch.no_grad(), ops.recording() as decisions, packed_batches(model) as batches:
         model(*args, **inputs)
     tokens = sum(batch.num_tokens for batch in batches)
     places = sum(batch.batch_size * batch.padded_length for batch in batches)
@@ -164,7 +164,7 @@ def explain(model: BertPreTrainedModel, *args: Any, **inputs: Any) -> Explanatio
 
 
 @contextmanager
-def _packed_batches(model: BertPreTrainedModel) -> Iterator[list[PackedBatch]]:
+def packed_batches(model: BertPreTrainedModel) -> Iterator[list[PackedBatch]]:
     """Collects the batches that the encoder's embeddings see inside the block."""
     batches: list[PackedBatch] = []
     hook = model.base_model.encoder.register_forward_pre_hook(lambda _, args: batches.append(args[1]))

@@ -34,7 +34,7 @@ def capturing() -> bool:
 def defer(flags: Tensor, report: Callable[[list[bool]], None]) -> None:
     """Has `report(values)` called once the bool (k,) `flags` have arrived and one of them is set; it raises.
 
-    Nothing is checked while a CUDA graph is recorded: what goes into its replays is checked when it is copied in.
+    Nothing is checked while a CUDA graph is recorded: what goes into its replays must have been checked before.
     """
     if capturing():
         return

@@ -27,12 +27,7 @@ from fastbert.reference import Seed
 
 BACKENDS = ("auto", "triton", "reference")
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
-_INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in (
-    "1",
-    "true",
-    "on",
-    "yes",
-)  # Triton reads it at its import too
+_INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes")  # as Triton reads it
 _PRODUCTS = ("attention", "linear_gelu", "ffn")  # whose kernels multiply matrices themselves
 _HEAD_SIZES = (16, 32, 64, 128)
 _WIDEST = 8192  # hidden size that one program holds
@@ -235,13 +230,12 @@ def _choose(op: str, x: Tensor, shape: tuple[int, ...], obstacle: str = "") -> C
     """The function that runs `op` on `x`; `obstacle` is what the op itself has against its kernel."""
     path = _choose_path(op, x, shape, obstacle)
     chosen = getattr(_library() if path == "triton" else cpu if path == "cpu" else reference, op)
-    if torch.compiler.is_compiling() or _tapped.get() is None:
+    calls = None if torch.compiler.is_compiling() else _tapped.get()
+    if calls is None:
         return chosen
 
     def tapped(*arguments: Any) -> Any:
-        calls = _tapped.get()
-        if calls is not None:
-            calls.append(Call(op, path, arguments))
+        calls.append(Call(op, path, arguments))
         return chosen(*arguments)
 
     return tapped

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastbert import ops, reference
-from fastbert.diagnostics import align
+from fastbert.diagnostics import align, packed_batches
 from fastbert.outputs import BertModelOutput
 from fastbert.packing import PackedBatch
 from fastbert.pretrained import BertPreTrainedModel
@@ -92,13 +92,8 @@ def verify(model: BertPreTrainedModel, *args: Any, **inputs: Any) -> Verificatio
     """
     encoder = model.base_model
     with model.evaluating(), torch.no_grad():
-        batches: list[PackedBatch] = []
-        hook = encoder.encoder.register_forward_pre_hook(lambda _, given: batches.append(given[1]))
-        try:
-            with ops.tapping() as calls, ops.recording() as decisions:
-                model(*args, **inputs)
-        finally:
-            hook.remove()
+        with ops.tapping() as calls, ops.recording() as decisions, packed_batches(model) as batches:
+            model(*args, **inputs)
         worst: dict[tuple[str, str], Comparison] = {}
         for call in calls:
             for row in _compare_op(call):

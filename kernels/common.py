@@ -50,6 +50,18 @@ def statistics(z, is_column, eps, N: tl.constexpr):
 
 
 @triton.jit
+def normalised(z, weight_ptr, bias_ptr, mean_ptr, rstd_ptr, rows, cols, T, eps, N: tl.constexpr):
+    """LayerNorm of z (R, BLOCK_N), the sums of tokens `rows`; keeps their statistics where mean_ptr and rstd_ptr are given."""
+    mean, rstd = statistics(z, cols < N, eps, N)
+    if mean_ptr is not None:
+        tl.store(mean_ptr + rows, mean, mask=rows < T)
+        tl.store(rstd_ptr + rows, rstd, mask=rows < T)
+    weight = tl.load(weight_ptr + cols, mask=cols < N, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + cols, mask=cols < N, other=0.0).to(tl.float32)
+    return (z - mean[:, None]) * rstd[:, None] * weight[None, :] + bias[None, :]
+
+
+@triton.jit
 def normalised_gradient(dy, weight, xhat, rstd, N: tl.constexpr):
     """Gradient of z, of which xhat = (z - mean) * rstd: LayerNorm's backward of rows (R, BLOCK_N), zero beyond N."""
     g = dy * weight[None, :]

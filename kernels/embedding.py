@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from fastbert.kernels import tuning
-from fastbert.kernels.common import contiguous_rows, dropped, keep_mask, normalised_gradient, statistics
+from fastbert.kernels.common import contiguous_rows, dropped, keep_mask, normalised, normalised_gradient
 
 CHUNK = 64
 
@@ -53,16 +53,10 @@ def _embedding_fwd_kernel(
     z = _sum(
         id_ptr, type_ptr, position_ptr, word_ptr, position_table_ptr, type_table_ptr, rows, cols, inside, T, V, TYPES, P, N
     )
-    mean, rstd = statistics(z, cols < N, eps, N)
-    weight = tl.load(weight_ptr + cols, mask=cols < N, other=0.0).to(tl.float32)
-    bias = tl.load(bias_ptr + cols, mask=cols < N, other=0.0).to(tl.float32)
-    y = (z - mean[:, None]) * rstd[:, None] * weight[None, :] + bias[None, :]
+    y = normalised(z, weight_ptr, bias_ptr, mean_ptr, rstd_ptr, rows, cols, T, eps, N)
     if seed_ptr is not None:
         y = dropped(y, keep_mask(tl.load(seed_ptr), rows, 0, 0, p, BLOCK_N, False), p)
     tl.store(y_ptr + rows.to(tl.int64)[:, None] * N + cols[None, :], y.to(y_ptr.dtype.element_ty), mask=inside)
-    if mean_ptr is not None:
-        tl.store(mean_ptr + rows, mean, mask=rows < T)
-        tl.store(rstd_ptr + rows, rstd, mask=rows < T)
 
 
 @triton.jit(do_not_specialize=["T", "V", "TYPES", "P"], do_not_specialize_on_alignment=["seed_ptr"])

@@ -33,6 +33,25 @@ def _tile_place(tile, T, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.con
     return (group * GROUP + within % height) * BLOCK_M, within // height * BLOCK_N
 
 
+@triton.jit
+def _product(
+    x_ptrs, w_ptrs, w_step, inner,
+    K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """A tile of x w (M, N), float32, from pointers to its first BLOCK_K columns of x and rows of w."""
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for k in range(0, K, BLOCK_K):
+        if K % BLOCK_K == 0:
+            x, w = tl.load(x_ptrs), tl.load(w_ptrs)
+        else:
+            x = tl.load(x_ptrs, mask=(k + inner < K)[None, :], other=0.0)
+            w = tl.load(w_ptrs, mask=(k + inner < K)[:, None], other=0.0)
+        acc = tl.dot(x, w, acc)
+        x_ptrs += BLOCK_K
+        w_ptrs += w_step
+    return acc
+
+
 @triton.jit(do_not_specialize=["T"])
 def _linear_gelu_kernel(
     x_ptr, weight_ptr, bias_ptr, act_ptr, h_ptr, stride_xt, stride_wf, T,
@@ -45,16 +64,7 @@ def _linear_gelu_kernel(
     inner = tl.arange(0, BLOCK_K)
     x_ptrs = x_ptr + tl.minimum(rows, T - 1).to(tl.int64)[:, None] * stride_xt + inner[None, :]
     w_ptrs = weight_ptr + tl.minimum(cols, F - 1).to(tl.int64)[None, :] * stride_wf + inner[:, None]
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for k in range(0, K, BLOCK_K):
-        if K % BLOCK_K == 0:
-            x, w = tl.load(x_ptrs), tl.load(w_ptrs)
-        else:
-            x = tl.load(x_ptrs, mask=(k + inner < K)[None, :], other=0.0)
-            w = tl.load(w_ptrs, mask=(k + inner < K)[:, None], other=0.0)
-        acc = tl.dot(x, w, acc)
-        x_ptrs += BLOCK_K
-        w_ptrs += BLOCK_K
+    acc = _product(x_ptrs, w_ptrs, BLOCK_K, inner, K, BLOCK_M, BLOCK_N, BLOCK_K)
     inside = (rows < T)[:, None] & (cols < F)[None, :]
     place = rows.to(tl.int64)[:, None] * F + cols[None, :]
     acc += tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)[None, :]
@@ -102,16 +112,7 @@ def _linear_gelu_bwd_kernel(
     inner = tl.arange(0, BLOCK_K)
     dy_ptrs = dy_ptr + tl.minimum(rows, T - 1).to(tl.int64)[:, None] * stride_dyt + inner[None, :]
     w_ptrs = weight_ptr + inner.to(tl.int64)[:, None] * stride_wn + tl.minimum(cols, F - 1)[None, :]
-    dact = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for k in range(0, K, BLOCK_K):
-        if K % BLOCK_K == 0:
-            dy, w = tl.load(dy_ptrs), tl.load(w_ptrs)
-        else:
-            dy = tl.load(dy_ptrs, mask=(k + inner < K)[None, :], other=0.0)
-            w = tl.load(w_ptrs, mask=(k + inner < K)[:, None], other=0.0)
-        dact = tl.dot(dy, w, dact)
-        dy_ptrs += BLOCK_K
-        w_ptrs += BLOCK_K * stride_wn
+    dact = _product(dy_ptrs, w_ptrs, BLOCK_K * stride_wn, inner, K, BLOCK_M, BLOCK_N, BLOCK_K)
     inside = (rows < T)[:, None] & (cols < F)[None, :]
     place = rows.to(tl.int64)[:, None] * F + cols[None, :]
     h = tl.load(h_ptr + place, mask=inside, other=0.0).to(tl.float32)

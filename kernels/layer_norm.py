@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from fastbert.kernels import tuning
-from fastbert.kernels.common import contiguous_rows, dense, dropped, keep_mask, normalised_gradient, statistics
+from fastbert.kernels.common import contiguous_rows, dense, dropped, keep_mask, normalised, normalised_gradient
 
 
 @triton.jit
@@ -42,14 +42,8 @@ def _layer_norm_fwd_kernel(
     cols = tl.arange(0, BLOCK_N)
     inside = (rows < T)[:, None] & (cols < N)[None, :]
     z = _sum(x_ptr, x_bias_ptr, residual_ptr, seed_ptr, rows, cols, inside, stride_xt, stride_rt, p, N, BLOCK_N)
-    mean, rstd = statistics(z, cols < N, eps, N)
-    weight = tl.load(weight_ptr + cols, mask=cols < N, other=0.0).to(tl.float32)
-    bias = tl.load(bias_ptr + cols, mask=cols < N, other=0.0).to(tl.float32)
-    y = (z - mean[:, None]) * rstd[:, None] * weight[None, :] + bias[None, :]
+    y = normalised(z, weight_ptr, bias_ptr, mean_ptr, rstd_ptr, rows, cols, T, eps, N)
     tl.store(y_ptr + rows.to(tl.int64)[:, None] * N + cols[None, :], y.to(y_ptr.dtype.element_ty), mask=inside)
-    if mean_ptr is not None:
-        tl.store(mean_ptr + rows, mean, mask=rows < T)
-        tl.store(rstd_ptr + rows, rstd, mask=rows < T)
 
 
 @triton.jit(do_not_specialize=["T"], do_not_specialize_on_alignment=["seed_ptr"])
