@@ -1,7 +1,9 @@
-# `make bench`: the throughput report. `make test`: lint and the whole suite. Each sets up .venv by itself the first time.
+# `make bench`: the benchmark in minutes; `make bench ARGS="--suite all"`: in full. `make test`: lint and the whole suite.
+# Each sets up .venv by itself the first time.
 # PYTHON=/path/to/python uses that environment as it is and installs nothing into it.
 
 BASE_PYTHON ?= python3
+ARGS ?= --quick
 ifdef PYTHON
 setup :=
 else

@@ -31,7 +31,16 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "bench": ["transformers>=5", *model],
+        "bench": [
+            "transformers>=5",
+            "sentence-transformers>=5",
+            "matplotlib",
+            "pytest-benchmark>=5",
+            "onnx",
+            "onnxruntime; platform_system == 'Linux'",
+            "openvino; platform_system == 'Linux'",
+            *model,
+        ],
         "test": [
             "transformers>=5",
             "pytest>=8",

@@ -1,14 +1,28 @@
-"""What is measured, as data: the texts, natural or all full, as ids of the model's tokenizer."""
+"""What is measured, as data: sizes of BERT, and texts of several length distributions as ids of the model's tokenizer."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import pydoc_data.topics
-from collections.abc import Iterator, Sequence
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.jobs import Inputs, masked_places
 from fastbert import BertTokenizer
 from fastbert.data import read_texts
+from fastbert.errors import InputError
+
+HISTOGRAM_BIN = 32
+SIZES = {  # hidden size, layers, heads, intermediate size; seeded weights. MiniLM-L6 has real ones.
+    "tiny": (128, 2, 2, 512),
+    "base": (768, 12, 12, 3072),
+    "large": (1024, 24, 16, 4096),
+}
+REAL = "MiniLM-L6"
 
 
 @dataclass(frozen=True)
@@ -18,17 +32,107 @@ class Case:
     Attributes:
         name: in tables.
         source: where the texts come from.
-        rows: ids of each text, special tokens included.
+        inputs: ids of each text, special tokens included, and the texts where they are whole.
     """
 
     name: str
     source: str
-    rows: list[list[int]]
+    inputs: Inputs
 
     @property
     def lengths(self) -> list[int]:
         """Tokens of each text."""
-        return [len(row) for row in self.rows]
+        return [len(row) for row in self.inputs.rows]
+
+    def histogram(self) -> list[tuple[int, int]]:
+        """(longest length of the bin, texts in it), bins of 32 tokens."""
+        counts = Counter(-(-length // HISTOGRAM_BIN) * HISTOGRAM_BIN for length in self.lengths)
+        return sorted(counts.items())
+
+    def masked(self, mask_token_id: int) -> Case:
+        """The same texts with some words masked."""
+        rows = [list(row) for row in self.inputs.rows]
+        for i, row in enumerate(rows):
+            for at in masked_places(i, len(row)):
+                row[at] = mask_token_id
+        return Case(self.name, self.source, Inputs(rows))
+
+
+class Texts:
+    """Makes cases from texts.
+
+    Args:
+        tokenizer: of the model.
+        text: a file of texts; None means the Python language reference.
+        column: of a table.
+        squad: a SQuAD file, for the lengths of its questions with their contexts.
+        max_length: longer texts are cut there, for every candidate alike.
+    """
+
+    def __init__(
+        self, tokenizer: BertTokenizer, text: Path | None, column: str | None, squad: Path | None, max_length: int
+    ) -> None:
+        self.tokenizer, self.max_length = tokenizer, max_length
+        self.source = "paragraphs of the Python language reference" if text is None else text.name
+        found = paragraphs_of_python_docs() if text is None else read_texts(text, column)
+        self.texts = [t for t in found if t.strip()]
+        if not self.texts:
+            raise InputError(f"{text} has no text")
+        self.rows = [self._cut(row) for row in tokenizer.encode_ids(self.texts)]
+        self.body = [i for row in self.rows for i in row[1:-1]]
+        if not self.body:
+            raise InputError(f"{text} has no text that the tokenizer knows")
+        self.pairs = None if squad is None else list(_questions_with_contexts(squad))
+        self.squad = squad
+
+    def case(self, name: str, tokens: int) -> Case:
+        """The case of that name with about so many tokens: "natural", "SQuAD", "N(256,64)" or "full <length>"."""
+        if name == "natural":
+            places = self._spread(list(map(len, self.rows)), tokens)
+            return Case(name, self.source, Inputs([self.rows[i] for i in places], [self.texts[i] for i in places]))
+        if name == "SQuAD":
+            assert self.pairs is not None
+            assert self.squad is not None
+            rows = [self._cut(row) for row in self._encode_pairs(self.pairs[: max(1, tokens // 40)])]
+            return Case(name, self.squad.name, Inputs([rows[i] for i in self._spread(list(map(len, rows)), tokens)]))
+        if name == "N(256,64)":
+            draw = random.Random(7)
+            lengths = (round(draw.gauss(256, 64)) for _ in itertools.count())
+            return Case(name, self.source, Inputs(self._chunks(lengths, tokens, least=1)))
+        width = min(int(name.split()[1]), self.max_length)
+        return Case(f"full {width}", self.source, Inputs(self._chunks(itertools.repeat(width), tokens, least=4)))
+
+    def one(self, length: int) -> Case:
+        """A single text of that length."""
+        case = self.case(f"full {length}", 1)
+        return Case(case.name, case.source, Inputs(case.inputs.rows[:1]))
+
+    def _cut(self, row: list[int]) -> list[int]:
+        return row if len(row) <= self.max_length else [*row[: self.max_length - 1], row[-1]]
+
+    def _spread(self, lengths: Sequence[int], tokens: int) -> list[int]:
+        """Places taken evenly from the whole source; again from the start if it is too short."""
+        wanted = max(4, round(tokens * len(lengths) / sum(lengths)))
+        if wanted >= len(lengths):
+            return [i % len(lengths) for i in range(wanted)]
+        return [i * len(lengths) // wanted for i in range(wanted)]
+
+    def _chunks(self, lengths: Iterable[int], tokens: int, least: int) -> list[list[int]]:
+        """Running text cut to lengths."""
+        body, start, rows = itertools.cycle(self.body), (self.rows[0][0], self.rows[0][-1]), []
+        total = 0
+        for length in lengths:
+            inner = min(max(length, 3), self.max_length) - 2
+            rows.append([start[0], *itertools.islice(body, inner), start[1]])
+            total += inner + 2
+            if total >= tokens and len(rows) >= least:
+                return rows
+        return rows
+
+    def _encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
+        questions = self.tokenizer.encode_ids([question for question, _ in pairs])
+        contexts = self.tokenizer.encode_ids([context for _, context in pairs])
+        return [[*question, *context[1:]] for question, context in zip(questions, contexts, strict=True)]
 
 
 def paragraphs_of_python_docs() -> Iterator[str]:
@@ -40,30 +144,12 @@ def paragraphs_of_python_docs() -> Iterator[str]:
                 yield text
 
 
-def make_cases(
-    tokenizer: BertTokenizer, text: Path | None, column: str | None, count: int, max_length: int, full: Sequence[int] = (128,)
-) -> list[Case]:
-    """The cases of a run.
-
-    Args:
-        tokenizer: of the model.
-        text: a file of texts; None means the Python language reference.
-        column: of a table.
-        count: texts to use, taken evenly from the whole source.
-        max_length: longer texts are cut there, for every candidate alike.
-        full: lengths of the cases in which every text is equally long.
-    """
-    source = "paragraphs of the Python language reference" if text is None else text.name
-    texts = list(paragraphs_of_python_docs() if text is None else read_texts(text, column))
-    texts = [t for t in texts if t.strip()]
-    step = max(1, len(texts) // count)
-    encoded = tokenizer.encode_ids(texts)
-    rows = [row if len(row) <= max_length else [*row[: max_length - 1], row[-1]] for row in encoded[::step][:count]]
-    body = [i for row in encoded for i in row[1:-1]]
-    cases = [Case("natural", source, rows)]
-    for width in sorted({min(length, max_length) for length in full}):
-        number = max(4, sum(map(len, rows)) // (2 * width))
-        chunks = [body[i * (width - 2) % len(body) :][: width - 2] for i in range(number)]
-        equal = [[rows[0][0], *chunk, rows[0][-1]] for chunk in chunks if len(chunk) == width - 2]
-        cases.append(Case(f"full {width}", source, equal))
-    return cases
+def _questions_with_contexts(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        articles = json.loads(path.read_text(encoding="utf-8"))["data"]
+        for article in articles:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    yield question["question"], paragraph["context"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no SQuAD file: {type(error).__name__} {error}") from None

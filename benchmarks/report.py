@@ -1,104 +1,326 @@
-"""Results to tables: the console's, the Markdown report's and the README's, all from the same rows.
+"""Results to tables and pages: the console's, the Markdown report's, the HTML page's and the README's, from the same rows.
 
-python benchmarks/report.py          writes the README's table from the newest committed results
+python benchmarks/report.py                          the README's tables and the reports of the newest results of each device
+python benchmarks/report.py NEW.jsonl                the report of one file, beside it
+python benchmarks/report.py NEW.jsonl --compare OLD.jsonl --fail-below 0.95
+                                                     what got slower since; exit code 1 if anything of ours did
 """
 
 from __future__ import annotations
 
-import json
+import argparse
+import base64
+import html
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout as well as installed
+
+from benchmarks import results
+from benchmarks.comparison import compare
+from benchmarks.results import RESULTS, Row
+from fastbert import FastbertError, files
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
-Row = dict[str, Any]
+Cells = list[tuple[str, ...]]
+_QUESTION = ("suite", "model", "task", "dtype", "case")
 
 
-def table(rows: list[Row]) -> list[tuple[str, ...]]:
-    """Header and cells of one case, in the order of the rows. The last column compares fastbert with each row."""
-    ours = next((row for row in rows if row["ours"] and row["parity"]), None)
-    cells = [("candidate", "batch", "texts/s", "tokens/s", "p20-p80, s", "TFLOP/s", "of the limit", "max error", "fastbert is")]
+def questions(rows: Iterable[Row]) -> list[list[Row]]:
+    """Rows that answer the same question, together."""
+    found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        if not row["parity"]:
-            cells.append((row["candidate"], "", "parity failed", "", "", "", "", f"{row['max_error']:.1e}", ""))
+        found.setdefault(tuple(row[name] for name in _QUESTION), []).append(row)
+    return list(found.values())
+
+
+def ours(rows: Sequence[Row], from_text: bool = False) -> Row | None:
+    """fastbert's row among the answers to a question."""
+    fine = (row for row in rows if row["ours"] and row["status"] == "ok" and row["from_text"] == from_text)
+    return next(fine, None)
+
+
+def best_other(rows: Sequence[Row]) -> Row | None:
+    """The fastest candidate of the same precision that is not fastbert."""
+    fine = [row for row in rows if not row["ours"] and row["rival"] and row["status"] == "ok" and "median_s" in row]
+    return min(fine, key=lambda row: float(row["median_s"]), default=None)
+
+
+def gain(rows: Sequence[Row]) -> float | None:
+    """How much faster fastbert is than the best of the others; None where one of them is missing."""
+    mine, other = ours(rows), best_other(rows)
+    return None if mine is None or other is None or "median_s" not in mine else other["median_s"] / mine["median_s"]
+
+
+def title(row: Row) -> str:
+    """What a question is, in words."""
+    if row["suite"] == "ops":
+        return f"{row['task']}: {row['dtype']}, {row['case']}"
+    text = f"{row['suite']}: {row['model']}, {row['task']}, {row['dtype']}, {row['case']}"
+    if "texts" not in row:
+        return text
+    if row["texts"] == 1:
+        return f"{text}: one text"
+    mean = row["tokens"] / row["texts"]
+    return f"{text} lengths: {row['texts']:,} texts, {mean:.0f} tokens on average, at most {row['longest']} ({row['source']})"
+
+
+def table(rows: Sequence[Row]) -> Cells:
+    """Header and cells of one question, in the order of the rows."""
+    if rows[0]["suite"] == "startup":
+        return _startup_table(rows)
+    if rows[0]["suite"] == "memory":
+        return _memory_table(rows)
+    cells = [
+        ("candidate", "batch", "median", "p20 to p80", "tokens/s", "TFLOP/s", "of the limit", "peak", "error", "fastbert is")
+    ]
+    for row in rows:
+        if row["status"] != "ok":
+            cells.append((_name(row), "", f"{row['status']}: {row['reason']}", *("",) * 7))
             continue
-        gain = "" if ours is None or row["ours"] else f"{row['median_s'] / ours['median_s']:.2f}x as fast"
+        mine = ours(rows, row["from_text"]) or ours(rows)
+        faster = "" if mine is None or row["ours"] else f"{row['median_s'] / mine['median_s']:.2f}x as fast"
         cells.append(
             (
-                row["candidate"],
-                f"{row['batch']:,} {'tokens' if row['ours'] else 'texts'}",
-                f"{row['texts_per_s']:,.0f}",
-                f"{row['tokens_per_s']:,.0f}",
-                f"{row['p20_s']:.2f}-{row['p80_s']:.2f}",
-                f"{row['tflops']:.3f}" if row["tflops"] < 1 else f"{row['tflops']:.0f}",
-                f"{row['share_of_ceiling']:.0%}",
-                f"{row['max_error']:.1e}",
-                gain,
+                _name(row),
+                _setting(row),
+                _time(row["median_s"]),
+                f"{_time(row['p20_s'])} to {_time(row['p80_s'])}",
+                f"{row['tokens_per_s']:,.0f}" if "tokens_per_s" in row else "",
+                f"{row['tflops']:.3g}" if row["flops"] else f"{row['gb_per_s']:.3g} GB/s",
+                f"{row['share_of_limit']:.0%}",
+                _bytes(row["peak_bytes"]),
+                f"{row['max_error']:.0e}",
+                faster,
             )
         )
     return cells
 
 
-def console_table(rows: list[Row]) -> str:
-    """All cases as aligned text."""
+def _startup_table(rows: Sequence[Row]) -> Cells:
+    cells = [("candidate", "import", "load", "first call", "second call", "until the first result")]
+    for row in rows:
+        if row["status"] != "ok":
+            cells.append((_name(row), f"{row['status']}: {row['reason']}", "", "", "", ""))
+            continue
+        laps = (_time(row[name]) for name in ("import_s", "load_s", "first_call_s", "second_call_s", "median_s"))
+        cells.append((_name(row), *laps))
+    return cells
+
+
+def _memory_table(rows: Sequence[Row]) -> Cells:
+    cells = [("candidate", "peak beyond the loaded model", "batch")]
+    for row in rows:
+        fine = row["status"] == "ok"
+        cells.append((_name(row), _bytes(row["peak_bytes"]) if fine else f"{row['status']}: {row['reason']}", _setting(row)))
+    return cells
+
+
+def console(rows: Sequence[Row]) -> str:
+    """All questions as aligned text."""
     blocks = []
-    for title, part in _by_case(rows):
-        cells = table(part)
-        widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    for group in questions(rows):
+        cells = table(group)
+        widths = [max(len(line[i]) for line in cells if "" not in line[3:4] or line is cells[0]) for i in range(len(cells[0]))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in cells]
-        blocks.append("\n".join([title, *lines]))
-    return "\n\n".join([*blocks, _environment(rows[0])])
+        blocks.append("\n".join([title(group[0]), *lines]))
+    return "\n\n".join([*blocks, machine(rows[0])])
 
 
-def markdown(rows: list[Row]) -> str:
-    """All cases as Markdown."""
-    blocks = []
-    for title, part in _by_case(rows):
-        header, *cells = table(part)
-        lines = [f"| {' | '.join(line)} |" for line in (header, ("---",) * len(header), *cells)]
-        blocks.append("\n".join([f"**{title}**", "", *lines]))
-    return "\n\n".join([*blocks, _environment(rows[0])]) + "\n"
+def markdown(rows: Sequence[Row], plots: Sequence[Path] = ()) -> str:
+    """All questions as a Markdown report."""
+    blocks = [f"# Measured on {rows[0]['device']}, {rows[0]['date']}", machine(rows[0]), *_METHOD]
+    blocks += [f"![{path.stem}]({path.name})" for path in plots]
+    for group in questions(rows):
+        blocks.append(f"**{title(group[0])}**\n\n{_lines(table(group))}")
+        if group[0].get("histogram") and group[0]["texts"] > 1 and group[0]["suite"] == "inference":
+            bins = ", ".join(f"{count} up to {length}" for length, count in group[0]["histogram"])
+            blocks.append(f"Lengths in tokens: {bins}.")
+    return "\n\n".join(blocks) + "\n"
 
 
-def newest(folder: Path = RESULTS) -> list[list[Row]]:
-    """The newest results of each device, GPUs first."""
-    devices = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    found = [max(device.glob("*.jsonl"), default=None) for device in devices]
-    results = [[json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for path in found if path]
-    return sorted(results, key=lambda rows: "cuda" not in rows[0])
+def page(rows: Sequence[Row], plots: Sequence[Path] = ()) -> str:
+    """The same as one HTML file that needs nothing beside it."""
+    body = [
+        f"<h1>fastbert on {html.escape(rows[0]['device'])}, {rows[0]['date']}</h1>",
+        f"<p>{html.escape(machine(rows[0]))}</p>",
+    ]
+    body += [f"<p>{html.escape(text)}</p>" for text in _METHOD]
+    for path in plots:
+        image = base64.b64encode(path.read_bytes()).decode()
+        body.append(f'<img alt="{html.escape(path.stem)}" src="data:image/png;base64,{image}">')
+    for group in questions(rows):
+        header, *cells = table(group)
+        body.append(f"<h2>{html.escape(title(group[0]))}</h2><table>{_html_row(header, 'th')}")
+        body += [_html_row(line, "td") for line in cells]
+        body.append("</table>")
+    return _PAGE.format(body="\n".join(body))
+
+
+def machine(row: Row) -> str:
+    """The machine, the versions, the commit and the date."""
+    where = f"{row['cpu']}, {row['cores']} cores"
+    if row["cuda"] is not None:
+        where = f"{row['device']} (driver {row['driver']}, CUDA {row['cuda']}), {where}"
+    packages = ", ".join(
+        f"{name} {row[name]}" for name in ("torch", "triton", "transformers", "onnxruntime", "openvino") if row[name]
+    )
+    return f"{where}; {packages}; commit {row['commit']}, {row['date']}."
+
+
+def overview(rows: Sequence[Row], suite: str) -> str:
+    """One table of a suite: a line a candidate, a column a question; the last line compares fastbert with the best other."""
+    groups = [group for group in questions(rows) if group[0]["suite"] == suite and any("median_s" in row for row in group)]
+    if not groups:
+        return ""
+    names = list(dict.fromkeys(_name(row) for group in groups for row in group if row["status"] == "ok"))
+    cells = [("", *(_column(group[0]) for group in groups))]
+    for name in names:
+        cells.append((name, *(_cell(next((row for row in group if _name(row) == name), None)) for group in groups)))
+    gains = [gain(group) for group in groups]
+    cells.append(("**fastbert / best other**", *("" if each is None else f"**{each:.2f}x**" for each in gains)))
+    return _lines(cells)
 
 
 def readme_block(folder: Path = RESULTS) -> str:
     """What stands between the README's markers."""
-    return "\n".join([BEGIN, "", *(markdown(rows) for rows in newest(folder)), END])
+    blocks = [BEGIN]
+    for rows in results.newest(folder):
+        for suite, caption in _CAPTIONS.items():
+            found = overview(rows, suite)
+            if found:
+                blocks.append(f"**{caption}**, {rows[0]['dtype']}\n\n{found}")
+        name = f"benchmarks/results/{rows[0]['device']}/{rows[0]['date']}"
+        blocks.append(
+            f"{machine(rows[0])} Every table, with spreads, memory, checks and what is missing: [{name}.md]({name}.md)."
+        )
+    return "\n\n".join([*blocks, END])
 
 
 def update_readme(path: Path = ROOT / "README.md") -> None:
     """Replaces what stands between the README's markers."""
     text = path.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
-    path.write_text(before + readme_block() + rest.split(END)[1], encoding="utf-8")
+    files.write_text(path, before + readme_block() + rest.split(END)[1])
 
 
-def _by_case(rows: list[Row]) -> list[tuple[str, list[Row]]]:
-    titles: dict[str, list[Row]] = {}
-    for row in rows:
-        mean = row["tokens"] / row["texts"]
-        title = f"{row['model']}, {row['dtype']}, {row['case']} lengths: {row['texts']} texts, {mean:.0f} tokens on average, "
-        titles.setdefault(f"{title}at most {row['longest']} ({row['source']})", []).append(row)
-    return list(titles.items())
+def write_reports(path: Path, rows: Sequence[Row]) -> list[Path]:
+    """The Markdown report, the plots and the HTML page beside a file of results; what was written."""
+    from benchmarks.plots import draw
+
+    plots = draw(path, rows)
+    files.write_text(path.with_suffix(".md"), markdown(rows, plots))
+    files.write_text(path.with_suffix(".html"), page(rows, plots))
+    return [path.with_suffix(".md"), path.with_suffix(".html"), *plots]
 
 
-def _environment(row: Row) -> str:
-    machine = f"{row['device']} (CUDA {row['cuda']})" if "cuda" in row else f"{row['cpu']}, {row['cores']} cores"
-    packages = ", ".join(f"{name} {row[name]}" for name in ("torch", "triton", "transformers"))
-    limit = f"{row['ceiling_tflops']:.3g} TFLOP/s, the best matrix product of the same run"
-    stamp = f"commit {row['commit']}; {row['date']}"
-    return f"{machine}; {packages}; {stamp}. Medians of {len(row.get('seconds', []))}; limit: {limit}."
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; 0 if all is well, 1 if something of ours got slower, 2 for bad arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "results", type=Path, nargs="?", help="a file of results (default: the newest of each device, and the README)"
+    )
+    parser.add_argument("--compare", type=Path, metavar="OLD.jsonl", help="results to compare with")
+    parser.add_argument("--fail-below", type=float, default=0.95, help="least new/old speed of our rows (default: 0.95)")
+    args = parser.parse_args(arguments)
+    try:
+        if args.results is None:
+            if args.compare is not None:
+                parser.error("--compare needs the new results too: report.py NEW.jsonl --compare OLD.jsonl")
+            for rows in results.newest():
+                write_reports(RESULTS / rows[0]["device"] / f"{rows[0]['date']}.jsonl", rows)
+            update_readme()
+            return 0
+        rows = results.read(args.results)
+        if args.compare is not None:
+            text, slower = compare(results.read(args.compare), rows, args.fail_below)
+            print(text)
+            return 1 if slower else 0
+        for path in write_reports(args.results, rows):
+            print(path)
+        return 0
+    except FastbertError as error:
+        print(f"benchmarks/report.py: {error}", file=sys.stderr)
+        return 2
+
+
+_METHOD = (
+    "The limit of a case is the longer of two times: its FLOPs at the rate of the best matrix product, its bytes at the copy "
+    "bandwidth, both measured in turns with the candidates. Times are medians of the rounds. The error is the largest "
+    "difference from transformers in float32 (ops: from float64) as a share of the largest value; a candidate beyond its bound "
+    "gets no figure. All sort texts by length and run at the best batch size of a small search, except those called 'as it "
+    "comes'. 'From text' includes tokenising. Peak is memory beyond the loaded model.",
+)
+_CAPTIONS = {
+    "inference": "Forward, texts/s (share of the machine's limit)",
+    "training": "Training steps, texts/s (share of the machine's limit)",
+    "latency": "One text, milliseconds",
+}
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>fastbert benchmark</title><style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; }}
+table {{ border-collapse: collapse; margin-bottom: 1.5em; }}
+th, td {{ border-bottom: 1px solid #ccc; padding: .2em .8em; text-align: right; }}
+th:first-child, td:first-child {{ text-align: left; }}
+h2 {{ font-size: 1em; }}
+img {{ max-width: 100%; }}
+</style></head><body>
+{body}
+</body></html>
+"""
+
+
+def _name(row: Row) -> str:
+    return str(row["candidate"])
+
+
+def _column(row: Row) -> str:
+    words = [row["model"].removeprefix("all-"), row["case"]]
+    if row["suite"] == "training" or row["task"] != "encoder":
+        words.insert(1, row["task"])
+    return ", ".join(words)
+
+
+def _cell(row: Row | None) -> str:
+    if row is None or row["status"] == "missing":
+        return ""
+    if row["status"] != "ok":
+        return str(row["status"])
+    if row["suite"] == "latency":
+        return f"{row['median_s'] * 1e3:.3g}"
+    return (
+        f"{row['texts_per_s']:,.3g} ({row['share_of_limit']:.0%})"
+        if row["texts_per_s"] < 1000
+        else (f"{row['texts_per_s']:,.0f} ({row['share_of_limit']:.0%})")
+    )
+
+
+def _setting(row: Row) -> str:
+    if row.get("setting") is None:
+        return ""
+    return f"{row['setting']:,} {'tokens' if row['ours'] and row['setting'] > 1 else 'texts' if row['setting'] > 1 else 'text'}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.3g} us"
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def _bytes(count: int | None) -> str:
+    return "" if count is None else f"{count / 2**20:,.0f} MiB"
+
+
+def _lines(cells: Cells) -> str:
+    header, *rest = cells
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ("---",) * len(header), *rest))
+
+
+def _html_row(cells: tuple[str, ...], tag: str) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
 if __name__ == "__main__":
-    update_readme()
-    sys.exit(0)
+    sys.exit(main())

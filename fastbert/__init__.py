@@ -9,6 +9,7 @@ The map of the program:
     ops.py         every op: which path runs it          outputs.py     what a forward returns
     reference.py   every op, the obvious way             pretrained.py  loading, saving, tying, resizing
     cpu.py         the ops that want more on a CPU       checkpoint.py  names and files of weights
+    onednn.py      float32 products on a CPU             prepacking.py  weights laid out for them
     library/       the ops that kernels run, registered  files.py       finding files, writing them whole
     kernels/       the Triton kernels, one file an op    diagnostics.py parameter counts, FLOPs, which path ran
     graphs.py      CUDA graphs of inference and steps    verification.py  every path against float64, on your weights
@@ -33,10 +34,11 @@ from fastbert.lm_heads import BertForMaskedLM, BertForPreTraining, BertLMHeadMod
 from fastbert.model import BertModel
 from fastbert.ops import backend, set_backend
 from fastbert.packing import PackedBatch, pack
+from fastbert.prepacking import prepack
 from fastbert.tokenizer import BertTokenizer
 from fastbert.verification import verify
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "BertConfig",
@@ -58,6 +60,7 @@ __all__ = [
     "explain",
     "ops",
     "pack",
+    "prepack",
     "reference",
     "set_backend",
     "verify",

@@ -1,26 +1,21 @@
 """The ops for which the obvious way is slow on a CPU, in calls that fill the machine; held against reference.py.
 
-`attention` runs all sequences of one length in one call instead of one call a sequence. `linear` and `linear_gelu` take
-oneDNN's matrix product, with GELU in its epilogue, where no gradient is recorded: PyTorch's own calls MKL, which is slower on
-many machines, and applies GELU in a pass of its own. `ffn` walks a large batch in blocks of rows, so that the wide intermediate
-stays in memory that the allocator keeps. Sizes as in reference.py.
+`attention` runs all sequences of one length in one call instead of one call a sequence. The linears take oneDNN's matrix
+product (onednn.py), with GELU in its epilogue where no gradient is recorded. `ffn` walks a large batch in blocks of rows, so
+that the wide intermediate stays in memory that the allocator keeps. Sizes as in reference.py.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from itertools import groupby, pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from fastbert import reference
+from fastbert import onednn, reference
 from fastbert.reference import Seed
-
-_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 # glibc returns each freed activation to the system and takes it back page by page, a fifth of a layer's time, until a program
 # has once freed a block of nearly 32 MiB: then it keeps blocks below that size (mallopt(3), M_MMAP_THRESHOLD). So free one,
@@ -73,13 +68,22 @@ def attention(
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """As `reference.linear`: (T, N) -> (T, F)."""
-    return _onednn(x, weight, bias, "none", "") if _fits_onednn(x, weight) else F.linear(x, weight, bias)
+    return onednn.linear(x, weight, bias) if onednn.fits(x, weight) else F.linear(x, weight, bias)
+
+
+def joined_linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    """As `reference.joined_linear`: (T, N) -> (T, F of all)."""
+    if onednn.fits(x, weights[0]):
+        y = onednn.joined_linear(x, weights, biases)
+        if y is not None:
+            return y
+    return reference.joined_linear(x, weights, biases, linear)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
     """As `reference.linear_gelu`: (T, N) -> (T, F)."""
-    if _fits_onednn(x, weight):
-        return _onednn(x, weight, bias, "gelu", approximate)
+    if onednn.fits(x, weight):
+        return onednn.linear_gelu(x, weight, bias, approximate)
     return reference.linear_gelu(x, weight, bias, approximate)
 
 
@@ -91,29 +95,11 @@ def ffn(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor | None, approx
     return torch.cat([linear(linear_gelu(rows, w1, b1, approximate), w2, b2) for rows in x.split(block)])
 
 
-def _fits_onednn(x: Tensor, weight: Tensor) -> bool:
-    """oneDNN's fused linear has no gradient and no autocast; float32 is the type in which it is held against the reference."""
-    return (
-        _HAS_ONEDNN
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and x.shape[0] > 0
-    )
-
-
-if _HAS_ONEDNN:
-
-    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
-    def _onednn_flops(x_shape: Any, weight_shape: Any, *_: Any, **__: Any) -> int:
-        """For torch.utils.flop_counter, which does not know this product."""
-        return 2 * math.prod(x_shape) * weight_shape[0]
-
-
-def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: str, algorithm: str) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, epilogue, [], algorithm)
+def cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, ignore_index: int = -100, reduction: str = "mean"
+) -> Tensor:
+    """As `reference.cross_entropy`: (M, N), (V, N), (V,), (M,) -> loss."""
+    return reference.cross_entropy_of_logits(linear(hidden, weight, bias), labels, ignore_index, reduction)
 
 
 def _equal_lengths(

@@ -104,12 +104,12 @@ class BertSelfAttention(nn.Module):
         return (context if rows is None else context.index_select(0, rows)), probs
 
     def _project(self, x: Tensor, rows: Tensor | None) -> Tensor:
-        """(T, N) -> (T, 3N): one product with the joined weights where they are smaller than what they give, else three."""
+        """(T, N) -> (T, 3N)."""
         linears = (self.query, self.key, self.value)
         if rows is not None:
             return torch.cat([self._queries_at(x, rows), dense(self.key, x), dense(self.value, x)], dim=1)
-        if is_plain(*linears) and x.shape[0] >= x.shape[1]:
-            return ops.linear(x, torch.cat([m.weight for m in linears]), torch.cat([m.bias for m in linears]))
+        if is_plain(*linears):
+            return ops.joined_linear(x, [m.weight for m in linears], [m.bias for m in linears])
         return torch.cat([dense(m, x) for m in linears], dim=1)
 
     def _queries_at(self, x: Tensor, rows: Tensor) -> Tensor:

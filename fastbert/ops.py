@@ -13,7 +13,7 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastbert import cpu, reference
+from fastbert import cpu, onednn, reference
 from fastbert.errors import BackendError
 from fastbert.reference import Seed
 
@@ -124,6 +124,7 @@ def embedding(
 ) -> Tensor:
     """Sum of the three embeddings, LayerNorm, dropout: (T,) x 3 -> (T, N). See `reference.embedding`."""
     tables = (word_weight, position_weight, token_type_weight)
+    _forget_trained(word_weight)  # which an MLM head's decoder shares
     return _choose("embedding", word_weight, input_ids.shape, _width_obstacle(word_weight))(
         input_ids, token_type_ids, position_ids, *tables, ln_weight, ln_bias, eps, dropout_p, seed, padding_idx
     )
@@ -174,19 +175,31 @@ def layer_norm(
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weight^T + bias: (T, N) -> (T, F). cuBLAS runs it on a GPU: no kernel of ours stands in its place."""
-    chosen = current_backend()
-    path = "cpu" if x.device.type == "cpu" and chosen != "reference" else "reference"
-    _record("linear", x.shape, path, "a plain matrix product belongs to the vendor's library")
-    return (cpu if path == "cpu" else reference).linear(x, weight, bias)
+    _forget_trained(weight)
+    return _of_vendor(x).linear(x, weight, bias)
+
+
+def joined_linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    """Several linears of one input in one product: (T, N) -> (T, F of all). See `reference.joined_linear`."""
+    _forget_trained(*weights)
+    return _of_vendor(x).joined_linear(x, weights, biases)
+
+
+def prepack(weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> None:
+    """Keeps weights as the CPU's product wants them; nothing where another product runs. See `onednn.prepack`."""
+    if onednn.AVAILABLE and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (*weights, *biases)):
+        onednn.prepack(weights, biases)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
     """GELU(x weight^T + bias): (T, N) -> (T, F). See `reference.linear_gelu`."""
+    _forget_trained(weight)
     return _choose("linear_gelu", x, x.shape)(x, weight, bias, approximate)
 
 
 def ffn(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor | None, approximate: str = "none") -> Tensor:
     """GELU(x w1^T + b1) w2^T + b2: (T, N) -> (T, N). See `reference.ffn`."""
+    _forget_trained(w1, w2)
     return _choose("ffn", x, x.shape)(x, w1, b1, w2, b2, approximate)
 
 
@@ -194,6 +207,7 @@ def cross_entropy(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, ignore_index: int = -100, reduction: str = "mean"
 ) -> Tensor:
     """Cross entropy of hidden weight^T + bias: (M, N), (V, N), (V,), (M,) -> loss. See `reference.cross_entropy`."""
+    _forget_trained(weight)
     return _choose("cross_entropy", hidden, hidden.shape)(hidden, weight, bias, labels, ignore_index, reduction)
 
 
@@ -217,6 +231,21 @@ def fuses_bias(x: Tensor) -> bool:
 def clamps_ids(table: Tensor) -> bool:
     """Whether `embedding` clamps ids into its tables, so that a bad one may be reported after the fact."""
     return _runs_kernel("embedding", table)
+
+
+def _forget_trained(*weights: Tensor) -> None:
+    """Drops prepacked copies of weights that a recorded op uses: an optimiser may change them without a trace."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        for weight in weights:
+            if weight.requires_grad:
+                onednn.forget(weight)
+
+
+def _of_vendor(x: Tensor) -> Any:
+    """The module whose plain matrix product runs on `x`."""
+    path = "cpu" if x.device.type == "cpu" and current_backend() != "reference" else "reference"
+    _record("linear", x.shape, path, "a plain matrix product belongs to the vendor's library")
+    return cpu if path == "cpu" else reference
 
 
 def _runs_kernel(op: str, x: Tensor) -> bool:

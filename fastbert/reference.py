@@ -7,6 +7,7 @@ F intermediate, V vocabulary, M scored positions. Dropout: `keep` is a boolean m
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -122,6 +123,18 @@ def layer_norm(
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weight^T + bias: (T, N) -> (T, F)."""
     return F.linear(x, weight, bias)
+
+
+def joined_linear(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], product: Callable[..., Tensor] = linear
+) -> Tensor:
+    """x [w1; w2; ...]^T + [b1; b2; ...]: (T, N) -> (T, F of all): query, key and value.
+
+    One product with the joined weights where they are smaller than what they give, else one each.
+    """
+    if x.shape[0] >= x.shape[1]:
+        return product(x, torch.cat(list(weights)), torch.cat(list(biases)))
+    return torch.cat([product(x, w, b) for w, b in zip(weights, biases, strict=True)], dim=1)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:

@@ -1,26 +1,83 @@
-"""The benchmark report: its gate, its arguments, its files, and that the README's figures come from committed results."""
+"""The benchmark: its gate, its processes, its arguments, its files, and that README's figures come from committed results."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_pair
 
 from fastbert import BertTokenizer
+from fastbert.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import report, run  # noqa: E402
-from benchmarks.candidates import CANDIDATES  # noqa: E402
-from benchmarks.cases import make_cases  # noqa: E402
+from benchmarks import comparison, report, results, run  # noqa: E402
+from benchmarks.candidates import CANDIDATES, Candidate  # noqa: E402
+from benchmarks.candidates.models import Fastbert  # noqa: E402
+from benchmarks.cases import Texts  # noqa: E402
+from benchmarks.jobs import Inputs, Job, Work  # noqa: E402
+from benchmarks.limits import limit_seconds, model_cost  # noqa: E402
+from benchmarks.measure import agreement  # noqa: E402
+from benchmarks.op_cases import OP_CASES, loss_scale  # noqa: E402
+from benchmarks.worker import CandidateError, Worker  # noqa: E402
+
+OURS = next(c for c in CANDIDATES if c.name == "fastbert" and c.can("encoder"))
+THEIRS = next(c for c in CANDIDATES if c.name == "transformers sdpa" and c.can("encoder"))
+
+
+# Candidates for these tests; each runs in a process of its own, which imports this file for it.
+class Perturbed(Fastbert):
+    """One weight is wrong."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job, prepacked=False)
+        with torch.no_grad():
+            self.model.encoder.layer[1].output.dense.weight[0, 0] += 1.0
+
+
+class Misbehaved(Fastbert):
+    """Breaks when its pass is timed: "raise", "die" or "memory"."""
+
+    def __init__(self, job: Job, how: str) -> None:
+        super().__init__(job)
+        self.how = how
+
+    def run(self, setting: int | None) -> None:
+        if self.how == "raise":
+            raise ZeroDivisionError("by design")
+        if self.how == "memory":
+            torch.empty(1 << 60, dtype=torch.uint8)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Absent(Work):
+    """Cannot even start."""
+
+    def __init__(self, job: Job) -> None:
+        raise RuntimeError("no such engine")
+
+
+class Slow(Work):
+    """Never answers."""
+
+    def __init__(self, job: Job) -> None:
+        time.sleep(600)
+
+
+def breaking(how: str) -> Candidate:
+    return replace(OURS, name=f"breaks: {how}", make="test_benchmarks:Misbehaved", options={"how": how}, ours=False)
 
 
 @pytest.fixture(scope="module")
@@ -35,85 +92,266 @@ def model(tmp_path_factory) -> Path:
     return folder
 
 
-def small(model: Path, tmp_path: Path, candidates=CANDIDATES, *options: str) -> tuple[int, list[dict[str, Any]]]:
-    arguments = [
-        "--model",
-        str(model),
-        "--texts",
-        "8",
-        "--repeats",
-        "2",
-        "--device",
-        "cpu",
-        "--output",
-        str(tmp_path),
-        *options,
-    ]
-    code = run.main(arguments, candidates)
-    files = list(tmp_path.glob("*.jsonl"))
+def small(model: Path, folder: Path, *options: str, **request: Any) -> tuple[int, list[dict[str, Any]]]:
+    arguments = ["--model", str(model), "--sizes", "MiniLM-L6", "--tokens", "300", "--repeats", "2", "--device", "cpu"]
+    code = run.main([*arguments, "--output", str(folder), "--quick", *options], **request)
+    files = list(folder.glob("*.jsonl"))
     return code, [json.loads(line) for line in files[0].read_text().splitlines()] if files else []
 
 
-def test_every_candidate_passes_the_gate_and_gets_a_row(
+def test_measured_rows_carry_what_makes_them_comparable(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, rows = small(model, tmp_path)
+    code, rows = small(model, tmp_path, "--suite", "inference", candidates=(OURS, THEIRS))
     assert code == 0
     assert {row["case"] for row in rows} == {"natural", "full 40"}
-    assert [row["candidate"] for row in rows if row["case"] == "natural"] == [c.name for c in CANDIDATES]
+    assert [row["candidate"] for row in rows if row["case"] == "natural"] == ["fastbert", "transformers sdpa"]
     for row in rows:
-        assert row["parity"]
+        assert row["status"] == "ok"
         assert row["cosine"] > 0.99999
+        assert len(row["seconds"]) >= 2
         assert 0 < row["p20_s"] <= row["median_s"] <= row["p80_s"]
         assert row["texts_per_s"] == pytest.approx(row["texts"] / row["median_s"])
-        assert all(
-            row[key] for key in ("device", "torch", "transformers", "dtype", "date", "cores", "batch", "share_of_ceiling")
+        assert row["share_of_limit"] == pytest.approx(
+            limit_seconds(row["flops"], row["bytes"], row["limit_tflops"] * 1e12, row["limit_gb_per_s"] * 1e9) / row["median_s"]
         )
+        assert sum(count for _, count in row["histogram"]) == row["texts"]
+        assert all(row[key] for key in ("device", "cpu", "cores", "torch", "triton", "transformers", "dtype", "date", "commit"))
+        assert "driver" in row
     assert "x as fast" in capsys.readouterr().out
-    assert len(list(tmp_path.glob("*.md"))) == 1
+    (page,) = tmp_path.glob("*.html")
+    assert "data:image/png;base64," in page.read_text()
+    assert "http" not in page.read_text().replace("http-equiv", "")
+    assert list(tmp_path.glob("*.md"))
+    assert len(list(tmp_path.glob("*.png"))) == 2
 
 
 def test_a_wrong_candidate_gets_no_figure(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def load_perturbed(*arguments: Any) -> Any:
-        wrong = CANDIDATES[0].load(*arguments)
-        with torch.no_grad():
-            wrong.encoder.layer[1].output.dense.weight[0, 0] += 1.0
-        return wrong
-
-    wrong = dataclasses.replace(CANDIDATES[0], name="perturbed", load=load_perturbed, ours=False)
-    code, rows = small(model, tmp_path, (CANDIDATES[0], wrong))
+    wrong = replace(OURS, name="perturbed", make="test_benchmarks:Perturbed", ours=True)
+    code, rows = small(model, tmp_path, "--suite", "inference", candidates=(OURS, wrong))
     assert code == 1
     bad = [row for row in rows if row["candidate"] == "perturbed"]
     assert bad
-    assert not any(row["parity"] or "median_s" in row or "texts_per_s" in row for row in bad)
+    for row in bad:
+        assert row["status"] == "wrong"
+        assert "cosine" in row["reason"]
+        assert not {"seconds", "median_s", "texts_per_s", "tflops"} & row.keys()
     assert all(row["texts_per_s"] > 0 for row in rows if row["candidate"] == "fastbert")
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("perturbed"))
-    assert "parity failed" in line
+    assert "wrong: cosine" in line
+    assert " ms" not in line
+
+
+def test_a_candidate_that_breaks_becomes_a_row_and_the_rest_goes_on(model: Path, tmp_path: Path) -> None:
+    absent = Candidate("absent", "test_benchmarks:Absent", ("encoder",))
+    uninstalled = Candidate("uninstalled", "test_benchmarks:Absent", ("encoder",), needs=("no_such_package",))
+    elsewhere = Candidate("elsewhere", "test_benchmarks:Absent", ("encoder",), devices=("cuda",))
+    everybody = (absent, breaking("raise"), uninstalled, breaking("die"), elsewhere, breaking("memory"), OURS)
+    code, rows = small(model, tmp_path, "--suite", "latency", candidates=everybody)
+    assert code == 0  # nothing of ours broke
+    rows = rows[: len(everybody)]
+    reasons = {row["candidate"]: (row["status"], row.get("reason", "")) for row in rows}
+    assert reasons["absent"] == ("error", "RuntimeError: no such engine")
+    assert reasons["breaks: raise"] == ("error", "ZeroDivisionError: by design")
+    assert reasons["breaks: die"][0] == "error"
+    assert "SIGKILL" in reasons["breaks: die"][1]
+    assert "memory" in reasons["breaks: memory"][1]
+    assert reasons["uninstalled"] == ("missing", "no_such_package not installed")
+    assert reasons["elsewhere"] == ("missing", "runs on cuda only")
+    assert reasons["fastbert"] == ("ok", "")
+
+
+def test_a_candidate_that_never_answers_is_ended() -> None:
+    started = time.perf_counter()
+    with pytest.raises(CandidateError, match="gave no answer within 1 s"):
+        Worker("test_benchmarks:Slow", Job("encoder", "cpu", "float32"), patience=1)
+    assert time.perf_counter() - started < 60
+
+
+def test_ctrl_c_keeps_what_was_measured(model: Path, tmp_path: Path) -> None:
+    """The first case is on disk and the second under way when the signal comes."""
+    arguments = ["--model", model, "--sizes", "MiniLM-L6", "--tokens", "3000", "--device", "cpu", "--output", tmp_path]
+    command = [sys.executable, ROOT / "benchmarks" / "run.py", "--suite", "latency", *arguments]
+    with subprocess.Popen(
+        [str(part) for part in command], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        limit = time.perf_counter() + 120
+        while not list(tmp_path.glob("*.jsonl")) and time.perf_counter() < limit:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "interrupted; what was measured is kept" in err
+    (path,) = tmp_path.glob("*.jsonl")
+    rows = results.read(path)
+    assert any(row["status"] == "ok" and row["median_s"] > 0 for row in rows)
+    assert rows[0]["candidate"] in out
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model", "/no/such/model"], "there is no directory"),
+        (["--model", "/no/such/model"], "there is no directory /no/such/model"),
         (["--device", "warp"], "device = 'warp' cannot be used here"),
-        (["--text", "/no/such/text"], "cannot read"),
+        (["--text", "/no/such/text", "--suite", "latency"], "cannot read"),
+        (["--suite", "speed"], "there is no 'speed'; the suites are ops, inference"),
+        (["--sizes", "huge"], "there is no 'huge'; the sizes are"),
+        (["--dtype", "float8"], "invalid choice: 'float8'"),
+        (["--tokens", "-3"], "-3 is not a whole number of at least 1"),
+        (["--squad", str(ROOT / "README.md"), "--suite", "latency"], "is no SQuAD file"),
+        (["--compare", str(ROOT / "README.md")], "line 1: no row of results"),
     ],
 )
 def test_bad_arguments_end_in_one_sentence(model: Path, tmp_path: Path, capsys, options: list[str], message: str) -> None:
-    code, rows = small(model, tmp_path, CANDIDATES, *options)
+    try:
+        code, rows = small(model, tmp_path, *options, candidates=())
+    except SystemExit as ended:
+        code, rows = int(ended.code or 0), []
     assert code == 2
     assert rows == []
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert message in said[0]
 
 
-def test_natural_texts_keep_their_lengths(model: Path) -> None:
+def test_a_day_s_results_grow_suite_by_suite(model: Path, tmp_path: Path) -> None:
+    small(model, tmp_path, "--suite", "latency", candidates=(OURS,))
+    before = results.read(next(tmp_path.glob("*.jsonl")))
+    small(model, tmp_path, "--suite", "memory", candidates=(OURS,))
+    _, rows = small(model, tmp_path, "--suite", "latency", candidates=(OURS,))
+    assert {row["suite"] for row in rows} == {"latency", "memory"}
+    assert len([row for row in rows if row["suite"] == "latency"]) == len(before)
+    assert rows[0]["seconds"] != before[0]["seconds"]
+
+
+def test_training_steps_are_checked_by_loss_and_gradients(model: Path, tmp_path: Path) -> None:
+    able = tuple(c for c in CANDIDATES if c.can("fine-tuning") and c.name in ("fastbert", "transformers sdpa"))
+    code, rows = small(model, tmp_path, "--suite", "training", candidates=able)
+    assert code == 0
+    assert {(row["task"], row["candidate"]) for row in rows if row["status"] == "ok"} == {
+        (task, name) for task in ("fine-tuning", "pre-training") for name in ("fastbert", "transformers sdpa")
+    }
+
+
+@pytest.mark.parametrize("task", ["classification", "question answering", "masked words"])
+def test_heads_agree_with_transformers(model: Path, task: str) -> None:
+    from benchmarks.checkpoints import Checkpoints
+
+    checkpoints = Checkpoints(str(model))
+    mask = checkpoints.tokenizer.mask_token_id
+    assert mask is not None
+    job = Job(task, "cpu", "float32", str(checkpoints.folder("MiniLM-L6", task)), 40, mask)
+    case = Texts(checkpoints.tokenizer, None, None, None, 40).case("natural", 300)
+    inputs = (case.masked(mask) if task == "masked words" else case).inputs
+    found = []
+    for candidate in (OURS, THEIRS):
+        worker = Worker(candidate.make, job, candidate.options)
+        worker.take(inputs)
+        found.append(worker.outputs())
+        worker.close()
+    checkpoints.close()
+    assert len(found[0]) == len(inputs.rows)
+    cosine, error = agreement(*found)
+    assert cosine > 0.99999
+    assert error < 1e-4
+
+
+@pytest.mark.parametrize("name", [name for name in OP_CASES if "S = " not in name or "S = 128" in name])
+def test_op_cases_give_what_their_cost_says(name: str) -> None:
+    """The result has as many elements as `outputs`, and PyTorch counts as many FLOPs as the formula."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from fastbert import reference
+
+    case = OP_CASES[name]
+    arguments = case.arguments("cpu", torch.float32, 256)
+    with FlopCounterMode(display=False) as counter:
+        result = getattr(reference, case.op)(**arguments)
+        if case.backward:
+            result.backward(loss_scale(result))
+    flops, moved = case.cost(arguments, 256)
+    assert result.numel() == case.outputs(256)
+    assert counter.get_total_flops() == flops
+    assert moved > 4 * result.numel()
+
+
+def test_the_cost_of_a_model_is_what_pytorch_counts(model: Path) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    import fastbert
+
+    bert = fastbert.BertModel.from_pretrained(model, add_pooling_layer=False)
+    rows = [[2, *[5] * 20, 3], [2, *[7] * 9, 3]]
+    with FlopCounterMode(display=False) as counter, fastbert.backend("reference"), torch.no_grad():
+        bert(fastbert.pack(rows))
+    assert model_cost(bert.config, "encoder", rows, 4, 4)[0] == counter.get_total_flops()
+    assert model_cost(bert.config, "fine-tuning", rows, 4, 4)[0] == 3 * counter.get_total_flops()
+
+
+def test_agreement_sees_shapes_counts_and_nans() -> None:
+    right = [np.ones(3), np.arange(3.0)]
+    assert agreement(right, right) == (pytest.approx(1.0), 0.0)
+    assert np.isnan(agreement(right[:1], right)[0])
+    assert np.isnan(agreement([np.ones(2), right[1]], right)[0])
+    assert np.isnan(agreement([np.array([1.0, np.nan, 1.0]), right[1]], right)[1])
+    assert agreement([right[0], np.array([0.0, 1.0, -2.0])], right)[1] == 2.0
+
+
+def test_lengths_are_what_the_cases_say(model: Path, tmp_path: Path) -> None:
+    squad = tmp_path / "squad.json"
+    questions = [{"question": "who sat on the mat"}, {"question": "the dog"}]
+    squad.write_text(json.dumps({"data": [{"paragraphs": [{"context": "the cat sat on the mat", "qas": questions}]}]}))
     tokenizer = BertTokenizer.from_pretrained(model)
-    natural, full = make_cases(tokenizer, None, None, 50, 40)
-    assert len(natural.rows) == 50
+    texts = Texts(tokenizer, None, None, squad, 40)
+    natural = texts.case("natural", 1500)
     assert len(set(natural.lengths)) > 5
     assert max(natural.lengths) <= 40
-    assert set(full.lengths) == {40}
-    assert all(row[0] == tokenizer.cls_token_id and row[-1] == tokenizer.sep_token_id for row in natural.rows + full.rows)
+    assert sum(natural.lengths) == pytest.approx(1500, rel=0.2)
+    assert natural.inputs.texts is not None
+    assert len(tokenizer.encode(natural.inputs.texts[0])) >= natural.lengths[0]
+    assert set(texts.case("full 128", 400).lengths) == {40}
+    assert texts.one(16).lengths == [16]
+    pairs = texts.case("SQuAD", 100).inputs.rows
+    assert pairs[0] == tokenizer.encode("who sat on the mat", "the cat sat on the mat")
+    wide = Texts(tokenizer, None, None, None, 512).case("N(256,64)", 100_000).lengths
+    assert np.mean(wide) == pytest.approx(256, abs=10)
+    assert np.std(wide) == pytest.approx(64, abs=10)
+    for case in (natural, texts.case("full 128", 400)):
+        assert all(row[0] == tokenizer.cls_token_id and row[-1] == tokenizer.sep_token_id for row in case.inputs.rows)
+
+
+def row(**values: Any) -> dict[str, Any]:
+    made = {
+        "suite": "inference",
+        "model": "m",
+        "task": "encoder",
+        "dtype": "float32",
+        "case": "natural",
+        "candidate": "fastbert",
+    }
+    return made | {"status": "ok", "ours": True, "device": "d", "share_of_limit": 0.8, "median_s": 1.0} | values
+
+
+def test_compare_fails_on_what_of_ours_got_slower(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = [row(), row(candidate="other", ours=False), row(suite="startup")]
+    del old[2]["share_of_limit"]
+    same = [row(share_of_limit=0.79, median_s=2.0), row(candidate="other", ours=False, share_of_limit=0.1)]
+    assert comparison.compare(old, same, 0.95)[1] == []  # the machine was slower, the code was not
+    for worse in (row(share_of_limit=0.7), row(suite="startup", median_s=1.2) | {}, row(status="error", reason="broke")):
+        if worse["suite"] == "startup":
+            del worse["share_of_limit"]
+        assert comparison.compare(old, [worse], 0.95)[1] == [worse]
+    with pytest.raises(InputError, match="different devices"):
+        comparison.compare(old, [row(device="e")], 0.95)
+    with pytest.raises(InputError, match="no measured row in common"):
+        comparison.compare(old, [row(case="full 128")], 0.95)
+    results.write(tmp_path / "old.jsonl", old)
+    results.write(tmp_path / "new.jsonl", [row(share_of_limit=0.704)])
+    paths = [str(tmp_path / "new.jsonl"), "--compare", str(tmp_path / "old.jsonl")]
+    assert report.main(paths) == 1
+    assert report.main([*paths, "--fail-below", "0.8"]) == 0
+    assert "0.88x" in capsys.readouterr().out
+    assert report.main([str(tmp_path / "none.jsonl")]) == 2
 
 
 def committed_results(folder: Path) -> Path:
@@ -127,12 +365,28 @@ def committed_results(folder: Path) -> Path:
         place = folder / Path(name).parent.name / Path(name).name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(shown.stdout, encoding="utf-8")
-    return folder if names else report.RESULTS
+    return folder if names else results.RESULTS
 
 
 def test_readme_figures_are_made_from_committed_results(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     block = report.BEGIN + text.split(report.BEGIN)[1].split(report.END)[0] + report.END
-    results = committed_results(tmp_path)
-    assert block == report.readme_block(results)
-    assert report.newest(results), "no results are committed"
+    found = committed_results(tmp_path)
+    assert block == report.readme_block(found)
+    assert results.newest(found), "no results are committed"
+
+
+def test_pytest_benchmark_runs_the_same_cases() -> None:
+    command = [sys.executable, "-m", "pytest", "benchmarks", "-q", "-k", "layer_norm and forward", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "4 passed" in done.stdout
+    assert "Name (time in" in done.stdout
+
+
+def test_inputs_are_light() -> None:
+    """A candidate's process imports the benchmark's frame without fastbert: only fastbert's own candidates load it."""
+    code = "import sys; sys.path.insert(0, '.'); import benchmarks.run, benchmarks.worker, benchmarks.candidates.models"
+    code += "; assert not {'fastbert', 'triton'} & set(sys.modules), sorted(set(sys.modules))"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    assert Inputs([[1]]).texts is None

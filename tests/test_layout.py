@@ -15,7 +15,7 @@ PACKAGE = ROOT / "fastbert"
 HEAVY = {"transformers", "sklearn", "scipy", "seqeval", "matplotlib", "sentence_transformers", "datasets"}
 
 # What each module may import from the package; names of folders stand for all in them.
-ABOVE = {"diagnostics", "verification", "graphs", "tasks", "data"}
+ABOVE = {"diagnostics", "verification", "graphs", "prepacking", "tasks", "data"}
 ENCODER = {
     "errors",
     "files",
@@ -41,9 +41,11 @@ ALLOWED = {
     "encoding": {"errors"},
     "tokenizer": {"encoding", "errors", "files"},
     "reference": set(),
-    "cpu": {"reference"},
+    "onednn": set(),
+    "cpu": {"onednn", "reference"},
     "library": {"kernels", "library"},
-    "ops": {"library", "reference", "cpu", "errors"},
+    "ops": {"library", "reference", "cpu", "onednn", "errors"},
+    "prepacking": {"ops", "model"},
     "graphs": {"ops", "outputs", "packing", "errors"},
     "checkpoint": {"config", "errors", "files"},
     "pretrained": {"checkpoint", "config", "errors", "files"},
@@ -54,7 +56,7 @@ ALLOWED = {
     "diagnostics": ENCODER,
     "verification": ENCODER | {"diagnostics"},
     "data": {"errors", "tokenizer", "packing", "data"},
-    "tasks": ENCODER | {"tasks", "data"},
+    "tasks": ENCODER | {"prepacking", "tasks", "data"},
     "cli": ENCODER | ABOVE | {"__init__"},
     "__init__": ENCODER | ABOVE,
 }

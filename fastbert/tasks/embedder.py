@@ -17,6 +17,7 @@ from fastbert import tokenizer as tokenizer_files
 from fastbert.errors import CheckpointError, InputError
 from fastbert.model import BertModel
 from fastbert.packing import pack, token_budget_batches
+from fastbert.prepacking import prepack
 from fastbert.tasks.loading import check_vocabulary, default_device, load_tokenizer
 from fastbert.tasks.pooling import check_modes, modes_of_config, pool
 from fastbert.tokenizer import BertTokenizer
@@ -85,7 +86,7 @@ class Embedder:
         target = default_device(device)
         folder = files.locate(path_or_hub_id, [*_SENTENCE_FILES, *checkpoint.PATTERNS, *tokenizer_files.PATTERNS], **hub)
         settings = _read_settings(folder)
-        model = BertModel.from_pretrained(folder, dtype=dtype, device=target, add_pooling_layer=False)
+        model = prepack(BertModel.from_pretrained(folder, dtype=dtype, device=target, add_pooling_layer=False))
         return cls(model, load_tokenizer(folder, model), **settings)
 
     @torch.inference_mode()

@@ -1,0 +1,186 @@
+"""Who is measured, as data. What a candidate does stands in the file that its `make` names, imported in its own process.
+
+`models.py` and `exported.py` run encoders and heads, `training.py` training steps, `operators.py` single ops.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+HEADS = ("classification", "question answering", "masked words")
+MODELS = ("encoder", *HEADS)
+TRAINING = ("fine-tuning", "pre-training")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to do a task.
+
+    Attributes:
+        name: in tables.
+        make: "module:name" of its Work, called with the job and `options`.
+        tasks: what it can do; names of op cases are matched by the op, their first word.
+        ours: whether it is fastbert.
+        rival: whether it counts when the best of the others is looked for: same precision, same sorting, tuned.
+        devices: kinds of device it runs on.
+        needs: packages that must be installed.
+        precision: below the one asked for ("int8"): labelled in tables and held to a looser check.
+        needs_texts: it takes texts, not ids, so it runs only on cases that have them.
+        start_s: about how many seconds it takes to start; `--quick` leaves out what a suite cannot wait for.
+        options: arguments of `make`.
+    """
+
+    name: str
+    make: str
+    tasks: tuple[str, ...]
+    ours: bool = False
+    rival: bool = True
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    needs: tuple[str, ...] = ()
+    precision: str = ""
+    needs_texts: bool = False
+    start_s: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def can(self, task: str) -> bool:
+        """Whether it does that task at all."""
+        return task in self.tasks or task.split(",")[0] in self.tasks
+
+    def missing(self, device: str, wait_s: float) -> str | None:
+        """Why it cannot take part here, where nobody waits longer than that for a start; or None."""
+        kind = device.split(":")[0]
+        if kind not in self.devices:
+            return f"runs on {' or '.join(self.devices)} only"
+        absent = [name for name in self.needs if importlib.util.find_spec(name) is None]
+        if absent:
+            return f"{', '.join(absent)} not installed"
+        if self.start_s > wait_s:
+            return f"left out by --quick: takes about {self.start_s} s to start"
+        return None
+
+
+_MODELS, _EXPORTED = "benchmarks.candidates.models", "benchmarks.candidates.exported"
+_TRAINING, _OPS = "benchmarks.candidates.training", "benchmarks.candidates.operators"
+_HF = ("transformers",)
+_COMPILED_OPS = ("embedding", "layer_norm", "linear_gelu", "ffn", "cross_entropy")
+_ALL_OPS = (*_COMPILED_OPS, "attention")
+_ONNX = ("transformers", "onnx", "onnxruntime")
+
+CANDIDATES = (
+    Candidate("fastbert", f"{_MODELS}:Fastbert", MODELS, ours=True),
+    Candidate(
+        "fastbert, not prepacked", f"{_MODELS}:Fastbert", MODELS, ours=True, devices=("cpu",), options={"prepacked": False}
+    ),
+    Candidate("fastbert, captured graphs", f"{_MODELS}:FastbertCaptured", ("encoder",), ours=True, devices=("cuda",)),
+    Candidate("fastbert, reference path", f"{_MODELS}:Fastbert", MODELS, ours=True, options={"backend": "reference"}),
+    Candidate("fastbert Embedder, from text", f"{_MODELS}:FastbertEmbedder", ("encoder",), ours=True, needs_texts=True),
+    Candidate("transformers eager", f"{_MODELS}:Transformers", MODELS, needs=_HF, options={"attention": "eager"}),
+    Candidate("transformers sdpa", f"{_MODELS}:Transformers", MODELS, needs=_HF, options={"attention": "sdpa"}),
+    Candidate(
+        "transformers sdpa, as it comes",
+        f"{_MODELS}:TransformersUnsorted",
+        ("encoder",),
+        rival=False,
+        needs=_HF,
+        options={"attention": "sdpa"},
+    ),
+    Candidate(
+        "transformers FlashAttention",
+        f"{_MODELS}:Transformers",
+        MODELS,
+        devices=("cuda",),
+        needs=(*_HF, "flash_attn"),
+        options={"attention": "flash_attention_2"},
+    ),
+    Candidate(
+        "transformers flex",
+        f"{_MODELS}:Transformers",
+        ("encoder",),
+        devices=("cuda",),
+        needs=_HF,
+        start_s=60,
+        options={"attention": "flex_attention"},
+    ),
+    Candidate("torch.compile", f"{_MODELS}:Compiled", ("encoder", "classification"), needs=_HF, start_s=20),
+    Candidate(
+        "torch.compile max-autotune",
+        f"{_MODELS}:CompiledMaxAutotune",
+        ("encoder", "classification"),
+        devices=("cuda",),
+        needs=_HF,
+        start_s=200,
+    ),
+    Candidate(
+        "sentence-transformers, from text",
+        f"{_MODELS}:SentenceTransformers",
+        ("encoder",),
+        needs=("sentence_transformers",),
+        needs_texts=True,
+    ),
+    Candidate(
+        "ONNX Runtime, optimised",
+        f"{_EXPORTED}:OnnxRuntime",
+        ("encoder", "classification"),
+        devices=("cpu",),
+        needs=_ONNX,
+        start_s=4,
+    ),
+    Candidate(
+        "ONNX Runtime int8",
+        f"{_EXPORTED}:OnnxRuntime",
+        ("encoder", "classification"),
+        rival=False,
+        devices=("cpu",),
+        needs=_ONNX,
+        start_s=5,
+        precision="int8",
+        options={"int8": True},
+    ),
+    Candidate(
+        "OpenVINO",
+        f"{_EXPORTED}:OpenVino",
+        ("encoder", "classification"),
+        devices=("cpu",),
+        needs=("transformers", "onnx", "openvino"),
+        start_s=4,
+    ),
+    Candidate("fastbert", f"{_TRAINING}:Fastbert", TRAINING, ours=True),
+    Candidate("fastbert, captured step", f"{_TRAINING}:FastbertCaptured", TRAINING, ours=True, devices=("cuda",)),
+    Candidate("fastbert, reference path", f"{_TRAINING}:Fastbert", TRAINING, ours=True, options={"backend": "reference"}),
+    Candidate("transformers eager", f"{_TRAINING}:Transformers", TRAINING, needs=_HF, options={"attention": "eager"}),
+    Candidate("transformers sdpa", f"{_TRAINING}:Transformers", TRAINING, needs=_HF, options={"attention": "sdpa"}),
+    Candidate(
+        "transformers FlashAttention",
+        f"{_TRAINING}:Transformers",
+        TRAINING,
+        devices=("cuda",),
+        needs=(*_HF, "flash_attn"),
+        options={"attention": "flash_attention_2"},
+    ),
+    Candidate(
+        "torch.compile",
+        f"{_TRAINING}:Transformers",
+        TRAINING,
+        needs=_HF,
+        start_s=60,
+        options={"attention": "sdpa", "compiled": True},
+    ),
+    Candidate("fastbert", f"{_OPS}:Fastbert", _ALL_OPS, ours=True),
+    Candidate("PyTorch eager", f"{_OPS}:Eager", _ALL_OPS),
+    Candidate("torch.compile", f"{_OPS}:Compiled", _COMPILED_OPS, start_s=10),
+    Candidate("SDPA, PyTorch's choice", f"{_OPS}:Sdpa", ("attention",)),
+    *(
+        Candidate(f"SDPA {name}", f"{_OPS}:Sdpa", ("attention",), devices=devices, options={"kernel": kernel})
+        for name, kernel, devices in (
+            ("flash", "FLASH_ATTENTION", ("cpu", "cuda")),
+            ("math", "MATH", ("cpu", "cuda")),
+            ("memory-efficient", "EFFICIENT_ATTENTION", ("cuda",)),
+            ("cuDNN", "CUDNN_ATTENTION", ("cuda",)),
+        )
+    ),
+    Candidate("varlen_attn", f"{_OPS}:Varlen", ("attention",), devices=("cuda",)),
+    Candidate("Liger", f"{_OPS}:LigerLayerNorm", ("layer_norm",), devices=("cuda",), needs=("liger_kernel",)),
+)

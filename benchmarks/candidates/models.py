@@ -1,0 +1,213 @@
+"""Encoders and heads in PyTorch: fastbert, transformers as it comes, compiled, and through sentence-transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.candidates.padded import CLASSES, TEXTS, Padded
+from benchmarks.jobs import Job, Work
+
+TOKENS = {"cpu": (512, 1024, 2048), "cuda": (16384, 32768, 65536)}
+
+
+def load_transformers(job: Job, attention: str) -> Any:
+    """The model of a job from transformers, in evaluation mode."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    options = {"add_pooling_layer": False} if job.task == "encoder" else {}
+    kind = getattr(transformers, CLASSES[job.task])
+    model = kind.from_pretrained(job.folder, dtype=getattr(torch, job.dtype), attn_implementation=attention, **options)
+    return model.to(job.device).eval()
+
+
+class Transformers(Padded):
+    """transformers' model, padded batches of texts of similar length."""
+
+    def __init__(self, job: Job, attention: str) -> None:
+        super().__init__(job)
+        self.model: Any = load_transformers(job, attention)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """See `Padded.forward`."""
+        output = self.model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
+        if self.job.task == "question answering":
+            return torch.stack([output.start_logits, output.end_logits], -1)
+        return output[0]  # type: ignore[no-any-return]
+
+
+class TransformersUnsorted(Transformers):
+    """What most scripts do: the texts as they come, 32 at a time."""
+
+    sorts = False
+
+    def __init__(self, job: Job, attention: str) -> None:
+        super().__init__(job, attention)
+        self.settings = (32,)
+
+
+class Compiled(Transformers):
+    """torch.compile with its defaults, one graph for all sizes, weights frozen into it (TORCHINDUCTOR_FREEZING)."""
+
+    def __init__(self, job: Job) -> None:
+        import torch._inductor.config as inductor
+
+        inductor.freezing = True
+        super().__init__(job, "sdpa")
+        self.settings = tuple(size for size in self.settings if size >= 4)  # one text alone is another graph
+        self.model = torch.compile(self.model, dynamic=True)
+
+    def widths(self, longest: int, count: int) -> tuple[int, int]:
+        """See `Padded.widths`; the last batch is filled up."""
+        return longest, count
+
+
+class CompiledMaxAutotune(Transformers):
+    """torch.compile(mode="max-autotune"), which captures CUDA graphs: one graph a size, so sizes are few. On CUDA only.
+
+    Texts are padded to a multiple of 64 tokens, and the last batch is filled up.
+    """
+
+    def __init__(self, job: Job) -> None:
+        import torch._dynamo.config as dynamo
+        import torch._inductor.config as inductor
+
+        inductor.freezing = True
+        dynamo.recompile_limit = 64
+        super().__init__(job, "sdpa")
+        self.settings = (128, 512)
+        self.batch_limit = self.settings[0]
+        self.model = torch.compile(self.model, dynamic=False, mode="max-autotune")
+
+    def widths(self, longest: int, count: int) -> tuple[int, int]:
+        """See `Padded.widths`."""
+        return min(-(-longest // 64) * 64, self.job.max_length), count
+
+
+class SentenceTransformers(Work):
+    """SentenceTransformer.encode, tokenising included: it takes texts."""
+
+    def __init__(self, job: Job) -> None:
+        import sentence_transformers as st
+        from sentence_transformers import models
+
+        body = models.Transformer(job.folder, max_seq_length=job.max_length, model_args={"dtype": getattr(torch, job.dtype)})
+        pooling = models.Pooling(body.get_word_embedding_dimension(), "mean")
+        self.model = st.SentenceTransformer(modules=[body, pooling], device=job.device)
+        self.settings = TEXTS[torch.device(job.device).type]
+
+    def outputs(self) -> list[Any]:
+        """See `Work.outputs`."""
+        return list(self._encode(32))
+
+    def run(self, setting: int | None) -> None:
+        """See `Work.run`."""
+        self._encode(setting or 1)
+
+    def _encode(self, size: int) -> Any:
+        return self.model.encode(self.inputs.texts or [], batch_size=size, show_progress_bar=False)
+
+
+class Fastbert(Work):
+    """Packed batches bounded by tokens."""
+
+    def __init__(self, job: Job, backend: str = "auto", prepacked: bool = True) -> None:
+        import fastbert
+
+        fastbert.set_backend(backend)
+        options = {"add_pooling_layer": False} if job.task == "encoder" else {}
+        kind = getattr(fastbert, CLASSES[job.task])
+        model = kind.from_pretrained(job.folder, dtype=getattr(torch, job.dtype), device=job.device, **options)
+        self.job, self.device, self.model = job, torch.device(job.device), model.eval()
+        if prepacked:
+            fastbert.prepack(self.model)
+        self.settings = TOKENS[self.device.type]
+
+    def outputs(self) -> list[Any]:
+        """See `Work.outputs`."""
+        return [one.numpy() for one in self._encode(TOKENS[self.device.type][-1])]
+
+    def run(self, setting: int | None) -> None:
+        """See `Work.run`."""
+        self._encode(setting or self.job.max_length)
+
+    @torch.inference_mode()
+    def _encode(self, batch_tokens: int) -> list[Tensor]:
+        import fastbert
+        from fastbert.packing import token_budget_batches
+
+        rows = self.inputs.rows
+        found: list[Tensor] = [torch.empty(0)] * len(rows)
+        for places in token_budget_batches([len(row) for row in rows], batch_tokens):
+            batch = fastbert.pack([rows[i] for i in places]).to(self.device)
+            for i, one in zip(places, self._apart(batch, [rows[i] for i in places]), strict=True):
+                found[i] = one
+        return found
+
+    def _apart(self, batch: Any, rows: list[list[int]]) -> list[Tensor]:
+        """The result of each text, on the host."""
+        if self.job.task == "encoder":
+            from fastbert.tasks.pooling import pool
+
+            return list(pool(self.states(batch), batch.cu_seqlens, "mean").cpu())
+        if self.job.task == "classification":
+            return list(self.model(batch).logits.float().cpu())
+        if self.job.task == "question answering":
+            output = self.model(batch)
+            scores = torch.stack([output.start_logits, output.end_logits], -1).float().cpu()
+            return list(scores.split([len(row) for row in rows]))
+        masked = [[i for i, token in enumerate(row) if token == self.job.mask_token_id] for row in rows]
+        starts = [0]
+        for row in rows:
+            starts.append(starts[-1] + len(row))
+        places = torch.tensor([start + i for start, some in zip(starts, masked, strict=False) for i in some])
+        states = self.model.bert(batch, last_layer_rows=places.to(self.device)).last_hidden_state
+        best = self.model.cls.predictions(states).amax(-1).float().cpu()
+        return list(best.split([len(some) for some in masked]))
+
+    def states(self, batch: Any) -> Tensor:
+        """(T, N) hidden states of a packed batch."""
+        return self.model(batch).last_hidden_state  # type: ignore[no-any-return]
+
+
+class FastbertCaptured(Fastbert):
+    """Replayed CUDA graphs, one a bucket of sizes."""
+
+    def __init__(self, job: Job) -> None:
+        from fastbert.graphs import CapturedModel
+
+        super().__init__(job)
+        self.captured = CapturedModel(self.model)
+
+    def states(self, batch: Any) -> Tensor:
+        """See `Fastbert.states`."""
+        states = self.captured(batch).last_hidden_state
+        assert states is not None
+        return states
+
+
+class FastbertEmbedder(Work):
+    """fastbert.tasks.Embedder.encode, tokenising included: it takes texts."""
+
+    def __init__(self, job: Job) -> None:
+        from fastbert.tasks import Embedder
+
+        self.embedder = Embedder.from_pretrained(job.folder, device=job.device, dtype=getattr(torch, job.dtype))
+        self.embedder.max_length = job.max_length
+        self.settings = TOKENS[torch.device(job.device).type]
+
+    def outputs(self) -> list[Any]:
+        """See `Work.outputs`."""
+        return list(self._encode(TOKENS["cpu"][-1]))
+
+    def run(self, setting: int | None) -> None:
+        """See `Work.run`."""
+        self._encode(setting or 512)
+
+    def _encode(self, tokens: int) -> Any:
+        texts = self.inputs.texts or []
+        return self.embedder.encode(texts, batch_tokens=tokens, pooling="mean", normalize=False, show_progress=False)

@@ -1,0 +1,212 @@
+"""Training steps: forward, backward and AdamW, on the same batches for everybody.
+
+Batches are runs of texts of similar length, as `group_by_length` gives them; masks and labels are drawn before the clock
+starts, padding and packing count. In 16 bit the weights stay in float32 under autocast. Dropout is on while steps are timed
+and off while they are checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.candidates.padded import CLASSES, pad
+from benchmarks.jobs import Inputs, Job, Work, masked_places
+
+BATCH = {"cpu": 16, "cuda": 128}
+NUM_LABELS = 3
+CHECKED_GRADIENTS = ("attention.self.query.weight", "attention.output.LayerNorm.weight", "output.dense.weight")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts of a step with what is to be predicted.
+
+    Attributes:
+        rows: ids, masked words replaced where the task is pre-training.
+        words: labels of `rows`, -100 where nothing is to be predicted.
+        classes: (B,) class or next-sentence label of each text.
+    """
+
+    rows: list[list[int]]
+    words: list[list[int]]
+    classes: Tensor
+
+
+class Training(Work):
+    """What all candidates of training share. Subclasses give `loss_of`."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.device = job, torch.device(job.device)
+        self.model: Any = None
+
+    def use(self, model: Any, **options: Any) -> None:
+        """The model to train, in training mode."""
+        self.model = model.to(self.device).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True, **options)
+
+    def take(self, inputs: Inputs) -> None:
+        """See `Work.take`."""
+        super().take(inputs)
+        self.batches = list(self._batches(inputs.rows))
+
+    def _batches(self, rows: list[list[int]]) -> Iterator[Batch]:
+        """Runs of similar length; labels and masks are functions of the text's place alone."""
+        size = min(BATCH[self.device.type], len(rows))
+        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+        for start in range(0, len(order), size):
+            places = order[start : start + size]
+            words = [[-100] * len(rows[i]) for i in places]
+            masked = [list(rows[i]) for i in places]
+            if self.job.task == "pre-training":
+                for i, row, wanted in zip(places, masked, words, strict=True):
+                    for at in masked_places(i, len(row)):
+                        wanted[at], row[at] = row[at], self.job.mask_token_id
+            classes = torch.tensor([i % (2 if self.job.task == "pre-training" else NUM_LABELS) for i in places])
+            yield Batch(masked, words, classes)
+
+    def loss_of(self, batch: Batch) -> Tensor:
+        """The loss of a step, attached to its graph."""
+        raise NotImplementedError
+
+    def outputs(self) -> list[Any]:
+        """Loss and some gradients of the first batch, without dropout."""
+        self.model.eval()
+        loss = self.loss_of(self.batches[0])
+        loss.backward()
+        names = dict(self._module().named_parameters())
+        layers = sorted({int(n.split("layer.")[1].split(".")[0]) for n in names if "encoder.layer." in n})
+        wanted = [f"bert.encoder.layer.{i}.{name}" for i in (layers[0], layers[-1]) for name in CHECKED_GRADIENTS]
+        found = [loss.detach().float().reshape(1), *(names[name].grad.float().flatten() for name in wanted)]
+        self.optimizer.zero_grad(set_to_none=True)
+        self.model.train()
+        return [one.cpu().numpy() for one in found]
+
+    def run(self, setting: int | None) -> None:
+        """A step on each batch."""
+        for batch in self.batches:
+            self.loss_of(batch).backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def _module(self) -> Any:
+        return getattr(self.model, "_orig_mod", self.model)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Autocast in 16 bit."""
+        return torch.autocast(self.device.type, getattr(torch, self.job.dtype), enabled=self.job.dtype != "float32")
+
+
+class Transformers(Training):
+    """transformers' model on padded batches."""
+
+    def __init__(self, job: Job, attention: str, compiled: bool = False) -> None:
+        import transformers
+
+        super().__init__(job)
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        kind = getattr(transformers, CLASSES[job.task])
+        self.use(kind.from_pretrained(job.folder, attn_implementation=attention))
+        if compiled:
+            self.model = torch.compile(self.model, dynamic=True)
+
+    def loss_of(self, batch: Batch) -> Tensor:
+        """See `Training.loss_of`."""
+        ids, mask = (tensor.to(self.device) for tensor in pad(batch.rows))
+        classes = batch.classes.to(self.device)
+        labels: dict[str, Tensor] = {"labels": classes}
+        if self.job.task == "pre-training":
+            width = ids.shape[1]
+            words = torch.tensor([row + [-100] * (width - len(row)) for row in batch.words]).to(self.device)
+            labels = {"labels": words, "next_sentence_label": classes}
+        with self.precision():
+            return self.model(input_ids=ids, attention_mask=mask, **labels).loss  # type: ignore[no-any-return]
+
+
+class Fastbert(Training):
+    """fastbert's model on packed batches."""
+
+    def __init__(self, job: Job, backend: str = "auto") -> None:
+        import fastbert
+
+        super().__init__(job)
+        fastbert.set_backend(backend)
+        self.use(getattr(fastbert, CLASSES[job.task]).from_pretrained(job.folder))
+
+    def loss_of(self, batch: Batch) -> Tensor:
+        """See `Training.loss_of`."""
+        import fastbert
+
+        packed = fastbert.pack(batch.rows)
+        labels: dict[str, Tensor] = {"labels": batch.classes}
+        if self.job.task == "pre-training":
+            rows, words = scored(batch)
+            labels = {"labels": words, "scored_rows": rows, "next_sentence_label": batch.classes}
+        packed, labels = packed.to(self.device), {name: tensor.to(self.device) for name, tensor in labels.items()}
+        with self.precision():
+            return self.model(packed, **labels).loss  # type: ignore[no-any-return]
+
+
+class FastbertCaptured(Fastbert):
+    """The whole step as one CUDA graph, on batches filled up to one fixed size."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.use(self.model, capturable=True)
+        self.step: Any = None
+
+    def take(self, inputs: Inputs) -> None:
+        """See `Training.take`; captures the step for the largest batch."""
+        super().take(inputs)
+        from fastbert.graphs import CapturedStep
+
+        self.sizes = (
+            max(sum(map(len, batch.rows)) for batch in self.batches),
+            max(len(batch.rows) for batch in self.batches),
+            max(max(map(len, batch.rows)) for batch in self.batches),
+            max(len(scored(batch)[0]) for batch in self.batches),
+        )
+        self.step = CapturedStep(self._step, self._filled(self.batches[0]))
+
+    def run(self, setting: int | None) -> None:
+        """A replayed step on each batch."""
+        for batch in self.batches:
+            self.step(**self._filled(batch))
+
+    def _step(self, **inputs: Any) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        batch = inputs.pop("batch")
+        with self.precision():
+            loss: Tensor = self.model(batch, **inputs).loss
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def _filled(self, batch: Batch) -> dict[str, Any]:
+        import fastbert
+        from fastbert.packing import fixed_budget
+
+        tokens, sequences, longest, count = self.sizes
+        packed = fastbert.pack(batch.rows, limits=self.model.base_model._limits())
+        classes = torch.full((sequences,), -100).index_copy(0, torch.arange(len(batch.rows)), batch.classes)
+        filled: dict[str, Any] = {"batch": fixed_budget(packed, tokens, sequences, longest), "labels": classes}
+        if self.job.task == "pre-training":
+            rows, words = scored(batch)
+            short = count - len(rows)
+            filled["labels"] = torch.cat([words, torch.full((short,), -100)])
+            filled["scored_rows"] = torch.cat([rows, torch.zeros(short, dtype=torch.long)])
+            filled["next_sentence_label"] = classes
+        return {name: value.to(self.device, non_blocking=True) for name, value in filled.items()}
+
+
+def scored(batch: Batch) -> tuple[Tensor, Tensor]:
+    """(M,) packed rows that have a label, and the labels."""
+    flat = torch.tensor([label for row in batch.words for label in row])
+    rows = (flat != -100).nonzero()[:, 0]
+    return rows, flat[rows]

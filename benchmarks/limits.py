@@ -1,0 +1,102 @@
+"""What the machine can do, measured in the same run as everything else, and what a model's work amounts to.
+
+The limit of a case is the longer of two times: its FLOPs at the best matrix-product rate, its bytes at the copy bandwidth. A
+candidate's share of the limit is that time over its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from benchmarks.jobs import Inputs, Job, Work, masked_places
+from benchmarks.timing import seconds_of
+
+SQUARE = {"cpu": 2048, "cuda": 8192}
+COPY_BYTES = {"cpu": 256 << 20, "cuda": 2 << 30}
+
+
+class Limits(Work):
+    """Large matrix products and a large copy.
+
+    The product is the fastest that PyTorch offers for the type: square or of a feed-forward layer's shape, on a CPU by MKL or
+    by oneDNN.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.device, dtype = torch.device(job.device), getattr(torch, job.dtype)
+        kind = self.device.type
+        side = SQUARE[kind]
+        random = torch.randn(side, side, device=self.device).to(dtype)
+        wide = torch.randn(4 * 768, 768, device=self.device).to(dtype)
+        shapes = [(random, random), (random[:, :768].contiguous(), wide)]
+        products: list[tuple[int, Callable[[], Any]]] = []
+        for x, w in shapes:
+            flops = 2 * x.shape[0] * x.shape[1] * w.shape[0]
+            products.append((flops, lambda x=x, w=w: torch.nn.functional.linear(x, w)))
+            if kind == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available():
+                products.append((flops, lambda x=x, w=w: torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], "")))
+        with torch.no_grad():
+            for _, product in products:
+                product()
+            timed = [
+                (flops / min(self._seconds(product, 0.05) for _ in range(3)), flops, product) for flops, product in products
+            ]
+        _, self.flops, self.product = max(timed, key=lambda each: each[0])
+        self.source = torch.ones(COPY_BYTES[kind] // 4, dtype=torch.float32, device=self.device)
+        self.target = torch.empty_like(self.source)
+
+    def take(self, inputs: Inputs) -> None:
+        """Nothing: the limit is the machine's."""
+
+    @torch.no_grad()
+    def rates(self, at_least: float) -> tuple[float, float]:
+        """(FLOP/s of the product, bytes/s read and written by the copy), each timed for `at_least` seconds."""
+        moved = 2 * self.source.nbytes
+        return (
+            self.flops / self._seconds(self.product, at_least),
+            moved / self._seconds(lambda: self.target.copy_(self.source), at_least),
+        )
+
+    def _seconds(self, call: Callable[[], Any], at_least: float) -> float:
+        return seconds_of(call, self.device, at_least)
+
+
+def limit_seconds(flops: float, moved: float, flops_per_s: float, bytes_per_s: float) -> float:
+    """The least time that the machine needs."""
+    return max(flops / flops_per_s, moved / bytes_per_s)
+
+
+def model_cost(config: Any, task: str, rows: Sequence[Sequence[int]], mask_token_id: int, size: int) -> tuple[int, int]:
+    """(FLOPs, bytes) of one pass of a model over texts.
+
+    FLOPs are those of the encoder's products (`fastbert.diagnostics.encoder_flops`) and of the MLM head at its scored words,
+    three times that in training. Bytes are the layers' weights read once; in training also their gradients and AdamW's states.
+
+    Args:
+        config: a BertConfig.
+        task: see `jobs.Job`.
+        rows: ids of each text.
+        mask_token_id: what stands at the words that the MLM head scores.
+        size: bytes of an element.
+    """
+    from fastbert.diagnostics import encoder_flops
+
+    n, f, v = config.hidden_size, config.intermediate_size, config.vocab_size
+    flops = encoder_flops(config, [len(row) for row in rows])
+    weights = config.num_hidden_layers * (4 * n * n + 2 * n * f)
+    scored = 0
+    if task == "masked words":
+        scored = sum(token == mask_token_id for row in rows for token in row)
+    elif task == "pre-training":
+        scored = sum(len(masked_places(i, len(row))) for i, row in enumerate(rows))
+    flops += scored * (2 * n * n + 2 * n * v)
+    weights += n * v if scored else 0
+    if task in ("fine-tuning", "pre-training"):
+        return (
+            3 * flops,
+            10 * 4 * weights,
+        )  # weight, gradient, two moments: read in the step, written by it; forward and backward
+    return flops, size * weights

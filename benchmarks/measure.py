@@ -1,0 +1,275 @@
+"""The method: check first, then time in turns.
+
+Every candidate's outputs are held against an oracle in float32; one that fails gets no figure. Those that pass choose their
+batch size on a sample, run once to warm up, and then take turns, round after round, together with the machine's own limits: so
+a change of the machine's speed meets all alike. A figure is the median of the rounds.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.candidates import TRAINING, Candidate
+from benchmarks.jobs import Inputs, Job
+from benchmarks.limits import limit_seconds
+from benchmarks.worker import CandidateError, Worker
+
+Row = dict[str, Any]
+CHECKED_TEXTS = 16
+LIMIT_SECONDS = 0.2  # of each limit in a round
+# least cosine and largest error, as a share of the largest value: by type, and for precisions below the one asked for
+GATES = {"float32": (0.99999, 1e-4), "float16": (0.999, 0.1), "bfloat16": (0.999, 0.1), "int8": (0.95, 0.5)}
+TRAINING_GATES = GATES | {"float16": (0.99, 0.1), "bfloat16": (0.99, 0.1)}  # gradients round more often
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to measure.
+
+    Attributes:
+        least, most: rounds.
+        spread: enough rounds are done when (p80 - p20) / median of every candidate is below it.
+        budget_s: after three rounds, none starts later than that after the first.
+        at_least_s: seconds of calls in one figure of a round.
+        sampled: texts on which the batch size is chosen.
+        wait_s: candidates that take longer to start are left out.
+        patience_s: how long a candidate may take for one answer.
+    """
+
+    least: int = 5
+    most: int = 15
+    spread: float = 0.05
+    budget_s: float = 180.0
+    at_least_s: float = 0.0
+    sampled: int = 64
+    wait_s: float = float("inf")
+    patience_s: float = 1800.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """What all candidates are asked: some inputs and what they cost.
+
+    Attributes:
+        facts: what every row says of it.
+        inputs: of each pass.
+        cost: (FLOPs, bytes) of a pass; None asks the candidate.
+        memory_only: only the peak is wanted, of the first pass.
+    """
+
+    facts: Row
+    inputs: Inputs
+    cost: tuple[int, int] | None = None
+    memory_only: bool = False
+
+
+class Field:
+    """The candidates of one job, each in its process, and the oracle's.
+
+    Args:
+        job: what they load.
+        candidates: all that could take part.
+        oracle: the candidate whose outputs in float32 are right, and is not measured.
+        plan: how long to measure.
+        limits: `limits.Limits` for the job's device and type; it takes its turns with the candidates.
+        step: told what is going on, for a progress bar.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        candidates: Sequence[Candidate],
+        oracle: Candidate,
+        plan: Plan,
+        limits: Worker,
+        step: Callable[[str], None],
+    ) -> None:
+        self.job, self.plan, self.step = job, plan, step
+        self.oracle = oracle
+        self.candidates = candidates
+        self._workers: dict[str, Worker] = {}
+        self._broken: dict[str, str] = {}
+        self._limits = limits
+
+    @contextmanager
+    def open(self) -> Iterator[Field]:
+        """Ends every process at the end."""
+        try:
+            yield self
+        finally:
+            for worker in self._workers.values():
+                worker.close()
+
+    def rows(self, question: Question, keep: Callable[[list[Row]], None]) -> None:
+        """Measures everybody on a question. `keep` gets the rows even when Ctrl-C ends the rounds early."""
+        rows, running = [], []
+        try:
+            expected = None
+            for candidate in self.candidates:
+                self.step(candidate.name)
+                row = self._start(candidate, question)
+                rows.append(row)
+                if row["status"] != "ok":
+                    continue
+                expected = self._expected(question) if expected is None else expected
+                try:
+                    self._check(candidate, row, question, expected)
+                    if row["status"] == "ok":
+                        self._prepare(candidate, row, question)
+                        running.append((candidate, row))
+                except CandidateError as error:
+                    self._fail(candidate, row, error)
+            if not question.memory_only:
+                self._rounds(running, question)
+        finally:
+            _summarise(rows)
+            keep([row for row in rows if row["status"] != "ok" or question.memory_only or row.get("seconds")])
+
+    def _start(self, candidate: Candidate, question: Question) -> Row:
+        row: Row = {**question.facts, "candidate": candidate.name, "ours": candidate.ours, "rival": candidate.rival}
+        row |= {"from_text": candidate.needs_texts, "precision": candidate.precision or self.job.dtype, "status": "ok"}
+        reason = candidate.missing(self.job.device, self.plan.wait_s)
+        if reason is None and candidate.needs_texts and question.inputs.texts is None:
+            reason = "takes texts, and these are cut from running text"
+        if reason is not None:
+            return row | {"status": "missing", "reason": reason}
+        if candidate.name in self._broken:
+            return row | {"status": "error", "reason": self._broken[candidate.name]}
+        try:
+            if candidate.name not in self._workers:
+                started = time.perf_counter()
+                patience = self.plan.patience_s
+                self._workers[candidate.name] = Worker(candidate.make, self.job, candidate.options, patience)
+                row["load_s"] = time.perf_counter() - started
+        except CandidateError as error:
+            self._fail(candidate, row, error)
+        return row
+
+    def _expected(self, question: Question) -> list[Any]:
+        worker = Worker(self.oracle.make, replace(self.job, dtype="float32"), self.oracle.options, self.plan.patience_s)
+        try:
+            worker.take(_some(question.inputs, CHECKED_TEXTS))
+            return worker.outputs()
+        finally:
+            worker.close()
+
+    def _check(self, candidate: Candidate, row: Row, question: Question, expected: list[Any]) -> None:
+        worker = self._workers[candidate.name]
+        worker.take(_some(question.inputs, CHECKED_TEXTS))
+        cosine, error = agreement(worker.outputs(), expected)
+        gates = TRAINING_GATES if self.job.task in TRAINING else GATES
+        least, most = gates[row["precision"]]
+        row |= {"cosine": cosine, "max_error": error}
+        if not (cosine >= least and error <= most):  # NaN fails too
+            row |= {
+                "status": "wrong",
+                "reason": f"cosine {cosine:.6f} (at least {least}), error {error:.1e} (at most {most:g})",
+            }
+
+    def _prepare(self, candidate: Candidate, row: Row, question: Question) -> None:
+        """The best setting by a sample, and one pass over everything, which warms up and tells the peak."""
+        worker = self._workers[candidate.name]
+        if len(worker.settings) > 1 and len(question.inputs.rows) > 1:
+            worker.take(_some(question.inputs, self.plan.sampled))
+            times = {}
+            worker.seconds(worker.settings[0])
+            for setting in worker.settings:  # from small to large; when one is clearly slower, so are those after it
+                times[setting] = worker.seconds(setting)
+                if times[setting] > 1.3 * min(times.values()):
+                    break
+            row["setting"] = min(times, key=times.__getitem__)
+        else:
+            row["setting"] = worker.settings[0] if len(question.inputs.rows) > 1 else 1
+        worker.take(question.inputs)
+        row["peak_bytes"] = worker.peak_bytes(row["setting"])
+        row["flops"], row["bytes"] = question.cost or worker.call("cost")
+
+    def _rounds(self, running: list[tuple[Candidate, Row]], question: Question) -> None:
+        if not running:
+            return
+        for _, row in running:
+            row.update(seconds=[], limit_flops=[], limit_bytes=[])
+        started = time.perf_counter()
+        for number in range(self.plan.most):
+            if number >= self.plan.least and all(_spread(row["seconds"]) <= self.plan.spread for _, row in running):
+                break
+            if number >= min(3, self.plan.least) and time.perf_counter() - started > self.plan.budget_s:
+                break
+            self.step(f"round {number + 1}")
+            flops_per_s, bytes_per_s = self._limits.call("rates", LIMIT_SECONDS)
+            first = number % len(running)  # another one begins each round
+            for candidate, row in list(running[first:] + running[:first]):
+                try:
+                    row["seconds"].append(self._workers[candidate.name].seconds(row["setting"], self.plan.at_least_s))
+                    row["limit_flops"].append(flops_per_s)
+                    row["limit_bytes"].append(bytes_per_s)
+                except CandidateError as error:
+                    self._fail(candidate, row, error)
+                    running.remove((candidate, row))
+                    if not running:
+                        return
+
+    def _fail(self, candidate: Candidate, row: Row, error: CandidateError) -> None:
+        row |= {"status": "error", "reason": str(error)}
+        row.pop("seconds", None)
+        self._broken[candidate.name] = str(error)
+        worker = self._workers.pop(candidate.name, None)
+        if worker is not None:
+            worker.close()
+
+
+def agreement(found: Sequence[Any], expected: Sequence[Any]) -> tuple[float, float]:
+    """(smallest cosine, largest error as a share of the largest expected value) of two lists of arrays."""
+    cosines, error = [], 0.0
+    if len(found) != len(expected):
+        return float("nan"), float("nan")
+    for one, right in zip(found, expected, strict=True):
+        a, b = np.asarray(one, np.float64).ravel(), np.asarray(right, np.float64).ravel()
+        if a.shape != b.shape:
+            return float("nan"), float("nan")
+        if not b.size:
+            continue
+        length = np.linalg.norm(a) * np.linalg.norm(b)
+        cosines.append(float(a @ b / length) if length else float(np.array_equal(a, b)))
+        error = max(error, float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))) if np.isfinite(a).all() else float("nan")
+        if error != error:
+            break
+    return min(cosines, default=float("nan")), error
+
+
+def _some(inputs: Inputs, count: int) -> Inputs:
+    """Texts of all lengths, the longest among them."""
+    if len(inputs.rows) <= count:
+        return inputs
+    order = sorted(range(len(inputs.rows)), key=lambda i: len(inputs.rows[i]))
+    places = [*sorted(order[i * len(order) // count] for i in range(count - 1)), order[-1]]
+    return Inputs([inputs.rows[i] for i in places], inputs.texts and [inputs.texts[i] for i in places])
+
+
+def _spread(seconds: Sequence[float]) -> float:
+    low, high = np.percentile(seconds, (20, 80))
+    return float((high - low) / statistics.median(seconds))
+
+
+def _summarise(rows: list[Row]) -> None:
+    """Medians, rates and shares, from the rounds that there were."""
+    for row in rows:
+        if row["status"] != "ok" or not row.get("seconds"):
+            continue
+        median = statistics.median(row["seconds"])
+        low, high = np.percentile(row["seconds"], (20, 80))
+        flops_per_s, bytes_per_s = statistics.median(row.pop("limit_flops")), statistics.median(row.pop("limit_bytes"))
+        row |= {"median_s": median, "p20_s": float(low), "p80_s": float(high)}
+        row |= {"limit_tflops": flops_per_s / 1e12, "limit_gb_per_s": bytes_per_s / 1e9}
+        row["share_of_limit"] = limit_seconds(row["flops"], row["bytes"], flops_per_s, bytes_per_s) / median
+        row["tflops"] = row["flops"] / median / 1e12
+        row["gb_per_s"] = row["bytes"] / median / 1e9
+        if row.get("texts"):
+            row["texts_per_s"], row["tokens_per_s"] = row["texts"] / median, row["tokens"] / median

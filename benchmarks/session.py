@@ -1,0 +1,166 @@
+"""One run of the benchmark: from arguments to files, chapter by chapter."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from benchmarks import report, results
+from benchmarks.candidates import Candidate
+from benchmarks.cases import Texts
+from benchmarks.checkpoints import Checkpoints
+from benchmarks.comparison import compare
+from benchmarks.environment import environment
+from benchmarks.jobs import Job
+from benchmarks.measure import Field
+from benchmarks.results import RESULTS, Row
+from benchmarks.startup import startup_rows
+from benchmarks.suites import SUITES, Request, chapters, check_sizes, default_sizes
+from benchmarks.worker import CandidateError, Worker
+from fastbert import FastbertError
+from fastbert.errors import InputError
+from fastbert.tasks.loading import default_device
+
+
+def run(args: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """The exit code; see run.py."""
+    try:
+        with _prepared(args, overrides) as session:
+            old = None if args.compare is None else results.read(args.compare)
+            interrupted = session.measure()
+            return session.finish(interrupted, old, args.fail_below)
+    except (FastbertError, OSError) as error:
+        print(f"benchmarks/run.py: {error}", file=sys.stderr)
+        return 2
+    except CandidateError as error:
+        print(f"benchmarks/run.py: the model that all are checked against broke: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("benchmarks/run.py: interrupted before anything was measured", file=sys.stderr)
+        return 130
+
+
+class Session:
+    """What a run holds: the request, the texts, where results go, and the rows so far."""
+
+    def __init__(self, request: Request, texts: Texts | None, checkpoints: Checkpoints | None, path: Path, facts: Row) -> None:
+        self.request, self.texts, self.checkpoints = request, texts, checkpoints
+        self.path, self.facts = path, facts
+        self.rows: list[Row] = []
+
+    def keep(self, rows: list[Row]) -> None:
+        """Adds rows to those of this run and to the file."""
+        measured = [{**self.facts, **row} for row in rows]
+        self.rows += measured
+        old = results.read(self.path) if self.path.exists() else []
+        results.write(self.path, results.merged(old, measured))
+
+    def measure(self) -> bool:
+        """Everything that was asked for; whether Ctrl-C ended it early."""
+        todo = list(chapters(self.request, self.texts, self.checkpoints))
+        limits = Worker("benchmarks.limits:Limits", Job("limits", self.request.device, self.request.dtype)) if todo else None
+        bar = tqdm(total=len(todo) + ("startup" in self.request.suites), unit="chapter", disable=not sys.stderr.isatty())
+        try:
+            for number, chapter in enumerate(todo, 1):
+                started = time.perf_counter()
+                bar.set_description(chapter.title)
+                assert limits is not None
+                job, step = chapter.job(), bar.set_postfix_str
+                field = Field(job, chapter.candidates, chapter.oracle, chapter.plan, limits, step)
+                with field.open():
+                    for question in chapter.questions():
+                        field.rows(question, self.keep)
+                bar.update()
+                if bar.disable:  # no terminal: a line a chapter
+                    took = time.perf_counter() - started
+                    print(f"[{number}/{bar.total}] {chapter.title}: {took:.0f} s", file=sys.stderr, flush=True)
+            if "startup" in self.request.suites:
+                assert self.checkpoints is not None
+                for rows in startup_rows(self.request, self.checkpoints, bar.set_description):
+                    self.keep(rows)
+                bar.update()
+        except KeyboardInterrupt:
+            if not self.rows:
+                raise
+            return True
+        finally:
+            bar.close()
+            if limits is not None:
+                limits.close()
+        return False
+
+    def finish(self, interrupted: bool, old: list[Row] | None, fail_below: float) -> int:
+        """Prints the tables, writes the reports, compares."""
+        print(report.console(self.rows))
+        written = report.write_reports(self.path, results.read(self.path))
+        names = ", ".join(path.name for path in written)
+        print(f"\nwritten: {self.path} and beside it {names}", file=sys.stderr)
+        if interrupted:
+            print("benchmarks/run.py: interrupted; what was measured is kept", file=sys.stderr)
+            return 130
+        failed = any(row["ours"] and row["status"] in ("wrong", "error") for row in self.rows)
+        if old is not None:
+            text, slower = compare(old, self.rows, fail_below)
+            print(text)
+            failed = failed or bool(slower)
+        return 1 if failed else 0
+
+
+@contextmanager
+def _prepared(args: argparse.Namespace, overrides: dict[str, Any]) -> Iterator[Session]:
+    """Checks every argument, and makes the texts and the file before anything is measured."""
+    suites = _suites(args)
+    device = str(default_device(args.device))
+    facts = environment(torch.device(device))
+    sizes = tuple(args.sizes.split(",")) if args.sizes else default_sizes(device.split(":")[0], args.quick)
+    check_sizes(sizes)
+    request = Request(suites, sizes, device, args.dtype, args.quick, args.tokens, args.repeats)
+    request = replace(request, **overrides)
+    if args.only is not None:
+        request = replace(request, candidates=_named(request.candidates, args.only))
+    folder = args.output or RESULTS / facts["device"]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{facts['date']}{'-quick' if args.quick else ''}.jsonl"
+    if path.exists():
+        results.read(path)
+    texts = checkpoints = None
+    if set(suites) - {"ops"}:
+        checkpoints = Checkpoints(args.model)
+    try:
+        if checkpoints is not None:
+            limit = min(512, checkpoints.config(sizes[0]).max_position_embeddings)
+            texts = Texts(checkpoints.tokenizer, args.text, args.column, args.squad, limit)
+        yield Session(request, texts, checkpoints, path, facts)
+    finally:
+        if checkpoints is not None:
+            checkpoints.close()
+
+
+def _named(candidates: tuple[Candidate, ...], only: str) -> tuple[Candidate, ...]:
+    """Those with one of the texts in their names."""
+    found = tuple(c for c in candidates if any(part.strip().lower() in c.name.lower() for part in only.split(",")))
+    if not found:
+        names = ", ".join(dict.fromkeys(c.name for c in candidates))
+        raise InputError(f"--only: no candidate is named like {only!r}; there are {names}")
+    return found
+
+
+def _suites(args: argparse.Namespace) -> tuple[str, ...]:
+    if args.suite is None:
+        return SUITES if args.quick else ("inference",)
+    if args.suite == "all":
+        return SUITES
+    wanted = tuple(args.suite.split(","))
+    unknown = [name for name in wanted if name not in SUITES]
+    if unknown:
+        raise InputError(f"--suite: there is no {unknown[0]!r}; the suites are {', '.join(SUITES)}, all")
+    return tuple(name for name in SUITES if name in wanted)

@@ -1,0 +1,110 @@
+"""Start-up: seconds of importing, loading and the first call, each in a fresh Python.
+
+Compilers' caches are as the machine has them, except Triton's, which is empty. Not a matter of rounds in one process: each
+figure is the median of several processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.checkpoints import Checkpoints
+from benchmarks.suites import Request
+from benchmarks.worker import one_line
+
+ROOT = Path(__file__).resolve().parents[1]
+_FRAME = """
+import json, sys, time
+t = [time.perf_counter()]
+def lap(): t.append(time.perf_counter())
+folder, device, dtype = sys.argv[1:4]
+{imports}
+lap()
+{load}
+lap()
+ids = [[101] + [2000 + i for i in range(30)] + [102]]
+for _ in range(2):
+    {call}
+    if device != "cpu": torch.cuda.synchronize()
+    lap()
+print(json.dumps([b - a for a, b in zip(t, t[1:])]))
+"""
+_TRANSFORMERS = """
+model = BertModel.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="sdpa").to(device).eval()
+"""
+SCRIPTS = {
+    "fastbert": (
+        "import torch, fastbert",
+        "model = fastbert.BertModel.from_pretrained(folder, dtype=getattr(torch, dtype), device=device).eval()",
+        "with torch.inference_mode(): model(fastbert.pack(ids).to(device))",
+    ),
+    "transformers sdpa": (
+        "import torch\nfrom transformers import BertModel",
+        _TRANSFORMERS,
+        "with torch.inference_mode(): model(torch.tensor(ids, device=device))",
+    ),
+    "torch.compile": (
+        "import torch\nfrom transformers import BertModel",
+        _TRANSFORMERS + "model = torch.compile(model, dynamic=True)",
+        "with torch.inference_mode(): model(torch.tensor(ids, device=device))",
+    ),
+}
+
+
+def startup_rows(request: Request, checkpoints: Checkpoints, step: Callable[[str], None]) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each size."""
+    repeats = request.repeats or (2 if request.quick else 5)
+    for size in request.sizes:
+        folder = checkpoints.folder(size, "encoder")
+        names = [name for name in SCRIPTS if not (request.quick and name == "torch.compile")]
+        found: dict[str, list[list[float]]] = {name: [] for name in names}
+        broken: dict[str, str] = {}
+        for _ in range(repeats):
+            for name in names:
+                step(f"startup: {checkpoints.label(size)}, {name}")
+                if name not in broken:
+                    try:
+                        found[name].append(_run(name, folder, request))
+                    except (OSError, subprocess.SubprocessError, ValueError) as error:
+                        said = getattr(error, "stderr", "") or str(error)
+                        broken[name] = said.strip().splitlines()[-1][:240] if said.strip() else one_line(error)
+        rows = []
+        for name in names:
+            row: dict[str, Any] = {
+                "suite": "startup",
+                "model": checkpoints.label(size),
+                "task": "encoder",
+                "dtype": request.dtype,
+                "case": "32 tokens",
+                "candidate": name,
+                "ours": name == "fastbert",
+                "rival": True,
+                "from_text": False,
+                "precision": request.dtype,
+            }
+            if name in broken:
+                rows.append(row | {"status": "error", "reason": broken[name]})
+                continue
+            parts = [statistics.median(part) for part in zip(*found[name], strict=True)]
+            laps = dict(zip(("import_s", "load_s", "first_call_s", "second_call_s"), parts, strict=True))
+            totals = [sum(one[:3]) for one in found[name]]
+            rows.append(row | {"status": "ok", **laps, "seconds": totals, "median_s": statistics.median(totals)})
+        yield rows
+
+
+def _run(name: str, folder: Path, request: Request) -> list[float]:
+    imports, load, call = SCRIPTS[name]
+    code = _FRAME.format(imports=imports, load=load, call=call)
+    with tempfile.TemporaryDirectory() as cache:
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": cache}
+        command = [sys.executable, "-c", code, str(folder), request.device, request.dtype]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=variables, timeout=600, cwd=cache)
+    return [float(part) for part in json.loads(done.stdout.splitlines()[-1])]

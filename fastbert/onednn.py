@@ -1,0 +1,142 @@
+"""oneDNN's matrix product for float32 on a CPU: forward, backward, and with weights kept in its own layout.
+
+PyTorch's own linear calls MKL, which runs at half of that speed on many machines. Sizes: T rows, N and F columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+from torch.utils.weak import WeakIdKeyDictionary
+
+_PRODUCT = torch.ops.mkldnn._linear_pointwise if hasattr(torch.ops.mkldnn, "_linear_pointwise") else None
+AVAILABLE = torch.backends.mkldnn.is_available() and _PRODUCT is not None
+
+
+class _Prepacked(NamedTuple):
+    """Weights in oneDNN's layout, and what tells whether the originals have changed since."""
+
+    state: tuple[tuple[int, int], ...]
+    weight: Tensor
+    bias: Tensor | None
+
+
+_prepacked: Any = WeakIdKeyDictionary()  # first weight -> _Prepacked
+
+
+def fits(x: Tensor, weight: Tensor) -> bool:
+    """Whether the product runs here; float32 is the type in which it is held against the reference."""
+    return (
+        AVAILABLE
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.dim() == 2
+        and x.shape[0] > 0
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x weight^T + bias: (T, N) -> (T, F)."""
+    if _records(x, weight, bias):
+        return _Linear.apply(x, weight, bias)
+    kept = _lookup((weight,))
+    return _product(x, weight if kept is None else kept.weight, bias)
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, approximate: str) -> Tensor:
+    """GELU(x weight^T + bias): (T, N) -> (T, F). In the product's epilogue where no gradient is recorded."""
+    if _records(x, weight, bias):
+        return F.gelu(linear(x, weight, bias), approximate=approximate)
+    kept = _lookup((weight,))
+    return _product(x, weight if kept is None else kept.weight, bias, "gelu", approximate)
+
+
+def joined_linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor | None:
+    """x [w1; w2; ...]^T + [b1; b2; ...] by joined weights that were prepacked; None where there are none."""
+    kept = None if _records(x, *weights, *biases) else _lookup((*weights, *biases))
+    return None if kept is None else _product(x, kept.weight, kept.bias)
+
+
+def prepack(weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> None:
+    """Keeps a copy of the weights, joined along F, in oneDNN's own layout, for products that record no gradient.
+
+    With biases it serves `joined_linear`, else `linear` and `linear_gelu`. The copy is dropped when a weight gets another
+    storage or another version, which in-place operations raise, and by `forget`.
+    """
+    with torch.no_grad():
+        joined = torch.cat([w.detach() for w in weights]) if len(weights) > 1 else weights[0].detach()
+        packed = torch.ops.mkldnn._reorder_linear_weight(joined.contiguous(), None)
+        bias = torch.cat([b.detach() for b in biases]) if biases else None
+    _prepacked[weights[0]] = _Prepacked(_state((*weights, *biases)), packed, bias)
+
+
+def forget(weight: Tensor) -> None:
+    """Drops the copy of a weight, where there is one."""
+    if _prepacked:
+        _prepacked.pop(weight, None)
+
+
+def _records(*tensors: Tensor | None) -> bool:
+    """Whether an operation on these would record a gradient."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _lookup(tensors: Sequence[Tensor]) -> _Prepacked | None:
+    kept: _Prepacked | None = _prepacked.get(tensors[0]) if _prepacked else None
+    if kept is not None and kept.state != _state(tensors):
+        forget(tensors[0])
+        return None
+    return kept
+
+
+def _state(tensors: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
+    return tuple((t.data_ptr(), -1 if t.is_inference() else t._version) for t in tensors)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: str = "none", algorithm: str = "") -> Tensor:
+    assert _PRODUCT is not None
+    return _PRODUCT(x, weight, bias, epilogue, [], algorithm)
+
+
+class _Linear(torch.autograd.Function):
+    """The product with its gradients, dx = dy W and dW = dy^T x, by the same product."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # the gradient of the gradient is wanted: operations that have one
+            dx, dweight = dy @ weight if wants_x else None, dy.t() @ x if wants_weight else None
+        else:
+            dy = dy.contiguous()
+            dx = _product(dy, weight.t(), None) if wants_x else None
+            dweight = _product(dy.t(), x.t(), None) if wants_weight else None
+        return dx, dweight, dy.sum(0) if wants_bias else None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
+        return torch.vmap(F.linear, in_dims=in_dims)(*inputs), 0
+
+
+if AVAILABLE:
+
+    @register_flop_formula(_PRODUCT)
+    def _onednn_flops(x_shape: Any, weight_shape: Any, *_: Any, **__: Any) -> int:
+        """For torch.utils.flop_counter, which does not know this product."""
+        return 2 * math.prod(x_shape) * weight_shape[0]

@@ -1,0 +1,37 @@
+"""Faster inference on a CPU: weights kept in the layout that the matrix product wants."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import nn
+
+from fastbert import ops
+from fastbert.model import BertSelfAttention
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def prepack(model: Model) -> Model:
+    """Keeps a copy of every linear's weights, query, key and value joined, as oneDNN's matrix product wants them.
+
+    For inference on a CPU in float32: batches of some 2,000 tokens run a few per cent faster, single short texts up to half as
+    fast again, for the memory of the linears once more. On other devices and in other types it does nothing.
+
+    A forward that records gradients, in-place edits, `load_state_dict` and `.to` drop the copies they touch, so training goes
+    on as ever; call `prepack` again afterwards. Edits through `weight.data` cannot be seen: after one, call it again.
+
+    Args:
+        model: any model of this package; it is returned.
+    """
+    joined: set[nn.Module] = set()
+    for module in model.modules():
+        if isinstance(module, BertSelfAttention):
+            linears = (module.query, module.key, module.value)
+            joined.update(linears)
+            if all(type(linear) is nn.Linear for linear in linears):
+                ops.prepack([linear.weight for linear in linears], [linear.bias for linear in linears])
+    for module in model.modules():
+        if type(module) is nn.Linear and module not in joined:
+            ops.prepack([module.weight])
+    return model

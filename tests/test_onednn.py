@@ -1,0 +1,156 @@
+"""oneDNN's product on a CPU: its gradients, and prepacked weights that never go stale where a change can be seen."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import make_pair
+
+import fastbert
+from fastbert import onednn, ops
+
+pytestmark = pytest.mark.skipif(not onednn.AVAILABLE, reason="this PyTorch has no oneDNN")
+
+
+def tensors(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(shape, dtype=dtype).requires_grad_() for shape in shapes]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 17, 600])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_linear_gradients_are_as_exact_as_pytorch_s(rows: int, with_bias: bool) -> None:
+    """Result and gradients err at most twice as much against float64 as PyTorch's own linear does."""
+    x, weight, bias = tensors((rows, 96), (160, 96), (160,))
+    inputs = (x, weight, bias) if with_bias else (x, weight)
+    upstream = torch.randn(rows, 160)
+
+    def results(function, inputs, upstream):
+        y = function(*inputs, *(() if with_bias else (None,)))
+        return [y.detach(), *torch.autograd.grad(y, inputs, upstream)]
+
+    exact = results(F.linear, [t.detach().double().requires_grad_() for t in inputs], upstream.double())
+    plain, ours = results(F.linear, inputs, upstream), results(ops.linear, inputs, upstream)
+    assert ops.linear(*inputs, *(() if with_bias else (None,))).grad_fn.name() == "_LinearBackward"
+    for right, theirs, found in zip(exact, plain, ours, strict=True):
+        floor = 8 * torch.finfo(torch.float32).eps * float(right.abs().max())
+        assert float((found - right).abs().max()) <= 2 * float((theirs - right).abs().max()) + floor
+
+
+def test_linear_takes_strided_gradients_and_has_second_ones() -> None:
+    x, weight, bias = tensors((5, 8), (6, 8), (6,))
+    ops.linear(x, weight, bias).sum().backward()  # an expanded upstream gradient
+    assert torch.allclose(x.grad, weight.sum(0).expand(5, 8))
+    (first,) = torch.autograd.grad(ops.linear(x, weight, bias).pow(2).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), weight)
+    (expected,) = torch.autograd.grad(
+        torch.autograd.grad(F.linear(x, weight, bias).pow(2).sum(), x, create_graph=True)[0].sum(), weight
+    )
+    assert torch.allclose(second, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_linear_under_function_transforms() -> None:
+    x, weight, bias = (t.detach() for t in tensors((5, 8), (6, 8), (6,)))
+    found = torch.func.grad(lambda w: ops.linear(x, w, bias).pow(2).sum())(weight)
+    assert torch.allclose(found, torch.func.grad(lambda w: F.linear(x, w, bias).pow(2).sum())(weight), rtol=1e-4, atol=1e-5)
+    many = torch.stack([x, 2 * x])
+    weight.requires_grad_()
+    assert torch.allclose(torch.vmap(lambda one: ops.linear(one, weight, bias))(many), F.linear(many, weight, bias), atol=1e-5)
+
+
+@pytest.fixture
+def model() -> fastbert.BertModel:
+    made, _ = make_pair("BertModel")
+    return made.eval()
+
+
+def encode(model: fastbert.BertModel) -> torch.Tensor:
+    with torch.no_grad():
+        return model(fastbert.pack([[2, 7, 8, 9, 3], [2, 11, 3]])).last_hidden_state
+
+
+def kept(model: torch.nn.Module) -> int:
+    return sum(parameter in onednn._prepacked for parameter in model.parameters())
+
+
+def test_prepacked_weights_give_the_same(model: fastbert.BertModel) -> None:
+    before, calls = encode(model), []
+    assert fastbert.prepack(model) is model
+    layers = model.config.num_hidden_layers
+    assert kept(model) == 4 * layers + 1  # query with key and value, three more linears a layer, the pooler
+    original = onednn._product
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onednn, "_product", lambda x, w, *rest: calls.append(w.is_mkldnn) or original(x, w, *rest))
+        after = encode(model)
+    assert all(calls)
+    assert len(calls) == 4 * layers + 1
+    assert torch.allclose(after, before, rtol=1e-5, atol=1e-5)
+
+
+def no_grad_edit(model: fastbert.BertModel) -> None:
+    with torch.no_grad():
+        for parameter in model.encoder.parameters():
+            parameter.mul_(1.5)
+
+
+def load(model: fastbert.BertModel) -> None:
+    model.load_state_dict({name: 1.5 * value for name, value in model.state_dict().items()})
+
+
+def move(model: fastbert.BertModel) -> None:
+    model.double().float()
+    no_grad_edit(model)
+
+
+def train_with_fused_adamw(model: fastbert.BertModel) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    model(fastbert.pack([[2, 7, 8, 3]])).last_hidden_state.pow(2).sum().backward()
+    optimizer.step()
+
+
+def train_by_the_reference(model: fastbert.BertModel) -> None:
+    with fastbert.backend("reference"):
+        train_with_fused_adamw(model)
+
+
+@pytest.mark.parametrize("change", [no_grad_edit, load, move, train_with_fused_adamw, train_by_the_reference])
+def test_prepacked_weights_never_go_stale(model: fastbert.BertModel, change) -> None:
+    before = encode(fastbert.prepack(model))
+    change(model)
+    after = encode(model)
+    assert not torch.allclose(after, before, atol=1e-3)
+    assert torch.allclose(after, encode(copy.deepcopy(model)), atol=1e-5)  # a copy has nothing prepacked
+    assert kept(copy.deepcopy(model)) == 0
+
+
+def test_a_tied_decoder_is_dropped_when_its_embedding_trains() -> None:
+    made, _ = make_pair("BertForMaskedLM")
+    fastbert.prepack(made.eval())
+    decoder = made.cls.predictions.decoder.weight
+    assert decoder in onednn._prepacked
+    made.bert(fastbert.pack([[2, 7, 3]])).last_hidden_state.sum().backward()
+    assert decoder not in onednn._prepacked
+
+
+def test_prepacked_models_pickle_and_go_away(model: fastbert.BertModel) -> None:
+    before, count = encode(model), len(onednn._prepacked)
+    fastbert.prepack(model)
+    assert torch.equal(encode(pickle.loads(pickle.dumps(model))), before)
+    assert "prepacked" not in str(model.state_dict().keys())
+    del model
+    other, _ = make_pair("BertModel")
+    assert kept(other) == 0
+    assert len(onednn._prepacked) >= count
+
+
+def test_prepack_leaves_other_types_alone() -> None:
+    made, _ = make_pair("BertModel")
+    half = fastbert.prepack(made.bfloat16())
+    assert kept(half) == 0
+    with torch.inference_mode():
+        inner, _ = make_pair("BertModel")
+        assert torch.isfinite(encode(fastbert.prepack(inner.eval()))).all()
