@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ class Field:
     Args:
         job: what they load.
         candidates: all that could take part.
-        oracle: the candidate whose outputs in float32 are right, and is not measured.
+        oracle: the candidate whose outputs are right; it is not measured.
         plan: how long to measure.
         limits: `limits.Limits` for the job's device and type; it takes its turns with the candidates.
         step: told what is going on, for a progress bar.
@@ -153,7 +153,7 @@ class Field:
         return row
 
     def _expected(self, question: Question) -> list[Any]:
-        worker = Worker(self.oracle.make, replace(self.job, dtype="float32"), self.oracle.options, self.plan.patience_s)
+        worker = Worker(self.oracle.make, self.job, self.oracle.options, self.plan.patience_s)
         try:
             worker.take(_some(question.inputs, CHECKED_TEXTS))
             return worker.outputs()

@@ -17,9 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout as well as installed
 
-from benchmarks import results
+from benchmarks import records
 from benchmarks.comparison import compare
-from benchmarks.results import RESULTS, Row
+from benchmarks.records import RESULTS, Row
 from fastbert import FastbertError, files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -170,11 +170,8 @@ def machine(row: Row) -> str:
     return f"{where}; {packages}; commit {row['commit']}, {row['date']}."
 
 
-def overview(rows: Sequence[Row], suite: str) -> str:
-    """One table of a suite: a line a candidate, a column a question; the last line compares fastbert with the best other."""
-    groups = [group for group in questions(rows) if group[0]["suite"] == suite and any("median_s" in row for row in group)]
-    if not groups:
-        return ""
+def overview(groups: Sequence[Sequence[Row]]) -> str:
+    """One table of several questions: a line a candidate, a column a question; the last line compares with the best other."""
     names = list(dict.fromkeys(_name(row) for group in groups for row in group if row["status"] == "ok"))
     cells = [("", *(_column(group[0]) for group in groups))]
     for name in names:
@@ -187,11 +184,13 @@ def overview(rows: Sequence[Row], suite: str) -> str:
 def readme_block(folder: Path = RESULTS) -> str:
     """What stands between the README's markers."""
     blocks = [BEGIN]
-    for rows in results.newest(folder):
+    for rows in records.newest(folder):
+        measured = [group for group in questions(rows) if any("median_s" in row for row in group)]
         for suite, caption in _CAPTIONS.items():
-            found = overview(rows, suite)
-            if found:
-                blocks.append(f"**{caption}**, {rows[0]['dtype']}\n\n{found}")
+            of_suite = [group for group in measured if group[0]["suite"] == suite]
+            for model in dict.fromkeys(group[0]["model"] for group in of_suite):
+                asked = [group for group in of_suite if group[0]["model"] == model]
+                blocks.append(f"**{model}, {asked[0][0]['dtype']}: {caption}**\n\n{overview(asked)}")
         name = f"benchmarks/results/{rows[0]['device']}/{rows[0]['date']}"
         blocks.append(
             f"{machine(rows[0])} Every table, with spreads, memory, checks and what is missing: [{name}.md]({name}.md)."
@@ -229,13 +228,13 @@ def main(arguments: list[str] | None = None) -> int:
         if args.results is None:
             if args.compare is not None:
                 parser.error("--compare needs the new results too: report.py NEW.jsonl --compare OLD.jsonl")
-            for rows in results.newest():
+            for rows in records.newest():
                 write_reports(RESULTS / rows[0]["device"] / f"{rows[0]['date']}.jsonl", rows)
             update_readme()
             return 0
-        rows = results.read(args.results)
+        rows = records.read(args.results)
         if args.compare is not None:
-            text, slower = compare(results.read(args.compare), rows, args.fail_below)
+            text, slower = compare(records.read(args.compare), rows, args.fail_below)
             print(text)
             return 1 if slower else 0
         for path in write_reports(args.results, rows):
@@ -254,9 +253,9 @@ _METHOD = (
     "comes'. 'From text' includes tokenising. Peak is memory beyond the loaded model.",
 )
 _CAPTIONS = {
-    "inference": "Forward, texts/s (share of the machine's limit)",
-    "training": "Training steps, texts/s (share of the machine's limit)",
-    "latency": "One text, milliseconds",
+    "inference": "forward, texts/s (share of the machine's limit)",
+    "training": "training steps, texts/s (share of the machine's limit)",
+    "latency": "one text, milliseconds",
 }
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>fastbert benchmark</title><style>
@@ -277,10 +276,8 @@ def _name(row: Row) -> str:
 
 
 def _column(row: Row) -> str:
-    words = [row["model"].removeprefix("all-"), row["case"]]
-    if row["suite"] == "training" or row["task"] != "encoder":
-        words.insert(1, row["task"])
-    return ", ".join(words)
+    case = row["case"].replace("full", "length") if row["suite"] == "latency" else row["case"]
+    return str(case) if row["task"] == "encoder" else f"{row['task']}, {case}"
 
 
 def _cell(row: Row | None) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks import report, results
+from benchmarks import records, report
 from benchmarks.candidates import Candidate
 from benchmarks.cases import Texts
 from benchmarks.checkpoints import Checkpoints
@@ -22,7 +22,7 @@ from benchmarks.comparison import compare
 from benchmarks.environment import environment
 from benchmarks.jobs import Job
 from benchmarks.measure import Field
-from benchmarks.results import RESULTS, Row
+from benchmarks.records import RESULTS, Row
 from benchmarks.startup import startup_rows
 from benchmarks.suites import SUITES, Request, chapters, check_sizes, default_sizes
 from benchmarks.worker import CandidateError, Worker
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """The exit code; see run.py."""
     try:
         with _prepared(args, overrides) as session:
-            old = None if args.compare is None else results.read(args.compare)
+            old = None if args.compare is None else records.read(args.compare)
             interrupted = session.measure()
             return session.finish(interrupted, old, args.fail_below)
     except (FastbertError, OSError) as error:
@@ -61,8 +61,8 @@ class Session:
         """Adds rows to those of this run and to the file."""
         measured = [{**self.facts, **row} for row in rows]
         self.rows += measured
-        old = results.read(self.path) if self.path.exists() else []
-        results.write(self.path, results.merged(old, measured))
+        old = records.read(self.path) if self.path.exists() else []
+        records.write(self.path, records.merged(old, measured))
 
     def measure(self) -> bool:
         """Everything that was asked for; whether Ctrl-C ended it early."""
@@ -101,7 +101,7 @@ class Session:
     def finish(self, interrupted: bool, old: list[Row] | None, fail_below: float) -> int:
         """Prints the tables, writes the reports, compares."""
         print(report.console(self.rows))
-        written = report.write_reports(self.path, results.read(self.path))
+        written = report.write_reports(self.path, records.read(self.path))
         names = ", ".join(path.name for path in written)
         print(f"\nwritten: {self.path} and beside it {names}", file=sys.stderr)
         if interrupted:
@@ -131,7 +131,7 @@ def _prepared(args: argparse.Namespace, overrides: dict[str, Any]) -> Iterator[S
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{facts['date']}{'-quick' if args.quick else ''}.jsonl"
     if path.exists():
-        results.read(path)
+        records.read(path)
     texts = checkpoints = None
     if set(suites) - {"ops"}:
         checkpoints = Checkpoints(args.model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from benchmarks.candidates import CANDIDATES, HEADS, TRAINING, Candidate
+from benchmarks.candidates import ALL_OPS, CANDIDATES, HEADS, MODELS, TRAINING, Candidate
 from benchmarks.cases import REAL, SIZES, Case, Texts
 from benchmarks.checkpoints import Checkpoints
 from benchmarks.jobs import Inputs, Job
@@ -23,13 +23,9 @@ PASS_TOKENS = {
 }
 QUICK_SHARE = 1 / 3
 
-MODEL_ORACLE = Candidate(
-    "transformers eager, float32", "benchmarks.candidates.models:Transformers", (), options={"attention": "eager"}
-)
-TRAINING_ORACLE = Candidate(
-    "transformers eager, float32", "benchmarks.candidates.training:Transformers", (), options={"attention": "eager"}
-)
-OP_ORACLE = Candidate("reference, float64", "benchmarks.candidates.operators:Oracle", ())
+MODEL_ORACLE = Candidate("transformers eager, float32", "benchmarks.candidates.models:Oracle", MODELS)
+TRAINING_ORACLE = Candidate("transformers eager, float32", "benchmarks.candidates.training:Oracle", TRAINING)
+OP_ORACLE = Candidate("reference, float64", "benchmarks.candidates.operators:Oracle", ALL_OPS)
 
 
 @dataclass(frozen=True)

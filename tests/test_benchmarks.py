@@ -23,7 +23,7 @@ from fastbert.errors import InputError
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import comparison, report, results, run  # noqa: E402
+from benchmarks import comparison, records, report, run  # noqa: E402
 from benchmarks.candidates import CANDIDATES, Candidate  # noqa: E402
 from benchmarks.candidates.models import Fastbert  # noqa: E402
 from benchmarks.cases import Texts  # noqa: E402
@@ -171,7 +171,7 @@ def test_a_candidate_that_never_answers_is_ended() -> None:
 def test_ctrl_c_keeps_what_was_measured(model: Path, tmp_path: Path) -> None:
     """The first case is on disk and the second under way when the signal comes."""
     arguments = ["--model", model, "--sizes", "MiniLM-L6", "--tokens", "3000", "--device", "cpu", "--output", tmp_path]
-    command = [sys.executable, ROOT / "benchmarks" / "run.py", "--suite", "latency", *arguments]
+    command = [sys.executable, ROOT / "benchmarks" / "run.py", "--suite", "latency", "--only", "fastbert", *arguments]
     with subprocess.Popen(
         [str(part) for part in command], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -183,7 +183,7 @@ def test_ctrl_c_keeps_what_was_measured(model: Path, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "interrupted; what was measured is kept" in err
     (path,) = tmp_path.glob("*.jsonl")
-    rows = results.read(path)
+    rows = records.read(path)
     assert any(row["status"] == "ok" and row["median_s"] > 0 for row in rows)
     assert rows[0]["candidate"] in out
 
@@ -216,7 +216,7 @@ def test_bad_arguments_end_in_one_sentence(model: Path, tmp_path: Path, capsys, 
 
 def test_a_day_s_results_grow_suite_by_suite(model: Path, tmp_path: Path) -> None:
     small(model, tmp_path, "--suite", "latency", candidates=(OURS,))
-    before = results.read(next(tmp_path.glob("*.jsonl")))
+    before = records.read(next(tmp_path.glob("*.jsonl")))
     small(model, tmp_path, "--suite", "memory", candidates=(OURS,))
     _, rows = small(model, tmp_path, "--suite", "latency", candidates=(OURS,))
     assert {row["suite"] for row in rows} == {"latency", "memory"}
@@ -345,8 +345,8 @@ def test_compare_fails_on_what_of_ours_got_slower(tmp_path: Path, capsys: pytest
         comparison.compare(old, [row(device="e")], 0.95)
     with pytest.raises(InputError, match="no measured row in common"):
         comparison.compare(old, [row(case="full 128")], 0.95)
-    results.write(tmp_path / "old.jsonl", old)
-    results.write(tmp_path / "new.jsonl", [row(share_of_limit=0.704)])
+    records.write(tmp_path / "old.jsonl", old)
+    records.write(tmp_path / "new.jsonl", [row(share_of_limit=0.704)])
     paths = [str(tmp_path / "new.jsonl"), "--compare", str(tmp_path / "old.jsonl")]
     assert report.main(paths) == 1
     assert report.main([*paths, "--fail-below", "0.8"]) == 0
@@ -365,7 +365,7 @@ def committed_results(folder: Path) -> Path:
         place = folder / Path(name).parent.name / Path(name).name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(shown.stdout, encoding="utf-8")
-    return folder if names else results.RESULTS
+    return folder if names else records.RESULTS
 
 
 def test_readme_figures_are_made_from_committed_results(tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ def test_readme_figures_are_made_from_committed_results(tmp_path: Path) -> None:
     block = report.BEGIN + text.split(report.BEGIN)[1].split(report.END)[0] + report.END
     found = committed_results(tmp_path)
     assert block == report.readme_block(found)
-    assert results.newest(found), "no results are committed"
+    assert records.newest(found), "no results are committed"
 
 
 def test_pytest_benchmark_runs_the_same_cases() -> None:

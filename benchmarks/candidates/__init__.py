@@ -13,6 +13,8 @@ from typing import Any
 HEADS = ("classification", "question answering", "masked words")
 MODELS = ("encoder", *HEADS)
 TRAINING = ("fine-tuning", "pre-training")
+_COMPILED_OPS = ("embedding", "layer_norm", "linear_gelu", "ffn", "cross_entropy")
+ALL_OPS = (*_COMPILED_OPS, "attention")
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,6 @@ class Candidate:
 _MODELS, _EXPORTED = "benchmarks.candidates.models", "benchmarks.candidates.exported"
 _TRAINING, _OPS = "benchmarks.candidates.training", "benchmarks.candidates.operators"
 _HF = ("transformers",)
-_COMPILED_OPS = ("embedding", "layer_norm", "linear_gelu", "ffn", "cross_entropy")
-_ALL_OPS = (*_COMPILED_OPS, "attention")
 _ONNX = ("transformers", "onnx", "onnxruntime")
 
 CANDIDATES = (
@@ -168,8 +168,8 @@ CANDIDATES = (
         start_s=60,
         options={"attention": "sdpa", "compiled": True},
     ),
-    Candidate("fastbert", f"{_OPS}:Fastbert", _ALL_OPS, ours=True),
-    Candidate("PyTorch eager", f"{_OPS}:Eager", _ALL_OPS),
+    Candidate("fastbert", f"{_OPS}:Fastbert", ALL_OPS, ours=True),
+    Candidate("PyTorch eager", f"{_OPS}:Eager", ALL_OPS),
     Candidate("torch.compile", f"{_OPS}:Compiled", _COMPILED_OPS, start_s=10),
     Candidate("SDPA, PyTorch's choice", f"{_OPS}:Sdpa", ("attention",)),
     *(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,6 +39,13 @@ class Transformers(Padded):
         if self.job.task == "question answering":
             return torch.stack([output.start_logits, output.end_logits], -1)
         return output[0]  # type: ignore[no-any-return]
+
+
+class Oracle(Transformers):
+    """The eager model in float32, whatever the type asked for: what all are checked against."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(replace(job, dtype="float32"), "eager")
 
 
 class TransformersUnsorted(Transformers):
@@ -129,7 +137,7 @@ class Fastbert(Work):
 
     def outputs(self) -> list[Any]:
         """See `Work.outputs`."""
-        return [one.numpy() for one in self._encode(TOKENS[self.device.type][-1])]
+        return [one.float().numpy() for one in self._encode(TOKENS[self.device.type][-1])]
 
     def run(self, setting: int | None) -> None:
         """See `Work.run`."""

@@ -86,7 +86,7 @@ class Compiled(Eager):
 
 
 class Oracle(Eager):
-    """The same in float64: what all are checked against."""
+    """The same in float64, on inputs rounded to the type asked for: what all are checked against."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)

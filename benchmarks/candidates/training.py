@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -127,6 +127,13 @@ class Transformers(Training):
             labels = {"labels": words, "next_sentence_label": classes}
         with self.precision():
             return self.model(input_ids=ids, attention_mask=mask, **labels).loss  # type: ignore[no-any-return]
+
+
+class Oracle(Transformers):
+    """The eager model in float32, whatever the type asked for: what all are checked against."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(replace(job, dtype="float32"), "eager")
 
 
 class Fastbert(Training):
