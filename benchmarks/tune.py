@@ -25,6 +25,7 @@ os.environ.pop("TRITON_INTERPRET", None)
 
 import torch
 from kernel_cases import F, N, T, Tensors, V
+from timing import seconds_of
 from tqdm import tqdm
 
 from fastbert.kernels import attention, cross_entropy, embedding, ffn, layer_norm, tuning
@@ -162,18 +163,12 @@ def search(
             continue
         if float((found - expected).abs().max()) <= tolerance:
             fit.append(row)
-    flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
+    device = torch.device("cuda", torch.cuda.current_device())
     times: list[list[float]] = [[] for _ in fit]
     for _ in tqdm(range(REPEATS), desc=f"{op} {limits}: time", unit="round", leave=False):
         for row, seconds in zip(fit, times, strict=True):
             with with_row(op, limits, row):
-                flush.zero_()
-                start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                start.record()
-                call()
-                end.record()
-                end.synchronize()
-                seconds.append(start.elapsed_time(end) / 1e3)
+                seconds.append(seconds_of(call, device, cold=True))
     return sorted(((statistics.median(s), row) for s, row in zip(times, fit, strict=True)), key=lambda pair: pair[0])
 
 
