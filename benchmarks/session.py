@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, overrides: dict[str, Any]) -> int:
         print(f"benchmarks/run.py: {error}", file=sys.stderr)
         return 2
     except CandidateError as error:
-        print(f"benchmarks/run.py: the limits or the model that all are checked against cannot be run: {error}", file=sys.stderr)
+        print(f"benchmarks/run.py: the limits or the model to check against cannot be run: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("benchmarks/run.py: interrupted before anything was measured", file=sys.stderr)
