@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,9 +173,9 @@ def test_ctrl_c_keeps_what_was_measured(model: Path, tmp_path: Path) -> None:
     """The first case is on disk and the second under way when the signal comes."""
     arguments = ["--model", model, "--sizes", "MiniLM-L6", "--tokens", "3000", "--device", "cpu", "--output", tmp_path]
     command = [sys.executable, ROOT / "benchmarks" / "run.py", "--suite", "latency", "--only", "fastbert", *arguments]
-    with subprocess.Popen(
-        [str(part) for part in command], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job of a shell inherits that it is ignored
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([str(part) for part in command], preexec_fn=heeded, **pipes) as process:
         limit = time.perf_counter() + 120
         while not list(tmp_path.glob("*.jsonl")) and time.perf_counter() < limit:
             time.sleep(0.05)
