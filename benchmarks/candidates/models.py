@@ -61,6 +61,8 @@ class TransformersUnsorted(Transformers):
 class Compiled(Transformers):
     """torch.compile with its defaults, one graph for all sizes, weights frozen into it (TORCHINDUCTOR_FREEZING)."""
 
+    fills = True
+
     def __init__(self, job: Job) -> None:
         import torch._inductor.config as inductor
 
@@ -69,16 +71,14 @@ class Compiled(Transformers):
         self.settings = tuple(size for size in self.settings if size >= 4)  # one text alone is another graph
         self.model = torch.compile(self.model, dynamic=True)
 
-    def widths(self, longest: int, count: int) -> tuple[int, int]:
-        """See `Padded.widths`; the last batch is filled up."""
-        return longest, count
-
 
 class CompiledMaxAutotune(Transformers):
     """torch.compile(mode="max-autotune"), which captures CUDA graphs: one graph a size, so sizes are few. On CUDA only.
 
     Texts are padded to a multiple of 64 tokens, and the last batch is filled up.
     """
+
+    fills = True
 
     def __init__(self, job: Job) -> None:
         import torch._dynamo.config as dynamo
@@ -91,9 +91,9 @@ class CompiledMaxAutotune(Transformers):
         self.batch_limit = self.settings[0]
         self.model = torch.compile(self.model, dynamic=False, mode="max-autotune")
 
-    def widths(self, longest: int, count: int) -> tuple[int, int]:
-        """See `Padded.widths`."""
-        return min(-(-longest // 64) * 64, self.job.max_length), count
+    def width(self, longest: int) -> int:
+        """See `Padded.width`."""
+        return min(-(-longest // 64) * 64, self.job.max_length)
 
 
 class SentenceTransformers(Work):

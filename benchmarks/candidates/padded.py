@@ -32,6 +32,7 @@ class Padded(Work):
 
     sorts = True
     batch_limit = 8  # of the check
+    fills = False  # whether the last batch is filled up with copies of its last text
 
     def __init__(self, job: Job) -> None:
         self.job, self.device = job, torch.device(job.device)
@@ -41,9 +42,9 @@ class Padded(Work):
         """(B, S) ids and mask on the host -> the first output on the host or the device."""
         raise NotImplementedError
 
-    def widths(self, longest: int, count: int) -> tuple[int, int]:
-        """(S, B) of the batch for `count` texts of at most `longest` tokens."""
-        return longest, count
+    def width(self, longest: int) -> int:
+        """S of a batch of texts of at most `longest` tokens."""
+        return longest
 
     def outputs(self) -> list[Any]:
         """See `Work.outputs`."""
@@ -62,9 +63,8 @@ class Padded(Work):
         for start in range(0, len(order), size):
             places = order[start : start + size]
             batch = [rows[i] for i in places]
-            width, height = self.widths(max(map(len, batch)), size)
-            batch += batch[-1:] * (height - len(batch)) if height > size else []
-            ids, mask = pad(batch, width)
+            batch += batch[-1:] * (size - len(batch)) if self.fills else []
+            ids, mask = pad(batch, self.width(max(map(len, batch))))
             for i, one in zip(places, self._apart(self.forward(ids, mask), ids, mask), strict=False):
                 found[i] = one
         return found
