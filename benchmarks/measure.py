@@ -19,9 +19,9 @@ import numpy as np
 from benchmarks.candidates import TRAINING, Candidate
 from benchmarks.jobs import Inputs, Job
 from benchmarks.limits import limit_seconds
+from benchmarks.records import Row
 from benchmarks.worker import CandidateError, Worker
 
-Row = dict[str, Any]
 CHECKED_TEXTS = 16
 LIMIT_SECONDS = 0.2  # of each limit in a round
 # least cosine and largest error, as a share of the largest value: by type, and for precisions below the one asked for
@@ -186,7 +186,7 @@ class Field:
                     break
             row["setting"] = min(times, key=times.__getitem__)
         else:
-            row["setting"] = worker.settings[0] if len(question.inputs.rows) > 1 else 1
+            row["setting"] = 1 if len(worker.settings) > 1 else worker.settings[0]  # one text
         worker.take(question.inputs)
         row["peak_bytes"] = worker.peak_bytes(row["setting"])
         row["flops"], row["bytes"] = question.cost or worker.call("cost")
@@ -254,8 +254,13 @@ def _some(inputs: Inputs, count: int) -> Inputs:
 
 
 def _spread(seconds: Sequence[float]) -> float:
+    low, high = _p20_p80(seconds)
+    return (high - low) / statistics.median(seconds)
+
+
+def _p20_p80(seconds: Sequence[float]) -> tuple[float, float]:
     low, high = np.percentile(seconds, (20, 80))
-    return float((high - low) / statistics.median(seconds))
+    return float(low), float(high)
 
 
 def _summarise(rows: list[Row]) -> None:
@@ -264,9 +269,9 @@ def _summarise(rows: list[Row]) -> None:
         if row["status"] != "ok" or not row.get("seconds"):
             continue
         median = statistics.median(row["seconds"])
-        low, high = np.percentile(row["seconds"], (20, 80))
+        low, high = _p20_p80(row["seconds"])
         flops_per_s, bytes_per_s = statistics.median(row.pop("limit_flops")), statistics.median(row.pop("limit_bytes"))
-        row |= {"median_s": median, "p20_s": float(low), "p80_s": float(high)}
+        row |= {"median_s": median, "p20_s": low, "p80_s": high}
         row |= {"limit_tflops": flops_per_s / 1e12, "limit_gb_per_s": bytes_per_s / 1e9}
         row["share_of_limit"] = limit_seconds(row["flops"], row["bytes"], flops_per_s, bytes_per_s) / median
         row["tflops"] = row["flops"] / median / 1e12

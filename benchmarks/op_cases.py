@@ -125,7 +125,7 @@ def _cases() -> Iterator[OpCase]:
 OP_CASES = {case.name: case for case in _cases()}
 
 
-def loss_scale(result: torch.Tensor) -> torch.Tensor:
+def upstream_gradient(result: torch.Tensor) -> torch.Tensor:
     """A fixed upstream gradient of the result's shape: not constant, so that no gradient cancels out."""
     ramp = torch.arange(result.numel(), device=result.device, dtype=torch.float32)
     return (0.5 + torch.sin(ramp * math.e)).to(result.dtype).view_as(result)

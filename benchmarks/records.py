@@ -12,7 +12,8 @@ from fastbert.errors import InputError
 
 RESULTS = Path(__file__).resolve().parent / "results"
 Row = dict[str, Any]
-_KEY = ("suite", "model", "task", "dtype", "case", "candidate")
+QUESTION = ("suite", "model", "task", "dtype", "case")  # rows that share these answer the same question
+_KEY = (*QUESTION, "candidate")
 
 
 def key(row: Row) -> tuple[Any, ...]:

@@ -19,20 +19,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 from benchmarks import records
 from benchmarks.comparison import compare
-from benchmarks.records import RESULTS, Row
+from benchmarks.records import QUESTION, RESULTS, Row
 from fastbert import FastbertError, files
+from fastbert.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 Cells = list[tuple[str, ...]]
-_QUESTION = ("suite", "model", "task", "dtype", "case")
 
 
 def questions(rows: Iterable[Row]) -> list[list[Row]]:
     """Rows that answer the same question, together."""
     found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        found.setdefault(tuple(row[name] for name in _QUESTION), []).append(row)
+        found.setdefault(tuple(row[name] for name in QUESTION), []).append(row)
     return list(found.values())
 
 
@@ -227,7 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if args.results is None:
             if args.compare is not None:
-                parser.error("--compare needs the new results too: report.py NEW.jsonl --compare OLD.jsonl")
+                raise InputError("--compare needs the new results too: report.py NEW.jsonl --compare OLD.jsonl")
             for rows in records.newest():
                 write_reports(RESULTS / rows[0]["device"] / f"{rows[0]['date']}.jsonl", rows)
             update_readme()
@@ -286,12 +286,8 @@ def _cell(row: Row | None) -> str:
     if row["status"] != "ok":
         return str(row["status"])
     if row["suite"] == "latency":
-        return f"{row['median_s'] * 1e3:.3g}"
-    return (
-        f"{row['texts_per_s']:,.3g} ({row['share_of_limit']:.0%})"
-        if row["texts_per_s"] < 1000
-        else (f"{row['texts_per_s']:,.0f} ({row['share_of_limit']:.0%})")
-    )
+        return _digits(row["median_s"] * 1e3)
+    return f"{_digits(row['texts_per_s'])} ({row['share_of_limit']:.0%})"
 
 
 def _setting(row: Row) -> str:
@@ -301,9 +297,15 @@ def _setting(row: Row) -> str:
 
 
 def _time(seconds: float) -> str:
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.3g} us"
-    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+    for unit, scale in (("us", 1e6), ("ms", 1e3)):
+        if seconds * scale < 999.5:
+            return f"{_digits(seconds * scale)} {unit}"
+    return f"{_digits(seconds)} s"
+
+
+def _digits(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
 
 
 def _bytes(count: int | None) -> str:

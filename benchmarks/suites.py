@@ -187,7 +187,7 @@ class _Models:
 
         able = _able(request, task)
         if suite == "latency":  # one text: nothing to sort, nothing to tokenise beside it
-            able = tuple(c for c in able if not c.needs_texts and c.make.split(":")[1] != "TransformersUnsorted")
+            able = tuple(c for c in able if not c.needs_texts and not c.needs_many)
         oracle = TRAINING_ORACLE if task in TRAINING else MODEL_ORACLE
         title = f"{suite}: {self.checkpoints.label(size)}, {task}"
         return Chapter(title, job, able, oracle, plan, questions)

@@ -78,10 +78,11 @@ def prepack(weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> None:
     _prepacked[weights[0]] = _Prepacked(_state((*weights, *biases)), packed, bias)
 
 
-def forget(weight: Tensor) -> None:
-    """Drops the copy of a weight, where there is one."""
+def forget(*weights: Tensor) -> None:
+    """Drops the copies of weights, where there are any."""
     if _prepacked:
-        _prepacked.pop(weight, None)
+        for weight in weights:
+            _prepacked.pop(weight, None)
 
 
 def _records(*tensors: Tensor | None) -> bool:

@@ -181,7 +181,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def joined_linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
     """Several linears of one input in one product: (T, N) -> (T, F of all). See `reference.joined_linear`."""
-    _forget_trained(*weights)
+    _forget_trained(*weights, *biases)
     return _of_vendor(x).joined_linear(x, weights, biases)
 
 
@@ -233,12 +233,10 @@ def clamps_ids(table: Tensor) -> bool:
     return _runs_kernel("embedding", table)
 
 
-def _forget_trained(*weights: Tensor) -> None:
-    """Drops prepacked copies of weights that a recorded op uses: an optimiser may change them without a trace."""
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        for weight in weights:
-            if weight.requires_grad:
-                onednn.forget(weight)
+def _forget_trained(*parameters: Tensor) -> None:
+    """Drops prepacked copies of what a recorded op uses: an optimiser may change it without a trace."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling() and any(p.requires_grad for p in parameters):
+        onednn.forget(*parameters)
 
 
 def _of_vendor(x: Tensor) -> Any:

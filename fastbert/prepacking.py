@@ -18,8 +18,8 @@ def prepack(model: Model) -> Model:
     For inference on a CPU in float32: batches of some 2,000 tokens run a few per cent faster, single short texts up to half as
     fast again, for the memory of the linears once more. On other devices and in other types it does nothing.
 
-    A forward that records gradients, in-place edits, `load_state_dict` and `.to` drop the copies they touch, so training goes
-    on as ever; call `prepack` again afterwards. Edits through `weight.data` cannot be seen: after one, call it again.
+    `train()`, a forward that records gradients, in-place edits, `load_state_dict` and `.to` drop the copies they touch, so
+    training goes on as ever; call `prepack` again afterwards, and after edits through `weight.data`, which cannot be seen.
 
     Args:
         model: any model of this package; it is returned.

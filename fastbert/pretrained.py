@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from fastbert import checkpoint, files
+from fastbert import checkpoint, files, onednn
 from fastbert.config import BertConfig
 from fastbert.errors import ConfigError, InputError
 
@@ -254,6 +254,12 @@ class BertPreTrainedModel(nn.Module):
     def is_gradient_checkpointing(self) -> bool:
         """Whether layers are computed again in backward."""
         return self.base_model.gradient_checkpointing
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, which drops prepacked weights: what a compiled or captured step changes leaves no trace."""
+        if mode:
+            onednn.forget(*self.parameters())
+        return super().train(mode)
 
     @contextmanager
     def evaluating(self) -> Iterator[Self]:

@@ -31,7 +31,7 @@ from benchmarks.cases import Texts  # noqa: E402
 from benchmarks.jobs import Inputs, Job, Work  # noqa: E402
 from benchmarks.limits import limit_seconds, model_cost  # noqa: E402
 from benchmarks.measure import agreement  # noqa: E402
-from benchmarks.op_cases import OP_CASES, loss_scale  # noqa: E402
+from benchmarks.op_cases import OP_CASES, upstream_gradient  # noqa: E402
 from benchmarks.worker import CandidateError, Worker  # noqa: E402
 
 OURS = next(c for c in CANDIDATES if c.name == "fastbert" and c.can("encoder"))
@@ -269,7 +269,7 @@ def test_op_cases_give_what_their_cost_says(name: str) -> None:
     with FlopCounterMode(display=False) as counter:
         result = getattr(reference, case.op)(**arguments)
         if case.backward:
-            result.backward(loss_scale(result))
+            result.backward(upstream_gradient(result))
     flops, moved = case.cost(arguments, 256)
     assert result.numel() == case.outputs(256)
     assert counter.get_total_flops() == flops

@@ -48,7 +48,7 @@ ALLOWED = {
     "prepacking": {"ops", "model"},
     "graphs": {"ops", "outputs", "packing", "errors"},
     "checkpoint": {"config", "errors", "files"},
-    "pretrained": {"checkpoint", "config", "errors", "files"},
+    "pretrained": {"checkpoint", "config", "errors", "files", "onednn"},
     "model": {"config", "inputs", "late", "ops", "outputs", "packing", "pretrained", "errors"},
     "labels": {"errors", "late", "packing", "reference"},
     "heads": {"config", "labels", "model", "outputs", "packing", "pretrained", "reference", "errors"},

@@ -117,7 +117,29 @@ def train_by_the_reference(model: fastbert.BertModel) -> None:
         train_with_fused_adamw(model)
 
 
-@pytest.mark.parametrize("change", [no_grad_edit, load, move, train_with_fused_adamw, train_by_the_reference])
+def train_biases_only(model: fastbert.BertModel) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith("bias"))
+    train_with_fused_adamw(model)
+
+
+def train_keys_only(model: fastbert.BertModel) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("self.key" in name)
+    train_with_fused_adamw(model)
+
+
+def train_out_of_sight(model: fastbert.BertModel) -> None:
+    """As a compiled step does: no op of ours sees the gradients."""
+    for parameter in model.train().parameters():
+        parameter.data.mul_(1.5)
+    model.eval()
+
+
+CHANGES = [no_grad_edit, load, move, train_with_fused_adamw, train_by_the_reference, train_biases_only, train_keys_only]
+
+
+@pytest.mark.parametrize("change", [*CHANGES, train_out_of_sight])
 def test_prepacked_weights_never_go_stale(model: fastbert.BertModel, change) -> None:
     before = encode(fastbert.prepack(model))
     change(model)

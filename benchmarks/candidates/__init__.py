@@ -30,6 +30,7 @@ class Candidate:
         devices: kinds of device it runs on.
         needs: packages that must be installed.
         precision: below the one asked for ("int8"): labelled in tables and held to a looser check.
+        needs_many: with one text it is another candidate again.
         needs_texts: it takes texts, not ids, so it runs only on cases that have them.
         start_s: about how many seconds it takes to start; `--quick` leaves out what a suite cannot wait for.
         options: arguments of `make`.
@@ -43,6 +44,7 @@ class Candidate:
     devices: tuple[str, ...] = ("cpu", "cuda")
     needs: tuple[str, ...] = ()
     precision: str = ""
+    needs_many: bool = False
     needs_texts: bool = False
     start_s: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -84,6 +86,7 @@ CANDIDATES = (
         f"{_MODELS}:TransformersUnsorted",
         ("encoder",),
         rival=False,
+        needs_many=True,
         needs=_HF,
         options={"attention": "sdpa"},
     ),

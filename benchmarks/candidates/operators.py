@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.jobs import Inputs, Job, Work
-from benchmarks.op_cases import OP_CASES, TOKENS, loss_scale
+from benchmarks.op_cases import OP_CASES, TOKENS, upstream_gradient
 
 
 class Operator(Work):
@@ -41,7 +41,7 @@ class Operator(Work):
         """The result and the gradients."""
         with torch.set_grad_enabled(self.case.backward):
             result = self.call()
-        gradients = torch.autograd.grad(result, self.leaves, loss_scale(result)) if self.case.backward else ()
+        gradients = torch.autograd.grad(result, self.leaves, upstream_gradient(result)) if self.case.backward else ()
         return [one.detach().float().flatten().cpu().numpy() for one in (result, *gradients)]
 
     def run(self, setting: int | None) -> None:
@@ -52,7 +52,7 @@ class Operator(Work):
             return
         result = self.call()
         if self.upstream is None:
-            self.upstream = loss_scale(result)
+            self.upstream = upstream_gradient(result)
         torch.autograd.grad(result, self.leaves, self.upstream)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.candidates.models import load_transformers
 from benchmarks.candidates.padded import CLASSES, pad
 from benchmarks.jobs import Inputs, Job, Work, masked_places
 
@@ -106,13 +107,8 @@ class Transformers(Training):
     """transformers' model on padded batches."""
 
     def __init__(self, job: Job, attention: str, compiled: bool = False) -> None:
-        import transformers
-
         super().__init__(job)
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-        kind = getattr(transformers, CLASSES[job.task])
-        self.use(kind.from_pretrained(job.folder, attn_implementation=attention))
+        self.use(load_transformers(replace(job, dtype="float32"), attention))
         if compiled:
             self.model = torch.compile(self.model, dynamic=True)
 
