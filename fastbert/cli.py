@@ -1,26 +1,20 @@
 """The `fastbert` command. Progress goes to stderr, results to stdout or the named file.
 
-Exit code 0: done; 1: a check failed; 2: bad usage or input.
+Exit code 0: done; 1: a check failed; 2: bad usage or input, or a run that cannot go on; 130, 143: stopped by Ctrl-C, SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import fastbert
-from fastbert import files
-from fastbert.config import SIZES, BertConfig
-from fastbert.data import read_texts
-from fastbert.errors import FastbertError, InputError
-from fastbert.ops import BACKENDS, current_backend
+from fastbert.commands import inference, pretraining
+from fastbert.errors import FastbertError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,206 +38,13 @@ def main(arguments: list[str] | None = None) -> int:
     return code or 0
 
 
-def embed(args: argparse.Namespace) -> None:
-    """Texts of a file to vectors in a .npy file."""
-    import numpy as np
-
-    from fastbert.tasks import Embedder
-
-    with files.replacing(args.output) as part:  # first of all: an output that cannot be written stops before the work
-        texts = list(read_texts(args.input, args.column))
-        if not texts:
-            raise InputError(f"{args.input} holds no text")
-        embedder = Embedder.from_pretrained(args.model, args.device, args.dtype, local_files_only=args.local_files_only)
-        started = time.perf_counter()
-        vectors = embedder.encode(
-            texts,
-            args.batch_tokens,
-            args.pooling.split(",") if args.pooling else None,
-            args.normalize,
-            True if args.progress else None,
-            overlong=args.overlong,
-        )
-        seconds = time.perf_counter() - started
-        with part.open("wb") as stream:
-            np.save(stream, vectors)
-    shape = f"{vectors.shape[0]} x {vectors.shape[1]} float32"
-    print(
-        f"{len(texts):,} texts in {seconds:.2f} s ({len(texts) / seconds:,.0f} a second) -> {args.output}: {shape}",
-        file=sys.stderr,
-    )
-
-
-def fill_mask(args: argparse.Namespace) -> None:
-    """The likeliest words at each [MASK]."""
-    from fastbert.tasks import FillMask
-
-    filler = FillMask.from_pretrained(args.model, args.device, args.dtype, local_files_only=args.local_files_only)
-    targets = args.targets.split(",") if args.targets else None
-    for text, answers in zip(args.text, filler.predict(args.text, args.top_k, targets), strict=True):
-        if args.json:
-            print(json.dumps({"text": text, "answers": answers}, ensure_ascii=False))
-            continue
-        for mask, candidates in enumerate(answers if isinstance(answers[0], list) else [answers], 1):
-            print(f"{text}  (mask {mask})")
-            for candidate in candidates:
-                print(f"  {candidate['score']:.4f}  {candidate['token_str']:<16} {candidate['sequence']}")
-
-
-def params(args: argparse.Namespace) -> None:
-    """Parameters by term, beside the short formula."""
-    config = BertConfig.of_size(args.size)
-    if args.model is not None:
-        config = BertConfig.from_pretrained(args.model, local_files_only=args.local_files_only)
-    print(fastbert.count_parameters(config, args.head).table())
-
-
-def explain(args: argparse.Namespace) -> None:
-    """Which path each op of a forward takes."""
-    model, batch = _model_and_batch(args, args.text)
-    with fastbert.backend(args.backend):
-        print(fastbert.explain(model, **batch))
-
-
-def verify(args: argparse.Namespace) -> int:
-    """Each op and layer against float64 on your own weights; exit code 1 if an error is too large."""
-    model, batch = _model_and_batch(args, args.text or _TEXTS)
-    with fastbert.backend(args.backend):
-        found = fastbert.verify(model, **batch)
-    print(found)
-    return 0 if found.ok else 1
-
-
-_TEXTS = [
-    "Short.",
-    "BERT reads a sentence in both directions at once, which is why it is good at understanding and bad at writing.",
-    "A third text of middle length, with numbers (1 to 1,024) and a rare word: zugzwang.",
-    " ".join(["Many sentences in a row make a long text, and long texts take another kernel."] * 12),
-]
-
-
-def _model_and_batch(args: argparse.Namespace, texts: list[str]) -> tuple[fastbert.BertModel, Any]:
-    from fastbert.tasks.loading import default_device, load_tokenizer
-
-    model = fastbert.BertModel.from_pretrained(args.model, device=default_device(args.device), dtype=args.dtype)
-    tokenizer = load_tokenizer(args.model, model)
-    batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(model.device)
-    if sum(batch.num_truncated):
-        warnings.warn(
-            f"{sum(map(bool, batch.num_truncated))} texts were cut to {tokenizer.model_max_length} tokens", stacklevel=2
-        )
-    return model, batch
-
-
-def train_tokenizer(args: argparse.Namespace) -> None:
-    """A WordPiece vocabulary from text files."""
-    folder = Path(args.output)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"cannot write {folder}: it is a file")
-    made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written stops before the work
-    try:
-        _train_tokenizer(args)
-    finally:
-        if made and not any(folder.iterdir()):
-            folder.rmdir()
-
-
-def _train_tokenizer(args: argparse.Namespace) -> None:
-    tokenizer = fastbert.BertTokenizer.train(
-        _all_texts(args.input),
-        args.vocab_size,
-        min_frequency=args.min_frequency,
-        do_lower_case=not args.cased,
-        show_progress=sys.stderr.isatty(),
-    )
-    tokenizer.save_pretrained(args.output)
-    print(f"{len(tokenizer):,} entries -> {args.output}", file=sys.stderr)
-    if args.held_out:
-        print(f"[UNK] rate on {args.held_out}: {tokenizer.unknown_rate(read_texts(args.held_out)):.4%}")
-
-
-def _all_texts(paths: Iterable[str]) -> Iterable[str]:
-    for path in paths:
-        yield from read_texts(path)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastbert", description="BERT without padding.")
     parser.add_argument("--version", action="version", version=f"fastbert {fastbert.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(
-        name: str, command: Callable[[argparse.Namespace], int | None], example: str, group: Any = commands
-    ) -> argparse.ArgumentParser:
-        text = (command.__doc__ or "").strip()
-        sub = group.add_parser(
-            name,
-            help=text,
-            description=text,
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        sub.set_defaults(command=command)
-        return sub
-
-    sub = add("embed", embed, "fastbert embed sentences.txt -o vectors.npy --model sentence-transformers/all-MiniLM-L6-v2")
-    sub.add_argument("input", help="a text file, a .tsv, .csv or .jsonl table, or - for standard input")
-    sub.add_argument("-o", "--output", required=True, help="the .npy file to write: float32, one row a text")
-    _add_model(sub)
-    sub.add_argument("--column", help='of a table: a name from its header or a number from 1 (default: the name "text")')
-    sub.add_argument("--batch-tokens", type=int, default=16384, help="tokens run at once (default: 16384)")
-    sub.add_argument("--pooling", help="cls, mean, max, ... or several with commas (default: the model's own, else mean)")
-    sub.add_argument("--normalize", action=argparse.BooleanOptionalAction, help="unit vectors (default: the model's own)")
-    sub.add_argument("--overlong", choices=["truncate", "error", "window"], default="truncate", help="texts beyond the limit")
-    sub.add_argument("--progress", action="store_true", help="show the bar even where stderr is no terminal")
-
-    sub = add(
-        "fill-mask", fill_mask, 'fastbert fill-mask "Paris is the [MASK] of France." --model google-bert/bert-base-uncased'
-    )
-    sub.add_argument("text", nargs="+", help="texts with one [MASK] or more")
-    _add_model(sub)
-    sub.add_argument("--top-k", type=int, default=5, help="candidates a mask (default: 5)")
-    sub.add_argument("--targets", help="only these words, with commas")
-    sub.add_argument("--json", action="store_true", help="JSON lines")
-
-    sub = add("params", params, "fastbert params --size large --head BertForPreTraining")
-    which = sub.add_mutually_exclusive_group()
-    which.add_argument("--size", choices=list(SIZES), default="base", help="a released size (default: base)")
-    which.add_argument("--model", help="a directory or hub id, for its config.json")
-    sub.add_argument("--head", help="a class name (default: BertModel)")
-    sub.add_argument("--local-files-only", action="store_true", help="never ask the hub")
-
-    sub = add("explain", explain, 'fastbert explain "A short text." "And a rather longer one." --model my-model/')
-    sub.add_argument("text", nargs="+", help="texts to run")
-    _add_model(sub)
-    _add_backend(sub)
-
-    sub = add("verify", verify, "fastbert verify --model my-model/ --dtype float16")
-    sub.add_argument("text", nargs="*", help="texts to run (default: four of different lengths)")
-    _add_model(sub)
-    _add_backend(sub)
-
-    group = commands.add_parser("tokenizer", help="Vocabularies.").add_subparsers(required=True, metavar="COMMAND")
-    sub = add("train", train_tokenizer, "fastbert tokenizer train books/*.txt -o my-tokenizer/ --held-out other.txt", group)
-    sub.add_argument("input", nargs="+", help="text files, one text a line")
-    sub.add_argument("-o", "--output", required=True, help="the directory to write")
-    sub.add_argument("--vocab-size", type=int, default=30_000, help="entries, specials included (default: 30000)")
-    sub.add_argument("--min-frequency", type=int, default=2, help="how often a pair must occur to be joined (default: 2)")
-    sub.add_argument("--cased", action="store_true", help="keep case and accents")
-    sub.add_argument("--held-out", help="a text file to report the [UNK] rate on")
+    inference.register(commands)
+    pretraining.register(commands)
     return parser
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="a directory or hub id")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: CUDA where there is one)")
-    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="default: the checkpoint's")
-    parser.add_argument("--local-files-only", action="store_true", help="never ask the hub")
-
-
-def _add_backend(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backend", choices=BACKENDS, default=current_backend(), help="which path runs (default: auto)")
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

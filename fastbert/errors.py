@@ -21,6 +21,10 @@ class BackendError(FastbertError, RuntimeError):
     """The requested backend cannot run an op; the message says why."""
 
 
+class TrainingError(FastbertError, RuntimeError):
+    """A training run that cannot go on; the message names the step and the last good checkpoint."""
+
+
 class CheckpointError(FastbertError, ValueError):
     """A checkpoint whose content is damaged or does not fit the model."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -123,6 +125,35 @@ def replacing(path: str | Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, which takes its place when the block ends well and is removed when it does not.
+
+    Raises:
+        CheckpointError: `folder` holds something already or is a file; it cannot be written; or the disk is full.
+    """
+    folder = Path(folder).resolve()
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise CheckpointError(f"cannot write {folder}: {'it is a file' if folder.is_file() else 'the folder is not empty'}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from error
+    try:
+        yield part
+        part.chmod(0o777 & ~_umask())
+        if folder.is_dir():
+            folder.rmdir()
+        part.replace(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CheckpointError(f"cannot write {folder}: {error.strerror}; nothing of it was kept") from error
+        raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

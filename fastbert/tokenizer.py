@@ -10,20 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Encoding, Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Encoding, Tokenizer, normalizers, processors
 from tokenizers.models import WordPiece
 
 from fastbert import files
 from fastbert.encoding import BatchEncoding, as_array, check_side, check_texts, cutting_strategy, pad, padded_width
 from fastbert.errors import CheckpointError, CheckpointNotFoundError, InputError
+from fastbert.vocabulary import SPECIAL_TOKENS, set_text_handling, train_vocabulary
 
-SPECIAL_TOKENS = {
-    "pad_token": "[PAD]",
-    "unk_token": "[UNK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
-}
 PATTERNS = [
     "vocab.txt",
     "tokenizer.json",
@@ -69,7 +63,7 @@ class BertTokenizer:
         names = {**SPECIAL_TOKENS, **special_tokens}
         unk = names["unk_token"]
         tokenizer = Tokenizer(WordPiece(ids, unk_token=unk, max_input_chars_per_word=max_input_chars_per_word))
-        _set_text_handling(tokenizer, do_lower_case, strip_accents, tokenize_chinese_chars)
+        set_text_handling(tokenizer, do_lower_case, strip_accents, tokenize_chinese_chars)
         self._adopt(tokenizer, names, model_max_length, padding_side)
 
     def _adopt(self, tokenizer: Tokenizer, names: dict[str, str], limit: int | None, padding_side: str) -> None:
@@ -162,33 +156,22 @@ class BertTokenizer:
         """Learns a WordPiece vocabulary: [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4, the whole alphabet, and pieces.
 
         Every character of the texts gets an entry for the start of a word and one for its inside, so that unseen words of the
-        same alphabet decompose. The library breaks ties by chance: two trainings on one text may differ in a few pieces.
+        same alphabet decompose. The same texts give the same vocabulary, byte by byte: see `vocabulary`.
 
         Args:
-            texts: any texts; read once, never held.
+            texts: any texts; read twice, never held (what can be read only once goes through a temporary file).
             vocab_size: entries, special tokens included.
             min_frequency: how often a pair of pieces must occur to be joined.
 
         Raises:
             InputError: no text, or a `vocab_size` that the alphabet alone exceeds.
         """
-        tokenizer = Tokenizer(WordPiece(unk_token=SPECIAL_TOKENS["unk_token"]))
-        _set_text_handling(tokenizer, do_lower_case, strip_accents, tokenize_chinese_chars)
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=vocab_size,
-            min_frequency=min_frequency,
-            special_tokens=list(SPECIAL_TOKENS.values()),
-            show_progress=show_progress,
-        )
-        tokenizer.train_from_iterator(texts, trainer)
-        vocab = tokenizer.get_vocab()
-        if len(vocab) <= len(SPECIAL_TOKENS):
-            raise InputError("there is no text to train on")
+        accents, chinese = strip_accents, tokenize_chinese_chars
         return cls(
-            _with_whole_alphabet(tokenizer, sorted(vocab, key=vocab.__getitem__), vocab_size),
+            train_vocabulary(texts, vocab_size, min_frequency, do_lower_case, accents, chinese, show_progress),
             do_lower_case=do_lower_case,
-            strip_accents=strip_accents,
-            tokenize_chinese_chars=tokenize_chinese_chars,
+            strip_accents=accents,
+            tokenize_chinese_chars=chinese,
             model_max_length=model_max_length,
         )
 
@@ -323,10 +306,10 @@ class BertTokenizer:
             values = {name: as_array(column, name, return_tensors) for name, column in values.items()}
         return BatchEncoding(values, [], [])
 
-    def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text with its special tokens, ragged and never cut; faster than a call, as nothing else is tracked."""
+    def encode_ids(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
+        """Ids of each text, ragged and never cut; faster than a call, as nothing else is tracked."""
         _, inputs = check_texts(list(texts), None, False)
-        return [e.ids for e in self._tokenizer.encode_batch_fast(inputs)]
+        return [e.ids for e in self._tokenizer.encode_batch_fast(inputs, add_special_tokens=add_special_tokens)]
 
     def encode(self, text: str, text_pair: str | None = None, add_special_tokens: bool = True) -> list[int]:
         """Ids of one text or pair."""
@@ -443,31 +426,6 @@ class BertTokenizer:
                 rows[i] = [encoding, *encoding.overflowing]
                 lost[i] = len(encodings[i].ids) - len(encoding.ids)
         return rows, lost
-
-
-def _set_text_handling(tokenizer: Tokenizer, lower: bool, accents: bool | None, chinese: bool) -> None:
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=chinese, strip_accents=accents, lowercase=lower
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
-
-
-def _with_whole_alphabet(tokenizer: Tokenizer, trained: list[str], vocab_size: int) -> list[str]:
-    """The trained entries with both forms of each character, in place of the rarest pieces, which stand last."""
-    known = set(trained)
-    specials = list(SPECIAL_TOKENS.values())
-    alphabet = sorted({token.removeprefix("##") for token in trained if len(token.removeprefix("##")) == 1})
-    inside = [
-        c for c in alphabet if len(tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(f"a{c}a"))) == 1
-    ]
-    absent = [form for form in [*alphabet, *(f"##{c}" for c in inside)] if form not in known]
-    needed = len(specials) + len(alphabet) + len(inside)
-    if needed > vocab_size:
-        raise InputError(f"vocab_size = {vocab_size} is below the {needed} entries that the alphabet and the specials need")
-    kept = [token for token in trained if token not in specials and len(token.removeprefix("##")) == 1]
-    pieces = [token for token in trained if token not in specials and len(token.removeprefix("##")) > 1]
-    return [*specials, *kept, *absent, *pieces][:vocab_size]
 
 
 def _read_vocab(path: Path) -> dict[str, int]:

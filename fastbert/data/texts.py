@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from fastbert.errors import InputError
@@ -32,34 +33,71 @@ def read_texts(path: str | Path, column: str | None = None) -> Iterator[str]:
     if kind not in (".tsv", ".csv", ".jsonl", ".ndjson"):
         if column is not None:
             raise InputError(f"column = {column!r} needs a .tsv, .csv or .jsonl file; {path} is read line by line")
-        return _lines(path)
+        return lines(path)
     column = "text" if column is None else column
     if kind in (".jsonl", ".ndjson"):
-        return _json_column(_lines(path), column, path)
+        return _json_column(lines(path), column, path)
     csv.field_size_limit(_MAX_FIELD)
     if kind == ".tsv":
-        rows: Iterable[list[str]] = (line.split("\t") for line in _lines(path))
+        rows: Iterable[list[str]] = (line.split("\t") for line in lines(path))
     else:
-        rows = csv.reader(line + "\n" for line in _lines(path))
+        rows = csv.reader(line + "\n" for line in lines(path))
     return _table_column(rows, column, path)
 
 
-def _lines(path: Path) -> Iterator[str]:
+def lines(
+    path: Path, errors: str = "strict", at_most: int | None = None, advance: Callable[[int], object] | None = None
+) -> Iterator[str]:
+    """The lines of a UTF-8 file, or of standard input ("-"), without their ends.
+
+    Args:
+        errors: "strict" raises at bytes that are not UTF-8; "replace" reads them as U+FFFD and warns at the end.
+        at_most: longer lines come in pieces of about so many bytes, cut at white space where there is some.
+        advance: called with the number of bytes of each piece.
+
+    Raises:
+        InputError: a file that cannot be read, or a line that is not UTF-8, by its number.
+    """
     try:
         stream = sys.stdin.buffer if str(path) == "-" else path.open("rb")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
+    number, offset, damaged = 1, 0, 0
+    rest = b""
     with stream:
-        for number, line in enumerate(stream, 1):
+        while raw := rest + stream.readline(-1 if at_most is None else at_most):
+            rest = b""
+            ended = raw.endswith(b"\n")
+            if not ended and at_most is not None and len(raw) >= at_most:
+                raw, rest = _split(raw)
+            if advance is not None:
+                advance(len(raw))
             try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                text = raw.decode("utf-8-sig" if number == 1 and not offset else "utf-8")
             except UnicodeDecodeError as error:
-                raise InputError(f"{path}, line {number}: not UTF-8 text (byte {error.start + 1} of the line)") from None
+                if errors == "strict":
+                    place = f"byte {offset + error.start + 1} of the line"
+                    raise InputError(f"{path}, line {number}: not UTF-8 text ({place})") from None
+                text, damaged = raw.decode("utf-8", "replace"), damaged + 1
             yield text.rstrip("\r\n")
+            number, offset = (number + 1, 0) if ended else (number, offset + len(raw))
+    if damaged:
+        warnings.warn(f"{path}: {damaged} lines were not UTF-8; what was wrong stands as U+FFFD", stacklevel=2)
 
 
-def _json_column(lines: Iterator[str], key: str, path: Path) -> Iterator[str]:
-    for number, line in enumerate(lines, 1):
+def _split(raw: bytes) -> tuple[bytes, bytes]:
+    """A piece of a long line that ends between words, or at least between characters, and the rest."""
+    at = raw.rfind(b" ") + 1
+    if not at:
+        at = len(raw)
+        while at > max(len(raw) - 4, 1) and raw[at - 1] & 0xC0 == 0x80:  # back to the start of the last character
+            at -= 1
+        at = at - 1 if at > 1 and raw[at - 1] & 0xC0 == 0xC0 else len(raw)
+    return raw[:at], raw[at:]
+
+
+def _json_column(rows: Iterator[str], key: str, path: Path) -> Iterator[str]:
+    for number, line in enumerate(rows, 1):
         if not line.strip():
             continue
         try:

@@ -1,0 +1,302 @@
+"""Commands that make a BERT: tokenizer train, data build, data inspect, pretrain, ablate."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import fastbert
+from fastbert.commands.adding import Commands, add, add_group
+from fastbert.data.corpus import Corpus, build_corpus
+from fastbert.data.documents import FORMATS, Sentences, read_sentences
+from fastbert.data.examples import OBJECTIVES, CorpusExamples, Epoch, ExampleOptions, describe
+from fastbert.data.masking import RANDOM_WORDS, SELECTIONS, MaskingOptions
+from fastbert.data.plan import BALANCES
+from fastbert.data.static import StaticExamples, is_static, write_static
+from fastbert.data.texts import read_texts
+from fastbert.errors import InputError
+from fastbert.vocabulary import vocabulary_report
+
+
+def register(commands: Commands) -> None:
+    """Adds the commands."""
+    tokenizer = add_group(commands, "tokenizer", "Vocabularies.")
+    sub = add(tokenizer, "train", train_tokenizer, "fastbert tokenizer train books/*.txt -o my-tokenizer/ --held-out 0.01")
+    _add_text(sub)
+    sub.add_argument("-o", "--output", required=True, help="the directory to write")
+    sub.add_argument("--vocab-size", type=int, default=30_000, help="entries, specials included (default: 30000)")
+    sub.add_argument("--min-frequency", type=int, default=2, help="how often a pair must occur to be joined (default: 2)")
+    sub.add_argument("--max-length", type=int, default=512, help="tokens that models of it take (default: 512)")
+    sub.add_argument("--cased", action="store_true", help="keep case and accents")
+    sub.add_argument("--held-out", help="for the report: a text file, or a share of the texts, which are then not trained on")
+
+    data = add_group(commands, "data", "Pre-training text.")
+    sub = add(data, "build", build, "fastbert data build books/*.txt -o corpus/ --tokenizer my-tokenizer/ --held-out 0.01")
+    _add_text(sub)
+    sub.add_argument("-o", "--output", required=True, help="the directory to write; it must not exist, or be empty")
+    sub.add_argument("--tokenizer", help="a directory or hub id (not needed where the input is a corpus)")
+    sub.add_argument("--held-out", type=float, default=0.0, help="share of the documents kept out for evaluation (default: 0)")
+    sub.add_argument("--shard-tokens", type=int, default=1 << 27, help="tokens of a shard (default: 134217728)")
+    sub.add_argument("--static", action="store_true", help="write fixed examples, as google does; the input may be a corpus")
+    sub.add_argument("--duplicates", type=int, default=10, help="with --static: times each text is used (default: 10)")
+    _add_examples(sub)
+
+    sub = add(data, "inspect", inspect, "fastbert data inspect corpus/ --count 3 --max-length 64 --whole-words")
+    sub.add_argument("corpus", help="a folder of `fastbert data build`")
+    sub.add_argument("--count", type=int, default=5, help="examples to print (default: 5)")
+    sub.add_argument("--start", type=int, default=0, help="the first one (default: 0)")
+    sub.add_argument("--epoch", type=int, default=0, help="of this epoch (default: 0)")
+    _add_examples(sub)
+
+    sub = add(commands, "pretrain", pretrain, "fastbert pretrain minute -o minute-bert/")
+    sub.add_argument("recipe", help="a .toml file, or a recipe of the package: base, minute")
+    sub.add_argument("-o", "--output", required=True, help="the directory of the run; the same command goes on with it")
+    sub.add_argument("--corpus", help="a folder of `fastbert data build`, in place of the recipe's text")
+    sub.add_argument("--objective", choices=OBJECTIVES, help="in place of the recipe's")
+    sub.add_argument("--nsp-balance", choices=BALANCES, help="in place of the recipe's")
+    sub.add_argument("--seed", type=int, help="in place of the recipe's")
+    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any value, such as optimizer.lr=1e-4")
+    sub.add_argument("--device", help="cpu or cuda (default: CUDA where there is one)")
+    sub.add_argument("--progress", action="store_true", help="show the bar even where stderr is no terminal")
+
+    sub = add(commands, "ablate", ablate, "fastbert ablate --suite objectives -o ablation/ --set phases.0.steps=2000")
+    sub.add_argument(
+        "--suite", required=True, choices=["objectives", "masking"], help="rows of table 5, or of table 8, of the paper"
+    )
+    sub.add_argument("-o", "--output", required=True, help="the directory of the runs; the same command goes on with them")
+    sub.add_argument("--recipe", default="minute", help="what each row is trained by (default: minute)")
+    sub.add_argument("--size", help="the model's size, in place of the recipe's")
+    sub.add_argument("--corpus", help="a folder of `fastbert data build`, in place of the recipe's text")
+    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any value of the recipe")
+    sub.add_argument("--device", help="cpu or cuda (default: CUDA where there is one)")
+
+
+def _add_text(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", nargs="+", help="text files, - for standard input, or python:MODULE for the texts of a module")
+    parser.add_argument(
+        "--format", choices=FORMATS, help="text: blank lines separate documents; sentences: one a line (default: by the ending)"
+    )
+    parser.add_argument("--column", default="text", help="key of a JSON line, column of a table (default: text)")
+    parser.add_argument("--language", default="en", help="of the sentence finder (default: en)")
+    parser.add_argument("--whole-files", action="store_true", help="a file is one document")
+    parser.add_argument("--errors", choices=["strict", "replace"], default="strict", help="bytes that are not UTF-8")
+
+
+def _add_examples(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--objective", choices=OBJECTIVES, default="mlm+nsp", help="default: mlm+nsp")
+    parser.add_argument("--max-length", type=int, default=128, help="tokens of an example (default: 128)")
+    parser.add_argument("--nsp-balance", choices=BALANCES, default="exact", help="default: exact")
+    parser.add_argument("--selection", choices=SELECTIONS, default="exact", help="of tokens to predict (default: exact)")
+    parser.add_argument("--random-words", choices=RANDOM_WORDS, default="regular", help="drawn from (default: regular)")
+    parser.add_argument("--whole-words", action="store_true", help="mask whole words")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+
+
+def _example_options(args: argparse.Namespace) -> ExampleOptions:
+    masking = MaskingOptions(selection=args.selection, whole_words=args.whole_words, random_words=args.random_words)
+    return ExampleOptions(args.objective, args.max_length, balance=args.nsp_balance, masking=masking)
+
+
+def _text_options(args: argparse.Namespace) -> dict[str, Any]:
+    options = {"kind": args.format, "column": args.column, "language": args.language}
+    return {**options, "whole_files": args.whole_files, "errors": args.errors}
+
+
+def train_tokenizer(args: argparse.Namespace) -> None:
+    """A WordPiece vocabulary from text, the same bytes every time."""
+    folder = Path(args.output)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"cannot write {folder}: it is a file")
+    texts: Iterable[str] = Sentences(args.input, **_text_options(args))
+    if "-" in args.input:
+        texts = iter(texts)  # can be read once only
+    reported: Iterable[str] = texts
+    place = "every 100th text trained on"
+    share = _share(args.held_out)
+    if share is not None:
+        every = round(1 / share)
+        texts, reported, place = _Part(texts, every, False), _Part(texts, every, True), f"{share:.2%} of the texts, held out"
+    elif args.held_out:
+        reported, place = read_texts(args.held_out), args.held_out
+    else:
+        reported = _Part(texts, 100, True)
+    if "-" in args.input and not (args.held_out and share is None):
+        reported, place = [], ""
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written stops before the work
+    try:
+        tokenizer = fastbert.BertTokenizer.train(
+            texts,
+            args.vocab_size,
+            min_frequency=args.min_frequency,
+            do_lower_case=not args.cased,
+            model_max_length=args.max_length,
+            show_progress=sys.stderr.isatty(),
+        )
+        tokenizer.save_pretrained(folder)
+    finally:
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+    print(f"{len(tokenizer):,} entries -> {folder}", file=sys.stderr)
+    if place:
+        print(f"{vocabulary_report(tokenizer, reported)} on {place}")
+
+
+def _share(value: str | None) -> float | None:
+    """A share of texts, None where the value names a file or is absent."""
+    try:
+        share = float(value or "")
+    except ValueError:
+        return None
+    if not 0 < share <= 0.5:
+        raise InputError(f"held_out = {value} must be a share above 0 and at most 0.5, or a text file")
+    return share
+
+
+class _Part:
+    """Every so-manieth text, or all the others."""
+
+    def __init__(self, texts: Iterable[str], every: int, chosen: bool) -> None:
+        self.texts, self.every, self.chosen = texts, every, chosen
+
+    def __iter__(self) -> Iterator[str]:
+        return (text for i, text in enumerate(self.texts) if (i % self.every == self.every - 1) == self.chosen)
+
+
+def build(args: argparse.Namespace) -> None:
+    """Text to a corpus of token shards, or, with --static, to fixed examples."""
+    ready = len(args.input) == 1 and (Path(args.input[0]) / "manifest.json").is_file()
+    if ready and not args.static:
+        raise InputError(f"{args.input[0]} is a corpus already; --static makes examples of it")
+    if not args.static:
+        _build_corpus(args, Path(args.output))
+        return
+    if ready:
+        _write_static(args, Path(args.input[0]))
+        return
+    output = Path(args.output).resolve()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as between:
+        _build_corpus(args, Path(between) / "corpus")
+        _write_static(args, Path(between) / "corpus")
+
+
+def _build_corpus(args: argparse.Namespace, output: Path) -> None:
+    if not args.tokenizer:
+        raise InputError("--tokenizer is needed: a directory of `fastbert tokenizer train`, or a hub id")
+    tokenizer = fastbert.BertTokenizer.from_pretrained(args.tokenizer)
+    sizes = [Path(path).stat().st_size for path in args.input if Path(path).is_file()]
+    started = time.perf_counter()
+    with tqdm(total=sum(sizes) or None, unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+        sentences = read_sentences(args.input, **_text_options(args), advance=bar.update)
+        about = {"sources": args.input, "text": _text_options(args)}
+        report = build_corpus(sentences, tokenizer, output, held_out=args.held_out, shard_tokens=args.shard_tokens, about=about)
+    seconds = time.perf_counter() - started
+    speed = f", {sum(sizes) / 1e6 / seconds:.1f} MB/s" if sizes else ""
+    print(f"{report.table()}\n{seconds:.1f} s{speed} -> {output}", file=sys.stderr)
+    if report.documents < 2:
+        text = "the corpus holds one document: next-sentence prediction needs two or more; blank lines separate documents"
+        print(f"fastbert: warning: {text}", file=sys.stderr)
+
+
+def _write_static(args: argparse.Namespace, folder: Path) -> None:
+    corpus = Corpus.open(folder)
+    with tqdm(unit="example", disable=not sys.stderr.isatty()) as bar:
+        count = write_static(corpus, _example_options(args), args.seed, args.duplicates, args.output, bar.update)
+    print(f"{count:,} examples -> {args.output}", file=sys.stderr)
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """Examples as a model sees them, with masks and labels, and what the epoch holds."""
+    folder = Path(args.corpus)
+    if is_static(folder):
+        static = StaticExamples.open(folder)
+        epoch: Epoch = static
+        tokenizer, labels = static.tokenizer(), static.about_labels()
+    else:
+        source = CorpusExamples(Corpus.open(folder, check=True), _example_options(args), args.seed)
+        made = source.epoch(args.epoch)
+        epoch, tokenizer, labels = made, source.tokenizer, made.plan.label
+    count = len(epoch.lengths)
+    labelled = labels[labels >= 0]
+    pairs = f", {labelled.mean():.2%} of pairs random or swapped" if len(labelled) else ""
+    print(f"{count:,} examples, {epoch.lengths.mean():.1f} tokens on average{pairs}")
+    if not 0 <= args.start < count:
+        raise InputError(f"start = {args.start} is not in 0..{count - 1}")
+    for index in range(args.start, min(args.start + args.count, count)):
+        print(f"\n[{index}] {describe(epoch[index], tokenizer)}")
+
+
+def pretrain(args: argparse.Namespace) -> int:
+    """Trains a BERT by a recipe, or goes on with an interrupted run; exit code 1 where the recipe's target is missed."""
+    from fastbert.training import Recipe
+    from fastbert.training import pretrain as train
+
+    recipe = Recipe.load(args.recipe)
+    if args.corpus:
+        recipe = recipe.override("data.sources=[]", f"data.corpus='{args.corpus}'")
+    flags = {"data.objective": args.objective, "data.nsp_balance": args.nsp_balance, "run.seed": args.seed}
+    changes = [f"{key}={value!r}" for key, value in flags.items() if value is not None]
+    result = train(recipe.override(*changes, *args.set), args.output, args.device, True if args.progress else None)
+    if result.stopped_by:
+        print(
+            f"fastbert: stopped by {result.stopped_by} after step {result.step}; saved, the same command goes on",
+            file=sys.stderr,
+        )
+        return 128 + signal.Signals[result.stopped_by].value
+    if not result.leads:
+        return 0
+    print((result.folder / "report.md").read_text(encoding="utf-8"))
+    for line in islice(_samples(result.folder), 3):
+        print(line)
+    print(f"model -> {result.folder / 'model'}", file=sys.stderr)
+    if result.target_reached is False:
+        print("fastbert: the recipe's target was not reached", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _samples(folder: Path) -> Iterator[str]:
+    """What the model puts for a word of some held-out sentences."""
+    from fastbert.tasks import FillMask
+    from fastbert.training import Recipe
+
+    recipe = Recipe.from_dict(fastbert.files.read_json(folder / "recipe.json"))
+    source = Path(recipe.data.corpus) if recipe.data.corpus else folder / "corpus"
+    kept = None if is_static(source) else Corpus.open(source).held_out()
+    if kept is None or not recipe.data.objective.startswith("mlm"):
+        return
+    filler = FillMask.from_pretrained(folder / "model", "cpu")
+    starts = kept.sentence_starts().tolist()
+    for start, end in pairwise(starts):
+        tokens = filler.tokenizer.convert_ids_to_tokens(kept.tokens(start, end))
+        middle = len(tokens) // 2
+        around = [token for token in tokens[middle : middle + 2] if token is not None]
+        if 10 <= len(tokens) <= 30 and len(around) == 2 and all(token.isalpha() for token in around):
+            text = filler.tokenizer.decode(kept.tokens(start, start + middle)) + " [MASK] "
+            text += filler.tokenizer.decode(kept.tokens(start + middle + 1, end))
+            answers = filler.predict([text], 3)[0]
+            guesses = ", ".join(f"{answer['token_str']} {answer['score']:.2f}" for answer in answers)
+            yield f"{text}\n  it was: {around[0]}; the model says: {guesses}"
+
+
+def ablate(args: argparse.Namespace) -> None:
+    """Trains the rows of a table of the paper at a small size and prints them beside the paper's."""
+    from fastbert.training import Recipe
+    from fastbert.training.ablations import run_suite
+
+    recipe = Recipe.load(args.recipe)
+    if args.size:
+        recipe = recipe.override(f"model.size='{args.size}'")
+    if args.corpus:
+        recipe = recipe.override("data.sources=[]", f"data.corpus='{args.corpus}'")
+    print(run_suite(args.suite, recipe.override(*args.set), args.output, args.device))

@@ -1,0 +1,196 @@
+"""Sentences of documents from text files, one after another, in bounded memory: what a pre-training corpus is built from.
+
+Formats:
+    text       plain text: lines of a paragraph belong together, blank lines separate documents, sentences are found.
+    sentences  one sentence a line, a blank line between documents, as google's BERT reads them.
+    markdown   as text, but headings and rules (`#`, `---`) separate documents and are dropped; blank lines end paragraphs.
+    jsonl      one document a line: text, or a list of sentences, under a key. A line is held whole.
+    table      TSV or CSV, one document a row, in a column of text; see `texts.read_texts`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fastbert.data.texts import lines, read_texts
+from fastbert.errors import InputError
+
+FORMATS = ("text", "sentences", "markdown", "jsonl", "table")
+_PARAGRAPH = 1 << 16  # characters of a paragraph held before its sentences are passed on
+_SENTENCE = 2_000  # characters; what is longer is cut between words: no sentence fills a sequence of BERT's twice
+_LINE = 1 << 20  # bytes of a line read at once
+_BOUNDARY = re.compile(r"\s*(#|([-*_]\s*){3,}$)")
+
+Advance = Callable[[int], object]
+
+
+def read_sentences(
+    paths: Iterable[str | Path],
+    kind: str | None = None,
+    *,
+    column: str = "text",
+    language: str = "en",
+    whole_files: bool = False,
+    errors: str = "strict",
+    advance: Advance | None = None,
+) -> Iterator[str | None]:
+    """Yields the sentences of all files in order, and None at the end of each document.
+
+    Args:
+        paths: files, "-" for standard input, or "python:package.module" for the texts of a module's dictionary, such as
+            "python:pydoc_data.topics", the language reference that every Python carries.
+        kind: one of `FORMATS`; None goes by the ending: .jsonl, .md, .tsv, .csv; anything else is text.
+        column: key of a JSON line, column of a table.
+        language: of the sentence finder (ISO 639-1).
+        whole_files: a file is one document, whatever its blank lines.
+        errors: "strict" or "replace", for bytes that are not UTF-8.
+        advance: called with bytes read, for a progress bar.
+
+    Raises:
+        InputError: what cannot be read, with file and line.
+    """
+    if kind is not None and kind not in FORMATS:
+        raise InputError(f"format = {kind!r} is not one of {', '.join(FORMATS)}")
+    for path in paths:
+        if str(path).startswith("python:"):
+            yield from _of_module(str(path).removeprefix("python:"), language)
+            continue
+        path = Path(path)
+        read = _READERS[kind or _BY_ENDING.get(path.suffix.lower(), "text")]
+        stream = partial(lines, path, errors, advance=advance)
+        for sentence in read(stream, path, column, language):
+            if sentence is not None or not whole_files:
+                yield sentence
+        yield None
+
+
+def _text(
+    stream: Callable[..., Iterator[str]], path: Path, column: str, language: str, boundary: re.Pattern[str] | None = None
+) -> Iterator[str | None]:
+    """Plain text; with a `boundary`, lines that match it separate documents, and blank lines do not."""
+    paragraph: list[str] = []
+    size = 0
+    for line in stream(at_most=_LINE):
+        line = line.strip()
+        ends = bool(line) and boundary is not None and boundary.match(line) is not None
+        if line and not ends:
+            paragraph.append(line)
+            size += len(line) + 1
+            if size > _PARAGRAPH:
+                *whole, last = _sentences(" ".join(paragraph), language)
+                yield from whole
+                paragraph, size = [last], len(last)
+            continue
+        yield from _sentences(" ".join(paragraph), language)
+        paragraph, size = [], 0
+        if ends or boundary is None:
+            yield None
+    yield from _sentences(" ".join(paragraph), language)
+
+
+def _markdown(stream: Callable[..., Iterator[str]], path: Path, column: str, language: str) -> Iterator[str | None]:
+    return _text(stream, path, column, language, _BOUNDARY)
+
+
+def _one_a_line(stream: Callable[..., Iterator[str]], path: Path, column: str, language: str) -> Iterator[str | None]:
+    for line in stream(at_most=_LINE):
+        if line.strip():
+            yield from _pieces(line.strip())
+        else:
+            yield None
+
+
+def _json(stream: Callable[..., Iterator[str]], path: Path, column: str, language: str) -> Iterator[str | None]:
+    for number, line in enumerate(stream(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: not JSON ({error})") from None
+        value = row.get(column) if isinstance(row, dict) else None
+        if isinstance(value, str):
+            yield from _paragraphs(value, language)
+        elif isinstance(value, list) and all(isinstance(sentence, str) for sentence in value):
+            for sentence in value:
+                yield from _pieces(" ".join(sentence.split()))
+        else:
+            keys = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
+            raise InputError(f"{path}, line {number}: no text or list of texts under {column!r}; it has {keys or 'nothing'}")
+        yield None
+
+
+def _of_module(name: str, language: str) -> Iterator[str | None]:
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(f"python:{name}: {error}") from None
+    tables = [value for key, value in vars(module).items() if isinstance(value, dict) and not key.startswith("_")]
+    texts = [text for table in tables for _, text in sorted(table.items()) if isinstance(text, str)]
+    if not texts:
+        raise InputError(f"python:{name} has no dictionary of texts")
+    for text in texts:
+        yield from _paragraphs(text, language)
+        yield None
+
+
+def _table(stream: Callable[..., Iterator[str]], path: Path, column: str, language: str) -> Iterator[str | None]:
+    for text in read_texts(path, column):
+        yield from _sentences(" ".join(text.split()), language)
+        yield None
+
+
+_READERS = {"table": _table, "text": _text, "sentences": _one_a_line, "markdown": _markdown, "jsonl": _json}
+_BY_ENDING = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".md": "markdown",
+    ".markdown": "markdown",
+    ".tsv": "table",
+    ".csv": "table",
+}
+
+
+def _paragraphs(text: str, language: str) -> Iterator[str]:
+    for paragraph in re.split(r"\n\s*\n", text):
+        yield from _sentences(" ".join(paragraph.split()), language)
+
+
+def _sentences(paragraph: str, language: str) -> Iterator[str]:
+    if not paragraph:
+        return
+    import sentencex
+
+    for sentence in sentencex.segment(language, paragraph):
+        yield from _pieces(sentence.strip())
+
+
+def _pieces(sentence: str) -> Iterator[str]:
+    """A sentence, or pieces of one that is too long to be one."""
+    while len(sentence) > _SENTENCE:
+        at = sentence.rfind(" ", 1, _SENTENCE)
+        at = at if at > 0 else _SENTENCE
+        yield sentence[:at]
+        sentence = sentence[at:].lstrip()
+    if sentence:
+        yield sentence
+
+
+class Sentences:
+    """The sentences of some sources, as often as they are asked for: a vocabulary is trained in two passes.
+
+    Args:
+        sources, options: see `read_sentences`.
+    """
+
+    def __init__(self, sources: Iterable[str | Path], **options: Any) -> None:
+        self.sources, self.options = list(sources), options
+
+    def __iter__(self) -> Iterator[str]:
+        return (sentence for sentence in read_sentences(self.sources, **self.options) if sentence is not None)

@@ -1,0 +1,155 @@
+"""Pre-training examples, each a pure function of (seed, epoch, index): no worker, rank or resume point changes one.
+
+`CorpusExamples` makes them from a corpus as they are asked for (dynamic masking); `static.py` has ones that were written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from fastbert.data.corpus import Corpus
+from fastbert.data.masking import Ints, Masker, MaskingOptions
+from fastbert.data.plan import IGNORE, Plan, PlanOptions, plan_epoch
+from fastbert.errors import InputError
+from fastbert.tokenizer import BertTokenizer
+
+OBJECTIVES = ("mlm+nsp", "mlm+sop", "mlm", "ltr")
+_PAIRS = {"mlm+nsp": "nsp", "mlm+sop": "sop", "mlm": "none", "ltr": "none"}
+
+
+@dataclass
+class Example:
+    """One sequence.
+
+    Attributes:
+        input_ids: (S,) with [CLS], [SEP]s, masks and random words in place.
+        second: row at which segment B starts, S where there is none.
+        rows: (M,) rows that predict, ascending.
+        labels: (M,) true ids at masked rows; of the next token for "ltr".
+        next_sentence_label: 0 or 1, -100 where there is none.
+    """
+
+    input_ids: Ints
+    second: int
+    rows: Ints
+    labels: Ints
+    next_sentence_label: int
+
+
+class Epoch(Protocol):
+    """The examples of one epoch.
+
+    Attributes:
+        lengths: (n,) tokens of each.
+        predictions: (n,) rows that predict, or about so many.
+    """
+
+    lengths: Ints
+    predictions: Ints
+
+    def __getitem__(self, index: int) -> Example:
+        """Example `index`, always the same."""
+
+
+class Examples(Protocol):
+    """A source of epochs.
+
+    Attributes:
+        max_length: of an example.
+        max_predictions: of an example.
+        objective: one of `OBJECTIVES`.
+    """
+
+    max_length: int
+    max_predictions: int
+    objective: str
+
+    def epoch(self, number: int) -> Epoch:
+        """The examples of an epoch."""
+
+
+@dataclass(frozen=True)
+class ExampleOptions:
+    """What examples are made for: see `PlanOptions` and `MaskingOptions`."""
+
+    objective: str = "mlm+nsp"
+    max_length: int = 128
+    short_share: float = 0.1
+    balance: str = "exact"
+    masking: MaskingOptions = field(default_factory=MaskingOptions)
+
+    def __post_init__(self) -> None:
+        """Checks the objective; the rest is checked by the plan."""
+        if self.objective not in OBJECTIVES:
+            raise InputError(f"objective = {self.objective!r} is not one of {', '.join(OBJECTIVES)}")
+        self.plan()
+
+    def plan(self) -> PlanOptions:
+        """How examples are cut."""
+        return PlanOptions(self.max_length, _PAIRS[self.objective], self.short_share, self.balance)
+
+
+class CorpusExamples:
+    """Examples of a corpus, made as they are asked for."""
+
+    def __init__(self, corpus: Corpus, options: ExampleOptions, seed: int, tokenizer: BertTokenizer | None = None) -> None:
+        self.corpus, self.options, self.seed = corpus, options, seed
+        self.tokenizer = tokenizer or corpus.tokenizer()
+        self.masker = Masker(self.tokenizer, options.masking)
+        self.objective, self.max_length = options.objective, options.max_length
+        self.max_predictions = options.max_length if self.objective == "ltr" else options.masking.limit(options.max_length)
+
+    def epoch(self, number: int) -> CorpusEpoch:
+        """The examples of an epoch."""
+        return CorpusEpoch(self, number, plan_epoch(self.corpus, self.options.plan(), self.seed, number))
+
+
+class CorpusEpoch:
+    """One epoch of a corpus."""
+
+    def __init__(self, source: CorpusExamples, number: int, plan: Plan) -> None:
+        self.source, self.number, self.plan = source, number, plan
+        self.lengths = plan.lengths
+        masking = source.options.masking
+        self.predictions = self.lengths - 1
+        if source.objective != "ltr":
+            self.predictions = masking.counts(self.lengths, source.max_length)
+
+    def __getitem__(self, index: int) -> Example:
+        """Example `index` of the plan, masked by draws of its own."""
+        plan, source = self.plan, self.source
+        corpus, tokenizer = source.corpus, source.tokenizer
+        a = corpus.tokens(int(plan.a_start[index]), int(plan.a_end[index]))
+        b = corpus.tokens(int(plan.b_start[index]), int(plan.b_end[index]))
+        cls, sep = np.array([tokenizer.cls_token_id]), np.array([tokenizer.sep_token_id])
+        second = len(a) + 2
+        ids = np.concatenate([cls, a, sep, b, sep] if len(b) else [cls, a, sep])
+        label = int(plan.label[index])
+        if source.objective == "ltr":
+            return Example(ids, second, np.arange(len(ids) - 1), ids[1:], label)
+        candidates = np.concatenate([np.arange(1, second - 1), np.arange(second, len(ids) - 1)])
+        rng = generator(source.seed, self.number, index)
+        masked, rows, truth = source.masker.mask(ids, candidates, source.max_predictions, rng)
+        return Example(masked, second, rows, truth, label)
+
+
+def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """Draws that belong to one example: Philox, keyed by the seed, counting from (epoch, index)."""
+    return np.random.Generator(np.random.Philox(key=seed % (1 << 128), counter=[0, 0, index, epoch]))
+
+
+def describe(example: Example, tokenizer: BertTokenizer) -> str:
+    """An example as text: tokens with segments, `[MASK]=true`, `word<=true` for replaced and `word=` for kept ones."""
+    tokens = tokenizer.convert_ids_to_tokens(example.input_ids)
+    words = [str(token) for token in tokens]
+    for row, label in zip(example.rows, example.labels, strict=True):
+        truth = str(tokenizer.convert_ids_to_tokens([label])[0])
+        words[row] = f"{tokens[row]}=" if tokens[row] == truth else f"{tokens[row]}<={truth}"
+    segments: Sequence[str] = [" ".join(words[: example.second]), " ".join(words[example.second :])]
+    kind = {0: "0", 1: "1", IGNORE: "none"}[example.next_sentence_label]
+    head = f"{len(tokens)} tokens, {len(example.rows)} to predict, pair label {kind}"
+    return "\n".join([head, f"  A: {segments[0]}", *([f"  B: {segments[1]}"] if segments[1] else [])])

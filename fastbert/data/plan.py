@@ -1,0 +1,203 @@
+"""Which text goes into which example of an epoch, as a pure function of the corpus, a seed and the epoch.
+
+Paper, section 3.1 and appendix A.2; the order of events is google's create_pretraining_data. Sentences of a document are
+gathered until they fill a sequence; a random cut makes the first ones segment A. B is the rest, or, half of the time, text of
+another document, and then the rest is put back for the next example. What differs from google's, and why:
+
+* Nothing is cut off. A sentence longer than half of the room is split into equal parts beforehand, and a sentence that does not
+  fit any more starts the next example: every token is in exactly one example of an epoch, random B segments aside.
+* A random B never comes from A's own document; any other text of the corpus is equally likely.
+* `balance="exact"` pays random pairs that had to be (a single sentence left) back: google's order drifts to 54-61 % random.
+* Short sequences are drawn for each example, not for each document: few long documents get their share of them.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbert.data.corpus import Corpus
+from fastbert.errors import InputError
+
+PAIR_TASKS = ("nsp", "sop", "none")
+BALANCES = ("exact", "google")
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """How examples are cut.
+
+    Attributes:
+        max_length: tokens of an example, special ones included.
+        pairs: "nsp" (label 1: B is random), "sop" (label 1: the two were swapped), "none" (one segment).
+        short_share: share of examples with a random shorter length. Paper: 0.1.
+        balance: of NSP labels, "exact" or "google".
+    """
+
+    max_length: int
+    pairs: str = "nsp"
+    short_share: float = 0.1
+    balance: str = "exact"
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        if self.pairs not in PAIR_TASKS:
+            raise InputError(f"pairs = {self.pairs!r} is not one of {', '.join(PAIR_TASKS)}")
+        if self.balance not in BALANCES:
+            raise InputError(f"balance = {self.balance!r} is not one of {', '.join(BALANCES)}")
+        if self.max_length < 8:
+            raise InputError(f"max_length = {self.max_length} must be at least 8: special tokens and some text")
+        if not 0 <= self.short_share <= 1:
+            raise InputError(f"short_share = {self.short_share} must be within 0..1")
+
+    @property
+    def num_special(self) -> int:
+        """[CLS] and [SEP]s."""
+        return 2 if self.pairs == "none" else 3
+
+
+@dataclass
+class Plan:
+    """The examples of an epoch: token spans of the corpus, end exclusive. B is empty where there is one segment only.
+
+    Attributes:
+        a_start, a_end, b_start, b_end: (n,) int64.
+        label: (n,) int64, 0, 1, or -100 where there is none.
+    """
+
+    a_start: NDArray[np.int64]
+    a_end: NDArray[np.int64]
+    b_start: NDArray[np.int64]
+    b_end: NDArray[np.int64]
+    label: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.label)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(n,) tokens of each example, special ones included."""
+        second = self.b_end - self.b_start
+        return self.a_end - self.a_start + second + np.where(second > 0, 3, 2)
+
+    @property
+    def random_share(self) -> float:
+        """Share of label 1 among those that have one."""
+        labelled = self.label[self.label != IGNORE]
+        return float(labelled.mean()) if len(labelled) else 0.0
+
+
+def plan_epoch(corpus: Corpus, options: PlanOptions, seed: int, epoch: int) -> Plan:
+    """The examples of an epoch, in the order of the corpus.
+
+    Raises:
+        InputError: next-sentence pairs are wanted and the corpus has a single document.
+    """
+    if options.pairs == "nsp" and corpus.num_documents < 2:
+        raise InputError(
+            f"{corpus.folder} holds {corpus.num_documents} document: next-sentence prediction needs text of another for its "
+            "random pairs. Separate documents by blank lines, add files, or train with the objective mlm or mlm+sop"
+        )
+    room = options.max_length - options.num_special
+    starts, documents = _units(corpus, room if options.pairs == "none" else room // 2)
+    draw = random.Random(f"{seed}/{options.max_length}/{epoch}").random
+    if options.pairs == "none":
+        rows = list(_single(starts, documents, room, options.short_share, draw))
+    elif options.pairs == "sop":
+        rows = list(_ordered(starts, documents, room, options.short_share, draw))
+    else:
+        rows = list(_next_sentence(starts, documents, room, options, draw))
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 5).T
+    return Plan(*(np.ascontiguousarray(column) for column in columns))
+
+
+Row = tuple[int, int, int, int, int]
+Draw = Callable[[], float]
+
+
+def _units(corpus: Corpus, longest: int) -> tuple[list[int], list[int]]:
+    """Where units (sentences, or equal parts of long ones) start, in tokens, with the end; and documents, in units."""
+    sentences = corpus.sentence_starts()
+    lengths = np.diff(sentences)
+    parts = -(-lengths // longest)
+    first = np.concatenate([[0], parts.cumsum()])
+    owner = np.repeat(np.arange(len(lengths)), parts)
+    ordinal = np.arange(first[-1]) - first[owner]
+    starts = sentences[owner] + ordinal * lengths[owner] // parts[owner]
+    return [*starts.tolist(), corpus.num_tokens], first[corpus.document_starts()].tolist()
+
+
+def _target(room: int, short_share: float, draw: Draw) -> int:
+    """Tokens to gather: all the room, or now and then a random shorter length."""
+    return 2 + int(draw() * (room - 1)) if draw() < short_share else room
+
+
+def _gather(starts: list[int], unit: int, last: int, target: int, room: int) -> int:
+    """The unit behind the last one gathered from `unit` on: until the target is reached, or the next one does not fit."""
+    end = unit + 1
+    while end < last and starts[end] - starts[unit] < target and starts[end + 1] - starts[unit] <= room:
+        end += 1
+    return end
+
+
+def _single(starts: list[int], documents: list[int], room: int, short_share: float, draw: Draw) -> Iterator[Row]:
+    for first, last in pairwise(documents):
+        unit = first
+        while unit < last:
+            end = _gather(starts, unit, last, _target(room, short_share, draw), room)
+            yield starts[unit], starts[end], 0, 0, IGNORE
+            unit = end
+
+
+def _ordered(starts: list[int], documents: list[int], room: int, short_share: float, draw: Draw) -> Iterator[Row]:
+    """Sentence order (Lan et al. 2020): two pieces in a row, half of the time swapped."""
+    for first, last in pairwise(documents):
+        unit = first
+        while unit < last:
+            end = _gather(starts, unit, last, _target(room, short_share, draw), room)
+            if end - unit == 1:
+                yield starts[unit], starts[end], 0, 0, IGNORE
+            else:
+                cut = unit + 1 + int(draw() * (end - unit - 1))
+                a, b = (starts[unit], starts[cut]), (starts[cut], starts[end])
+                swapped = draw() < 0.5
+                yield (*b, *a, 1) if swapped else (*a, *b, 0)
+            unit = end
+
+
+def _next_sentence(
+    starts: list[int],
+    documents: list[int],
+    room: int,
+    options: PlanOptions,
+    draw: Draw,
+) -> Iterator[Row]:
+    units, owed = documents[-1], 0  # owed: random pairs so far, less the others
+    for first, last in pairwise(documents):
+        unit = first
+        while unit < last:
+            target = _target(room, options.short_share, draw)
+            end = _gather(starts, unit, last, target, room)
+            cut = unit + 1 if end - unit == 1 else unit + 1 + int(draw() * (end - unit - 1))
+            coin = draw() < 0.5
+            if options.balance == "exact" and owed:
+                coin = owed < 0
+            if end - unit == 1 or coin:
+                other = int(draw() * (units - last + first))
+                other += last - first if other >= first else 0
+                bound = documents[bisect_right(documents, other)]
+                left = max(target, starts[unit + 1] - starts[unit] + 1) - (starts[cut] - starts[unit])
+                stop = _gather(starts, other, bound, left, left)
+                yield starts[unit], starts[cut], starts[other], min(starts[stop], starts[other] + left), 1
+                unit, owed = cut, owed + 1
+            else:
+                yield starts[unit], starts[cut], starts[cut], starts[end], 0
+                unit, owed = end, owed - 1

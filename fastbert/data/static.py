@@ -1,0 +1,141 @@
+"""Examples that were written once, masks and pairs in place, as google's BERT does: `fastbert data build --static`.
+
+Every epoch has the same examples; only their order changes. "Duplicates" are copies of the corpus with other pairs and masks.
+
+    static/manifest.json, static/tokenizer/
+    static/input_ids.bin   ids of all examples, end to end       static/starts.bin        int64 (n + 1,)
+    static/rows.bin        int32, rows that predict              static/rows_starts.bin   int64 (n + 1,)
+    static/labels.bin      their true ids                        static/about.bin         int32 (n, 2): second, pair label
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastbert import files
+from fastbert.data.corpus import Corpus
+from fastbert.data.examples import CorpusExamples, Example, ExampleOptions
+from fastbert.errors import CheckpointError, InputError
+from fastbert.tokenizer import BertTokenizer
+
+FORMAT = "fastbert static examples"
+VERSION = 1
+
+
+def is_static(folder: Path) -> bool:
+    """Whether a folder holds static examples."""
+    path = folder / "manifest.json"
+    return path.is_file() and files.read_json(path).get("format") == FORMAT
+
+
+def write_static(
+    corpus: Corpus,
+    options: ExampleOptions,
+    seed: int,
+    duplicates: int,
+    folder: str | Path,
+    advance: Callable[[int], object] | None = None,
+) -> int:
+    """Writes the examples of the first `duplicates` epochs; returns how many. The folder appears when it is whole."""
+    if duplicates < 1:
+        raise InputError(f"duplicates = {duplicates} must be at least 1")
+    source = CorpusExamples(corpus, options, seed)
+    dtype = np.dtype(corpus.manifest["dtype"])
+    starts, rows_starts, about = [0], [0], []
+    with files.new_folder(folder) as part:
+        streams = {name: (part / f"{name}.bin").open("wb") for name in ("input_ids", "rows", "labels")}
+        try:
+            for number in range(duplicates):
+                epoch = source.epoch(number)
+                for index in range(len(epoch.lengths)):
+                    one = epoch[index]
+                    streams["input_ids"].write(one.input_ids.astype(dtype).tobytes())
+                    streams["rows"].write(one.rows.astype("<i4").tobytes())
+                    streams["labels"].write(one.labels.astype(dtype).tobytes())
+                    starts.append(starts[-1] + len(one.input_ids))
+                    rows_starts.append(rows_starts[-1] + len(one.rows))
+                    about.append((one.second, one.next_sentence_label))
+                    if advance is not None:
+                        advance(1)
+        finally:
+            for stream in streams.values():
+                stream.close()
+        np.array(starts, "<i8").tofile(part / "starts.bin")
+        np.array(rows_starts, "<i8").tofile(part / "rows_starts.bin")
+        np.array(about, "<i4").tofile(part / "about.bin")
+        source.tokenizer.save_pretrained(part / "tokenizer")
+        manifest = {"format": FORMAT, "version": VERSION, "examples": len(about), "tokens": starts[-1], "dtype": dtype.name}
+        manifest |= {"predictions": rows_starts[-1], "seed": seed, "duplicates": duplicates}
+        manifest |= {"options": dataclasses.asdict(options), "vocabulary_sha256": corpus.manifest["vocabulary_sha256"]}
+        files.write_text(part / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    return len(about)
+
+
+class StaticExamples:
+    """Static examples opened for reading; a source and its only epoch in one."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+        options = manifest["options"]
+        self.objective, self.max_length = options["objective"], options["max_length"]
+        count, kept = manifest["examples"], manifest["dtype"]
+        self._starts = self._map("starts", "<i8", count + 1)
+        self._rows_starts = self._map("rows_starts", "<i8", count + 1)
+        self._about = self._map("about", "<i4", 2 * count).reshape(count, 2)
+        self._ids = self._map("input_ids", kept, manifest["tokens"])
+        self._rows = self._map("rows", "<i4", manifest["predictions"])
+        self._labels = self._map("labels", kept, manifest["predictions"])
+        self.lengths = np.diff(self._starts)
+        self.predictions = np.diff(self._rows_starts)
+        self.max_predictions = int(self.predictions.max())
+
+    @classmethod
+    def open(cls, folder: str | Path) -> StaticExamples:
+        """Opens a folder that `write_static` made.
+
+        Raises:
+            CheckpointError: another kind or version of folder, or files that do not fit the manifest.
+        """
+        manifest = files.read_json(Path(folder) / "manifest.json")
+        if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+            raise CheckpointError(f"{folder} holds no static examples of this version")
+        return cls(Path(folder), manifest)
+
+    def _map(self, name: str, dtype: str, count: int) -> Any:
+        path = self.folder / f"{name}.bin"
+        size = count * np.dtype(dtype).itemsize
+        if not path.is_file() or path.stat().st_size != size:
+            raise CheckpointError(f"{path} is damaged: the manifest says {size} bytes")
+        return np.memmap(path, dtype, "r")
+
+    def tokenizer(self) -> BertTokenizer:
+        """The tokenizer that they were made with."""
+        return BertTokenizer.from_pretrained(self.folder / "tokenizer")
+
+    def about_labels(self) -> Any:
+        """(n,) pair labels."""
+        return self._about[:, 1]
+
+    def check(self, wanted: ExampleOptions, name: str) -> None:
+        """Raises InputError where a recipe asks for other examples than these."""
+        made = self.manifest["options"]
+        for key in ("objective", "max_length"):
+            if made[key] != getattr(wanted, key):
+                raise InputError(f"{name} wants {key} = {getattr(wanted, key)!r}; {self.folder} was written with {made[key]!r}")
+
+    def epoch(self, number: int) -> StaticExamples:
+        """The same examples in every epoch."""
+        return self
+
+    def __getitem__(self, index: int) -> Example:
+        """Example `index`."""
+        ids = self._ids[self._starts[index] : self._starts[index + 1]].astype(np.int64)
+        span = slice(self._rows_starts[index], self._rows_starts[index + 1])
+        second, label = self._about[index].tolist()
+        return Example(ids, second, self._rows[span].astype(np.int64), self._labels[span].astype(np.int64), label)

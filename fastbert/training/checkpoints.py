@@ -1,0 +1,138 @@
+"""Checkpoints of a run: whole or not there, the last few kept, damaged ones skipped.
+
+    step-00001200/            config.json, model.safetensors and the tokenizer's files: opens like any model
+        training.pt           optimiser, loss scaler, position in the data, running sums, recipe
+        checkpoint.json       the step, and the size and SHA-256 of every other file; written last
+
+A folder is written under another name, flushed to the disk and then renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastbert import files
+from fastbert.errors import CheckpointError
+
+_NAME = re.compile(r"step-(\d{8})")
+_PART = ".part"
+STATE = "training.pt"
+MANIFEST = "checkpoint.json"
+
+
+class Checkpoints:
+    """The checkpoints in a folder.
+
+    Args:
+        folder: made when the first one is written.
+        keep: how many stay.
+    """
+
+    def __init__(self, folder: Path, keep: int = 3) -> None:
+        self.folder, self.keep = folder, keep
+
+    def save(self, step: int, state: dict[str, Any], write_model: Callable[[Path], None]) -> Path:
+        """Writes a checkpoint and removes those beyond `keep`.
+
+        Args:
+            step: steps done.
+            state: for `torch.save`; only what `weights_only=True` reads.
+            write_model: writes the model's files into the folder it is given.
+
+        Raises:
+            CheckpointError: it cannot be written (the disk is full, ...); nothing of it stays, and what was there stays.
+        """
+        target = self.folder / f"step-{step:08d}"
+        part = self.folder / f".{target.name}{_PART}"
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            write_model(part)
+            torch.save(state, part / STATE)
+            written = {path.name: _about(path) for path in sorted(part.iterdir())}
+            (part / MANIFEST).write_text(json.dumps({"step": step, "files": written}, indent=1) + "\n", encoding="utf-8")
+            for path in part.iterdir():
+                _flush(path)
+            _flush(part)
+            if target.exists():  # a damaged one that was skipped
+                shutil.rmtree(target)
+            part.rename(target)
+            _flush(self.folder)
+        except (OSError, RuntimeError) as error:  # torch.save and safetensors report a full disk as a RuntimeError
+            shutil.rmtree(part, ignore_errors=True)
+            last = next(self._found(), None)
+            kept = f"the last good one is {last}" if last else "there is none before it"
+            raise CheckpointError(f"cannot write the checkpoint {target}: {_reason(error)}; {kept}") from error
+        for path in list(self._found())[self.keep :]:
+            shutil.rmtree(path)
+        return target
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest whole checkpoint and its state, None where there is none. Damaged ones are skipped with a warning."""
+        for path in self._found():
+            try:
+                check(path)
+                return path, torch.load(path / STATE, map_location="cpu", weights_only=True)
+            except (CheckpointError, OSError, ValueError, KeyError, RuntimeError) as error:
+                warnings.warn(f"the checkpoint {path.name} is skipped: {error}", stacklevel=2)
+        return None
+
+    def clean(self) -> None:
+        """Removes what an interrupted writer left."""
+        for path in self.folder.glob(f".step-*{_PART}"):
+            shutil.rmtree(path)
+
+    def _found(self) -> Iterator[Path]:
+        """Checkpoint folders, newest first."""
+        if self.folder.is_dir():
+            yield from sorted((path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)), reverse=True)
+
+
+def check(folder: Path) -> int:
+    """The step of a checkpoint, all its files compared with their sizes and hashes.
+
+    Raises:
+        CheckpointError: a file is missing or differs.
+    """
+    about = files.read_json(folder / MANIFEST)
+    for name, (size, digest) in about["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path.name} is missing")
+        if _about(path) != [size, digest]:
+            raise CheckpointError(f"{path.name} is damaged")
+    return int(about["step"])
+
+
+def _about(path: Path) -> list[Any]:
+    """Size and hash."""
+    with path.open("rb") as stream:
+        return [path.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest()]
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _reason(error: Exception) -> str:
+    """Why a file could not be written, in the system's words where they are known."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error)

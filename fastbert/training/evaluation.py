@@ -1,0 +1,70 @@
+"""The four classic numbers on held-out text: masked_lm_loss and _accuracy, next_sentence_loss and _accuracy."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastbert.data.batches import EpochBatches, PreTrainingBatch
+from fastbert.data.plan import IGNORE
+from fastbert.reference import cross_entropy_of_logits
+from fastbert.training.world import World
+
+NAMES = ("masked_lm_loss", "masked_lm_accuracy", "next_sentence_loss", "next_sentence_accuracy")
+
+
+def evaluate(
+    model: Any, batches: EpochBatches, most: int, world: World, precision: AbstractContextManager[Any]
+) -> dict[str, float]:
+    """Means over labelled tokens, and over labelled pairs, of the first batches; each process does its share.
+
+    Args:
+        model: a language-model class, unwrapped or sharded; its mode is restored.
+        batches: held-out ones, always the same.
+        most: batches, at most.
+        precision: autocast, or nothing.
+    """
+    count = min(len(batches), most)
+    sums = torch.zeros(6, dtype=torch.float64)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), precision, world.gathered(model):
+            for first in range(0, count, world.size):  # sharded weights want the same number of forwards everywhere
+                mine = first + world.rank
+                found = _sums(model, batches[min(mine, count - 1)].to(world.device))
+                if mine < count:
+                    sums += found
+    finally:
+        model.train(training)
+    mlm, hits, words, pair, right, pairs = world.sum(sums.tolist())
+    values = {"masked_lm_loss": mlm / max(words, 1), "masked_lm_accuracy": hits / max(words, 1)}
+    if pairs:
+        values |= {"next_sentence_loss": pair / pairs, "next_sentence_accuracy": right / pairs}
+    return values
+
+
+def _sums(model: Any, batch: PreTrainingBatch) -> Tensor:
+    """Loss, hits and labels, of words and of pairs."""
+    encoder, heads = model.base_model, model.cls
+    scored, wanted = batch.labels != IGNORE, batch.labels
+    first = batch.packed.first_rows()
+    states = encoder(batch.packed, last_layer_rows=torch.cat([first, batch.scored_rows])).last_hidden_state
+    at_first, at_labels = states.split([len(first), len(batch.scored_rows)])
+    logits = heads.predictions(at_labels)
+    found = [*_loss_and_hits(logits, wanted), scored.sum()]
+    if batch.next_sentence_label is not None:
+        follows = batch.next_sentence_label
+        pairs = heads.seq_relationship(encoder.pool_rows(at_first, batch.packed))
+        found += [*_loss_and_hits(pairs, follows), (follows != IGNORE).sum()]
+    found += [torch.zeros(())] * (6 - len(found))
+    return torch.stack([value.double().cpu() for value in found])
+
+
+def _loss_and_hits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed cross entropy, and how many best guesses are right."""
+    count = (labels != IGNORE).sum()
+    return cross_entropy_of_logits(logits, labels).float() * count, ((logits.argmax(-1) == labels) & (labels != IGNORE)).sum()

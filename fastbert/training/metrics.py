@@ -1,0 +1,64 @@
+"""What a run writes down: metrics.jsonl, one line a record, and TensorBoard files where they are asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+from fastbert import files
+from fastbert.errors import InputError
+
+
+class MetricsWriter:
+    """Appends records; those beyond the step that a run resumes from are removed first.
+
+    Args:
+        folder: of the run.
+        step: steps done so far.
+        tensorboard: also write event files to `folder/tensorboard`.
+
+    Raises:
+        InputError: TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, folder: Path, step: int, tensorboard: bool = False) -> None:
+        path = folder / "metrics.jsonl"
+        kept = [record for record in read_metrics(path) if record["step"] <= step] if step else []
+        files.write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+        self._stream: TextIO = path.open("a", encoding="utf-8")
+        self._board: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise InputError("run.tensorboard needs the package tensorboard: pip install tensorboard") from None
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """One record; its "kind" ("train" or "eval") and "step" are among its values."""
+        self._stream.write(json.dumps(record) + "\n")
+        self._stream.flush()
+        if self._board is not None:
+            for name, value in record.items():
+                if name not in ("kind", "step") and isinstance(value, int | float):
+                    self._board.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._stream.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl, an unfinished last line left out."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records

@@ -1,0 +1,117 @@
+"""Optimisers of BERT: which parameters decay, AdamW, BERT's own Adam, LAMB."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastbert.errors import InputError
+
+OPTIMIZERS = ("adamw", "bert-adam", "lamb")
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: what decays, and biases and LayerNorm weights, which do not. Embeddings decay. Shared ones come once."""
+    still = {
+        id(parameter)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if name == "bias" or isinstance(module, nn.LayerNorm)
+    }
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if id(p) not in still], "weight_decay": weight_decay},
+        {"params": [p for p in trained if id(p) in still], "weight_decay": 0.0},
+    ]
+
+
+def make_optimizer(
+    name: str,
+    model: nn.Module,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-6,
+    weight_decay: float = 0.01,
+    capturable: bool = False,
+) -> torch.optim.Optimizer:
+    """An optimiser of a model's parameters.
+
+    Args:
+        name: "adamw" (PyTorch's, fused), "bert-adam" (`BertAdam`) or "lamb" (of the package pytorch-optimizer).
+        capturable: the learning rate is a tensor on the device, so that a CUDA graph may hold the step ("adamw" only).
+
+    Raises:
+        InputError: an unknown name, or a package that is not installed.
+    """
+    groups = parameter_groups(model, weight_decay)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True, capturable=capturable)
+    if name == "bert-adam":
+        return BertAdam(groups, lr=lr, betas=betas, eps=eps)
+    if name == "lamb":
+        try:
+            from pytorch_optimizer import Lamb
+        except ImportError:
+            raise InputError("optimizer = 'lamb' needs the package pytorch-optimizer: pip install pytorch-optimizer") from None
+        optimizer: torch.optim.Optimizer = Lamb(groups, lr=lr, betas=betas, eps=eps, max_grad_norm=0.0)
+        return optimizer
+    raise InputError(f"optimizer = {name!r} is not one of {', '.join(OPTIMIZERS)}")
+
+
+class BertAdam(torch.optim.Optimizer):
+    """Adam as BERT was trained with: no bias correction, weight decay beside the gradient, epsilon behind the root.
+
+        m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2,   p = p - lr (m / (sqrt(v) + eps) + decay p)
+
+    The released code's AdamWeightDecayOptimizer.
+
+    Args:
+        params: parameters, or groups with their own `weight_decay`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            moved = [p for p in group["params"] if p.grad is not None]
+            if not moved:
+                continue
+            for p in moved:
+                if not self.state[p]:
+                    self.state[p] = {"m": torch.zeros_like(p), "v": torch.zeros_like(p)}
+            gradients = [p.grad for p in moved]
+            first, second = ([self.state[p][name] for p in moved] for name in ("m", "v"))
+            b1, b2 = group["betas"]
+            torch._foreach_lerp_(first, gradients, 1 - b1)
+            torch._foreach_mul_(second, b2)
+            torch._foreach_addcmul_(second, gradients, gradients, 1 - b2)
+            update = torch._foreach_sqrt(second)
+            torch._foreach_add_(update, group["eps"])
+            update = torch._foreach_div(first, update)
+            if group["weight_decay"]:
+                torch._foreach_add_(update, moved, alpha=group["weight_decay"])
+            torch._foreach_add_(moved, update, alpha=-group["lr"])
+        return loss
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate of every group, in place where a graph may hold it."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr

@@ -1,0 +1,174 @@
+"""What must stand before the first step: the output folder, the corpus, the examples, the model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastbert import files
+from fastbert.config import BertConfig
+from fastbert.data.batches import Budget, EpochBatches
+from fastbert.data.corpus import Corpus, build_corpus
+from fastbert.data.documents import Sentences, read_sentences
+from fastbert.data.examples import CorpusExamples, Examples
+from fastbert.data.static import StaticExamples, is_static
+from fastbert.errors import CheckpointError, InputError
+from fastbert.lm_heads import BertForMaskedLM, BertForPreTraining, BertLMHeadModel
+from fastbert.tokenizer import BertTokenizer
+from fastbert.training.recipe import Recipe
+
+CLASSES: dict[str, Any] = {
+    "mlm+nsp": BertForPreTraining,
+    "mlm+sop": BertForPreTraining,
+    "mlm": BertForMaskedLM,
+    "ltr": BertLMHeadModel,
+}
+EVALUATION_SEED = 1_000_003  # of the masks of held-out text: the same for every run, so that runs can be compared
+
+# What a resumed run may have otherwise: it changes nothing that is learned, or only its rounding.
+_FREE = {"data.corpus"} | {
+    f"run.{name}"
+    for name in (
+        "log_every",
+        "checkpoint_every",
+        "keep",
+        "workers",
+        "compile",
+        "capture",
+        "sharded",
+        "tensorboard",
+        "gradient_checkpointing",
+    )
+}
+
+
+def prepare_folder(recipe: Recipe, folder: Path) -> None:
+    """Makes the output folder and writes the recipe there.
+
+    Raises:
+        InputError: it holds something else, or a run of another recipe. CheckpointError: it cannot be written.
+    """
+    path = folder / "recipe.json"
+    if path.is_file():
+        for key, before, now in _differences(files.read_json(path), json.loads(json.dumps(recipe.to_dict())), ""):
+            if key not in _FREE:
+                raise InputError(
+                    f"{folder} holds a run with {key} = {before!r}; now it is {now!r}: name another output, or the same value"
+                )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} holds something else than a pre-training run: name a new folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder}: {error.strerror}") from None
+    files.write_text(path, json.dumps(recipe.to_dict(), indent=1) + "\n")
+
+
+def _differences(before: Any, now: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            yield from _differences(before.get(key), now.get(key), f"{place}.{key}" if place else key)
+    elif before != now:
+        yield place, before, now
+
+
+def prepare_corpus(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
+    """Makes vocabulary and corpus in the output folder, where the recipe names text and they are not there yet."""
+    data = recipe.data
+    if bool(data.corpus) == bool(data.sources):
+        got = "both are" if data.corpus else "neither is"
+        raise InputError(
+            f"give data.corpus, a folder of `fastbert data build`, or data.sources, text to build one of; {got} given"
+        )
+    if data.sources and not (folder / "corpus" / "manifest.json").is_file():
+        say(f"vocabulary of {data.vocab_size:,} entries and corpus from {', '.join(data.sources)}")
+        longest = max(phase.max_length for phase in recipe.phases)
+        tokenizer = BertTokenizer.train(Sentences(data.sources), data.vocab_size, model_max_length=longest)
+        report = build_corpus(read_sentences(data.sources), tokenizer, folder / "corpus", held_out=data.held_out)
+        say(report.table())
+
+
+@dataclass
+class Sources:
+    """What a run reads.
+
+    Attributes:
+        examples: of each phase.
+        tokenizer: of the corpus.
+        held_out: batches for evaluation, None without held-out text.
+        unigram_entropy: of the held-out text, nats.
+        fingerprint: hash of the corpus' manifest, which holds the hashes of all its files.
+    """
+
+    examples: list[Examples]
+    tokenizer: BertTokenizer
+    held_out: EpochBatches | None
+    unigram_entropy: float
+    fingerprint: str
+
+
+def open_sources(recipe: Recipe, folder: Path) -> Sources:
+    """Opens the corpus, or static examples, of a recipe.
+
+    Raises:
+        InputError: it does not fit the recipe. CheckpointError: it is damaged.
+    """
+    corpus_folder = Path(recipe.data.corpus) if recipe.data.corpus else folder / "corpus"
+    held_out, entropy = None, 0.0
+    if is_static(corpus_folder):
+        static = StaticExamples.open(corpus_folder)
+        for number, phase in enumerate(recipe.phases):
+            static.check(recipe.example_options(phase), f"phases.{number}")
+        examples: list[Examples] = [static] * len(recipe.phases)
+        tokenizer = static.tokenizer()
+    else:
+        corpus = Corpus.open(corpus_folder)
+        tokenizer = corpus.tokenizer()
+        corpus.check_vocabulary(tokenizer, f"{corpus_folder}/tokenizer")
+        options = [recipe.example_options(phase) for phase in recipe.phases]
+        examples = [CorpusExamples(corpus, one, recipe.run.seed, tokenizer) for one in options]
+        kept = corpus.held_out()
+        if kept is not None:
+            entropy = kept.unigram_entropy()
+            source = CorpusExamples(kept, options[-1], EVALUATION_SEED, tokenizer)
+            budget = Budget.of(source, recipe.phases[-1].batch_tokens, recipe.masking.probability)
+            held_out = EpochBatches(source, budget, EVALUATION_SEED, 0)
+    if recipe.model.init and BertTokenizer.from_pretrained(recipe.model.init).get_vocab() != tokenizer.get_vocab():
+        raise InputError(
+            f"the vocabulary of model.init = {recipe.model.init!r} is not the one that {corpus_folder} was built with: build "
+            "it with that tokenizer"
+        )
+    fingerprint = hashlib.sha256((corpus_folder / "manifest.json").read_bytes()).hexdigest()
+    return Sources(examples, tokenizer, held_out, entropy, fingerprint)
+
+
+def build_model(recipe: Recipe, sources: Sources) -> Any:
+    """The model of a recipe on the host: random weights from the seed, or those of `model.init`.
+
+    Raises:
+        InputError: a vocabulary or a length that the model has no rows for.
+    """
+    kind = CLASSES[recipe.data.objective]
+    torch.manual_seed(recipe.run.seed)
+    causal = recipe.data.objective == "ltr"
+    if recipe.model.init:
+        model = kind.from_pretrained(recipe.model.init, dtype="float32", is_decoder=causal, **recipe.model.config)
+    else:
+        tokenizer = sources.tokenizer
+        fields = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **recipe.model.config}
+        model = kind(BertConfig.of_size(recipe.model.size, **{**fields, "is_decoder": causal}))
+    config = model.config
+    if config.vocab_size < len(sources.tokenizer):
+        raise InputError(f"vocab_size = {config.vocab_size} is below the {len(sources.tokenizer)} entries of the corpus")
+    longest = max(source.max_length for source in sources.examples)
+    if longest > config.max_position_embeddings:
+        raise InputError(f"max_length = {longest} is above max_position_embeddings = {config.max_position_embeddings}")
+    if recipe.run.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    return model

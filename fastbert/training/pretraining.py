@@ -1,0 +1,329 @@
+"""Pre-training by a recipe: the steps, evaluation, checkpoints, and resuming exactly.
+
+The state of a run is its step, its position in the data, weights and optimiser. Everything random (weights, examples, order,
+masks, dropout) is a function of the seed and the step, epoch or index, so a run that was killed and resumed has the same bits
+as one that was not.
+
+    output/recipe.json      what is trained                 output/checkpoints/  the last few, see `checkpoints`
+    output/metrics.jsonl    losses, rates, speed            output/model/        the model at the end
+    output/report.md        what came of it, loss.png       output/corpus/       where the recipe made it from text
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from fastbert.data.batches import Budget, EpochBatches, PreTrainingBatch
+from fastbert.data.examples import Examples
+from fastbert.errors import CheckpointError, InputError, TrainingError
+from fastbert.training.checkpoints import MANIFEST, STATE, Checkpoints
+from fastbert.training.evaluation import evaluate
+from fastbert.training.metrics import MetricsWriter
+from fastbert.training.optimizers import make_optimizer
+from fastbert.training.preparation import build_model, open_sources, prepare_corpus, prepare_folder
+from fastbert.training.recipe import Phase, Recipe
+from fastbert.training.report import write_report
+from fastbert.training.schedules import rate
+from fastbert.training.signals import stop_requests
+from fastbert.training.speed import matmul_flops_per_s, peak_memory
+from fastbert.training.state import load_optimizer_state, model_state, optimizer_state, unwrapped
+from fastbert.training.stepper import Stepper, autocast
+from fastbert.training.stream import PhaseBatches, Position, next_phase, stream
+from fastbert.training.window import Window
+from fastbert.training.world import LostProcessError, World, is_lost
+
+
+@dataclass
+class PreTrainingResult:
+    """What came of a run.
+
+    Attributes:
+        folder: of the run; the model is in `folder / "model"`.
+        step: steps done.
+        metrics: the last evaluation, with "unigram_entropy"; empty without held-out text.
+        stopped_by: name of the signal that ended it early, such as "SIGTERM"; empty otherwise.
+        target_reached: whether the recipe's target was; None where it has none.
+        leads: whether this process wrote the files: the only one, or the first under torchrun.
+    """
+
+    folder: Path
+    step: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    stopped_by: str = ""
+    target_reached: bool | None = None
+    leads: bool = True
+
+
+def pretrain(
+    recipe: Recipe, output: str | Path, device: str | torch.device | None = None, show_progress: bool | None = None
+) -> PreTrainingResult:
+    """Trains by a recipe, or goes on where an earlier call with the same recipe and output stopped.
+
+    Under torchrun every process calls it; the first one writes. SIGTERM and Ctrl-C end it after the step, with a checkpoint.
+
+    Args:
+        recipe: what to train; see `Recipe.load`.
+        output: folder of the run.
+        device: "cuda" or "cpu"; None takes CUDA where it is.
+        show_progress: a bar on stderr; None shows one on a terminal.
+
+    Raises:
+        InputError: a recipe that does not fit the corpus, or another recipe than the run in `output` has.
+        TrainingError: the loss is not a number, or another process is gone; the message names the last good checkpoint.
+        CheckpointError: a checkpoint cannot be written.
+    """
+    world = World.join(device)
+    try:
+        return _Run(recipe, Path(output), world, sys.stderr.isatty() if show_progress is None else show_progress).run()
+    finally:
+        world.leave()
+
+
+class _Run:
+    """One run of one process."""
+
+    def __init__(self, recipe: Recipe, folder: Path, world: World, show: bool) -> None:
+        self.recipe, self.folder, self.world = recipe, folder, world
+        for number, phase in enumerate(recipe.phases):
+            if phase.batches_per_step % world.size:
+                place = f"phases.{number}.batches_per_step = {phase.batches_per_step}"
+                raise InputError(f"{place} is not a multiple of the {world.size} processes: each takes its share of a step")
+        self.show = show and world.leads
+        self.checkpoints = Checkpoints(folder / "checkpoints", recipe.run.keep)
+        self._alone(lambda: prepare_folder(recipe, folder))
+        self._alone(lambda: prepare_corpus(recipe, folder, self._say))
+        self._alone(self.checkpoints.clean)
+        self.sources = open_sources(recipe, folder)
+        model = build_model(recipe, self.sources)
+        state = self._load_checkpoint(model)
+        self.sharded = recipe.run.sharded and world.size > 1
+        self.limits = model.base_model._limits()
+        self.model = world.wrap(model.to(world.device).train(), self.sharded)
+        part = recipe.optimizer
+        on_one_card = world.device.type == "cuda" and world.size == 1
+        capture = recipe.run.capture and on_one_card and recipe.run.precision != "float16"
+        optimizer = make_optimizer(part.name, self.model, part.lr, (part.betas[0], part.betas[1]), part.eps, part.weight_decay)
+        trained: Any = torch.compile(self.model) if recipe.run.compile else self.model
+        self.stepper = Stepper(trained, optimizer, world, recipe.run.precision, part.max_grad_norm, capture)
+        if state:
+            load_optimizer_state(self.model, optimizer, state["optimizer"], self.sharded)
+            self.stepper.scaler.load_state_dict(state["scaler"])
+        self.position = Position(*state.get("position", ()))
+        self.window = Window(**state.get("window", {}))
+        self.metrics: dict[str, float] = state.get("metrics", {})
+        self.saved_at = self.position.step
+        self.flops_per_s = matmul_flops_per_s(world.device, recipe.run.precision)
+
+    def _alone(self, work: Callable[[], object]) -> None:
+        """Has the first process do something while the others wait; where it fails, all stop."""
+        failure: Exception | None = None
+        if self.world.leads:
+            try:
+                work()
+            except Exception as error:  # the others must hear of it before it is raised
+                failure = error
+        failed = self.world.sum([failure is not None])[0]
+        if failure is not None:
+            raise failure
+        if failed:
+            raise TrainingError("the first process of the run failed; its message says why")
+
+    def _load_checkpoint(self, model: Any) -> dict[str, Any]:
+        """Gives the model the weights of the newest whole checkpoint; returns its state, empty where there is none."""
+        found = self.checkpoints.newest()
+        if found is None:
+            return {}
+        path, state = found
+        if state["corpus"] != self.sources.fingerprint:
+            raise InputError(f"the run in {self.folder} was started with another corpus than the one it is given now")
+        model.load_state_dict(type(model).from_pretrained(path, dtype="float32").state_dict())
+        self._say(f"resumed from {path.name}")
+        return state
+
+    # -- the steps -------------------------------------------------------------------------------------------------------
+
+    def run(self) -> PreTrainingResult:
+        """All steps that are left."""
+        recipe = self.recipe
+        with ExitStack() as stack:
+            stopped = stack.enter_context(stop_requests())
+            writer = None
+            if self.world.leads:
+                writer = stack.enter_context(closing(MetricsWriter(self.folder, self.position.step, recipe.run.tensorboard)))
+            start = self.position.step
+            bar = stack.enter_context(
+                tqdm(total=recipe.steps, initial=start, unit="step", disable=not self.show, dynamic_ncols=True)
+            )
+            try:
+                for batches, after in self._steps():
+                    ends = self._train(batches, bool(stopped))
+                    self.position = after
+                    bar.update()
+                    self._after_step(writer, bar, ends)
+                    if ends and after.step < recipe.steps:
+                        return PreTrainingResult(self.folder, after.step, self.metrics, stopped[0] if stopped else "SIGTERM")
+            except RuntimeError as error:
+                if not isinstance(error, LostProcessError) and not (self.world.size > 1 and is_lost(error)):
+                    raise
+                why = str(error).splitlines()[0][:200]
+                raise TrainingError(
+                    f"another process of the run is gone, after step {self.position.step} ({why}). {self._last_good()} "
+                    "The same command goes on from it"
+                ) from error
+        return self._finish()
+
+    def _steps(self) -> Iterator[tuple[list[PreTrainingBatch], Position]]:
+        """This process's batches of each step that is left, and the position behind the step."""
+        position, done = self.position, 0
+        for phase, examples in zip(self.recipe.phases, self.sources.examples, strict=True):
+            stop = done + phase.steps
+            if position.step == done:
+                position = next_phase(position)
+            if position.step < stop:
+                epochs = self._epochs(phase, examples)
+                for mine, after in stream(epochs, position, stop, phase.batches_per_step, self.world, self.recipe.run.workers):
+                    yield mine, after
+                    position = after
+            done = stop
+
+    def _epochs(self, phase: Phase, examples: Examples) -> PhaseBatches:
+        budget = Budget.of(examples, phase.batch_tokens, self.recipe.masking.probability)
+        return PhaseBatches(lambda epoch: EpochBatches(examples, budget, self.recipe.run.seed, epoch, self.limits))
+
+    def _train(self, batches: list[PreTrainingBatch], stop: bool) -> bool:
+        """One step; whether any process was told to stop."""
+        recipe, step, started = self.recipe, self.position.step, time.perf_counter()
+        torch.manual_seed(_seed(recipe.run.seed, step, self.world.rank))
+        counts = (sum(b.num_mlm_labels for b in batches), sum(b.num_pair_labels for b in batches))
+        words, pairs, ends = self.world.sum([*counts, stop])
+        lr = recipe.optimizer.lr * rate(recipe.schedule.name, step, recipe.schedule.warmup_steps, recipe.steps)
+        sums = self.stepper.step(batches, lr, (words, pairs))
+        self.window.add(sums, batches, unwrapped(self.model).config, lr, time.perf_counter() - started)
+        if self.world.device.type == "cpu":
+            self._check_finite(step + 1)
+        return bool(ends)
+
+    def _after_step(self, writer: MetricsWriter | None, bar: Any, ends: bool) -> None:
+        """Records, evaluation and checkpoint, where they are due."""
+        run, step = self.recipe.run, self.position.step
+        last = step == self.recipe.steps
+        if step % run.log_every == 0 or last:
+            self._check_finite(step)
+            record = self._record()
+            if writer:
+                writer.write(record)
+            bar.set_postfix(loss=f"{record['loss']:.3f}", tokens_s=f"{record['tokens_per_second']:,.0f}")
+            self.window = Window()
+        if self.sources.held_out is not None and (last or (run.eval_every and step % run.eval_every == 0)):
+            precision = autocast(self.world.device, run.precision)
+            found = evaluate(unwrapped(self.model), self.sources.held_out, run.eval_batches, self.world, precision)
+            self.metrics = {**found, "unigram_entropy": self.sources.unigram_entropy}
+            if writer:
+                writer.write({"kind": "eval", "step": step, **self.metrics})
+            self._say(f"step {step:,}: " + ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items()))
+        if last or ends or (run.checkpoint_every and step % run.checkpoint_every == 0):
+            self._check_finite(step)
+            self._save()
+
+    def _record(self) -> dict[str, Any]:
+        """The window as a record, over all processes."""
+        window, world = self.window, self.world
+        sums = [*window.values.tolist(), window.tokens, window.places, window.flops, window.elapsed]
+        mlm, pair, hits, tokens, places, flops, seconds = world.sum(sums)
+        seconds = max(seconds / world.size, 1e-9)
+        record: dict[str, Any] = {"kind": "train", "step": self.position.step, "epoch": self.position.epoch, "lr": window.lr}
+        record["masked_lm_loss"] = record["loss"] = mlm / max(window.words, 1)
+        if window.pairs:
+            record |= {"next_sentence_loss": pair / window.pairs, "next_sentence_accuracy": hits / window.pairs}
+            record["loss"] += record["next_sentence_loss"]
+        record |= {
+            "grad_norm": float(window.norm) / window.steps,
+            "tokens_per_second": tokens / seconds,
+            "tail_share": 1 - tokens / places,
+            "mfu": flops / seconds / (self.flops_per_s * world.size),
+            "memory_bytes": peak_memory(world.device),
+        }
+        if self.stepper.scaler.is_enabled():
+            record["loss_scale"] = self.stepper.scaler.get_scale()
+        return record
+
+    def _check_finite(self, step: int) -> None:
+        if not self.window.finite:
+            exactly = self.world.device.type == "cpu"  # a GPU is not waited for at every step
+            first = f"step {step}" if exactly else f"a step after {step - self.window.steps}, up to {step}"
+            raise TrainingError(
+                f"the loss is not a number at {first}. {self._last_good()} Lower optimizer.lr, or look at the data, and go on "
+                "in a new folder with model.init set to that checkpoint"
+            )
+
+    # -- files -----------------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """A checkpoint; with sharded weights all processes take part, and the first one writes."""
+        step = self.position.step
+        if step == self.saved_at:
+            return
+        weights = model_state(self.model) if self.sharded else None
+        state = {
+            "optimizer": optimizer_state(self.model, self.stepper.optimizer, self.sharded),
+            "scaler": self.stepper.scaler.state_dict(),
+            "position": [step, self.position.epoch, self.position.batch],
+            "window": self.window.state(),
+            "metrics": self.metrics,
+            "corpus": self.sources.fingerprint,
+        }
+
+        def write_model(folder: Path) -> None:
+            model = unwrapped(self.model)
+            model.save_pretrained(folder, **({} if weights is None else {"state_dict": weights}))
+            self.sources.tokenizer.save_pretrained(folder)
+
+        self._alone(lambda: self.checkpoints.save(step, state, write_model))
+        self.saved_at = step
+
+    def _finish(self) -> PreTrainingResult:
+        """The model by itself, the report, and whether the target was reached."""
+        result = PreTrainingResult(self.folder, self.position.step, self.metrics, leads=self.world.leads)
+        wanted = self.recipe.target.below_unigram
+        if wanted and self.metrics:
+            result.target_reached = self.metrics["masked_lm_loss"] <= self.metrics["unigram_entropy"] - wanted
+        self._alone(self._write_results)
+        return result
+
+    def _write_results(self) -> None:
+        found = self.checkpoints.newest()
+        if found is None:
+            raise CheckpointError(f"{self.folder} has no whole checkpoint to take the model from")
+        target, part = self.folder / "model", self.folder / ".model.part"
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(found[0], part, ignore=shutil.ignore_patterns(STATE, MANIFEST))
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
+        write_report(self.folder)
+
+    def _last_good(self) -> str:
+        found = self.checkpoints.newest()
+        if found is None:
+            return "There is no checkpoint yet."
+        path, state = found
+        return f"The last good checkpoint is {path} (step {state['position'][0]})."
+
+    def _say(self, text: str) -> None:
+        if self.world.leads:
+            tqdm.write(text, file=sys.stderr)
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    """The seed of everything that a process draws in a step."""
+    return int.from_bytes(blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()) >> 1

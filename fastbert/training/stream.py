@@ -1,0 +1,103 @@
+"""Which batches a process trains on in each step: positions in the epochs, dealt out to the processes in turn.
+
+A step takes the next `batches_per_step` batches, over the end of an epoch where need be, so nothing is dropped. Batch j of a
+step goes to process j modulo their number: any number of processes trains on the same batches in the same steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from torch.utils.data import DataLoader, Dataset
+
+from fastbert.data.batches import EpochBatches, PreTrainingBatch
+from fastbert.training.world import World
+
+Key = tuple[int, int]  # epoch and batch
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: steps done, and the epoch and batch that come next."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+
+
+class PhaseBatches(Dataset[PreTrainingBatch]):
+    """The batches of one phase by epoch and number; two epochs are kept at hand.
+
+    Args:
+        make: the batches of an epoch by its number.
+    """
+
+    def __init__(self, make: Callable[[int], EpochBatches]) -> None:
+        self._make = make
+        self._epochs: dict[int, EpochBatches] = {}
+
+    def epoch(self, number: int) -> EpochBatches:
+        """The batches of an epoch."""
+        if number not in self._epochs:
+            self._epochs = {key: value for key, value in self._epochs.items() if key == number - 1}
+            self._epochs[number] = self._make(number)
+        return self._epochs[number]
+
+    def __getitem__(self, key: Key) -> PreTrainingBatch:
+        """A batch by (epoch, number)."""
+        return self.epoch(key[0])[key[1]]
+
+    def steps(self, start: Position, stop: int, per_step: int) -> Iterator[tuple[list[Key], Position]]:
+        """For each step from `start` up to step `stop`: the keys of its batches, and the position behind it."""
+        position = start
+        while position.step < stop:
+            keys = []
+            epoch, batch = position.epoch, position.batch
+            for _ in range(per_step):
+                if batch >= len(self.epoch(epoch)):
+                    epoch, batch = epoch + 1, 0
+                keys.append((epoch, batch))
+                batch += 1
+            position = Position(position.step + 1, epoch, batch)
+            yield keys, position
+
+
+def stream(
+    batches: PhaseBatches, start: Position, stop: int, per_step: int, world: World, workers: int
+) -> Iterator[tuple[list[PreTrainingBatch], Position]]:
+    """This process's batches of each step of a phase, and the position behind the step."""
+
+    def mine() -> Iterator[Key]:
+        for keys, _ in batches.steps(start, stop, per_step):
+            yield from keys[world.rank :: world.size]
+
+    loader = iter(
+        DataLoader(
+            batches,
+            batch_size=None,
+            sampler=_Endless(mine),
+            num_workers=workers,
+            pin_memory=world.device.type == "cuda",
+            persistent_workers=False,
+        )
+    )
+    count = len(range(world.rank, per_step, world.size))
+    for _, position in batches.steps(start, stop, per_step):
+        yield list(islice(loader, count)), position
+
+
+class _Endless:
+    """A sampler that is nothing but an iterator of keys."""
+
+    def __init__(self, keys: Callable[[], Iterator[Key]]) -> None:
+        self._keys = keys
+
+    def __iter__(self) -> Iterator[Key]:
+        return self._keys()
+
+
+def next_phase(position: Position) -> Position:
+    """Where a phase starts that follows another: at a new epoch, so that no example comes twice in the same form."""
+    return replace(position, epoch=position.epoch + 1, batch=0) if position.step else position

@@ -1,0 +1,73 @@
+"""Sums over the steps since the last record of a run."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+
+from fastbert.config import BertConfig
+from fastbert.data.batches import PreTrainingBatch
+from fastbert.training.speed import training_flops
+from fastbert.training.stepper import StepSums
+
+
+@dataclass
+class Window:
+    """Sums since the last record.
+
+    Attributes:
+        steps: of the window.
+        words, pairs: labelled tokens and pairs of all processes.
+        lr: of the last step.
+        tokens, places, flops: of this process: real tokens, with dummy ones, operations of their matrix products.
+        seconds: of its steps; on a device that is not waited for, of all since it was begun.
+        values: (3,) MLM loss, pair loss, right pairs of this process.
+        norm: () sum of the gradients' norms.
+    """
+
+    steps: int = 0
+    words: float = 0.0
+    pairs: float = 0.0
+    lr: float = 0.0
+    tokens: int = 0
+    places: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    values: torch.Tensor = field(default_factory=lambda: torch.zeros(3))
+    norm: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def __post_init__(self) -> None:
+        """Starts the clock."""
+        self._since = time.perf_counter()
+
+    def add(self, sums: StepSums, batches: list[PreTrainingBatch], config: BertConfig, lr: float, seconds: float) -> None:
+        """A step."""
+        self.steps += 1
+        self.words += sums.totals[0]
+        self.pairs += sums.totals[1]
+        self.lr = lr
+        self.seconds += seconds
+        self.values = self.values.to(sums.values.device) + sums.values
+        self.norm = self.norm.to(sums.grad_norm.device) + sums.grad_norm
+        for batch in batches:
+            self.tokens += batch.num_tokens
+            self.places += batch.packed.num_tokens
+            self.flops += training_flops(config, batch.num_tokens, batch.squares, batch.num_mlm_labels)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of its steps."""
+        return self.seconds if self.values.device.type == "cpu" else time.perf_counter() - self._since
+
+    @property
+    def finite(self) -> bool:
+        """Whether all losses were numbers; waits for the device."""
+        return bool(torch.isfinite(self.values).all())
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the arguments of one like it."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in values.items()}

@@ -1,0 +1,123 @@
+"""The processes of a run: one, or those that torchrun started. PyTorch's own DDP and FSDP2; here is only what they are told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from fastbert.errors import InputError, TrainingError
+
+
+class LostProcessError(TrainingError):
+    """Another process of the run is gone."""
+
+
+@dataclass
+class World:
+    """This process among all.
+
+    Attributes:
+        rank, size: of this process, and how many there are.
+        device: where it computes.
+        control: group for numbers on the host, so that no device is waited for; None with one process.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+    control: Any = None
+
+    @classmethod
+    def join(cls, device: str | torch.device | None = None) -> World:
+        """Joins the processes that torchrun started, or stands alone.
+
+        Raises:
+            InputError: a device that is not there.
+        """
+        kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if kind.type == "cuda" and not torch.cuda.is_available():
+            raise InputError(f"device = {str(kind)!r}: there is no CUDA device")
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1:
+            return cls(0, 1, kind)
+        if kind.type == "cuda":
+            kind = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(kind)
+        dist.init_process_group("nccl" if kind.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+        return cls(dist.get_rank(), size, kind, dist.new_group(backend="gloo"))
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes and reports."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Each number summed over all processes; all must call it.
+
+        Raises:
+            LostProcessError: another process is gone.
+        """
+        if self.size == 1:
+            return [float(value) for value in values]
+        total = torch.tensor(list(values), dtype=torch.float64)
+        try:
+            dist.all_reduce(total, group=self.control)
+        except RuntimeError as error:
+            raise LostProcessError(str(error)) from error
+        return [float(value) for value in total.tolist()]
+
+    def wrap(self, model: nn.Module, sharded: bool) -> nn.Module:
+        """The model as several processes train it: DDP, or FSDP2 where weights are to be sharded."""
+        if self.size == 1:
+            return model
+        if not sharded:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+        from torch.distributed.fsdp import fully_shard
+
+        for layer in model.base_model.encoder.layer:  # type: ignore[union-attr]
+            fully_shard(layer)
+        fully_shard(model)
+        return model
+
+    def accumulating(self, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
+        """Around forward and backward of a batch: gradients are summed over processes behind the last one of a step only."""
+        if isinstance(model, nn.parallel.DistributedDataParallel) and not last:
+            return model.no_sync()
+        sharded: Any = model
+        if hasattr(sharded, "set_requires_gradient_sync"):
+            sharded.set_requires_gradient_sync(last)
+        return nullcontext()
+
+    @contextmanager
+    def gathered(self, model: Any) -> Iterator[None]:
+        """Around the use of parts of a model that is not called as a whole: sharded weights of the root are gathered."""
+        sharded = hasattr(model, "unshard")
+        if sharded:
+            model.unshard()
+        try:
+            yield
+        finally:
+            if sharded:
+                model.reshard()
+
+    def leave(self) -> None:
+        """Ends the process group."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Whether an error of PyTorch means that another process is gone."""
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(
+        sign in text for sign in ("gloo", "connection closed", "connection reset", "nccl")
+    )

@@ -1,0 +1,130 @@
+"""Several processes by torchrun (gloo, on a CPU): the same training as one, and what happens when one dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from pretraining_cases import make_corpus, make_recipe
+
+import fastbert
+from fastbert.data.corpus import Corpus
+from fastbert.training import pretrain
+from fastbert.training.metrics import read_metrics
+
+STILL = ("model.config.hidden_dropout_prob=0.0", "model.config.attention_probs_dropout_prob=0.0")
+STEPS = ("phases.0.steps=12", "phases.0.batches_per_step=4", "run.log_every=1")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return make_corpus(tmp_path_factory.mktemp("distributed") / "c", 80)
+
+
+@pytest.fixture(scope="module")
+def alone(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    pretrain(make_recipe(corpus.folder, *STILL, *STEPS), folder, "cpu")
+    return folder
+
+
+def torchrun(count: int, corpus: Corpus, folder: Path, *changes: str) -> subprocess.Popen[str]:
+    recipe = folder.parent / f"{folder.name}-{count}.json"
+    recipe.write_text(json.dumps(make_recipe(corpus.folder, *STILL, *STEPS, *changes).to_dict()))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ["torch.distributed.run", f"--nproc-per-node={count}", f"--master-port={port}"]
+    command = [
+        sys.executable,
+        "-m",
+        *launcher,
+        "-m",
+        "fastbert.cli",
+        "pretrain",
+        str(recipe),
+        "-o",
+        str(folder),
+        "--device",
+        "cpu",
+    ]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0"}
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def assert_same_to_rounding(folder: Path, other: Path) -> None:
+    ours, theirs = (fastbert.BertForPreTraining.from_pretrained(one / "model").state_dict() for one in (folder, other))
+    for name in theirs:
+        assert torch.allclose(ours[name], theirs[name], atol=2e-5), name
+    found, expected = (read_metrics(one / "metrics.jsonl") for one in (folder, other))
+    assert len(found) == len(expected) == 13
+    for ours_record, record in zip(found, expected, strict=True):
+        for name in ("masked_lm_loss", "next_sentence_loss", "next_sentence_accuracy", "grad_norm", "lr", "tail_share"):
+            if name in record:
+                assert ours_record[name] == pytest.approx(record[name], abs=2e-5), (record["step"], name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True], ids=["DDP", "FSDP2"])
+def test_two_processes_equal_one_with_the_same_global_batch(corpus: Corpus, alone: Path, tmp_path: Path, sharded: bool) -> None:
+    finish(torchrun(2, corpus, tmp_path / "run", f"run.sharded={str(sharded).lower()}"))
+    assert_same_to_rounding(tmp_path / "run", alone)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_run_with_a_message_and_it_resumes_alone(corpus: Corpus, alone: Path, tmp_path: Path) -> None:
+    process = torchrun(2, corpus, tmp_path / "run", "run.log_every=1")
+    records = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "checkpoints" / "step-00000003").is_dir():
+        assert time.monotonic() < deadline, "the run never came to its first checkpoint"
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "another process of the run is gone, after step" in output, output
+    assert "The last good checkpoint is" in output
+    assert len(read_metrics(records)) < 13
+    pretrain(make_recipe(corpus.folder, *STILL, *STEPS), tmp_path / "run", "cpu")  # one process now
+    assert_same_to_rounding(tmp_path / "run", alone)
+
+
+@pytest.mark.slow
+def test_a_run_of_one_process_goes_on_with_two_and_a_number_that_does_not_fit_is_refused(
+    corpus: Corpus, alone: Path, tmp_path: Path
+) -> None:
+    output, _ = (process := torchrun(3, corpus, tmp_path / "three")).communicate(timeout=120)
+    assert process.returncode != 0
+    assert "phases.0.batches_per_step = 4 is not a multiple of the 3 processes" in output
+    from fastbert.training.stepper import Stepper
+
+    step, seen = Stepper.step, []
+
+    def step_or_stop(self: Stepper, *args: object) -> object:
+        seen.append(None)
+        if len(seen) == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stepper, "step", step_or_stop)
+        result = pretrain(make_recipe(corpus.folder, *STILL, *STEPS), tmp_path / "run", "cpu")
+    assert result.stopped_by == "SIGTERM"
+    finish(torchrun(2, corpus, tmp_path / "run"))
+    assert_same_to_rounding(tmp_path / "run", alone)

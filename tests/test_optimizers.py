@@ -1,0 +1,100 @@
+"""Optimisers and schedules, to the digit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fastbert
+from fastbert import BertConfig
+from fastbert.errors import InputError
+from fastbert.training.optimizers import BertAdam, make_optimizer, parameter_groups, set_rate
+from fastbert.training.schedules import rate
+
+
+def test_both_schedules_to_the_digit() -> None:
+    """Warm-up of 4 of 10 steps; transformers' function says the same for hf."""
+    from transformers import get_linear_schedule_with_warmup
+
+    hf = [rate("hf", step, 4, 10) for step in range(10)]
+    assert hf == pytest.approx([0, 0.25, 0.5, 0.75, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6], abs=1e-15)
+    google = [rate("google", step, 4, 10) for step in range(10)]
+    assert google == pytest.approx([0, 0.25, 0.5, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1], abs=1e-15)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    theirs = get_linear_schedule_with_warmup(optimizer, 4, 10)
+    for step in range(10):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(hf[step], abs=1e-15)
+        optimizer.step()
+        theirs.step()
+    with pytest.raises(InputError, match="schedule = 'cosine' is not one of hf, google"):
+        rate("cosine", 0, 1, 2)
+
+
+def test_the_first_step_of_berts_adam_is_the_closed_form() -> None:
+    p, g = torch.tensor([2.0, -1.0]), torch.tensor([0.5, -3.0])
+    parameter = torch.nn.Parameter(p.clone())
+    parameter.grad = g.clone()
+    BertAdam([parameter], lr=0.1, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01).step()
+    update = (0.1 * g) / ((0.001 * g**2).sqrt() + 1e-6)  # no bias correction: about 3.16 times a corrected step
+    assert torch.allclose(parameter.detach(), p - 0.1 * (update + 0.01 * p), rtol=1e-6)
+
+
+def test_berts_adam_follows_its_formula_in_float64() -> None:
+    torch.manual_seed(0)
+    p, m, v = torch.randn(50, dtype=torch.float64), torch.zeros(50).double(), torch.zeros(50).double()
+    parameter = torch.nn.Parameter(p.float())
+    optimizer = BertAdam([parameter], lr=0.01)
+    for _ in range(20):
+        g = torch.randn(50, dtype=torch.float64)
+        parameter.grad = g.float()
+        optimizer.step()
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        p = p - 0.01 * (m / (v.sqrt() + 1e-6) + 0.01 * p)
+    assert torch.allclose(parameter.detach().double(), p, atol=1e-5)
+
+
+def test_biases_and_layer_norms_do_not_decay_and_embeddings_do() -> None:
+    model = fastbert.BertForPreTraining(BertConfig.of_size("tiny", vocab_size=50))
+    decays, still = parameter_groups(model, 0.01)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert all(names[id(p)].endswith("bias") or "LayerNorm" in names[id(p)] for p in still["params"])
+    assert any("word_embeddings" in names[id(p)] for p in decays["params"])
+    assert len(decays["params"]) + len(still["params"]) == len(names)  # the tied decoder once
+    assert (decays["weight_decay"], still["weight_decay"]) == (0.01, 0.0)
+
+
+@pytest.mark.parametrize("name", ["adamw", "bert-adam", "lamb"])
+def test_every_optimizer_lowers_a_loss_and_keeps_its_state(name: str) -> None:
+    if name == "lamb":
+        pytest.importorskip("pytorch_optimizer", reason="LAMB is the package pytorch-optimizer's, of the extra `train`")
+    torch.manual_seed(0)
+    x, y = torch.randn(64, 8), torch.randn(64, 1)
+
+    def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> float:
+        for _ in range(steps):
+            loss = ((model(x) - y) ** 2).mean()
+            loss.backward()
+            set_rate(optimizer, 0.01)
+            optimizer.step()
+            optimizer.zero_grad()
+        return float(loss)
+
+    model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.LayerNorm(16), torch.nn.Linear(16, 1))
+    optimizer = make_optimizer(name, model, 0.01)
+    first = train(model, optimizer, 10)
+    saved = {key: value.clone() for key, value in model.state_dict().items()}
+    state = optimizer.state_dict()
+    import copy
+
+    state = copy.deepcopy(state)
+    last = train(model, optimizer, 10)
+    assert last < first
+    model.load_state_dict(saved)
+    again = make_optimizer(name, model, 0.01)
+    again.load_state_dict(state)
+    assert train(model, again, 10) == last
+
+
+def test_an_unknown_optimizer_is_named() -> None:
+    with pytest.raises(InputError, match="optimizer = 'sgd' is not one of adamw, bert-adam, lamb"):
+        make_optimizer("sgd", torch.nn.Linear(2, 2), 0.1)
