@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +17,15 @@ from kernel_checks import (
     check_layer_norm,
     check_linear_gelu,
 )
+from pretraining_cases import make_corpus, make_recipe
 
 import fastbert
 from fastbert import graphs, late, ops
 from fastbert.errors import InputError
 from fastbert.inputs import Limits
 from fastbert.packing import fixed_budget
+from fastbert.training import pretrain
+from fastbert.training.metrics import read_metrics
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 HALVES = [torch.float16, torch.bfloat16]
@@ -286,6 +290,19 @@ def test_a_captured_training_step_follows_the_eager_one() -> None:
                     step(**given[0])
             losses[form] = [float(run(**given[i % 3])) for i in range(6)]
     assert losses["captured"] == pytest.approx(losses["eager"], rel=2e-2)
+
+
+def test_pretraining_captures_its_step_and_follows_the_eager_one(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "c", 80)
+    sizes = ["model.config.hidden_size=64", "model.config.intermediate_size=128", "phases.0.batches_per_step=2"]
+    changes = [*sizes, "run.precision=bfloat16", "model.config.hidden_dropout_prob=0.0", "run.log_every=1"]
+    losses = []
+    for capture in ("false", "true"):
+        recipe = make_recipe(corpus.folder, *changes, "model.config.attention_probs_dropout_prob=0.0", f"run.capture={capture}")
+        pretrain(recipe, tmp_path / capture, "cuda")
+        records = read_metrics(tmp_path / capture / "metrics.jsonl")
+        losses.append([record["masked_lm_loss"] for record in records if record["kind"] == "train"])
+    assert losses[0] == pytest.approx(losses[1], rel=2e-2)
 
 
 def test_what_has_no_kernel_is_said_once() -> None:

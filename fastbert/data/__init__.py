@@ -1,4 +1,10 @@
-"""Reading text from files."""
+"""From text to what a step trains on.
+
+texts.py      lines and columns of files                examples.py  one example, masked and labelled
+documents.py  sentences of documents                    batches.py   examples packed to a fixed number of tokens
+corpus.py     token ids in shards on disk               static.py    examples that were written once
+plan.py       which text goes into which example        masking.py   which tokens are predicted
+"""
 
 from fastbert.data.texts import read_texts
 

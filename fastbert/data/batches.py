@@ -83,7 +83,7 @@ class Budget:
     max_length: int
 
     @classmethod
-    def of(cls, examples: Examples, tokens: int, probability: float = 0.15) -> Budget:
+    def of(cls, examples: Examples, tokens: int) -> Budget:
         """For batches of so many tokens.
 
         Raises:
@@ -91,10 +91,9 @@ class Budget:
         """
         if tokens < examples.max_length:
             raise InputError(f"batch_tokens = {tokens} is below max_length = {examples.max_length}: no such example would fit")
-        predictions = tokens
-        if examples.objective != "ltr":  # room for rounding up, which short examples do more
-            predictions = max(int(tokens * probability * 1.03) + 8, examples.max_predictions)
-        return cls(tokens, max(tokens // 16, 1), predictions, examples.max_length)
+        masking, longest = examples.masking, examples.max_length
+        predictions = tokens if examples.objective == "ltr" else max(masking.budget(tokens), masking.limit(longest))
+        return cls(tokens, max(tokens // 16, 1), predictions, longest)
 
 
 class EpochBatches(Dataset[PreTrainingBatch]):

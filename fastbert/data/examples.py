@@ -60,12 +60,12 @@ class Examples(Protocol):
 
     Attributes:
         max_length: of an example.
-        max_predictions: of an example.
+        masking: how its tokens are chosen.
         objective: one of `OBJECTIVES`.
     """
 
     max_length: int
-    max_predictions: int
+    masking: MaskingOptions
     objective: str
 
     def epoch(self, number: int) -> Epoch:
@@ -101,7 +101,7 @@ class CorpusExamples:
         self.tokenizer = tokenizer or corpus.tokenizer()
         self.masker = Masker(self.tokenizer, options.masking)
         self.objective, self.max_length = options.objective, options.max_length
-        self.max_predictions = options.max_length if self.objective == "ltr" else options.masking.limit(options.max_length)
+        self.masking = options.masking
 
     def epoch(self, number: int) -> CorpusEpoch:
         """The examples of an epoch."""
@@ -114,10 +114,9 @@ class CorpusEpoch:
     def __init__(self, source: CorpusExamples, number: int, plan: Plan) -> None:
         self.source, self.number, self.plan = source, number, plan
         self.lengths = plan.lengths
-        masking = source.options.masking
         self.predictions = self.lengths - 1
         if source.objective != "ltr":
-            self.predictions = masking.counts(self.lengths, source.max_length)
+            self.predictions = source.masking.counts(self.lengths, source.max_length)
 
     def __getitem__(self, index: int) -> Example:
         """Example `index` of the plan, masked by draws of its own."""
@@ -133,7 +132,7 @@ class CorpusEpoch:
             return Example(ids, second, np.arange(len(ids) - 1), ids[1:], label)
         candidates = np.concatenate([np.arange(1, second - 1), np.arange(second, len(ids) - 1)])
         rng = generator(source.seed, self.number, index)
-        masked, rows, truth = source.masker.mask(ids, candidates, source.max_predictions, rng)
+        masked, rows, truth = source.masker.mask(ids, candidates, source.masking.limit(source.max_length), rng)
         return Example(masked, second, rows, truth, label)
 
 

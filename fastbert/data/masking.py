@@ -63,6 +63,13 @@ class MaskingOptions:
             share += 5 * (share * (1 - self.probability)) ** 0.5
         return int(np.ceil(share))
 
+    def budget(self, tokens: int) -> int:
+        """Rows to reserve for the predictions of so many tokens: room for rounding up, or six standard deviations."""
+        share = self.probability * tokens
+        if self.selection == "bernoulli":
+            return int(share + 6 * (share * (1 - self.probability)) ** 0.5) + 8
+        return int(1.03 * share) + 8
+
     def counts(self, lengths: Ints, max_length: int) -> Ints:
         """(n,) predictions of examples of these lengths: exact, or expected ones rounded up."""
         wanted = (

@@ -14,7 +14,7 @@ another document, and then the rest is put back for the next example. What diffe
 from __future__ import annotations
 
 import random
-from bisect import bisect_right
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -107,32 +107,47 @@ def plan_epoch(corpus: Corpus, options: PlanOptions, seed: int, epoch: int) -> P
             "random pairs. Separate documents by blank lines, add files, or train with the objective mlm or mlm+sop"
         )
     room = options.max_length - options.num_special
-    starts, documents = _units(corpus, room if options.pairs == "none" else room // 2)
+    units = _Units.of(corpus, room if options.pairs == "none" else room // 2)
     draw = random.Random(f"{seed}/{options.max_length}/{epoch}").random
-    if options.pairs == "none":
-        rows = list(_single(starts, documents, room, options.short_share, draw))
-    elif options.pairs == "sop":
-        rows = list(_ordered(starts, documents, room, options.short_share, draw))
-    else:
-        rows = list(_next_sentence(starts, documents, room, options, draw))
-    columns = np.array(rows, dtype=np.int64).reshape(-1, 5).T
-    return Plan(*(np.ascontiguousarray(column) for column in columns))
+    cut = {"none": _single, "sop": _ordered, "nsp": _next_sentence}[options.pairs]
+    rows = array("q")
+    for row in cut(units, room, options, draw):
+        rows.extend(row)
+    return Plan(*(np.ascontiguousarray(column) for column in np.frombuffer(rows, np.int64).reshape(-1, 5).T))
 
 
 Row = tuple[int, int, int, int, int]
 Draw = Callable[[], float]
 
 
-def _units(corpus: Corpus, longest: int) -> tuple[list[int], list[int]]:
-    """Where units (sentences, or equal parts of long ones) start, in tokens, with the end; and documents, in units."""
-    sentences = corpus.sentence_starts()
-    lengths = np.diff(sentences)
-    parts = -(-lengths // longest)
-    first = np.concatenate([[0], parts.cumsum()])
-    owner = np.repeat(np.arange(len(lengths)), parts)
-    ordinal = np.arange(first[-1]) - first[owner]
-    starts = sentences[owner] + ordinal * lengths[owner] // parts[owner]
-    return [*starts.tolist(), corpus.num_tokens], first[corpus.document_starts()].tolist()
+@dataclass
+class _Units:
+    """Sentences, or equal parts of long ones: what examples are made of.
+
+    Attributes:
+        starts: (units + 1,) token at which each starts, and the number of tokens.
+        documents: (documents + 1,) unit at which each document starts, and the number of units.
+    """
+
+    starts: NDArray[np.int64]
+    documents: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, corpus: Corpus, longest: int) -> _Units:
+        """Those of a corpus, none of them above `longest` tokens."""
+        sentences = corpus.sentence_starts()
+        lengths = np.diff(sentences)
+        parts = -(-lengths // longest)
+        first = np.concatenate([[0], parts.cumsum()])
+        owner = np.repeat(np.arange(len(lengths)), parts)
+        ordinal = np.arange(first[-1]) - first[owner]
+        starts = sentences[owner] + ordinal * lengths[owner] // parts[owner]
+        return cls(np.append(starts, corpus.num_tokens), first[corpus.document_starts()])
+
+    def of_documents(self) -> Iterator[tuple[int, list[int]]]:
+        """For each document, its first unit and the tokens at which its units start, with its end."""
+        for first, last in pairwise(self.documents.tolist()):
+            yield first, self.starts[first : last + 1].tolist()
 
 
 def _target(room: int, short_share: float, draw: Draw) -> int:
@@ -140,63 +155,57 @@ def _target(room: int, short_share: float, draw: Draw) -> int:
     return 2 + int(draw() * (room - 1)) if draw() < short_share else room
 
 
-def _gather(starts: list[int], unit: int, last: int, target: int, room: int) -> int:
+def _gather(starts: list[int], unit: int, target: int, room: int) -> int:
     """The unit behind the last one gathered from `unit` on: until the target is reached, or the next one does not fit."""
-    end = unit + 1
+    end, last = unit + 1, len(starts) - 1
     while end < last and starts[end] - starts[unit] < target and starts[end + 1] - starts[unit] <= room:
         end += 1
     return end
 
 
-def _single(starts: list[int], documents: list[int], room: int, short_share: float, draw: Draw) -> Iterator[Row]:
-    for first, last in pairwise(documents):
-        unit = first
-        while unit < last:
-            end = _gather(starts, unit, last, _target(room, short_share, draw), room)
+def _single(units: _Units, room: int, options: PlanOptions, draw: Draw) -> Iterator[Row]:
+    for _, starts in units.of_documents():
+        unit = 0
+        while unit < len(starts) - 1:
+            end = _gather(starts, unit, _target(room, options.short_share, draw), room)
             yield starts[unit], starts[end], 0, 0, IGNORE
             unit = end
 
 
-def _ordered(starts: list[int], documents: list[int], room: int, short_share: float, draw: Draw) -> Iterator[Row]:
+def _ordered(units: _Units, room: int, options: PlanOptions, draw: Draw) -> Iterator[Row]:
     """Sentence order (Lan et al. 2020): two pieces in a row, half of the time swapped."""
-    for first, last in pairwise(documents):
-        unit = first
-        while unit < last:
-            end = _gather(starts, unit, last, _target(room, short_share, draw), room)
+    for _, starts in units.of_documents():
+        unit = 0
+        while unit < len(starts) - 1:
+            end = _gather(starts, unit, _target(room, options.short_share, draw), room)
             if end - unit == 1:
                 yield starts[unit], starts[end], 0, 0, IGNORE
             else:
                 cut = unit + 1 + int(draw() * (end - unit - 1))
                 a, b = (starts[unit], starts[cut]), (starts[cut], starts[end])
-                swapped = draw() < 0.5
-                yield (*b, *a, 1) if swapped else (*a, *b, 0)
+                yield (*b, *a, 1) if draw() < 0.5 else (*a, *b, 0)
             unit = end
 
 
-def _next_sentence(
-    starts: list[int],
-    documents: list[int],
-    room: int,
-    options: PlanOptions,
-    draw: Draw,
-) -> Iterator[Row]:
-    units, owed = documents[-1], 0  # owed: random pairs so far, less the others
-    for first, last in pairwise(documents):
-        unit = first
-        while unit < last:
+def _next_sentence(units: _Units, room: int, options: PlanOptions, draw: Draw) -> Iterator[Row]:
+    count, owed = len(units.starts) - 1, 0  # owed: random pairs so far, less the others
+    for first, starts in units.of_documents():
+        unit, own = 0, len(starts) - 1
+        while unit < own:
             target = _target(room, options.short_share, draw)
-            end = _gather(starts, unit, last, target, room)
+            end = _gather(starts, unit, target, room)
             cut = unit + 1 if end - unit == 1 else unit + 1 + int(draw() * (end - unit - 1))
             coin = draw() < 0.5
             if options.balance == "exact" and owed:
                 coin = owed < 0
             if end - unit == 1 or coin:
-                other = int(draw() * (units - last + first))
-                other += last - first if other >= first else 0
-                bound = documents[bisect_right(documents, other)]
+                other = int(draw() * (count - own))
+                other += own if other >= first else 0
                 left = max(target, starts[unit + 1] - starts[unit] + 1) - (starts[cut] - starts[unit])
-                stop = _gather(starts, other, bound, left, left)
-                yield starts[unit], starts[cut], starts[other], min(starts[stop], starts[other] + left), 1
+                bound = int(units.documents[np.searchsorted(units.documents, other, "right")])
+                there = units.starts[other : min(bound, other + left) + 1].tolist()  # a unit has a token or more
+                stop = there[_gather(there, 0, left, left)]
+                yield starts[unit], starts[cut], there[0], min(stop, there[0] + left), 1
                 unit, owed = cut, owed + 1
             else:
                 yield starts[unit], starts[cut], starts[cut], starts[end], 0

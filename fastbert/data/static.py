@@ -21,6 +21,7 @@ import numpy as np
 from fastbert import files
 from fastbert.data.corpus import Corpus
 from fastbert.data.examples import CorpusExamples, Example, ExampleOptions
+from fastbert.data.masking import MaskingOptions
 from fastbert.errors import CheckpointError, InputError
 from fastbert.tokenizer import BertTokenizer
 
@@ -84,6 +85,7 @@ class StaticExamples:
         self.folder, self.manifest = folder, manifest
         options = manifest["options"]
         self.objective, self.max_length = options["objective"], options["max_length"]
+        self.masking = MaskingOptions(**options["masking"])
         count, kept = manifest["examples"], manifest["dtype"]
         self._starts = self._map("starts", "<i8", count + 1)
         self._rows_starts = self._map("rows_starts", "<i8", count + 1)
@@ -93,7 +95,6 @@ class StaticExamples:
         self._labels = self._map("labels", kept, manifest["predictions"])
         self.lengths = np.diff(self._starts)
         self.predictions = np.diff(self._rows_starts)
-        self.max_predictions = int(self.predictions.max())
 
     @classmethod
     def open(cls, folder: str | Path) -> StaticExamples:
@@ -125,9 +126,9 @@ class StaticExamples:
     def check(self, wanted: ExampleOptions, name: str) -> None:
         """Raises InputError where a recipe asks for other examples than these."""
         made = self.manifest["options"]
-        for key in ("objective", "max_length"):
-            if made[key] != getattr(wanted, key):
-                raise InputError(f"{name} wants {key} = {getattr(wanted, key)!r}; {self.folder} was written with {made[key]!r}")
+        for key, value in dataclasses.asdict(wanted).items():
+            if made[key] != value:
+                raise InputError(f"{name} wants {key} = {value!r}; {self.folder} was written with {made[key]!r}")
 
     def epoch(self, number: int) -> StaticExamples:
         """The same examples in every epoch."""

@@ -35,20 +35,18 @@ def make_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-6,
     weight_decay: float = 0.01,
-    capturable: bool = False,
 ) -> torch.optim.Optimizer:
     """An optimiser of a model's parameters.
 
     Args:
         name: "adamw" (PyTorch's, fused), "bert-adam" (`BertAdam`) or "lamb" (of the package pytorch-optimizer).
-        capturable: the learning rate is a tensor on the device, so that a CUDA graph may hold the step ("adamw" only).
 
     Raises:
         InputError: an unknown name, or a package that is not installed.
     """
     groups = parameter_groups(model, weight_decay)
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True, capturable=capturable)
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
     if name == "bert-adam":
         return BertAdam(groups, lr=lr, betas=betas, eps=eps)
     if name == "lamb":
@@ -109,9 +107,6 @@ class BertAdam(torch.optim.Optimizer):
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets the learning rate of every group, in place where a graph may hold it."""
+    """Sets the learning rate of every group."""
     for group in optimizer.param_groups:
-        if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(lr)
-        else:
-            group["lr"] = lr
+        group["lr"] = lr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,8 @@ def prepare_corpus(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> 
             f"give data.corpus, a folder of `fastbert data build`, or data.sources, text to build one of; {got} given"
         )
     if data.sources and not (folder / "corpus" / "manifest.json").is_file():
+        for left in folder.glob(".corpus.*.part"):  # of an attempt that was killed
+            shutil.rmtree(left)
         say(f"vocabulary of {data.vocab_size:,} entries and corpus from {', '.join(data.sources)}")
         longest = max(phase.max_length for phase in recipe.phases)
         tokenizer = BertTokenizer.train(Sentences(data.sources), data.vocab_size, model_max_length=longest)
@@ -137,13 +140,15 @@ def open_sources(recipe: Recipe, folder: Path) -> Sources:
         if kept is not None:
             entropy = kept.unigram_entropy()
             source = CorpusExamples(kept, options[-1], EVALUATION_SEED, tokenizer)
-            budget = Budget.of(source, recipe.phases[-1].batch_tokens, recipe.masking.probability)
+            budget = Budget.of(source, recipe.phases[-1].batch_tokens)
             held_out = EpochBatches(source, budget, EVALUATION_SEED, 0)
     if recipe.model.init and BertTokenizer.from_pretrained(recipe.model.init).get_vocab() != tokenizer.get_vocab():
         raise InputError(
             f"the vocabulary of model.init = {recipe.model.init!r} is not the one that {corpus_folder} was built with: build "
             "it with that tokenizer"
         )
+    if recipe.target.below_unigram and held_out is None:
+        raise InputError(f"target.below_unigram needs held-out text, and {corpus_folder} has none: build it with --held-out")
     fingerprint = hashlib.sha256((corpus_folder / "manifest.json").read_bytes()).hexdigest()
     return Sources(examples, tokenizer, held_out, entropy, fingerprint)
 

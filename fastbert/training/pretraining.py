@@ -198,7 +198,7 @@ class _Run:
             done = stop
 
     def _epochs(self, phase: Phase, examples: Examples) -> PhaseBatches:
-        budget = Budget.of(examples, phase.batch_tokens, self.recipe.masking.probability)
+        budget = Budget.of(examples, phase.batch_tokens)
         return PhaseBatches(lambda epoch: EpochBatches(examples, budget, self.recipe.run.seed, epoch, self.limits))
 
     def _train(self, batches: list[PreTrainingBatch], stop: bool) -> bool:

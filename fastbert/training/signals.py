@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ def stop_requests() -> Iterator[list[str]]:
 
     def note(number: int, _: Any) -> None:
         came.append(signal.Signals(number).name)
+        os.write(2, b"\nstopping after this step; Ctrl-C again interrupts at once\n")  # print is not safe in a handler
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     if threading.current_thread() is not threading.main_thread():
