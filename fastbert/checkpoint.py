@@ -137,7 +137,10 @@ def save(state: Mapping[str, Tensor], config: BertConfig, folder: str | Path) ->
         seen.add(key)
         unique[name] = tensor.cpu().contiguous()
     with files.replacing(folder / "model.safetensors") as part:
-        safetensors.torch.save_file(unique, part, metadata={"format": "pt"})
+        try:
+            safetensors.torch.save_file(unique, part, metadata={"format": "pt"})
+        except safetensors.SafetensorError as error:  # how a full disk arrives
+            raise CheckpointError(f"cannot write {folder / 'model.safetensors'}: {error}") from error
     files.write_text(folder / "config.json", config.to_json_string())
 
 

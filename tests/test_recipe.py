@@ -61,6 +61,7 @@ def test_single_values_are_overridden() -> None:
         ("masking.mask=0.9", "must be shares that sum to 1"),
         ("phases.0.steps=0", "phases.0.steps = 0 must be at least 1"),
         ("optimizer.betas=[0.9]", "must be two numbers"),
+        ("run.workers=-1", "run.workers = -1 must be at least 0"),
         ("run.keep=0", "run.keep = 0 must be at least 1"),
     ],
 )

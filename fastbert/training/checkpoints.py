@@ -68,7 +68,7 @@ class Checkpoints:
                 shutil.rmtree(target)
             part.rename(target)
             _flush(self.folder)
-        except (OSError, RuntimeError) as error:  # torch.save and safetensors report a full disk as a RuntimeError
+        except (OSError, RuntimeError, CheckpointError) as error:  # torch.save reports a full disk as a RuntimeError
             shutil.rmtree(part, ignore_errors=True)
             last = next(self._found(), None)
             kept = f"the last good one is {last}" if last else "there is none before it"

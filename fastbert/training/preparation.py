@@ -49,8 +49,13 @@ _FREE = {"data.corpus"} | {
 }
 
 
-def prepare_folder(recipe: Recipe, folder: Path) -> None:
+def prepare_folder(recipe: Recipe, folder: Path, begun: bool) -> None:
     """Makes the output folder and writes the recipe there.
+
+    Args:
+        recipe: what is to be trained.
+        folder: of the run.
+        begun: whether there is a checkpoint, which only the same recipe may go on from.
 
     Raises:
         InputError: it holds something else, or a run of another recipe. CheckpointError: it cannot be written.
@@ -58,7 +63,9 @@ def prepare_folder(recipe: Recipe, folder: Path) -> None:
     path = folder / "recipe.json"
     if path.is_file():
         for key, before, now in _differences(files.read_json(path), json.loads(json.dumps(recipe.to_dict())), ""):
-            if key not in _FREE:
+            if not begun and key.startswith("data."):
+                shutil.rmtree(folder / "corpus", ignore_errors=True)  # of the recipe that came to nothing
+            if begun and key not in _FREE:
                 raise InputError(
                     f"{folder} holds a run with {key} = {before!r}; now it is {now!r}: name another output, or the same value"
                 )

@@ -101,7 +101,7 @@ class _Run:
                 raise InputError(f"{place} is not a multiple of the {world.size} processes: each takes its share of a step")
         self.show = show and world.leads
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.run.keep)
-        self._alone(lambda: prepare_folder(recipe, folder))
+        self._alone(lambda: prepare_folder(recipe, folder, self.checkpoints.newest() is not None))
         self._alone(lambda: prepare_corpus(recipe, folder, self._say))
         self._alone(self.checkpoints.clean)
         self.sources = open_sources(recipe, folder)
@@ -111,11 +111,14 @@ class _Run:
         self.limits = model.base_model._limits()
         self.model = world.wrap(model.to(world.device).train(), self.sharded)
         part = recipe.optimizer
-        on_one_card = world.device.type == "cuda" and world.size == 1
-        capture = recipe.run.capture and on_one_card and recipe.run.precision != "float16"
+        captures = world.device.type == "cuda" and world.size == 1 and recipe.run.precision != "float16"
+        if recipe.run.capture and not captures:
+            self._say("run.capture: steps are not captured; that takes one CUDA device, in float32 or bfloat16")
         optimizer = make_optimizer(part.name, self.model, part.lr, (part.betas[0], part.betas[1]), part.eps, part.weight_decay)
         trained: Any = torch.compile(self.model) if recipe.run.compile else self.model
-        self.stepper = Stepper(trained, optimizer, world, recipe.run.precision, part.max_grad_norm, capture)
+        self.stepper = Stepper(
+            trained, optimizer, world, recipe.run.precision, part.max_grad_norm, recipe.run.capture and captures
+        )
         if state:
             load_optimizer_state(self.model, optimizer, state["optimizer"], self.sharded)
             self.stepper.scaler.load_state_dict(state["scaler"])
@@ -167,9 +170,10 @@ class _Run:
             )
             try:
                 for batches, after in self._steps():
-                    ends = self._train(batches, bool(stopped))
+                    self._train(batches)
                     self.position = after
                     bar.update()
+                    ends = bool(self.world.sum([bool(stopped)])[0])  # any process
                     self._after_step(writer, bar, ends)
                     if ends and after.step < recipe.steps:
                         return PreTrainingResult(self.folder, after.step, self.metrics, stopped[0] if stopped else "SIGTERM")
@@ -201,18 +205,16 @@ class _Run:
         budget = Budget.of(examples, phase.batch_tokens)
         return PhaseBatches(lambda epoch: EpochBatches(examples, budget, self.recipe.run.seed, epoch, self.limits))
 
-    def _train(self, batches: list[PreTrainingBatch], stop: bool) -> bool:
-        """One step; whether any process was told to stop."""
+    def _train(self, batches: list[PreTrainingBatch]) -> None:
+        """One step."""
         recipe, step, started = self.recipe, self.position.step, time.perf_counter()
         torch.manual_seed(_seed(recipe.run.seed, step, self.world.rank))
-        counts = (sum(b.num_mlm_labels for b in batches), sum(b.num_pair_labels for b in batches))
-        words, pairs, ends = self.world.sum([*counts, stop])
+        words, pairs = self.world.sum([sum(b.num_mlm_labels for b in batches), sum(b.num_pair_labels for b in batches)])
         lr = recipe.optimizer.lr * rate(recipe.schedule.name, step, recipe.schedule.warmup_steps, recipe.steps)
         sums = self.stepper.step(batches, lr, (words, pairs))
         self.window.add(sums, batches, unwrapped(self.model).config, lr, time.perf_counter() - started)
         if self.world.device.type == "cpu":
             self._check_finite(step + 1)
-        return bool(ends)
 
     def _after_step(self, writer: MetricsWriter | None, bar: Any, ends: bool) -> None:
         """Records, evaluation and checkpoint, where they are due."""
@@ -249,6 +251,7 @@ class _Run:
             record["loss"] += record["next_sentence_loss"]
         record |= {
             "grad_norm": float(window.norm) / window.steps,
+            "seconds": seconds,
             "tokens_per_second": tokens / seconds,
             "tail_share": 1 - tokens / places,
             "mfu": flops / seconds / (self.flops_per_s * world.size),

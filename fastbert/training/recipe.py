@@ -175,6 +175,8 @@ class Recipe:
             _at_least(f"run.{name}", getattr(self.run, name), 1)
         for name in ("eval_every", "checkpoint_every", "workers"):
             _at_least(f"run.{name}", getattr(self.run, name), 0)
+        if self.run.sharded and self.run.precision == "float16":
+            raise InputError("run.sharded with run.precision = 'float16': a loss scaler sees one shard only; take bfloat16")
         if len(self.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in self.optimizer.betas):
             raise InputError(f"optimizer.betas = {list(self.optimizer.betas)} must be two numbers within 0..1")
         if not 0 <= self.schedule.warmup_steps <= self.steps:

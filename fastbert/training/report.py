@@ -27,8 +27,8 @@ def write_report(folder: Path) -> None:
         last = train[-1]
         speeds = sorted(record["tokens_per_second"] for record in train)
         lines += [
-            f"{last['step']:,} steps, {last['epoch'] + 1} epochs begun, {speeds[len(speeds) // 2]:,.0f} tokens a second "
-            f"(median), {last['mfu']:.0%} of the measured matrix product, {last['memory_bytes'] / 2**20:,.0f} MiB at most, "
+            f"{last['step']:,} steps in {sum(record['seconds'] for record in train) / 60:.1f} minutes, {last['epoch'] + 1} epochs "
+            f"begun, {speeds[len(speeds) // 2]:,.0f} tokens a second (median), {last['mfu']:.0%} of the measured matrix product, {last['memory_bytes'] / 2**20:,.0f} MiB at most, "
             f"{last['tail_share']:.1%} dummy tokens.",
             "",
         ]

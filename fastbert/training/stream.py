@@ -6,6 +6,7 @@ step goes to process j modulo their number: any number of processes trains on th
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -80,12 +81,18 @@ def stream(
             sampler=_Endless(mine),
             num_workers=workers,
             pin_memory=world.device.type == "cuda",
-            persistent_workers=False,
+            worker_init_fn=_leave_signals_to_the_main_process,
         )
     )
     count = len(range(world.rank, per_step, world.size))
     for _, position in batches.steps(start, stop, per_step):
         yield list(islice(loader, count)), position
+
+
+def _leave_signals_to_the_main_process(_: int) -> None:
+    """Ctrl-C reaches all processes of a terminal: the batches of the step that is being finished are still wanted."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Endless:
