@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 from pathlib import Path
@@ -112,6 +113,17 @@ def test_two_trainings_of_a_vocabulary_are_the_same_and_a_share_can_be_held_out(
     command = ["tokenizer", "train", str(text), "-o", str(tmp_path / "c"), "--vocab-size", "70", "--held-out", "0.1"]
     assert cli.main(command) == 0
     assert "on 10.00% of the texts, held out" in capsys.readouterr().out
+
+
+def test_a_vocabulary_from_standard_input_is_the_same(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["tokenizer", "train", str(text), "-o", str(tmp_path / "a"), "--vocab-size", "70"]) == 0
+    for options, code in ((["--held-out", str(text)], 0), ([], 0), (["--held-out", "0.1"], 2)):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.read_bytes())))
+        assert cli.main(["tokenizer", "train", "-", "-o", str(tmp_path / "b"), "--vocab-size", "70", *options]) == code
+        assert (tmp_path / "a" / "vocab.txt").read_bytes() == (tmp_path / "b" / "vocab.txt").read_bytes()
+    assert "are not read twice; name a file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -116,26 +116,25 @@ def train_tokenizer(args: argparse.Namespace) -> None:
     folder = Path(args.output)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"cannot write {folder}: it is a file")
-    texts: Iterable[str] = Sentences(args.input, **_text_options(args))
-    if "-" in args.input:
-        texts = iter(texts)  # can be read once only
-    reported: Iterable[str] = texts
-    place = "every 100th text trained on"
+    once = "-" in args.input  # standard input can be read a single time
     share = _share(args.held_out)
+    if once and share is not None:
+        raise InputError(f"held_out = {args.held_out}: texts of standard input are not read twice; name a file to hold out")
+    texts: Iterable[str] = Sentences(args.input, **_text_options(args))
+    reported: Iterable[str] | None = _Part(texts, 100, True)
+    place = "every 100th text trained on"
     if share is not None:
         every = round(1 / share)
         texts, reported, place = _Part(texts, every, False), _Part(texts, every, True), f"{share:.2%} of the texts, held out"
     elif args.held_out:
         reported, place = read_texts(args.held_out), args.held_out
-    else:
-        reported = _Part(texts, 100, True)
-    if "-" in args.input and not (args.held_out and share is None):
-        reported, place = [], ""
+    elif once:
+        reported = None
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written stops before the work
     try:
         tokenizer = fastbert.BertTokenizer.train(
-            texts,
+            iter(texts) if once else texts,
             args.vocab_size,
             min_frequency=args.min_frequency,
             do_lower_case=not args.cased,
@@ -147,7 +146,7 @@ def train_tokenizer(args: argparse.Namespace) -> None:
         if made and not any(folder.iterdir()):
             folder.rmdir()
     print(f"{len(tokenizer):,} entries -> {folder}", file=sys.stderr)
-    if place:
+    if reported is not None:
         print(f"{vocabulary_report(tokenizer, reported)} on {place}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from fastbert import files
@@ -25,10 +26,11 @@ def write_report(folder: Path) -> None:
     lines = [f"# Pre-training: {recipe['data']['objective']}", ""]
     if train:
         last = train[-1]
-        speeds = sorted(record["tokens_per_second"] for record in train)
+        minutes = sum(record["seconds"] for record in train) / 60
+        speed = median(record["tokens_per_second"] for record in train)
         lines += [
-            f"{last['step']:,} steps in {sum(record['seconds'] for record in train) / 60:.1f} minutes, {last['epoch'] + 1} epochs "
-            f"begun, {speeds[len(speeds) // 2]:,.0f} tokens a second (median), {last['mfu']:.0%} of the measured matrix product, {last['memory_bytes'] / 2**20:,.0f} MiB at most, "
+            f"{last['step']:,} steps in {minutes:.1f} minutes, {last['epoch'] + 1} epochs begun, {speed:,.0f} tokens a second, "
+            f"{last['mfu']:.0%} of the measured matrix product, {last['memory_bytes'] / 2**20:,.0f} MiB at most, "
             f"{last['tail_share']:.1%} dummy tokens.",
             "",
         ]
