@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"fastbert: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("fastbert: interrupted; nothing was written", file=sys.stderr)
+        print("fastbert: interrupted; no file is half written", file=sys.stderr)
         return 130
     return code or 0
 

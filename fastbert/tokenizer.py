@@ -306,10 +306,22 @@ class BertTokenizer:
             values = {name: as_array(column, name, return_tensors) for name, column in values.items()}
         return BatchEncoding(values, [], [])
 
-    def encode_ids(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
-        """Ids of each text, ragged and never cut; faster than a call, as nothing else is tracked."""
+    def encode_ids(
+        self, texts: Sequence[str], add_special_tokens: bool = True, split_special_tokens: bool = False
+    ) -> list[list[int]]:
+        """Ids of each text, ragged and never cut; faster than a call, as nothing else is tracked.
+
+        Args:
+            texts: to encode.
+            add_special_tokens: frame each text by [CLS] and [SEP].
+            split_special_tokens: read "[MASK]" and the like in a text as the characters they are.
+        """
         _, inputs = check_texts(list(texts), None, False)
-        return [e.ids for e in self._tokenizer.encode_batch_fast(inputs, add_special_tokens=add_special_tokens)]
+        tokenizer = self._tokenizer
+        if split_special_tokens:
+            tokenizer = self._cutting.setdefault(("split",), Tokenizer.from_str(tokenizer.to_str()))
+            tokenizer.encode_special_tokens = True
+        return [e.ids for e in tokenizer.encode_batch_fast(inputs, add_special_tokens=add_special_tokens)]
 
     def encode(self, text: str, text_pair: str | None = None, add_special_tokens: bool = True) -> list[int]:
         """Ids of one text or pair."""

@@ -84,7 +84,9 @@ def train_vocabulary(
 def _alphabet(tokenizer: Tokenizer, seen: set[str]) -> tuple[list[str], list[str]]:
     """The characters that stand in normalised words, and those of them that can stand inside one; sorted."""
     alphabet = sorted({c for character in seen for c in tokenizer.normalizer.normalize_str(character) if not c.isspace()})
-    return alphabet, [c for c in alphabet if len(tokenizer.pre_tokenizer.pre_tokenize_str(f"a{c}a")) == 1]
+    return alphabet, [
+        c for c in alphabet if len(tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(f"a{c}a"))) == 1
+    ]
 
 
 @contextmanager

@@ -132,7 +132,7 @@ def test_interrupting_leaves_no_part_behind(model: str, tmp_path: Path, monkeypa
     monkeypatch.setattr(Embedder, "encode", interrupted)
     (tmp_path / "a.txt").write_text("paris\n")
     assert embed(model, tmp_path / "a.txt", tmp_path / "out.npy") == 130
-    assert "interrupted; nothing was written" in capsys.readouterr().err
+    assert "interrupted; no file is half written" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["a.txt"]
 
 

@@ -56,6 +56,17 @@ def test_two_builds_give_the_same_bytes(tmp_path: Path) -> None:
             assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes(), path
 
 
+def test_names_of_special_tokens_in_a_text_are_text(tmp_path: Path) -> None:
+    """Else a book about BERT would hold separators and masks, with labels on them."""
+    tokenizer = make_tokenizer([["the [MASK] and [SEP] are [CLS] [PAD] cat"] * 3], 60)
+    build_corpus(["the cat [MASK] the", None], tokenizer, tmp_path / "c")
+    corpus = Corpus.open(tmp_path / "c")
+    ids = corpus.tokens(0, corpus.num_tokens)
+    assert not set(ids.tolist()) & set(tokenizer.all_special_ids)
+    assert tokenizer.decode(ids).replace(" ", "") == "thecat[mask]the"
+    assert tokenizer.encode("[MASK]", add_special_tokens=False) == [tokenizer.mask_token_id]  # as ever
+
+
 def test_more_entries_than_sixteen_bits_hold_take_wider_ids(tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
     tokenizer.add_tokens([f"word{i}" for i in range(70_000)])

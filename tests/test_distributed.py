@@ -86,6 +86,23 @@ def test_two_processes_equal_one_with_the_same_global_batch(corpus: Corpus, alon
 
 
 @pytest.mark.slow
+def test_a_sharded_run_with_berts_adam_stops_and_goes_on(corpus: Corpus, tmp_path: Path) -> None:
+    """Weights and optimiser are gathered for the checkpoint and dealt out again."""
+    changes = ("optimizer.name=bert-adam", "run.checkpoint_every=5")
+    pretrain(make_recipe(corpus.folder, *STILL, *STEPS, *changes), tmp_path / "alone", "cpu")
+    first = torchrun(2, corpus, tmp_path / "run", *changes, "run.sharded=true")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "checkpoints" / "step-00000005").is_dir():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    first.terminate()
+    output, _ = first.communicate(timeout=120)
+    assert "stopped by SIGTERM after step" in output or first.returncode == 0, output
+    finish(torchrun(2, corpus, tmp_path / "run", *changes, "run.sharded=true"))
+    assert_same_to_rounding(tmp_path / "run", tmp_path / "alone")
+
+
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_with_a_message_and_it_resumes_alone(corpus: Corpus, alone: Path, tmp_path: Path) -> None:
     process = torchrun(2, corpus, tmp_path / "run", "run.log_every=1")
     records = tmp_path / "run" / "metrics.jsonl"

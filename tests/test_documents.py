@@ -54,6 +54,12 @@ def test_tables_are_documents_row_by_row(tmp_path: Path) -> None:
     assert [s for s in read(path) if s] == ["One.", "Two.", "Three."]
 
 
+def test_tables_replace_bad_bytes_too(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", b'text,id\n"One\xff.",1\n')
+    with pytest.warns(UserWarning, match="not UTF-8"):
+        assert [s for s in read(path, errors="replace") if s] == ["One\ufffd."]
+
+
 def test_every_python_carries_a_corpus() -> None:
     found = list(read_sentences(["python:pydoc_data.topics"]))
     assert found.count(None) > 50

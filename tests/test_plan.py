@@ -92,6 +92,12 @@ def test_exact_balance_is_even_where_googles_drifts(tmp_path: Path) -> None:
     assert shares["google"] > 0.53  # single sentences at the ends of documents: the drift is real
 
 
+def test_a_balance_that_cannot_be_had_is_said(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "c", 100, 0.0, sentences=(1, 1))
+    with pytest.warns(UserWarning, match=r"100\.0% of the pairs of .* are random: a single sentence has no next one"):
+        assert plan_epoch(corpus, PlanOptions(128), 0, 0).random_share == 1
+
+
 def test_a_plan_is_a_function_of_seed_and_epoch(corpus: Corpus) -> None:
     def spans(seed: int, epoch: int) -> bytes:
         plan = plan_epoch(corpus, PlanOptions(48), seed, epoch)

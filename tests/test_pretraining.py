@@ -314,6 +314,30 @@ def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(
     assert_same_run(tmp_path / "run", whole_run)
 
 
+def run_in_a_group(recipe: dict[str, Any], folder: str) -> None:
+    os.setsid()
+    raise SystemExit(128 if pretrain(Recipe.from_dict(recipe), folder, "cpu").stopped_by else 0)
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_finds_workers_still_at_work(corpus: Corpus, whole_run: Path, tmp_path: Path) -> None:
+    """As torchrun, Slurm and Ctrl-C send it: were the workers to die first, the step could not be finished."""
+    recipe = make_recipe(corpus.folder, "run.workers=2").to_dict()
+    processes = multiprocessing.get_context("forkserver")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = processes.Process(target=run_in_a_group, args=(recipe, str(tmp_path / "run")))
+        process.start()
+        deadline = time.monotonic() + 60
+        while len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(process.pid, number)
+        process.join(60)
+        assert process.exitcode in (0, 128)  # 0: it had come to its end
+    pretrain(Recipe.from_dict(recipe), tmp_path / "run", "cpu")
+    assert_same_run(tmp_path / "run", whole_run)
+
+
 def interrupted(corpus: Corpus, folder: Path, monkeypatch: pytest.MonkeyPatch, steps: int = 14) -> None:
     """A run that dies of an error after some steps."""
     step, seen = Stepper.step, []
@@ -413,6 +437,23 @@ def test_a_full_disk_names_the_last_good_checkpoint_and_keeps_it(
     assert_same_run(tmp_path / "run", whole_run)
 
 
+def test_a_gradient_that_is_no_number_is_noticed_before_it_is_saved(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, seen = Stepper._run, []
+
+    def poisoned(self: Stepper, *args: Any, **labels: Any) -> Any:
+        values = run(self, *args, **labels)
+        seen.append(None)
+        if len(seen) == 9:  # a step with a checkpoint
+            self.model.bert.pooler.dense.weight.grad[0, 0] = float("inf")
+        return values
+
+    monkeypatch.setattr(Stepper, "_run", poisoned)
+    with pytest.raises(TrainingError, match=r"not a number at step 9\. The last good checkpoint is .*step-00000006 \(step 6\)"):
+        pretrain(make_recipe(corpus.folder), tmp_path / "run", "cpu")
+
+
 @pytest.mark.parametrize("room", [1_000, 50_000, 400_000], ids=["config", "weights", "optimiser"])
 def test_files_that_cannot_be_written_whole_are_one_sentence(tmp_path: Path, room: int) -> None:
     """A real limit of the system in place of a full disk: what the libraries make of it differs from file to file."""
@@ -445,6 +486,10 @@ def test_recipes_that_do_not_fit_are_refused_before_training(corpus: Corpus, tmp
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("")
     refused("holds something else than a pre-training run", folder=tmp_path / "full")
+    thin = make_corpus(tmp_path / "thin", 30, 0.03)
+    with pytest.raises(InputError, match=r"held-out holds 1 document, too few for next-sentence pairs: .* a larger --held-out"):
+        pretrain(make_recipe(thin.folder), tmp_path / "8", "cpu")
+    refused("sharded with run.precision = 'float16'", "run.sharded=true", "run.precision=float16")
     with pytest.raises(InputError, match="there is no CUDA device"):
         pretrain(make_recipe(corpus.folder), tmp_path / "7", "cuda")
 
@@ -479,3 +524,11 @@ def test_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
     assert newest is not None
     assert newest[1] == {"n": 5}
     assert json.loads((newest[0] / "checkpoint.json").read_text())["step"] == 5
+
+
+def test_damaged_checkpoints_ahead_do_not_push_the_new_one_out(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "c", keep=1)
+    checkpoints.save(9, {}, lambda folder: (folder / "config.json").write_text("{}"))
+    (tmp_path / "c" / "step-00000012").mkdir()
+    saved = checkpoints.save(10, {}, lambda folder: (folder / "config.json").write_text("{}"))
+    assert [path.name for path in (tmp_path / "c").iterdir()] == [saved.name] == ["step-00000010"]

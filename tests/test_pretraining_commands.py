@@ -94,8 +94,9 @@ def test_the_recipe_of_the_readme_makes_its_own_corpus(tmp_path: Path, capsys: p
 
 def test_static_examples_are_built_inspected_and_trained(corpus: Path, text: Path, tmp_path: Path, capsys) -> None:
     options = ["--static", "--duplicates", "2", "--max-length", "48"]
-    assert cli.main(["data", "build", str(corpus), "-o", str(tmp_path / "a"), *options]) == 0
-    tokenizer = ["--tokenizer", str(tmp_path / "tok"), "--held-out", "0.1"]
+    tokenizer = ["--tokenizer", str(tmp_path / "tok")]
+    assert cli.main(["data", "build", str(text), "-o", str(tmp_path / "whole"), *tokenizer]) == 0
+    assert cli.main(["data", "build", str(tmp_path / "whole"), "-o", str(tmp_path / "a"), *options]) == 0
     assert cli.main(["data", "build", str(text), "-o", str(tmp_path / "b"), *options, *tokenizer]) == 0
     for name in ("input_ids.bin", "labels.bin", "about.bin"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -134,6 +135,7 @@ def test_a_vocabulary_from_standard_input_is_the_same(
         (["data", "build", "{bad}", "-o", "{out}", "--tokenizer", "{tok}"], "line 2: not UTF-8 text"),
         (["data", "build", "{text}", "-o", "{out}"], "--tokenizer is needed"),
         (["data", "build", "{corpus}", "-o", "{out}"], "is a corpus already"),
+        (["data", "build", "{text}", "-o", "{out}", "--static", "--held-out", "0.1"], "does not go with --static"),
         (["data", "build", "{text}", "-o", "{corpus}", "--tokenizer", "{tok}"], "the folder is not empty"),
         (["data", "inspect", "{corpus}", "--start", "100000"], "start = 100000 is not in 0.."),
         (["data", "inspect", "{tok}"], "has no manifest.json"),

@@ -44,6 +44,12 @@ def test_texts_may_be_an_iterator_that_can_be_read_once(once: bool) -> None:
     assert made.tokenize("tacs") == ["t", "##a", "##c", "##s"] or made.unk_token not in made.tokenize("tacs")
 
 
+def test_characters_that_never_stand_inside_a_word_have_no_such_entry() -> None:
+    vocab = BertTokenizer.train(["abc 漢字 a.b"] * 3, 60).get_vocab()
+    assert {"漢", "字", ".", "a", "##a"} <= vocab.keys()
+    assert not {"##漢", "##字", "##."} & vocab.keys()
+
+
 def test_the_report_counts_words_pieces_and_unknowns() -> None:
     tokenizer = BertTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "un", "##like", "##ly", "cat", "."])
     report = vocabulary_report(tokenizer, ["unlikely cat.", "Cat dog unlike"])

@@ -182,6 +182,8 @@ def build(args: argparse.Namespace) -> None:
     if ready:
         _write_static(args, Path(args.input[0]))
         return
+    if args.held_out:
+        raise InputError("--held-out does not go with --static: fixed examples are trained on, all of them")
     output = Path(args.output).resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as between:
@@ -202,9 +204,13 @@ def _build_corpus(args: argparse.Namespace, output: Path) -> None:
     seconds = time.perf_counter() - started
     speed = f", {sum(sizes) / 1e6 / seconds:.1f} MB/s" if sizes else ""
     print(f"{report.table()}\n{seconds:.1f} s{speed} -> {output}", file=sys.stderr)
-    if report.documents < 2:
-        text = "the corpus holds one document: next-sentence prediction needs two or more; blank lines separate documents"
-        print(f"fastbert: warning: {text}", file=sys.stderr)
+    for part, name, advice in (
+        (report, "the corpus", "blank lines separate documents"),
+        (report.held_out, "the held-out part", "hold out a larger share"),
+    ):
+        if part is not None and part.documents < 2:
+            text = f"{name} holds one document: next-sentence prediction needs two or more; {advice}"
+            print(f"fastbert: warning: {text}", file=sys.stderr)
 
 
 def _write_static(args: argparse.Namespace, folder: Path) -> None:
@@ -288,14 +294,20 @@ def _samples(folder: Path) -> Iterator[str]:
             yield f"{text}\n  it was: {around[0]}; the model says: {guesses}"
 
 
-def ablate(args: argparse.Namespace) -> None:
+def ablate(args: argparse.Namespace) -> int:
     """Trains the rows of a table of the paper at a small size and prints them beside the paper's."""
     from fastbert.training import Recipe
     from fastbert.training.ablations import run_suite
+    from fastbert.training.pretraining import StoppedError
 
     recipe = Recipe.load(args.recipe)
     if args.size:
         recipe = recipe.override(f"model.size='{args.size}'")
     if args.corpus:
         recipe = recipe.override("data.sources=[]", f"data.corpus='{args.corpus}'")
-    print(run_suite(args.suite, recipe.override(*args.set), args.output, args.device))
+    try:
+        print(run_suite(args.suite, recipe.override(*args.set), args.output, args.device))
+    except StoppedError as error:
+        print(f"fastbert: {error}", file=sys.stderr)
+        return 128 + signal.Signals[error.signal].value
+    return 0

@@ -185,7 +185,8 @@ def _tokenized(sentences: Iterable[str | None], tokenizer: BertTokenizer) -> Ite
     """Ids of sentences, in blocks that end where documents do, with the number of [UNK]s; None at the end of a document."""
     stream, unk = iter(sentences), tokenizer.unk_token_id
     while batch := list(islice(stream, _BATCH)):
-        rows = iter(tokenizer.encode_ids([text for text in batch if text is not None], add_special_tokens=False))
+        texts = [text for text in batch if text is not None]
+        rows = iter(tokenizer.encode_ids(texts, add_special_tokens=False, split_special_tokens=True))
         block: list[list[int]] = []
         for text in batch:
             if text is None:

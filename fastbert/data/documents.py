@@ -5,7 +5,7 @@ Formats:
     sentences  one sentence a line, a blank line between documents, as google's BERT reads them.
     markdown   as text, but headings and rules (`#`, `---`) separate documents and are dropped; blank lines end paragraphs.
     jsonl      one document a line: text, or a list of sentences, under a key. A line is held whole.
-    table      TSV or CSV, one document a row, in a column of text; see `texts.read_texts`.
+    table      TSV or CSV, one document a row, in a column of text. A row is held whole.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastbert.data.texts import lines, read_texts
+from fastbert.data.texts import column_texts, lines
 from fastbert.errors import InputError
 
 FORMATS = ("text", "sentences", "markdown", "jsonl", "table")
@@ -141,7 +141,7 @@ def _of_module(name: str, language: str) -> Iterator[str | None]:
 
 
 def _table(stream: Callable[..., Iterator[str]], path: Path, column: str, language: str) -> Iterator[str | None]:
-    for text in read_texts(path, column):
+    for text in column_texts(stream(), path, column):
         yield from _sentences(" ".join(text.split()), language)
         yield None
 

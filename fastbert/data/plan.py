@@ -7,13 +7,15 @@ another document, and then the rest is put back for the next example. What diffe
 * Nothing is cut off. A sentence longer than half of the room is split into equal parts beforehand, and a sentence that does not
   fit any more starts the next example: every token is in exactly one example of an epoch, random B segments aside.
 * A random B never comes from A's own document; any other text of the corpus is equally likely.
-* `balance="exact"` pays random pairs that had to be (a single sentence left) back: google's order drifts to 54-61 % random.
+* `balance="exact"` pays random pairs that had to be (a single sentence left) back, as far as there are others: google's order
+  drifts to 54-61 % random.
 * Short sequences are drawn for each example, not for each document: few long documents get their share of them.
 """
 
 from __future__ import annotations
 
 import random
+import warnings
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -113,7 +115,13 @@ def plan_epoch(corpus: Corpus, options: PlanOptions, seed: int, epoch: int) -> P
     rows = array("q")
     for row in cut(units, room, options, draw):
         rows.extend(row)
-    return Plan(*(np.ascontiguousarray(column) for column in np.frombuffer(rows, np.int64).reshape(-1, 5).T))
+    plan = Plan(*(np.ascontiguousarray(column) for column in np.frombuffer(rows, np.int64).reshape(-1, 5).T))
+    if options.pairs == "nsp" and options.balance == "exact" and abs(plan.random_share - 0.5) > 0.01 + 1 / len(plan):
+        warnings.warn(
+            f"{plan.random_share:.1%} of the pairs of {corpus.folder} are random: a single sentence has no next one",
+            stacklevel=2,
+        )
+    return plan
 
 
 Row = tuple[int, int, int, int, int]

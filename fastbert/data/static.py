@@ -11,7 +11,9 @@ Every epoch has the same examples; only their order changes. "Duplicates" are co
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,7 @@ def write_static(
         raise InputError(f"duplicates = {duplicates} must be at least 1")
     source = CorpusExamples(corpus, options, seed)
     dtype = np.dtype(corpus.manifest["dtype"])
-    starts, rows_starts, about = [0], [0], []
+    starts, rows_starts, about = array("q", [0]), array("q", [0]), array("i")
     with files.new_folder(folder) as part:
         streams = {name: (part / f"{name}.bin").open("wb") for name in ("input_ids", "rows", "labels")}
         try:
@@ -61,21 +63,27 @@ def write_static(
                     streams["labels"].write(one.labels.astype(dtype).tobytes())
                     starts.append(starts[-1] + len(one.input_ids))
                     rows_starts.append(rows_starts[-1] + len(one.rows))
-                    about.append((one.second, one.next_sentence_label))
+                    about.extend((one.second, one.next_sentence_label))
                     if advance is not None:
                         advance(1)
         finally:
             for stream in streams.values():
                 stream.close()
-        np.array(starts, "<i8").tofile(part / "starts.bin")
-        np.array(rows_starts, "<i8").tofile(part / "rows_starts.bin")
-        np.array(about, "<i4").tofile(part / "about.bin")
+        for name, values, kind in (("starts", starts, "<i8"), ("rows_starts", rows_starts, "<i8"), ("about", about, "<i4")):
+            (part / f"{name}.bin").write_bytes(np.array(values, kind).tobytes())
         source.tokenizer.save_pretrained(part / "tokenizer")
-        manifest = {"format": FORMAT, "version": VERSION, "examples": len(about), "tokens": starts[-1], "dtype": dtype.name}
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "examples": len(starts) - 1,
+            "tokens": starts[-1],
+            "dtype": dtype.name,
+        }
         manifest |= {"predictions": rows_starts[-1], "seed": seed, "duplicates": duplicates}
         manifest |= {"options": dataclasses.asdict(options), "vocabulary_sha256": corpus.manifest["vocabulary_sha256"]}
+        manifest["sha256"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(part.glob("*.bin"))}
         files.write_text(part / "manifest.json", json.dumps(manifest, indent=1) + "\n")
-    return len(about)
+    return len(starts) - 1
 
 
 class StaticExamples:

@@ -17,6 +17,9 @@ from fastbert.errors import InputError
 _MAX_FIELD = 1 << 30  # characters; csv's own limit of 131,072 is shorter than real documents
 
 
+TABLES = (".tsv", ".csv", ".jsonl", ".ndjson")
+
+
 def read_texts(path: str | Path, column: str | None = None) -> Iterator[str]:
     """Yields the texts of a file, in order, blank ones included.
 
@@ -29,20 +32,22 @@ def read_texts(path: str | Path, column: str | None = None) -> Iterator[str]:
         InputError: a file that cannot be read, a line that is not UTF-8, a missing column; the message names the line.
     """
     path = Path(path)
-    kind = path.suffix.lower()
-    if kind not in (".tsv", ".csv", ".jsonl", ".ndjson"):
+    if path.suffix.lower() not in TABLES:
         if column is not None:
             raise InputError(f"column = {column!r} needs a .tsv, .csv or .jsonl file; {path} is read line by line")
         return lines(path)
-    column = "text" if column is None else column
+    return column_texts(lines(path), path, "text" if column is None else column)
+
+
+def column_texts(rows: Iterator[str], path: Path, column: str) -> Iterator[str]:
+    """The texts of a column of a table's lines; by the file's ending it is JSON lines, CSV or, else, TSV."""
+    kind = path.suffix.lower()
     if kind in (".jsonl", ".ndjson"):
-        return _json_column(lines(path), column, path)
+        return _json_column(rows, column, path)
     csv.field_size_limit(_MAX_FIELD)
-    if kind == ".tsv":
-        rows: Iterable[list[str]] = (line.split("\t") for line in lines(path))
-    else:
-        rows = csv.reader(line + "\n" for line in lines(path))
-    return _table_column(rows, column, path)
+    if kind == ".csv":
+        return _table_column(csv.reader(row + "\n" for row in rows), column, path)
+    return _table_column((row.split("\t") for row in rows), column, path)
 
 
 def lines(

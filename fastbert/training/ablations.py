@@ -13,7 +13,7 @@ from fastbert import files
 from fastbert.diagnostics import align
 from fastbert.errors import InputError
 from fastbert.training.preparation import prepare_corpus
-from fastbert.training.pretraining import PreTrainingResult, pretrain
+from fastbert.training.pretraining import PreTrainingResult, StoppedError, pretrain
 from fastbert.training.probe import ProbeOptions, probe_right_neighbour
 from fastbert.training.recipe import Recipe
 
@@ -49,6 +49,9 @@ def run_suite(suite: str, recipe: Recipe, output: str | Path, device: str | None
         recipe: model, text and steps of every row.
         output: one folder a row, a corpus they share, and table.md.
         device: see `pretrain`.
+
+    Raises:
+        StoppedError: by a signal; what was trained is kept.
     """
     if suite not in SUITES:
         raise InputError(f"suite = {suite!r} is not one of {', '.join(SUITES)}")
@@ -72,7 +75,7 @@ def _objectives(recipe: Recipe, output: Path, device: str | None) -> list[tuple[
     for name, (objective, bilstm, paper) in TABLE_5.items():
         if objective not in trained:
             data = replace(recipe.data, objective=objective)
-            trained[objective] = pretrain(replace(recipe, data=data), output / objective.replace("+", "-"), device)
+            trained[objective] = _train(replace(recipe, data=data), output / objective.replace("+", "-"), device)
         result = trained[objective]
         probe = probe_right_neighbour(result.folder / "model", ProbeOptions(bilstm=bilstm), device or "cpu")
         rows.append((name, *_measured(result), f"{probe:.1%}", *_figures(paper)))
@@ -86,7 +89,7 @@ def _masking(recipe: Recipe, output: Path, device: str | None) -> list[tuple[str
         mask, keep, random = shares
         masking = replace(recipe.masking, mask=mask, keep=keep, random=random)
         folder = output / "-".join(f"{share:.0%}".removesuffix("%") for share in shares)
-        result = pretrain(replace(recipe, masking=masking), folder, device)
+        result = _train(replace(recipe, masking=masking), folder, device)
         probes = [
             probe_right_neighbour(
                 result.folder / "model", ProbeOptions(frozen=frozen, lr=1e-2 if frozen else 1e-3), device or "cpu"
@@ -95,6 +98,13 @@ def _masking(recipe: Recipe, output: Path, device: str | None) -> list[tuple[str
         ]
         rows.append((*(f"{s:.0%}" for s in shares), *_measured(result), *(f"{p:.1%}" for p in probes), *_figures(paper)))
     return rows
+
+
+def _train(recipe: Recipe, folder: Path, device: str | None) -> PreTrainingResult:
+    result = pretrain(recipe, folder, device)
+    if result.stopped_by:
+        raise StoppedError(result.stopped_by)
+    return result
 
 
 def _measured(result: PreTrainingResult) -> tuple[str, str]:

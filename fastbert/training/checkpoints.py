@@ -42,7 +42,7 @@ class Checkpoints:
         self.folder, self.keep = folder, keep
 
     def save(self, step: int, state: dict[str, Any], write_model: Callable[[Path], None]) -> Path:
-        """Writes a checkpoint and removes those beyond `keep`.
+        """Writes a checkpoint, and removes those beyond `keep` and the damaged ones that stand ahead of it.
 
         Args:
             step: steps done.
@@ -73,7 +73,8 @@ class Checkpoints:
             last = next(self._found(), None)
             kept = f"the last good one is {last}" if last else "there is none before it"
             raise CheckpointError(f"cannot write the checkpoint {target}: {_reason(error)}; {kept}") from error
-        for path in list(self._found())[self.keep :]:
+        newer = [path for path in self._found() if path.name > target.name]  # damaged, or they would have been resumed from
+        for path in [*newer, *[path for path in self._found() if path.name <= target.name][self.keep :]]:
             shutil.rmtree(path)
         return target
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any, TextIO
 
 from fastbert import files
-from fastbert.errors import InputError
+from fastbert.errors import CheckpointError, InputError
 
 
 class MetricsWriter:
@@ -16,10 +17,7 @@ class MetricsWriter:
     Args:
         folder: of the run.
         step: steps done so far.
-        tensorboard: also write event files to `folder/tensorboard`.
-
-    Raises:
-        InputError: TensorBoard is asked for and not installed.
+        tensorboard: also write event files to `folder/tensorboard`; see `check_tensorboard`.
     """
 
     def __init__(self, folder: Path, step: int, tensorboard: bool = False) -> None:
@@ -29,16 +27,17 @@ class MetricsWriter:
         self._stream: TextIO = path.open("a", encoding="utf-8")
         self._board: Any = None
         if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise InputError("run.tensorboard needs the package tensorboard: pip install tensorboard") from None
+            from torch.utils.tensorboard import SummaryWriter
+
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, record: dict[str, Any]) -> None:
         """One record; its "kind" ("train" or "eval") and "step" are among its values."""
-        self._stream.write(json.dumps(record) + "\n")
-        self._stream.flush()
+        try:
+            self._stream.write(json.dumps(record) + "\n")
+            self._stream.flush()
+        except OSError as error:
+            raise CheckpointError(f"cannot write {self._stream.name}: {error.strerror}") from error
         if self._board is not None:
             for name, value in record.items():
                 if name not in ("kind", "step") and isinstance(value, int | float):
@@ -49,6 +48,12 @@ class MetricsWriter:
         self._stream.close()
         if self._board is not None:
             self._board.close()
+
+
+def check_tensorboard() -> None:
+    """Raises InputError where TensorBoard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise InputError("run.tensorboard needs the package tensorboard: pip install tensorboard")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -145,6 +145,11 @@ def open_sources(recipe: Recipe, folder: Path) -> Sources:
         examples = [CorpusExamples(corpus, one, recipe.run.seed, tokenizer) for one in options]
         kept = corpus.held_out()
         if kept is not None:
+            if recipe.data.objective == "mlm+nsp" and kept.num_documents < 2:
+                raise InputError(
+                    f"{kept.folder} holds {kept.num_documents} document, too few for next-sentence pairs: build the corpus "
+                    "with a larger --held-out, or with none"
+                )
             entropy = kept.unigram_entropy()
             source = CorpusExamples(kept, options[-1], EVALUATION_SEED, tokenizer)
             budget = Budget.of(source, recipe.phases[-1].batch_tokens)
@@ -155,7 +160,7 @@ def open_sources(recipe: Recipe, folder: Path) -> Sources:
             "it with that tokenizer"
         )
     if recipe.target.below_unigram and held_out is None:
-        raise InputError(f"target.below_unigram needs held-out text, and {corpus_folder} has none: build it with --held-out")
+        raise InputError(f"target.below_unigram needs held-out text, and {corpus_folder} has none")
     fingerprint = hashlib.sha256((corpus_folder / "manifest.json").read_bytes()).hexdigest()
     return Sources(examples, tokenizer, held_out, entropy, fingerprint)
 

@@ -11,6 +11,7 @@ as one that was not.
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -29,7 +30,7 @@ from fastbert.data.examples import Examples
 from fastbert.errors import CheckpointError, InputError, TrainingError
 from fastbert.training.checkpoints import MANIFEST, STATE, Checkpoints
 from fastbert.training.evaluation import evaluate
-from fastbert.training.metrics import MetricsWriter
+from fastbert.training.metrics import MetricsWriter, check_tensorboard
 from fastbert.training.optimizers import make_optimizer
 from fastbert.training.preparation import build_model, open_sources, prepare_corpus, prepare_folder
 from fastbert.training.recipe import Phase, Recipe
@@ -42,6 +43,18 @@ from fastbert.training.stepper import Stepper, autocast
 from fastbert.training.stream import PhaseBatches, Position, next_phase, stream
 from fastbert.training.window import Window
 from fastbert.training.world import LostProcessError, World, is_lost
+
+
+class StoppedError(TrainingError):
+    """A run of several parts was stopped by a signal; what it did is saved.
+
+    Attributes:
+        signal: its name, such as "SIGTERM".
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"stopped by {name}; saved, the same command goes on")
+        self.signal = name
 
 
 @dataclass
@@ -100,6 +113,8 @@ class _Run:
                 place = f"phases.{number}.batches_per_step = {phase.batches_per_step}"
                 raise InputError(f"{place} is not a multiple of the {world.size} processes: each takes its share of a step")
         self.show = show and world.leads
+        if recipe.run.tensorboard:
+            check_tensorboard()
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.run.keep)
         self._alone(lambda: prepare_folder(recipe, folder, self.checkpoints.newest() is not None))
         self._alone(lambda: prepare_corpus(recipe, folder, self._say))
@@ -111,9 +126,9 @@ class _Run:
         self.limits = model.base_model._limits()
         self.model = world.wrap(model.to(world.device).train(), self.sharded)
         part = recipe.optimizer
-        captures = world.device.type == "cuda" and world.size == 1 and recipe.run.precision != "float16"
+        captures = world.device.type == "cuda" and world.size == 1 and recipe.run.precision == "bfloat16"
         if recipe.run.capture and not captures:
-            self._say("run.capture: steps are not captured; that takes one CUDA device, in float32 or bfloat16")
+            self._say("run.capture: steps are not captured; that takes one CUDA device and run.precision = 'bfloat16'")
         optimizer = make_optimizer(part.name, self.model, part.lr, (part.betas[0], part.betas[1]), part.eps, part.weight_decay)
         trained: Any = torch.compile(self.model) if recipe.run.compile else self.model
         self.stepper = Stepper(
@@ -164,7 +179,7 @@ class _Run:
             writer = None
             if self.world.leads:
                 writer = stack.enter_context(closing(MetricsWriter(self.folder, self.position.step, recipe.run.tensorboard)))
-            start = self.position.step
+            start, self.clock = self.position.step, time.perf_counter()
             bar = stack.enter_context(
                 tqdm(total=recipe.steps, initial=start, unit="step", disable=not self.show, dynamic_ncols=True)
             )
@@ -172,6 +187,7 @@ class _Run:
                 for batches, after in self._steps():
                     self._train(batches)
                     self.position = after
+                    self._tick()
                     bar.update()
                     ends = bool(self.world.sum([bool(stopped)])[0])  # any process
                     self._after_step(writer, bar, ends)
@@ -180,11 +196,9 @@ class _Run:
             except RuntimeError as error:
                 if not isinstance(error, LostProcessError) and not (self.world.size > 1 and is_lost(error)):
                     raise
-                why = str(error).splitlines()[0][:200]
-                raise TrainingError(
-                    f"another process of the run is gone, after step {self.position.step} ({why}). {self._last_good()} "
-                    "The same command goes on from it"
-                ) from error
+                lost = error if isinstance(error, LostProcessError) else LostProcessError(error)
+                where = f"after step {self.position.step}. {self._last_good()}"
+                raise TrainingError(f"{lost}, {where} The same command goes on from it") from error
         return self._finish()
 
     def _steps(self) -> Iterator[tuple[list[PreTrainingBatch], Position]]:
@@ -207,12 +221,12 @@ class _Run:
 
     def _train(self, batches: list[PreTrainingBatch]) -> None:
         """One step."""
-        recipe, step, started = self.recipe, self.position.step, time.perf_counter()
+        recipe, step = self.recipe, self.position.step
         torch.manual_seed(_seed(recipe.run.seed, step, self.world.rank))
         words, pairs = self.world.sum([sum(b.num_mlm_labels for b in batches), sum(b.num_pair_labels for b in batches)])
         lr = recipe.optimizer.lr * rate(recipe.schedule.name, step, recipe.schedule.warmup_steps, recipe.steps)
         sums = self.stepper.step(batches, lr, (words, pairs))
-        self.window.add(sums, batches, unwrapped(self.model).config, lr, time.perf_counter() - started)
+        self.window.add(sums, batches, unwrapped(self.model).config, lr)
         if self.world.device.type == "cpu":
             self._check_finite(step + 1)
 
@@ -222,6 +236,7 @@ class _Run:
         last = step == self.recipe.steps
         if step % run.log_every == 0 or last:
             self._check_finite(step)
+            self._tick()  # a GPU has been waited for
             record = self._record()
             if writer:
                 writer.write(record)
@@ -237,11 +252,18 @@ class _Run:
         if last or ends or (run.checkpoint_every and step % run.checkpoint_every == 0):
             self._check_finite(step)
             self._save()
+        self.clock = time.perf_counter()
+
+    def _tick(self) -> None:
+        """Counts the time since the last tick, or since the step before was recorded and saved."""
+        now = time.perf_counter()
+        self.window.seconds += now - self.clock
+        self.clock = now
 
     def _record(self) -> dict[str, Any]:
         """The window as a record, over all processes."""
         window, world = self.window, self.world
-        sums = [*window.values.tolist(), window.tokens, window.places, window.flops, window.elapsed]
+        sums = [*window.values.tolist(), window.tokens, window.places, window.flops, window.seconds]
         mlm, pair, hits, tokens, places, flops, seconds = world.sum(sums)
         seconds = max(seconds / world.size, 1e-9)
         record: dict[str, Any] = {"kind": "train", "step": self.position.step, "epoch": self.position.epoch, "lr": window.lr}
@@ -250,7 +272,7 @@ class _Run:
             record |= {"next_sentence_loss": pair / window.pairs, "next_sentence_accuracy": hits / window.pairs}
             record["loss"] += record["next_sentence_loss"]
         record |= {
-            "grad_norm": float(window.norm) / window.steps,
+            "grad_norm": float(window.norm) / window.steps if math.isfinite(float(window.norm)) else None,
             "seconds": seconds,
             "tokens_per_second": tokens / seconds,
             "tail_share": 1 - tokens / places,
@@ -262,12 +284,13 @@ class _Run:
         return record
 
     def _check_finite(self, step: int) -> None:
-        if not self.window.finite:
+        wrong = not self.window.finite(self.stepper.scaler.is_enabled())
+        if self.world.sum([wrong])[0]:  # of any process: all stop, and say the same
             exactly = self.world.device.type == "cpu"  # a GPU is not waited for at every step
             first = f"step {step}" if exactly else f"a step after {step - self.window.steps}, up to {step}"
             raise TrainingError(
-                f"the loss is not a number at {first}. {self._last_good()} Lower optimizer.lr, or look at the data, and go on "
-                "in a new folder with model.init set to that checkpoint"
+                f"the loss or its gradient is not a number at {first}. {self._last_good()} Lower optimizer.lr, or look at the "
+                "data, and go on in a new folder with model.init set to that checkpoint"
             )
 
     # -- files -----------------------------------------------------------------------------------------------------------
@@ -310,10 +333,14 @@ class _Run:
             raise CheckpointError(f"{self.folder} has no whole checkpoint to take the model from")
         target, part = self.folder / "model", self.folder / ".model.part"
         shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(found[0], part, ignore=shutil.ignore_patterns(STATE, MANIFEST))
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
-        write_report(self.folder)
+        try:
+            shutil.copytree(found[0], part, ignore=shutil.ignore_patterns(STATE, MANIFEST))
+            shutil.rmtree(target, ignore_errors=True)
+            part.rename(target)
+            write_report(self.folder)
+        except OSError as error:
+            shutil.rmtree(part, ignore_errors=True)
+            raise CheckpointError(f"cannot write {target} and the report: {error}; {found[0]} holds the model") from error
 
     def _last_good(self) -> str:
         found = self.checkpoints.newest()

@@ -50,7 +50,7 @@ class Stepper:
         world: the processes.
         precision: "float32", "bfloat16" or "float16"; the last with a loss scaler.
         max_grad_norm: 0 clips nothing.
-        capture: forward and backward as one CUDA graph; one CUDA device, not in float16.
+        capture: forward and backward as one CUDA graph; one CUDA device, in bfloat16.
     """
 
     def __init__(
@@ -99,16 +99,22 @@ class Stepper:
         inputs: dict[str, Any] = {"batch": batch.packed, "scales": scales, **batch.inputs()}
         shape = (batch.packed.num_tokens, batch.packed.batch_size, batch.packed.max_seqlen, len(batch.labels))
         if shape not in self._captured:
-            state = [p.grad for group in self.optimizer.param_groups for p in group["params"]]
-            kept = [None if gradient is None else gradient.clone() for gradient in state]
-            self._captured[shape] = CapturedStep(self._run, inputs)  # its warm-up adds to the gradients
-            for group in self.optimizer.param_groups:
-                for p in group["params"]:
-                    before = kept.pop(0)
-                    if p.grad is not None:
-                        p.grad.zero_() if before is None else p.grad.copy_(before)
+            self._captured.clear()  # of a phase that is over: its memory
+            self._captured[shape] = self._capture_step(inputs)
         result: Tensor = self._captured[shape](**inputs)
         return result
+
+    def _capture_step(self, inputs: dict[str, Any]) -> CapturedStep:
+        """A graph of `_run`. Its warm-up adds to the gradients and draws: both are put back."""
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        before = [None if p.grad is None else p.grad.clone() for p in trained]
+        state = torch.cuda.get_rng_state(self.world.device)
+        captured = CapturedStep(self._run, inputs)
+        torch.cuda.set_rng_state(state, self.world.device)
+        for p, gradient in zip(trained, before, strict=True):
+            if p.grad is not None:
+                p.grad.zero_() if gradient is None else p.grad.copy_(gradient)
+        return captured
 
     def _run(self, batch: PackedBatch, scales: Tensor, **labels: Tensor) -> Tensor:
         """Forward and backward of a batch -> (3,) sums of MLM loss, pair loss and right pairs."""

@@ -7,9 +7,10 @@ step goes to process j modulo their number: any number of processes trains on th
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -70,39 +71,35 @@ def stream(
 ) -> Iterator[tuple[list[PreTrainingBatch], Position]]:
     """This process's batches of each step of a phase, and the position behind the step."""
 
-    def mine() -> Iterator[Key]:
-        for keys, _ in batches.steps(start, stop, per_step):
-            yield from keys[world.rank :: world.size]
-
-    loader = iter(
-        DataLoader(
-            batches,
-            batch_size=None,
-            sampler=_Endless(mine),
-            num_workers=workers,
-            pin_memory=world.device.type == "cuda",
-            worker_init_fn=_leave_signals_to_the_main_process,
-        )
+    keys = (key for step, _ in batches.steps(start, stop, per_step) for key in step[world.rank :: world.size])
+    made = (
+        batch
+        for epoch, of_epoch in groupby(keys, key=itemgetter(0))
+        for batch in _make(batches, epoch, list(of_epoch), world, workers)
     )
     count = len(range(world.rank, per_step, world.size))
     for _, position in batches.steps(start, stop, per_step):
-        yield list(islice(loader, count)), position
+        yield list(islice(made, count)), position
+
+
+def _make(batches: PhaseBatches, epoch: int, keys: list[Key], world: World, workers: int) -> Iterable[PreTrainingBatch]:
+    """The batches of some keys of one epoch, in order."""
+    batches.epoch(epoch)  # planned here, once: workers are forks of this process and share it
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=keys,
+        num_workers=workers,
+        pin_memory=world.device.type == "cuda",
+        worker_init_fn=_leave_signals_to_the_main_process,
+        multiprocessing_context="fork" if workers else None,
+    )
 
 
 def _leave_signals_to_the_main_process(_: int) -> None:
-    """Ctrl-C reaches all processes of a terminal: the batches of the step that is being finished are still wanted."""
+    """Signals often reach all processes of a group: the batches of the step that is being finished are still wanted."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-class _Endless:
-    """A sampler that is nothing but an iterator of keys."""
-
-    def __init__(self, keys: Callable[[], Iterator[Key]]) -> None:
-        self._keys = keys
-
-    def __iter__(self) -> Iterator[Key]:
-        return self._keys()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def next_phase(position: Position) -> Position:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -23,7 +22,7 @@ class Window:
         words, pairs: labelled tokens and pairs of all processes.
         lr: of the last step.
         tokens, places, flops: of this process: real tokens, with dummy ones, operations of their matrix products.
-        seconds: of its steps; on a device that is not waited for, of all since it was begun.
+        seconds: from the end of the step before to the end of each, evaluation and checkpoints left out.
         values: (3,) MLM loss, pair loss, right pairs of this process.
         norm: () sum of the gradients' norms.
     """
@@ -39,17 +38,12 @@ class Window:
     values: torch.Tensor = field(default_factory=lambda: torch.zeros(3))
     norm: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
 
-    def __post_init__(self) -> None:
-        """Starts the clock."""
-        self._since = time.perf_counter()
-
-    def add(self, sums: StepSums, batches: list[PreTrainingBatch], config: BertConfig, lr: float, seconds: float) -> None:
+    def add(self, sums: StepSums, batches: list[PreTrainingBatch], config: BertConfig, lr: float) -> None:
         """A step."""
         self.steps += 1
         self.words += sums.totals[0]
         self.pairs += sums.totals[1]
         self.lr = lr
-        self.seconds += seconds
         self.values = self.values.to(sums.values.device) + sums.values
         self.norm = self.norm.to(sums.grad_norm.device) + sums.grad_norm
         for batch in batches:
@@ -57,15 +51,9 @@ class Window:
             self.places += batch.packed.num_tokens
             self.flops += training_flops(config, batch.num_tokens, batch.squares, batch.num_mlm_labels)
 
-    @property
-    def elapsed(self) -> float:
-        """Seconds of its steps."""
-        return self.seconds if self.values.device.type == "cpu" else time.perf_counter() - self._since
-
-    @property
-    def finite(self) -> bool:
-        """Whether all losses were numbers; waits for the device."""
-        return bool(torch.isfinite(self.values).all())
+    def finite(self, scaled: bool) -> bool:
+        """Whether all losses and gradients were numbers (with a loss scaler: losses). Waits for the device."""
+        return bool(torch.isfinite(self.values).all() and (scaled or torch.isfinite(self.norm)))
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: the arguments of one like it."""

@@ -15,9 +15,14 @@ from torch import nn
 
 from fastbert.errors import InputError, TrainingError
 
+_PATIENCE = timedelta(days=1)  # others wait while the first process learns a vocabulary and builds a corpus
+
 
 class LostProcessError(TrainingError):
-    """Another process of the run is gone."""
+    """Another process of the run is gone: its own message, if it had time for one, says why."""
+
+    def __init__(self, error: RuntimeError) -> None:
+        super().__init__(f"another process of the run is gone ({str(error).splitlines()[0][:200]})")
 
 
 @dataclass
@@ -52,7 +57,7 @@ class World:
             kind = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(kind)
         dist.init_process_group("nccl" if kind.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
-        return cls(dist.get_rank(), size, kind, dist.new_group(backend="gloo"))
+        return cls(dist.get_rank(), size, kind, dist.new_group(backend="gloo", timeout=_PATIENCE))
 
     @property
     def leads(self) -> bool:
@@ -71,7 +76,7 @@ class World:
         try:
             dist.all_reduce(total, group=self.control)
         except RuntimeError as error:
-            raise LostProcessError(str(error)) from error
+            raise LostProcessError(error) from error
         return [float(value) for value in total.tolist()]
 
     def wrap(self, model: nn.Module, sharded: bool) -> nn.Module:
