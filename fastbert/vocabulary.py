@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, trainers
@@ -143,6 +143,6 @@ def vocabulary_report(tokenizer: Any, texts: Iterable[str]) -> VocabularyReport:
             report.pieces += len(ids)
             report.words += sum(starts)
             report.unknown += ids.count(tokenizer.unk_token_id)
-            whole = sum(a and b for a, b in zip(starts, [*starts[1:], True], strict=True))
+            whole = sum(a and b for a, b in pairwise([*starts, True]))
             report.whole += whole - ids.count(tokenizer.unk_token_id)
     return report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -115,8 +116,8 @@ def test_a_killed_process_ends_the_run_with_a_message_and_it_resumes_alone(corpu
     os.kill(int(children[-1]), signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "another process of the run is gone, after step" in output, output
-    assert "The last good checkpoint is" in output
+    assert re.search(r"another process of the run is gone .*, after step \d+\. The last good checkpoint is ", output), output
+
     assert len(read_metrics(records)) < 13
     pretrain(make_recipe(corpus.folder, *STILL, *STEPS), tmp_path / "run", "cpu")  # one process now
     assert_same_to_rounding(tmp_path / "run", alone)
