@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 from pathlib import Path
@@ -13,6 +14,7 @@ from pretraining_cases import documents, make_corpus
 from fastbert import cli
 from fastbert.data.corpus import Corpus
 from fastbert.training import ablations
+from fastbert.training.metrics import read_metrics
 from fastbert.training.probe import ProbeOptions, probe_right_neighbour
 from fastbert.training.stepper import Stepper
 
@@ -255,3 +257,25 @@ def test_a_frozen_encoder_keeps_its_bits() -> None:
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     probe_right_neighbour(encoder, ProbeOptions(steps=5, frozen=True, words=50))
     assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["minute", "books"])
+def test_the_readmes_figures_are_those_of_the_committed_runs(name: str) -> None:
+    root = Path(__file__).resolve().parents[1]
+    records = read_metrics(root / "benchmarks" / "pretraining" / name / "metrics.jsonl")
+    last = next(record for record in reversed(records) if record["kind"] == "eval")
+    minutes = sum(record["seconds"] for record in records if record["kind"] == "train") / 60
+    below = last["unigram_entropy"] - last["masked_lm_loss"]
+    assert below > 0.5
+    build = json.loads((root / "benchmarks" / "pretraining" / "data_build.json").read_text())
+    text = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    for figure in (
+        f"{last['step']:,} steps",
+        f"took {minutes:.1f} minutes",
+        f"at {last['masked_lm_loss']:.3f} nats, {below:.3f} below the entropy",
+        f"{last['next_sentence_accuracy']:.1%} of the held-out pairs",
+        f"reads {build['build_mb_per_s']:.1f} MB/s",
+        f"alone reads {build['bare_tokenizer_mb_per_s']:.1f} MB/s",
+        f"{build['peak_mib']} MiB",
+    ):
+        assert figure in text, figure
