@@ -78,6 +78,10 @@ class Checkpoints:
             shutil.rmtree(path)
         return target
 
+    def any(self) -> bool:
+        """Whether there is one, whole or damaged."""
+        return next(self._found(), None) is not None
+
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest whole checkpoint and its state, None where there is none. Damaged ones are skipped with a warning."""
         for path in self._found():

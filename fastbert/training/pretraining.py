@@ -116,7 +116,7 @@ class _Run:
         if recipe.run.tensorboard:
             check_tensorboard()
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.run.keep)
-        self._alone(lambda: prepare_folder(recipe, folder, self.checkpoints.newest() is not None))
+        self._alone(lambda: prepare_folder(recipe, folder, self.checkpoints.any()))
         self._alone(lambda: prepare_corpus(recipe, folder, self._say))
         self._alone(self.checkpoints.clean)
         self.sources = open_sources(recipe, folder)
@@ -141,6 +141,7 @@ class _Run:
         self.window = Window(**state.get("window", {}))
         self.metrics: dict[str, float] = state.get("metrics", {})
         self.saved_at = self.position.step
+        self.clock = time.perf_counter()
         self.flops_per_s = matmul_flops_per_s(world.device, recipe.run.precision)
 
     def _alone(self, work: Callable[[], object]) -> None:
