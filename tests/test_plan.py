@@ -92,10 +92,18 @@ def test_exact_balance_is_even_where_googles_drifts(tmp_path: Path) -> None:
     assert shares["google"] > 0.53  # single sentences at the ends of documents: the drift is real
 
 
+def test_documents_of_one_sentence_are_balanced_by_pairs_of_halves(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "c", 1000, 0.0, sentences=(1, 1))
+    plan = plan_epoch(corpus, PlanOptions(128), 0, 0)
+    assert abs(plan.random_share - 0.5) < 0.01
+    assert (covered(corpus, plan) == 1).all()
+    assert plan_epoch(corpus, PlanOptions(128, balance="google"), 0, 0).random_share == 1
+
+
 def test_a_balance_that_cannot_be_had_is_said(tmp_path: Path) -> None:
-    corpus = make_corpus(tmp_path / "c", 100, 0.0, sentences=(1, 1))
-    with pytest.warns(UserWarning, match=r"100\.0% of the pairs of .* are random: a single sentence has no next one"):
-        assert plan_epoch(corpus, PlanOptions(128), 0, 0).random_share == 1
+    build_corpus(["cat", None, "dog", None] * 50, make_tokenizer(), tmp_path / "c")
+    with pytest.warns(UserWarning, match=r"100\.0% of the pairs of .* are random: single words have no next one"):
+        assert plan_epoch(Corpus.open(tmp_path / "c"), PlanOptions(128), 0, 0).random_share == 1
 
 
 def test_a_plan_is_a_function_of_seed_and_epoch(corpus: Corpus) -> None:

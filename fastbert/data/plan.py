@@ -7,8 +7,8 @@ another document, and then the rest is put back for the next example. What diffe
 * Nothing is cut off. A sentence longer than half of the room is split into equal parts beforehand, and a sentence that does not
   fit any more starts the next example: every token is in exactly one example of an epoch, random B segments aside.
 * A random B never comes from A's own document; any other text of the corpus is equally likely.
-* `balance="exact"` pays random pairs that had to be (a single sentence left) back, as far as there are others: google's order
-  drifts to 54-61 % random.
+* `balance="exact"` pays random pairs that had to be (a single sentence left) back; where documents of one sentence leave no
+  other way, it makes a pair of the halves of one. google's order drifts to 54-61 % random.
 * Short sequences are drawn for each example, not for each document: few long documents get their share of them.
 """
 
@@ -30,6 +30,7 @@ from fastbert.errors import InputError
 PAIR_TASKS = ("nsp", "sop", "none")
 BALANCES = ("exact", "google")
 IGNORE = -100
+_DEBT = 16  # random pairs more than others before single sentences are split, which they are only where nothing else helps
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def plan_epoch(corpus: Corpus, options: PlanOptions, seed: int, epoch: int) -> P
     plan = Plan(*(np.ascontiguousarray(column) for column in np.frombuffer(rows, np.int64).reshape(-1, 5).T))
     if options.pairs == "nsp" and options.balance == "exact" and abs(plan.random_share - 0.5) > 0.01 + 1 / len(plan):
         warnings.warn(
-            f"{plan.random_share:.1%} of the pairs of {corpus.folder} are random: a single sentence has no next one",
+            f"{plan.random_share:.1%} of the pairs of {corpus.folder} are random: single words have no next one",
             stacklevel=2,
         )
     return plan
@@ -206,7 +207,12 @@ def _next_sentence(units: _Units, room: int, options: PlanOptions, draw: Draw) -
             coin = draw() < 0.5
             if options.balance == "exact" and owed:
                 coin = owed < 0
-            if end - unit == 1 or coin:
+            alone = end - unit == 1
+            if alone and options.balance == "exact" and owed >= _DEBT and starts[end] - starts[unit] > 1:
+                middle = (starts[unit] + starts[end]) // 2
+                yield starts[unit], middle, middle, starts[end], 0
+                unit, owed = end, owed - 1
+            elif alone or coin:
                 other = int(draw() * (count - own))
                 other += own if other >= first else 0
                 left = max(target, starts[unit + 1] - starts[unit] + 1) - (starts[cut] - starts[unit])
