@@ -319,8 +319,10 @@ class BertTokenizer:
         _, inputs = check_texts(list(texts), None, False)
         tokenizer = self._tokenizer
         if split_special_tokens:
-            tokenizer = self._cutting.setdefault(("split",), Tokenizer.from_str(tokenizer.to_str()))
-            tokenizer.encode_special_tokens = True
+            if ("split",) not in self._cutting:
+                self._cutting["split",] = Tokenizer.from_str(tokenizer.to_str())
+                self._cutting["split",].encode_special_tokens = True
+            tokenizer = self._cutting["split",]
         return [e.ids for e in tokenizer.encode_batch_fast(inputs, add_special_tokens=add_special_tokens)]
 
     def encode(self, text: str, text_pair: str | None = None, add_special_tokens: bool = True) -> list[int]:

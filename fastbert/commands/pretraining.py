@@ -243,12 +243,9 @@ def inspect(args: argparse.Namespace) -> None:
 
 def pretrain(args: argparse.Namespace) -> int:
     """Trains a BERT by a recipe, or goes on with an interrupted run; exit code 1 where the recipe's target is missed."""
-    from fastbert.training import Recipe
     from fastbert.training import pretrain as train
 
-    recipe = Recipe.load(args.recipe)
-    if args.corpus:
-        recipe = recipe.override("data.sources=[]", f"data.corpus='{args.corpus}'")
+    recipe = _recipe(args)
     flags = {"data.objective": args.objective, "data.nsp_balance": args.nsp_balance, "run.seed": args.seed}
     changes = [f"{key}={value!r}" for key, value in flags.items() if value is not None]
     result = train(recipe.override(*changes, *args.set), args.output, args.device, True if args.progress else None)
@@ -268,6 +265,14 @@ def pretrain(args: argparse.Namespace) -> int:
         print("fastbert: the recipe's target was not reached", file=sys.stderr)
         return 1
     return 0
+
+
+def _recipe(args: argparse.Namespace) -> Any:
+    """The recipe, with the corpus of the arguments in place of its text."""
+    from fastbert.training import Recipe
+
+    recipe = Recipe.load(args.recipe)
+    return recipe.override("data.sources=[]", f"data.corpus='{args.corpus}'") if args.corpus else recipe
 
 
 def _samples(folder: Path) -> Iterator[str]:
@@ -296,15 +301,12 @@ def _samples(folder: Path) -> Iterator[str]:
 
 def ablate(args: argparse.Namespace) -> int:
     """Trains the rows of a table of the paper at a small size and prints them beside the paper's."""
-    from fastbert.training import Recipe
     from fastbert.training.ablations import run_suite
     from fastbert.training.pretraining import StoppedError
 
-    recipe = Recipe.load(args.recipe)
+    recipe = _recipe(args)
     if args.size:
         recipe = recipe.override(f"model.size='{args.size}'")
-    if args.corpus:
-        recipe = recipe.override("data.sources=[]", f"data.corpus='{args.corpus}'")
     try:
         print(run_suite(args.suite, recipe.override(*args.set), args.output, args.device))
     except StoppedError as error:

@@ -107,8 +107,7 @@ class _Writer:
         shard: dict[str, Any] = dict(self.counts)
         for part, stream in self.streams.items():
             stream.close()
-            with self._path(part).open("rb") as written:
-                shard[f"{part}_sha256"] = hashlib.file_digest(written, "sha256").hexdigest()
+            shard[f"{part}_sha256"] = files.sha256(self._path(part))
         for name, count in self.counts.items():
             setattr(self.report, name, getattr(self.report, name) + count)
         self.shards.append(shard)
@@ -198,6 +197,19 @@ def _tokenized(sentences: Iterable[str | None], tokenizer: BertTokenizer) -> Ite
         yield block, sum(ids.count(unk) for ids in block)
 
 
+def mapped(path: Path, dtype: Any, count: int) -> Any:
+    """A file as a memory-mapped array of so many values.
+
+    Raises:
+        CheckpointError: it has another size, or is missing.
+    """
+    wanted = count * np.dtype(dtype).itemsize
+    if not path.is_file() or path.stat().st_size != wanted:
+        size = f"{path.stat().st_size} bytes" if path.is_file() else "missing"
+        raise CheckpointError(f"{path} is damaged: {size}, the manifest says {wanted}")
+    return np.memmap(path, dtype, "r")
+
+
 @dataclass
 class Shard:
     """One shard, memory-mapped; `sentences` and `documents` count from its start."""
@@ -241,14 +253,9 @@ class Corpus:
                 path = folder / f"{part}-{number:05d}.bin"
                 dtype = np.dtype(manifest["dtype"] if part == "tokens" else "<i8")
                 count = about[part] + (part != "tokens")
-                if not path.is_file() or path.stat().st_size != count * dtype.itemsize:
-                    size = f"{path.stat().st_size} bytes" if path.is_file() else "missing"
-                    raise CheckpointError(f"{path} is damaged: {size}, the manifest says {count * dtype.itemsize}")
-                if check:
-                    with path.open("rb") as stream:
-                        if hashlib.file_digest(stream, "sha256").hexdigest() != about[f"{part}_sha256"]:
-                            raise CheckpointError(f"{path} is damaged: its content has another hash than the manifest says")
-                arrays.append(np.memmap(path, dtype, "r"))
+                arrays.append(mapped(path, dtype, count))
+                if check and files.sha256(path) != about[f"{part}_sha256"]:
+                    raise CheckpointError(f"{path} is damaged: its content has another hash than the manifest says")
             shards.append(Shard(*arrays))
         first = [0]
         for shard in shards:

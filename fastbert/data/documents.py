@@ -11,14 +11,13 @@ Formats:
 from __future__ import annotations
 
 import importlib
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastbert.data.texts import column_texts, lines
+from fastbert.data.texts import column_texts, json_rows, lines, missing_key
 from fastbert.errors import InputError
 
 FORMATS = ("text", "sentences", "markdown", "jsonl", "table")
@@ -107,13 +106,7 @@ def _one_a_line(stream: Callable[..., Iterator[str]], path: Path, column: str, l
 
 
 def _json(stream: Callable[..., Iterator[str]], path: Path, column: str, language: str) -> Iterator[str | None]:
-    for number, line in enumerate(stream(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error})") from None
+    for number, row in json_rows(stream(), path):
         value = row.get(column) if isinstance(row, dict) else None
         if isinstance(value, str):
             yield from _paragraphs(value, language)
@@ -121,8 +114,7 @@ def _json(stream: Callable[..., Iterator[str]], path: Path, column: str, languag
             for sentence in value:
                 yield from _pieces(" ".join(sentence.split()))
         else:
-            keys = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
-            raise InputError(f"{path}, line {number}: no text or list of texts under {column!r}; it has {keys or 'nothing'}")
+            raise missing_key(path, number, row, f"text or list of texts under {column!r}")
         yield None
 
 

@@ -203,11 +203,11 @@ def _next_sentence(units: _Units, room: int, options: PlanOptions, draw: Draw) -
         while unit < own:
             target = _target(room, options.short_share, draw)
             end = _gather(starts, unit, target, room)
-            cut = unit + 1 if end - unit == 1 else unit + 1 + int(draw() * (end - unit - 1))
+            alone = end - unit == 1
+            cut = unit + 1 if alone else unit + 1 + int(draw() * (end - unit - 1))
             coin = draw() < 0.5
             if options.balance == "exact" and owed:
                 coin = owed < 0
-            alone = end - unit == 1
             if alone and options.balance == "exact" and owed >= _DEBT and starts[end] - starts[unit] > 1:
                 middle = (starts[unit] + starts[end]) // 2
                 yield starts[unit], middle, middle, starts[end], 0

@@ -11,7 +11,6 @@ Every epoch has the same examples; only their order changes. "Duplicates" are co
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from array import array
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from fastbert import files
-from fastbert.data.corpus import Corpus
+from fastbert.data.corpus import Corpus, mapped
 from fastbert.data.examples import CorpusExamples, Example, ExampleOptions
 from fastbert.data.masking import MaskingOptions
 from fastbert.errors import CheckpointError, InputError
@@ -81,7 +80,7 @@ def write_static(
         }
         manifest |= {"predictions": rows_starts[-1], "seed": seed, "duplicates": duplicates}
         manifest |= {"options": dataclasses.asdict(options), "vocabulary_sha256": corpus.manifest["vocabulary_sha256"]}
-        manifest["sha256"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(part.glob("*.bin"))}
+        manifest["sha256"] = {path.name: files.sha256(path) for path in sorted(part.glob("*.bin"))}
         files.write_text(part / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     return len(starts) - 1
 
@@ -117,11 +116,7 @@ class StaticExamples:
         return cls(Path(folder), manifest)
 
     def _map(self, name: str, dtype: str, count: int) -> Any:
-        path = self.folder / f"{name}.bin"
-        size = count * np.dtype(dtype).itemsize
-        if not path.is_file() or path.stat().st_size != size:
-            raise CheckpointError(f"{path} is damaged: the manifest says {size} bytes")
-        return np.memmap(path, dtype, "r")
+        return mapped(self.folder / f"{name}.bin", dtype, count)
 
     def tokenizer(self) -> BertTokenizer:
         """The tokenizer that they were made with."""

@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from fastbert.errors import InputError
 
@@ -101,17 +102,27 @@ def _split(raw: bytes) -> tuple[bytes, bytes]:
     return raw[:at], raw[at:]
 
 
-def _json_column(rows: Iterator[str], key: str, path: Path) -> Iterator[str]:
+def json_rows(rows: Iterable[str], path: Path) -> Iterator[tuple[int, Any]]:
+    """The values of JSON lines with the numbers of their lines; blank lines are left out."""
     for number, line in enumerate(rows, 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            yield number, json.loads(line)
         except ValueError as error:
             raise InputError(f"{path}, line {number}: not JSON ({error})") from None
+
+
+def missing_key(path: Path, number: int, row: Any, what: str) -> InputError:
+    """The error of a JSON line without what is wanted; it lists what the line has."""
+    keys = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
+    return InputError(f"{path}, line {number}: no {what}; it has {keys or 'nothing'}")
+
+
+def _json_column(rows: Iterator[str], key: str, path: Path) -> Iterator[str]:
+    for number, row in json_rows(rows, path):
         if not isinstance(row, dict) or not isinstance(row.get(key), str):
-            keys = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
-            raise InputError(f"{path}, line {number}: no text under {key!r}; it has {keys or 'nothing'}")
+            raise missing_key(path, number, row, f"text under {key!r}")
         yield row[key]
 
 

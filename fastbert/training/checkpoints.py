@@ -9,7 +9,6 @@ A folder is written under another name, flushed to the disk and then renamed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -70,8 +69,8 @@ class Checkpoints:
             _flush(self.folder)
         except (OSError, RuntimeError, CheckpointError) as error:  # torch.save reports a full disk as a RuntimeError
             shutil.rmtree(part, ignore_errors=True)
-            last = next(self._found(), None)
-            kept = f"the last good one is {last}" if last else "there is none before it"
+            last = self.newest()
+            kept = f"the last good one is {last[0]}" if last else "there is none before it"
             raise CheckpointError(f"cannot write the checkpoint {target}: {_reason(error)}; {kept}") from error
         newer = [path for path in self._found() if path.name > target.name]  # damaged, or they would have been resumed from
         for path in [*newer, *[path for path in self._found() if path.name <= target.name][self.keep :]]:
@@ -121,8 +120,7 @@ def check(folder: Path) -> int:
 
 def _about(path: Path) -> list[Any]:
     """Size and hash."""
-    with path.open("rb") as stream:
-        return [path.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest()]
+    return [path.stat().st_size, files.sha256(path)]
 
 
 def _flush(path: Path) -> None:

@@ -13,8 +13,6 @@ from fastbert.data.plan import IGNORE
 from fastbert.reference import cross_entropy_of_logits
 from fastbert.training.world import World
 
-NAMES = ("masked_lm_loss", "masked_lm_accuracy", "next_sentence_loss", "next_sentence_accuracy")
-
 
 def evaluate(
     model: Any, batches: EpochBatches, most: int, world: World, precision: AbstractContextManager[Any]
@@ -50,21 +48,19 @@ def evaluate(
 def _sums(model: Any, batch: PreTrainingBatch) -> Tensor:
     """Loss, hits and labels, of words and of pairs."""
     encoder, heads = model.base_model, model.cls
-    scored, wanted = batch.labels != IGNORE, batch.labels
     first = batch.packed.first_rows()
     states = encoder(batch.packed, last_layer_rows=torch.cat([first, batch.scored_rows])).last_hidden_state
     at_first, at_labels = states.split([len(first), len(batch.scored_rows)])
-    logits = heads.predictions(at_labels)
-    found = [*_loss_and_hits(logits, wanted), scored.sum()]
+    found = [*_loss_hits_and_labels(heads.predictions(at_labels), batch.labels)]
     if batch.next_sentence_label is not None:
-        follows = batch.next_sentence_label
         pairs = heads.seq_relationship(encoder.pool_rows(at_first, batch.packed))
-        found += [*_loss_and_hits(pairs, follows), (follows != IGNORE).sum()]
+        found += _loss_hits_and_labels(pairs, batch.next_sentence_label)
     found += [torch.zeros(())] * (6 - len(found))
     return torch.stack([value.double().cpu() for value in found])
 
 
-def _loss_and_hits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed cross entropy, and how many best guesses are right."""
-    count = (labels != IGNORE).sum()
-    return cross_entropy_of_logits(logits, labels).float() * count, ((logits.argmax(-1) == labels) & (labels != IGNORE)).sum()
+def _loss_hits_and_labels(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Summed cross entropy, how many best guesses are right, and how many labels count."""
+    counts = labels != IGNORE
+    hits = (logits.argmax(-1) == labels) & counts
+    return cross_entropy_of_logits(logits, labels).float() * counts.sum(), hits.sum(), counts.sum()
