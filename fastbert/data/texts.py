@@ -15,7 +15,7 @@ from typing import Any
 
 from fastbert.errors import InputError
 
-_MAX_FIELD = 1 << 30  # characters; csv's own limit of 131,072 is shorter than real documents
+MAX_FIELD = 1 << 30  # characters; csv's own limit of 131,072 is shorter than real documents
 
 
 TABLES = (".tsv", ".csv", ".jsonl", ".ndjson")
@@ -45,7 +45,7 @@ def column_texts(rows: Iterator[str], path: Path, column: str) -> Iterator[str]:
     kind = path.suffix.lower()
     if kind in (".jsonl", ".ndjson"):
         return _json_column(rows, column, path)
-    csv.field_size_limit(_MAX_FIELD)
+    csv.field_size_limit(MAX_FIELD)
     if kind == ".csv":
         return _table_column(csv.reader(row + "\n" for row in rows), column, path)
     return _table_column((row.split("\t") for row in rows), column, path)

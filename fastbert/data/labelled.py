@@ -1,0 +1,134 @@
+"""Examples of sentence-level tasks: a text or a pair with a label, several labels, a number, or candidates to choose from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastbert.data.layouts import Layout
+from fastbert.data.tables import Table, read_table
+from fastbert.errors import InputError
+
+LABEL_KINDS = ("name", "names", "number")
+
+
+@dataclass(frozen=True)
+class TextExample:
+    """A text, or a pair of texts.
+
+    Attributes:
+        text, pair: the texts; None for a single one.
+        label: a name; a tuple of names (several labels); a float (regression); None where it is not known.
+    """
+
+    text: str
+    pair: str | None = None
+    label: str | tuple[str, ...] | float | None = None
+
+
+@dataclass(frozen=True)
+class ChoiceExample:
+    """A text and the candidates that may go with it.
+
+    Attributes:
+        text: goes before each candidate.
+        choices: the candidates.
+        label: the number of the right one, from 0; None where it is not known.
+    """
+
+    text: str
+    choices: tuple[str, ...]
+    label: int | None = None
+
+
+def read_text_examples(
+    path: str | Path, layout: Layout, kind: str = "name", *, separator: str = ",", skip_ragged: bool = False
+) -> tuple[list[TextExample], Table]:
+    """The examples of a table, and the table.
+
+    Args:
+        path: of the table.
+        layout: its columns.
+        kind: of the labels: "name", "names" (a JSON list, or text with `separator`), or "number".
+        separator: between the names of several labels.
+        skip_ragged: see `read_table`.
+
+    Raises:
+        InputError: see `read_table`; an empty label, or one that is no number where numbers are wanted, by its line.
+    """
+    if kind not in LABEL_KINDS:
+        raise InputError(f"kind = {kind!r} is not one of {', '.join(LABEL_KINDS)}")
+    table = read_table(path, layout.columns, skip_ragged=skip_ragged)
+    texts = _texts(table, layout.text)
+    pairs: Sequence[str | None] = _texts(table, layout.pair) if layout.pair else [None] * len(table)
+    labels: Sequence[Any] = [None] * len(table)
+    if layout.label:
+        read: dict[str, Callable[[Any, str], Any]] = {"name": _name, "names": _names(separator), "number": _number}
+        labels = [read[kind](value, table.place(row)) for row, value in enumerate(table.values[layout.label])]
+    examples = [TextExample(*fields) for fields in zip(texts, pairs, labels, strict=True)]
+    return examples, table
+
+
+def read_choice_examples(path: str | Path, layout: Layout, *, skip_ragged: bool = False) -> tuple[list[ChoiceExample], Table]:
+    """The examples of a multiple-choice table, and the table.
+
+    The candidates are the columns `layout.choices`, or a JSON list under one of them; `layout.pair`, where there is one, opens
+    every candidate, as SWAG's second sentence does.
+
+    Raises:
+        InputError: see `read_table`; less than two candidates, or a label that is not the number of one, by its line.
+    """
+    table = read_table(path, layout.columns, skip_ragged=skip_ragged)
+    texts = _texts(table, layout.text)
+    columns = [table.values[name] for name in layout.choices]
+    examples = []
+    for row, text in enumerate(texts):
+        found = [column[row] for column in columns]
+        if len(found) == 1 and isinstance(found[0], list):
+            found = found[0]
+        if len(found) < 2 or not all(isinstance(choice, str) for choice in found):
+            raise InputError(f"{table.place(row)}: {found!r} is not a list of two or more candidates")
+        opening = f"{table.values[layout.pair][row]} " if layout.pair else ""
+        label = _index(table.values[layout.label][row], len(found), table.place(row)) if layout.label else None
+        examples.append(ChoiceExample(text, tuple(opening + choice for choice in found), label))
+    return examples, table
+
+
+def _texts(table: Table, column: str) -> list[str]:
+    for row, value in enumerate(table.values[column]):
+        if not isinstance(value, str):
+            raise InputError(f"{table.place(row)}: {column!r} is a {type(value).__name__}; expected text")
+    return table.values[column]
+
+
+def _name(value: Any, place: str) -> str:
+    if isinstance(value, float | list | dict) or value is None or not str(value).strip():
+        raise InputError(f"{place}: the label {value!r} is not a name")
+    return str(value).strip()
+
+
+def _names(separator: str) -> Callable[[Any, str], tuple[str, ...]]:
+    def read(value: Any, place: str) -> tuple[str, ...]:
+        parts = value if isinstance(value, list) else [part for part in str(value).split(separator) if part.strip()]
+        return tuple(dict.fromkeys(_name(part, place) for part in parts))
+
+    return read
+
+
+def _number(value: Any, place: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{place}: the label {value!r} is not a number")
+    return number
+
+
+def _index(value: Any, count: int, place: str) -> int:
+    if not str(value).strip().isdecimal() or int(value) >= count:
+        raise InputError(f"{place}: the label {value!r} is not the number of a candidate (0..{count - 1})")
+    return int(value)

@@ -1,0 +1,120 @@
+"""Questions on texts: SQuAD's JSON, version 1.1 and 2.0."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastbert.errors import InputError
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Some characters of a context.
+
+    Attributes:
+        text: the characters.
+        start: where they stand in the context; -1 where they do not occur in it.
+    """
+
+    text: str
+    start: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question on a context.
+
+    Attributes:
+        id: of the data set, unique.
+        question, context: the texts.
+        answers: all that were given; empty for a question without an answer, or where they are not known.
+        impossible: whether the context does not answer it (version 2.0).
+    """
+
+    id: str
+    question: str
+    context: str
+    answers: tuple[Answer, ...] = ()
+    impossible: bool = False
+
+
+def read_squad(path: str | Path) -> list[Question]:
+    """The questions of a SQuAD file, in order.
+
+    An answer that does not stand where the file says is looked for in the context: the occurrence nearest to that place
+    counts. One that does not occur at all gets the start -1: `misplaced` lists them.
+
+    Raises:
+        InputError: not JSON, or not of SQuAD's form, by its place; no question; an id that comes twice.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    questions: list[Question] = []
+    for a, article in enumerate(_list(content, "data", str(path))):
+        for p, paragraph in enumerate(_list(article, "paragraphs", f"{path}, data[{a}]")):
+            place = f"{path}, data[{a}].paragraphs[{p}]"
+            context = _text(paragraph, "context", place)
+            for q, entry in enumerate(_list(paragraph, "qas", place)):
+                questions.append(_question(entry, context, f"{place}.qas[{q}]"))
+    if not questions:
+        raise InputError(f"{path} holds no question")
+    seen: set[str] = set()
+    for question in questions:
+        if question.id in seen:
+            raise InputError(f"{path}: the id {question.id!r} comes twice")
+        seen.add(question.id)
+    return questions
+
+
+def misplaced(questions: list[Question]) -> list[Question]:
+    """Questions with answers none of which occurs in the context."""
+    return [question for question in questions if question.answers and all(a.start < 0 for a in question.answers)]
+
+
+def _question(entry: Any, context: str, place: str) -> Question:
+    impossible = bool(isinstance(entry, dict) and entry.get("is_impossible"))
+    answers = _list(entry, "answers", place) if isinstance(entry, dict) and "answers" in entry and not impossible else []
+    found = tuple(_answer(answer, context, f"{place}.answers[{n}]") for n, answer in enumerate(answers))
+    identity = entry.get("id") if isinstance(entry, dict) else None
+    if not isinstance(identity, str | int):
+        raise InputError(f"{place} has no id")
+    return Question(str(identity), _text(entry, "question", place), context, found, impossible)
+
+
+def _answer(entry: Any, context: str, place: str) -> Answer:
+    text, start = _text(entry, "text", place), entry.get("answer_start")
+    if not isinstance(start, int) or isinstance(start, bool):
+        raise InputError(f"{place} has no answer_start")
+    return Answer(text, _locate(text, start, context))
+
+
+def _locate(text: str, start: int, context: str) -> int:
+    if not text or context[max(start, 0) :].startswith(text):
+        return max(start, 0) if text else -1
+    found, at = [], context.find(text)
+    while at >= 0:
+        found.append(at)
+        at = context.find(text, at + 1)
+    return min(found, key=lambda place: abs(place - start), default=-1)
+
+
+def _list(value: Any, key: str, place: str) -> list[Any]:
+    found = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(found, list):
+        raise InputError(f"{place} has no list {key!r}: this is not SQuAD's JSON")
+    return found
+
+
+def _text(value: Any, key: str, place: str) -> str:
+    found = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(found, str):
+        raise InputError(f"{place} has no text under {key!r}: this is not SQuAD's JSON")
+    return found
