@@ -118,3 +118,7 @@ def _system(name: str) -> Any:
     else:
         from benchmarks.quality_fastbert import train_and_predict
     return train_and_predict
+
+
+if __name__ == "__main__":
+    sys.exit(main())
