@@ -32,7 +32,7 @@ from fastbert import files
 from fastbert.errors import FastbertError, InputError
 
 SYSTEMS = ("fastbert", "transformers")
-_KEY = ("kind", "task", "system", "seed", "epochs")
+_KEY = ("kind", "task", "library", "seed", "epochs")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -105,7 +105,8 @@ def _one(args: argparse.Namespace) -> dict[str, Any]:
     train = _system(system)
     predictions, seconds = train(recipe, splits, model, seed, grouped=args.limit is not None, evaluate=args.limit is None)
     found = {} if args.limit is not None else score(recipe, splits.test, predictions)
-    row = {"kind": "speed" if args.limit is not None else "score", "task": task, "system": system, "seed": seed}
+    row: dict[str, Any] = environment(torch.device("cpu"))
+    row |= {"kind": "speed" if args.limit is not None else "score", "task": task, "library": system, "seed": seed}
     row |= {"epochs": recipe.epochs, "examples": len(splits.train), "metrics": found, "seconds": seconds}
     return (
         row | {"lr": recipe.lr, "batch_size": recipe.batch_size, "model": model.parent.name} | environment(torch.device("cpu"))

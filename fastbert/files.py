@@ -157,6 +157,12 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def remove_folder(folder: Path) -> None:
+    """Removes a folder with all in it, where there is one."""
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, read piece by piece."""
     with path.open("rb") as stream:

@@ -147,7 +147,7 @@ class BertForSequenceClassification(TaskHead):
 
 
 class BertForMultipleChoice(TaskHead):
-    """Picks one of C continuations: inputs (B, C, S), logits (B, C)."""
+    """Picks one of C continuations: inputs (B, C, S), or a packed batch of B times C sequences; logits (B, C)."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
@@ -158,7 +158,7 @@ class BertForMultipleChoice(TaskHead):
 
     def forward(
         self,
-        input_ids: Tensor | None = None,
+        input_ids: Tensor | PackedBatch | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | str | None = None,
@@ -168,17 +168,19 @@ class BertForMultipleChoice(TaskHead):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        num_choices: int | None = None,
         **refused: Any,
     ) -> ClassifierOutput | tuple[Any, ...]:
-        """Scores of the choices, and the loss where `labels` (B,) are given; every input carries the axis C after B."""
+        """Scores of the choices, and the loss where `labels` (B,) are given; every input carries the axis C after B.
+
+        Args:
+            num_choices: C, for a packed batch, which holds the C sequences of an example one after the other.
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, labels, output_attentions,
+                output_hidden_states, return_dict: see `BertModel.forward`.
+        """
         refuse(self, refused)
-        if isinstance(input_ids, PackedBatch):
-            raise InputError("BertForMultipleChoice takes (batch, choices, sequence) tensors, not a PackedBatch")
-        source, extra = (inputs_embeds, 1) if input_ids is None else (input_ids, 0)
-        if source is not None and source.dim() != 3 + extra:
-            form = "(batch, choices, sequence" + (", hidden)" if extra else ")")
-            raise InputError(f"the input has shape {tuple(source.shape)}; expected {form}")
-        choices = 1 if source is None else source.shape[1]
+        padded = not isinstance(input_ids, PackedBatch)
+        choices = _number_of_choices(input_ids, inputs_embeds, num_choices)
         batch = self.bert.pack_inputs(
             _merge_choices(input_ids),
             _merge_choices(attention_mask),
@@ -192,7 +194,7 @@ class BertForMultipleChoice(TaskHead):
         if labels is not None:
             right = sequence_labels(labels, "labels", logits.shape[0], choices)
             output.loss = cross_entropy_of_logits(logits, right)
-        return self._finish(output, encoded, batch, True, return_dict)
+        return self._finish(output, encoded, batch, padded, return_dict)
 
 
 class BertForTokenClassification(TaskHead):
@@ -287,6 +289,18 @@ class BertForQuestionAnswering(TaskHead):
         given = (start, end) if padded else packed.unbind(-1)
         output.start_logits, output.end_logits = (scores.contiguous() for scores in given)
         return self._finish(output, encoded, batch, padded, return_dict)
+
+
+def _number_of_choices(input_ids: Any, inputs_embeds: Tensor | None, num_choices: int | None) -> int:
+    if isinstance(input_ids, PackedBatch):
+        if num_choices is None or num_choices < 1 or input_ids.batch_size % num_choices:
+            raise InputError(f"num_choices = {num_choices} must divide the {input_ids.batch_size} sequences of the packed batch")
+        return num_choices
+    source, extra = (inputs_embeds, 1) if input_ids is None else (input_ids, 0)
+    if source is not None and source.dim() != 3 + extra:
+        form = "(batch, choices, sequence" + (", hidden)" if extra else ")")
+        raise InputError(f"the input has shape {tuple(source.shape)}; expected {form}")
+    return 1 if source is None else int(source.shape[1])
 
 
 def _merge_choices(value: Any) -> Any:

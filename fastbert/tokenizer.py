@@ -192,6 +192,10 @@ class BertTokenizer:
             settings["model_max_length"] = self.model_max_length
         files.write_text(folder / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
 
+    def to_json(self) -> str:
+        """All that decides how texts become ids, as tokenizer.json holds it."""
+        return self._tokenizer.to_str()
+
     # -- text to ids -----------------------------------------------------------------------------------------------------
 
     def __call__(

@@ -16,7 +16,7 @@ import fastbert
 from fastbert import BertTokenizer
 from fastbert.errors import CheckpointError, InputError
 from fastbert.tasks import Embedder, FillMask, NextSentence
-from fastbert.tasks.pooling import MODES, pool
+from fastbert.pooling import MODES, pool
 
 TEXTS = [
     "A man is playing a harp.",

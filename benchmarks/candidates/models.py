@@ -159,7 +159,7 @@ class Fastbert(Work):
     def _apart(self, batch: Any, rows: list[list[int]]) -> list[Tensor]:
         """The result of each text, on the host."""
         if self.job.task == "encoder":
-            from fastbert.tasks.pooling import pool
+            from fastbert.pooling import pool
 
             return list(pool(self.states(batch), batch.cu_seqlens, "mean").cpu())
         if self.job.task == "classification":

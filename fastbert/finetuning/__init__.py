@@ -1,1 +1,16 @@
-"""Fine-tuning."""
+"""Fine-tuning and features, from examples to predictions and scores.
+
+finetuning.py   all seeds, the results folder   feature_cache.py  a frozen encoder's hidden states, computed once
+seed_run.py     one training, resumable         labels.py         which labels, in which order
+options.py      the recipe                      metrics.py        scikit-learn, scipy, seqeval, SQuAD's rules
+problems.py     what tasks have in common       overview.py       the data before the training
+sentences.py, choosing.py, tagging.py,          results.py        predictions, confusion, span errors
+answering.py    the tasks                       comparison.py     both modes; studies.py: poolings, directions, layers
+models.py       building, saving, loading       reading.py        files to examples
+"""
+
+from fastbert.finetuning.finetuning import FineTuneResult, finetune
+from fastbert.finetuning.options import FineTuneOptions
+from fastbert.finetuning.problems import Split
+
+__all__ = ["FineTuneOptions", "FineTuneResult", "Split", "finetune"]

@@ -1,7 +1,28 @@
-"""What people do with a BERT: embeddings, masks, next sentences. Each class has `from_pretrained` and takes lists."""
+"""What people do with a BERT. Each class has `from_pretrained` and takes lists.
 
+embedder.py       texts to vectors           token_tagger.py       tags of words, entities
+fill_mask.py      words at a [MASK]          question_answerer.py  answers cut from a text; answers.py has the rules
+next_sentence.py  does B follow A?           multiple_choice.py    the best of several candidates
+classifier.py     labels, numbers            nli.py                relations of pairs; classification without training
+sequences.py      texts and pairs to scores  loading.py            finding, loading, checking a model for a task
+"""
+
+from fastbert.tasks.classifier import Classifier
 from fastbert.tasks.embedder import Embedder
 from fastbert.tasks.fill_mask import FillMask
+from fastbert.tasks.multiple_choice import MultipleChoice
 from fastbert.tasks.next_sentence import NextSentence
+from fastbert.tasks.nli import NLI
+from fastbert.tasks.question_answerer import QuestionAnswerer
+from fastbert.tasks.token_tagger import TokenTagger
 
-__all__ = ["Embedder", "FillMask", "NextSentence"]
+__all__ = [
+    "NLI",
+    "Classifier",
+    "Embedder",
+    "FillMask",
+    "MultipleChoice",
+    "NextSentence",
+    "QuestionAnswerer",
+    "TokenTagger",
+]

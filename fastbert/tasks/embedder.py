@@ -19,7 +19,7 @@ from fastbert.model import BertModel
 from fastbert.packing import pack, token_budget_batches
 from fastbert.prepacking import prepack
 from fastbert.tasks.loading import check_vocabulary, default_device, load_tokenizer
-from fastbert.tasks.pooling import check_modes, modes_of_config, pool
+from fastbert.pooling import check_modes, modes_of_config, pool
 from fastbert.tokenizer import BertTokenizer
 
 # More tokens at once only push the activations out of a CPU's caches: measured, 2,048 run a tenth faster than 8,192.
@@ -34,7 +34,7 @@ class Embedder:
     Args:
         model: an encoder; its pooler is not used.
         tokenizer: its tokenizer.
-        pooling: one or several of `fastbert.tasks.pooling.MODES`.
+        pooling: one or several of `fastbert.pooling.MODES`.
         normalize: scale each vector to length 1.
         max_length: tokens of a text that are used, special tokens included; None means what model and tokenizer take.
         prompt: put before every text.

@@ -1,4 +1,4 @@
-"""What the tasks share: where to run, a tokenizer that fits the model, and loading a checkpoint that has the head."""
+"""What the tasks share: where to run, a tokenizer that fits the model, settings, and loading a checkpoint that has the head."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any, ClassVar, Self
 
 import torch
 
+from fastbert import files
+from fastbert.composed import ComposedModel, is_composed
 from fastbert.errors import CheckpointError, InputError
+from fastbert.prepacking import prepack
 from fastbert.pretrained import BertPreTrainedModel
 from fastbert.tokenizer import BertTokenizer
 
@@ -23,14 +26,14 @@ def default_device(device: torch.device | str | None) -> torch.device:
         raise InputError(f"device = {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
 
 
-def load_tokenizer(path_or_hub_id: str | Path, model: BertPreTrainedModel, **hub: Any) -> BertTokenizer:
+def load_tokenizer(path_or_hub_id: str | Path, model: BertPreTrainedModel | ComposedModel, **hub: Any) -> BertTokenizer:
     """The tokenizer beside a model, refused if it knows ids that the model has no embedding for."""
     tokenizer = BertTokenizer.from_pretrained(path_or_hub_id, **hub)
     check_vocabulary(tokenizer, model)
     return tokenizer
 
 
-def check_vocabulary(tokenizer: BertTokenizer, model: BertPreTrainedModel) -> None:
+def check_vocabulary(tokenizer: BertTokenizer, model: BertPreTrainedModel | ComposedModel) -> None:
     """Raises InputError if the tokenizer's ids go beyond the model's word embeddings."""
     highest, rows = max(tokenizer.get_vocab().values()), model.get_input_embeddings().num_embeddings
     if highest >= rows:
@@ -38,6 +41,14 @@ def check_vocabulary(tokenizer: BertTokenizer, model: BertPreTrainedModel) -> No
             f"the tokenizer has ids up to {highest}, the model has word embeddings for 0..{rows - 1}: they do not belong "
             "together (after adding tokens, call resize_token_embeddings(len(tokenizer)))"
         )
+
+
+SETTINGS = "fastbert_task.json"  # beside a fine-tuned model: the task, and the lengths it was trained with
+
+
+def task_settings(path_or_hub_id: str | Path) -> dict[str, Any]:
+    """What fine-tuning wrote beside a model, empty for other models."""
+    return files.read_json_if_present(Path(path_or_hub_id) / SETTINGS)
 
 
 class HeadTask:
@@ -56,6 +67,12 @@ class HeadTask:
         check_vocabulary(tokenizer, model)
         self.model = model.eval()
         self.tokenizer = tokenizer
+
+    @property
+    def longest(self) -> int:
+        """Tokens that the model and the tokenizer take."""
+        table = int(self.model.config.max_position_embeddings)
+        return min(table, self.tokenizer.model_max_length or table)
 
     @classmethod
     def from_pretrained(
@@ -77,10 +94,13 @@ class HeadTask:
             CheckpointError: the checkpoint lacks the head, or a part of it.
         """
         target = default_device(device)
+        if is_composed(path_or_hub_id):
+            composed = ComposedModel.from_pretrained(path_or_hub_id, dtype, target)
+            return cls(prepack(composed), load_tokenizer(path_or_hub_id, composed))
         model, report = cls.model_class.from_pretrained(
             path_or_hub_id, dtype=dtype, device=target, output_loading_info=True, **hub
         )
         absent = [name for name in report.missing if name.startswith(cls.head_parts)]
         if absent:
             raise CheckpointError(f"{path_or_hub_id} has no {cls.head_name} head: it lacks {', '.join(absent)}")
-        return cls(model, load_tokenizer(path_or_hub_id, model, **hub))
+        return cls(prepack(model), load_tokenizer(path_or_hub_id, model, **hub))

@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from fastbert.composed import ComposedModel, HeadOptions
 from fastbert.data.plan import IGNORE
 from fastbert.model import BertModel
 from fastbert.packing import PackedBatch, pack
-from fastbert.reference import cross_entropy_of_logits
 from fastbert.training.optimizers import make_optimizer, set_rate
 from fastbert.training.schedules import rate
 
@@ -46,37 +45,6 @@ class ProbeOptions:
     seed: int = 0
 
 
-class TokenProbe(nn.Module):
-    """An encoder, a BiLSTM if wanted, and a classifier of tokens."""
-
-    def __init__(self, encoder: BertModel, num_labels: int, bilstm: bool, frozen: bool) -> None:
-        super().__init__()
-        self.encoder, self.frozen = encoder, frozen
-        width = encoder.config.hidden_size
-        self.lstm = nn.LSTM(width, width // 2, bidirectional=True, batch_first=True) if bilstm else None
-        self.classifier = nn.Linear(width, num_labels)
-        if frozen:
-            encoder.requires_grad_(False)
-
-    def forward(self, batch: PackedBatch) -> Tensor:
-        """A packed batch of T tokens -> (T, labels)."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            states = self.encoder(batch).last_hidden_state
-        if self.lstm is not None:
-            lengths = batch.lengths.cpu()
-            packed = pack_padded_sequence(batch.unpack(states), lengths, batch_first=True, enforce_sorted=False)
-            states = batch.pack(pad_packed_sequence(self.lstm(packed)[0], batch_first=True)[0])
-        logits: Tensor = self.classifier(states)
-        return logits
-
-    def train(self, mode: bool = True) -> TokenProbe:
-        """Training mode; a frozen encoder stays in evaluation."""
-        super().train(mode)
-        if self.frozen:
-            self.encoder.eval()
-        return self
-
-
 def probe_right_neighbour(model: str | Path | Any, options: ProbeOptions, device: torch.device | str = "cpu") -> float:
     """Accuracy on fresh sequences after training; chance is 0.5.
 
@@ -87,15 +55,15 @@ def probe_right_neighbour(model: str | Path | Any, options: ProbeOptions, device
     """
     encoder = model if isinstance(model, BertModel) else BertModel.from_pretrained(model, add_pooling_layer=False)
     torch.manual_seed(options.seed)
-    probe = TokenProbe(encoder, 2, options.bilstm, options.frozen).to(device).train()
+    head = HeadOptions("token", 2, bilstm=int(options.bilstm), frozen=options.frozen, dropout=0.0)
+    probe = ComposedModel(encoder, head).to(device).train()
     draws = torch.Generator().manual_seed(options.seed)
     words = torch.randperm(encoder.config.vocab_size, generator=draws)[: options.words]
     kinds = torch.randperm(options.words, generator=draws) % 2  # which half a word is in
     optimizer = make_optimizer("adamw", probe, options.lr)
     for step in range(options.steps):
         batch, labels = _sequences(words, kinds, options, draws)
-        loss = cross_entropy_of_logits(probe(batch.to(device)), labels.to(device))
-        loss.backward()
+        probe(batch.to(device), labels=labels.to(device)).loss.backward()
         nn.utils.clip_grad_norm_(probe.parameters(), 1.0)
         set_rate(optimizer, options.lr * rate("hf", step, options.steps // 10, options.steps))
         optimizer.step()
@@ -103,7 +71,7 @@ def probe_right_neighbour(model: str | Path | Any, options: ProbeOptions, device
     probe.eval()
     with torch.no_grad():
         batch, labels = _sequences(words, kinds, options, draws)
-        guesses = probe(batch.to(device)).argmax(1).cpu()
+        guesses = probe(batch.to(device)).logits.argmax(1).cpu()
     return float((guesses == labels)[labels != IGNORE].float().mean())
 
 

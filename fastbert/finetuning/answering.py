@@ -1,0 +1,133 @@
+"""Questions on texts: start and end of the answer in windows of the context, [CLS] where a window does not hold it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fastbert.data.framing import Framed
+from fastbert.data.squad import Question, misplaced
+from fastbert.errors import InputError
+from fastbert.finetuning.metrics import DEFAULTS, answer_f1, answer_metrics
+from fastbert.finetuning.problems import Prediction, Problem, Sample, Split
+from fastbert.tasks.question_answerer import QuestionAnswerer
+
+LISTED = 5
+
+
+class Answering(Problem):
+    """Spans of contexts. Where the training data have questions without an answer, the threshold for those is found on dev."""
+
+    head = "span"
+    task_class = QuestionAnswerer
+
+    def __init__(self, kind: str, options: Any, tokenizer: Any, train: Split, others: Sequence[Split], checkpoint: Any) -> None:
+        super().__init__(kind, options, tokenizer, train, others, checkpoint)
+        self.metrics = self.metrics or DEFAULTS[kind]
+        unknown = [name for name in self.metrics if name not in DEFAULTS[kind]]
+        if unknown:
+            raise InputError(f"metric = {unknown[0]!r} is not one of {', '.join(DEFAULTS[kind])}")
+        self.null_threshold = 0.0 if any(question.impossible for question in train.examples) else None
+        for split in [train, *others]:
+            lost = misplaced(split.examples)
+            if lost:
+                ids = ", ".join(question.id for question in lost[:LISTED]) + (", ..." if len(lost) > LISTED else "")
+                left = "left out" if split is train else "kept: their answers count as text"
+                split.notes.append(f"{len(lost)} questions have an answer that is not in its context ({ids}): {left}")
+        gone = {question.id for question in misplaced(train.examples)}
+        train.examples = [q for q in train.examples if q.id not in gone and (q.answers or q.impossible)]
+        if not train.examples:
+            raise InputError(f"{train.name} holds no question with an answer that stands in its context")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Windows, and the threshold."""
+        return {"doc_stride": self.options.doc_stride, "null_threshold": self.null_threshold}
+
+    def restore(self, settings: dict[str, Any]) -> None:
+        """Takes the threshold that was found with a model."""
+        self.null_threshold = settings.get("null_threshold", self.null_threshold)
+
+    def task(self, model: Any) -> Any:
+        """`QuestionAnswerer`."""
+        return QuestionAnswerer(model, self.tokenizer, max_length=self.options.max_length, **self.settings)
+
+    def samples(self, task: Any, split: Split) -> tuple[list[Sample], Framed]:
+        """A sample a window, with the columns of the answer's first and last token."""
+        made = task.frame(_pairs(split.examples))
+        framed = made.framed
+        spans = [_tokens(q, offsets) for q, offsets in zip(split.examples, made.offsets, strict=True)]
+        rows = []
+        for i, owner in enumerate(framed.owners):
+            label = (0, 0)
+            span, first = spans[owner], framed.starts[i]
+            if span is not None and first <= span[0] and span[1] < first + framed.counts[i]:
+                shift = framed.columns[i] - first
+                label = (span[0] + shift, span[1] + shift)
+            rows.append(Sample([framed.ids[i]], [framed.types[i]], label))
+        return rows, framed
+
+    def targets(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """(B,) columns of starts and ends."""
+        starts, ends = (torch.tensor([sample.label[side] for sample in samples]) for side in (0, 1))
+        return {"start_positions": starts, "end_positions": ends}
+
+    def predict(self, task: Any, split: Split, batch_tokens: int) -> list[Prediction]:
+        """Answers with their places, beside the right ones; with what choosing "no answer" needs."""
+        rows = []
+        for question, found in zip(split.examples, task.answer(_pairs(split.examples), batch_tokens=batch_tokens), strict=True):
+            best = found.choose(None)
+            row = {"id": question.id, "answer": best.text, "start": best.start, "end": best.end, "score": best.score}
+            if question.answers or question.impossible:
+                row["gold"] = [answer.text for answer in question.answers]
+            rows.append({**row, "null_margin": found.null - best.score if found.answers else 0.0})
+        if self.null_threshold is not None and split.name == "dev":
+            self.null_threshold = task.null_threshold = best_threshold(rows)
+        if self.null_threshold is not None:
+            for row in rows:
+                if row["null_margin"] > self.null_threshold:
+                    row |= {"answer": "", "start": 0, "end": 0}
+        return rows
+
+    def score(self, split: Split, predictions: Sequence[Prediction]) -> dict[str, float]:
+        """Exact match and F1, in per cent."""
+        gold = {question.id: [answer.text for answer in question.answers] for question in split.examples}
+        found = answer_metrics(gold, {row["id"]: row["answer"] for row in predictions})
+        return {name: found[name] for name in self.metrics}
+
+    def counts(self, split: Split) -> Counter[str]:
+        """Questions with and without an answer."""
+        return Counter("without an answer" if q.impossible else "with an answer" for q in split.examples)
+
+
+def best_threshold(rows: Sequence[Prediction]) -> float:
+    """The threshold of "no answer" with the best F1, as SQuAD 2.0's script finds it; rows carry answer, gold and margin."""
+    gains: dict[float, float] = {}  # by margin: what is won where those answers are given up
+    for row in rows:
+        golds = row.get("gold") or [""]
+        given = max(answer_f1(gold, row["answer"]) for gold in golds)
+        gains[row["null_margin"]] = gains.get(row["null_margin"], 0.0) + float(not row.get("gold")) - given
+    margins = sorted(gains, reverse=True)
+    best, best_at, total = 0.0, margins[0] if margins else 0.0, 0.0
+    for margin, below in zip(margins, [*margins[1:], None], strict=True):
+        total += gains[margin]
+        if total > best:
+            best, best_at = total, margin - 1.0 if below is None else below
+    return best_at
+
+
+def _pairs(questions: Sequence[Question]) -> list[tuple[str, str]]:
+    return [(question.question, question.context) for question in questions]
+
+
+def _tokens(question: Question, offsets: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """The first and last token of the first answer that stands in the context."""
+    answer = next((a for a in question.answers if a.start >= 0), None)
+    if answer is None:
+        return None
+    start, end = answer.start, answer.start + len(answer.text)
+    inside = [at for at, (first, last) in enumerate(offsets) if first < end and last > start]
+    return (inside[0], inside[-1]) if inside else None

@@ -1,0 +1,244 @@
+"""Fine-tuning from examples to a model, its predictions and its scores; several seeds, and both modes side by side.
+
+    output/model/             the best seed's, opens in transformers    output/predictions.jsonl  of test, or else of dev
+    output/metrics.json       of every seed, means and spreads          output/report.md          with the errors, as a picture too
+    output/run.json           what is trained on what, by which recipe  output/seed-<n>/          one training each
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastbert import checkpoint, files
+from fastbert import tokenizer as tokenizer_files
+from fastbert.errors import CheckpointError, InputError
+from fastbert.finetuning.feature_cache import say_on_stderr
+from fastbert.finetuning.metrics import check_installed
+from fastbert.finetuning.models import build_model, look_at
+from fastbert.finetuning.options import FineTuneOptions
+from fastbert.finetuning.overview import overview
+from fastbert.finetuning.problems import Problem, Split, make_problem
+from fastbert.finetuning.results import spread, summary, write_errors, write_predictions
+from fastbert.finetuning.seed_run import SeedResult, SeedRun, evaluate_saved, precision_of, quiet_task
+from fastbert.tasks.loading import default_device
+from fastbert.tokenizer import BertTokenizer
+
+
+@dataclass
+class FineTuneResult:
+    """What came of a run.
+
+    Attributes:
+        folder: of the run; the model is in `folder / "model"`.
+        seeds: one result a seed.
+        metrics: means over the seeds, of test, or else of dev; empty without either.
+        best: the seed whose model was kept: the best on dev, or the first one.
+    """
+
+    folder: Path
+    seeds: list[SeedResult]
+    metrics: dict[str, float]
+    best: int
+
+
+def finetune(
+    kind: str,
+    model: str | Path,
+    train: Split | Sequence[Any],
+    dev: Split | Sequence[Any] | None = None,
+    test: Split | Sequence[Any] | None = None,
+    *,
+    output: str | Path,
+    options: FineTuneOptions | None = None,
+    seeds: int = 1,
+    device: str | torch.device | None = None,
+    feature_cache: str | Path | None = None,
+    show_progress: bool | None = None,
+    say: Callable[[str], None] = say_on_stderr,
+    **hub: Any,
+) -> FineTuneResult:
+    """Trains a model for a task, or goes on where an earlier call with the same arguments stopped.
+
+    Args:
+        kind: "classify", "nli", "regress", "choice", "ner" or "qa".
+        model: a directory or hub id to start from.
+        train, dev, test: examples of `fastbert.data` (`TextExample`, `ChoiceExample`, `TaggedSentence`, `Question`). The best
+            epoch is chosen on dev; without it the last one is kept.
+        output: folder of the run, new or of the same run.
+        options: how; None means the paper's values.
+        seeds: trainings, with the seeds `options.seed` and those behind it.
+        device: None means a CUDA device where there is one, else the CPU.
+        feature_cache: folder of frozen features; None means one in `output`.
+        show_progress: bars on stderr; None shows them on a terminal.
+        say: is told what happens; by default it stands on stderr.
+        hub: `revision`, `cache_dir`, `token`, `local_files_only`.
+
+    Raises:
+        InputError: data or options that do not fit, before anything is trained. StoppedError: by a signal; saved.
+    """
+    check_installed()
+    if seeds < 1:
+        raise InputError(f"seeds = {seeds} must be at least 1")
+    options = (options or FineTuneOptions()).resolved(kind)
+    target = default_device(device)
+    show = sys.stderr.isatty() if show_progress is None else show_progress
+    folder = Path(output)
+    check_output(folder)
+    source = files.locate(model, [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS], **hub)
+    tokenizer = BertTokenizer.from_pretrained(source)
+    splits = [_split(part, name) for part, name in ((train, "train"), (dev, "dev"), (test, "test")) if part is not None]
+    before = [_fingerprint(split) for split in splits]
+    problem = make_problem(kind, options, tokenizer, splits[0], splits[1:], look_at(source, kind, tokenizer))
+    named = {split.name: split for split in splits}
+    task = quiet_task(problem, build_model(problem, source, options, options.seed))
+    text = overview(problem, task, splits)
+    say(text)
+    about = {"task": kind, "model": str(model), "seeds": seeds, "options": options.to_dict(), "labels": problem.labels}
+    about["data"] = dict(zip(named, before, strict=True))
+    _begin(folder, about)
+    results = []
+    for seed in range(options.seed, options.seed + seeds):
+        one = folder / f"seed-{seed}"
+        done = files.read_json_if_present(one / "result.json")
+        if done:
+            results.append(SeedResult(**done))
+            continue
+        cache = Path(feature_cache) if feature_cache is not None else folder / "features"
+        run = SeedRun(
+            problem, source, splits[0], named.get("dev"), replace(options, seed=seed), one, target, cache, show, say
+        )
+        results.append(run.run())
+    return _finish(folder, problem, named, results, target, text, say)
+
+
+def _finish(
+    folder: Path,
+    problem: Problem,
+    named: dict[str, Split],
+    results: list[SeedResult],
+    device: torch.device,
+    text: str,
+    say: Callable[[str], None],
+) -> FineTuneResult:
+    """Tests every seed, keeps the best one's model, and writes the results."""
+    precision = precision_of(problem.options.precision, device)
+    first = problem.metrics[0]
+    best = max(results, key=lambda result: result.dev.get(first, 0.0))
+    judged = named.get("test", named.get("dev"))
+    predictions: list[Any] = []
+    for result in results:
+        if "test" in named or (judged is not None and result is best):
+            assert judged is not None
+            found, rows = evaluate_saved(problem, folder / f"seed-{result.seed}" / "model", judged, device, precision)
+            if "test" in named:
+                result.test = found
+            predictions = rows if result is best else predictions
+    _keep(folder / f"seed-{best.seed}" / "model", folder / "model")
+    sets = {name: [getattr(r, name) for r in results] for name in ("dev", "test") if getattr(results[0], name)}
+    means = {name: {key: spread([one[key] for one in found]) for key in found[0]} for name, found in sets.items()}
+    written = {name: {key: {"mean": m, "spread": s} for key, (m, s) in found.items()} for name, found in means.items()}
+    content = {**written, "best_seed": best.seed, "seeds": [asdict(result) for result in results]}
+    files.write_text(folder / "metrics.json", json.dumps(content, indent=1) + "\n")
+    if judged is not None:
+        write_predictions(folder / "predictions.jsonl", predictions)
+    lines = _report(problem, results, sets, text)
+    lines += ["", f"# Errors on {judged.name}, seed {best.seed}", ""] if judged is not None else []
+    lines += write_errors(folder, problem, predictions)
+    files.write_text(folder / "report.md", "\n".join(lines) + "\n")
+    for name, found in sets.items():
+        say(f"{name}: {summary(found)}")
+    shown = sets.get("test", sets.get("dev"))
+    final = {key: spread([one[key] for one in shown])[0] for key in shown[0]} if shown else {}
+    return FineTuneResult(folder, results, final, best.seed)
+
+
+def _report(problem: Problem, results: list[SeedResult], sets: dict[str, list[dict[str, float]]], text: str) -> list[str]:
+    options = problem.options
+    how = f"{options.mode}, {options.epochs} epochs, batches of {options.batch_size}, rate {options.lr:g}"
+    lines = [f"# {problem.kind}: {how}", "", "```", text, "```", ""]
+    names = [(part, key) for part, found in sets.items() for key in found[0]]
+    head = ["seed", "best epoch", *(f"{part} {key}" for part, key in names), "minutes", "tokens/s"]
+    lines += ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for result in results:
+        scores = [f"{getattr(result, part)[key]:.4f}" for part, key in names]
+        cells = [str(result.seed), str(result.epoch), *scores, f"{result.seconds / 60:.1f}", f"{result.tokens_per_second:,.0f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", *(f"{name}: {summary(found)}" for name, found in sets.items())]
+    lines += ["", f"{results[0].parameters:,} parameters trained."]
+    return lines
+
+
+def _keep(model: Path, target: Path) -> None:
+    part = target.with_name(".model.part")
+    files.remove_folder(part)
+    shutil.copytree(model, part)
+    files.remove_folder(target)
+    part.rename(target)
+
+
+def check_output(folder: Path) -> None:
+    """That results can be written: a new folder, an empty one, or one of a run.
+
+    Raises:
+        InputError: it holds something else. CheckpointError: it cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"cannot write {folder}: it is a file")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "run.json").is_file():
+        raise InputError(f"{folder} holds something else than a fine-tuning run: name a new folder")
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+        if made:
+            folder.rmdir()
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder}: {error.strerror}") from None
+
+
+def _begin(folder: Path, about: dict[str, Any]) -> None:
+    """Writes what is trained, or makes sure that the run in the folder is the same one."""
+    path = folder / "run.json"
+    about = json.loads(json.dumps(about))
+    if path.is_file():
+        for key, before, now in _differences(files.read_json(path), about):
+            raise InputError(f"{folder} holds a run with {key} = {before!r}; now it is {now!r}: name another output folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, json.dumps(about, indent=1) + "\n")
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """What a resumed run has otherwise; more seeds and other checkpoint times are fine."""
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        a, b = before.get(key), now.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += [(f"{key}.{name}", x, y) for name, x, y in _differences(a, b)]
+        elif a != b and key not in ("seeds", "checkpoint_every", "model"):
+            found.append((key, a, b))
+    return found
+
+
+def _split(part: Split | Sequence[Any], name: str) -> Split:
+    split = part if isinstance(part, Split) else Split(name, list(part))
+    if not split.examples:
+        raise InputError(f"{name} holds no example")
+    return Split(name, list(split.examples), split.place, list(split.notes))
+
+
+def _fingerprint(split: Split) -> str:
+    digest = hashlib.sha256()
+    for example in split.examples:
+        digest.update(repr(example).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,63 @@
+"""Which labels there are, in which order: those of the data, of the user, or of a checkpoint that knows them already.
+
+Labels are matched by name and never by number. A new order of the same names changes no named prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from fastbert.errors import InputError
+
+
+def decide_labels(
+    found: Iterable[str], wanted: Sequence[str] | None, known: Sequence[str] | None, new_head: bool
+) -> list[str]:
+    """The label names in the order of the scores.
+
+    Args:
+        found: in the training data.
+        wanted: by the user, who decides names and order; where all found ones are numbers, the names of 0, 1, ...
+        known: of the checkpoint's trained head, None where it has none.
+        new_head: forget those.
+
+    Raises:
+        InputError: a wanted label without an example, a found one that is not wanted, or a checkpoint with other labels.
+    """
+    names = in_order(found)
+    if wanted is not None:
+        if len(set(wanted)) != len(wanted):
+            raise InputError(f"labels = {', '.join(wanted)}: a name comes twice")
+        if not numbers_stand_for(names, wanted):
+            missing = [name for name in wanted if name not in names]
+            if missing:
+                raise InputError(f"labels names {missing[0]!r}, and no training example has it; they have {', '.join(names)}")
+            extra = [name for name in names if name not in wanted]
+            if extra:
+                raise InputError(f"the training examples have the label {extra[0]!r}, which is not among {', '.join(wanted)}")
+        names = list(wanted)
+    if known is None or new_head:
+        if len(names) < 2:
+            raise InputError(f"the training examples have a single label, {', '.join(names)}: there is nothing to learn")
+        return names
+    if set(names) == set(known):
+        return names if wanted is not None else list(known)
+    raise InputError(
+        f"the checkpoint has a head for {len(known)} labels ({', '.join(known)}), the data have {len(names)} "
+        f"({', '.join(names)}): they do not match by name; start a new head (new_head, --new-head), or name the labels alike"
+    )
+
+
+def numbers_stand_for(names: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether labels in the data are the numbers 0, 1, ... of the wanted names, which are no numbers themselves."""
+    return (
+        all(name.isdecimal() and int(name) < len(wanted) for name in names) and not any(name.isdecimal() for name in wanted)
+    )
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names once each, in alphabetical order; numbers in numerical order."""
+    distinct = set(names)
+    if all(name.lstrip("-").isdecimal() for name in distinct):
+        return sorted(distinct, key=int)
+    return sorted(distinct)

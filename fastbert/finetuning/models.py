@@ -1,0 +1,105 @@
+"""Making, saving and loading the models that are fine-tuned: one of the nine classes, or a composed one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastbert import checkpoint, files
+from fastbert.composed import ComposedModel, HeadOptions, is_composed
+from fastbert.config import BertConfig
+from fastbert.errors import InputError
+from fastbert.finetuning.options import FineTuneOptions
+from fastbert.finetuning.problems import Checkpoint, Problem
+from fastbert.model import BertModel
+from fastbert.tasks.loading import SETTINGS
+from fastbert.tokenizer import BertTokenizer
+
+# The parameters by which a checkpoint shows that it has a trained head, and whether that head's labels are the data's.
+_HEADS = {
+    "classify": "BertForSequenceClassification",
+    "nli": "BertForSequenceClassification",
+    "ner": "BertForTokenClassification",
+}
+
+
+def look_at(folder: Path, kind: str, tokenizer: BertTokenizer) -> Checkpoint:
+    """What a checkpoint brings along for a task."""
+    if is_composed(folder):
+        raise InputError(f"{folder} holds a task model on frozen features: fine-tuning starts from a BERT")
+    config = BertConfig.from_pretrained(folder)
+    longest = min(config.max_position_embeddings, tokenizer.model_max_length or config.max_position_embeddings)
+    labels = None
+    if kind in _HEADS and (config.architectures or [None])[0] == _HEADS[kind]:
+        state = checkpoint.read_state_dict(folder)
+        if any(name.startswith("classifier.") for name in state):
+            labels = [config.id2label[i] for i in range(config.num_labels)]
+    return Checkpoint(labels, longest)
+
+
+def build_model(problem: Problem, folder: Path, options: FineTuneOptions, seed: int) -> Any:
+    """The model to be trained, on the host, in float32: the checkpoint's weights, new ones from the seed where it has none.
+
+    The rows of a new classifier are drawn in alphabetical order of the labels: the same label starts with the same weights,
+    whatever its number.
+    """
+    torch.manual_seed(seed)
+    fields = dict(problem.config_fields)
+    if options.dropout is not None and not options.composed:
+        fields |= dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), options.dropout)
+    if options.left_to_right:
+        fields["is_decoder"] = True
+    config = BertConfig.from_pretrained(folder, **fields)
+    if options.composed:
+        encoder = BertModel.from_pretrained(folder, config=config, dtype="float32", add_pooling_layer=False)
+        head = HeadOptions(
+            problem.head,
+            {"span": 2, "choice": 1}.get(problem.head, len(problem.labels)),
+            layers=options.layers or "last",
+            pooling=options.pooling or "cls",
+            bilstm=options.bilstm or 0,
+            frozen=options.mode == "features",
+            dropout=config.hidden_dropout_prob if options.dropout is None else options.dropout,
+            problem_type=config.problem_type,
+        )
+        model: Any = ComposedModel(encoder, head)
+        drawn = True
+    else:
+        model_class: Any = problem.task_class.model_class
+        model, report = model_class.from_pretrained(
+            folder, config=config, dtype="float32", output_loading_info=True, ignore_mismatched_sizes=options.new_head
+        )
+        drawn = "classifier.weight" in [*report.missing, *(name for name, *_ in report.mismatched)]
+        if options.new_head and not drawn:
+            model.init_weights(model.classifier if hasattr(model, "classifier") else model.qa_outputs)
+            drawn = hasattr(model, "classifier")
+    if drawn and len(problem.labels) > 1:
+        weight = model.classifier.weight
+        ranks = torch.tensor([sorted(problem.labels).index(name) for name in problem.labels])
+        with torch.no_grad():
+            weight.copy_(weight[ranks].clone())
+    return model
+
+
+def save_model(problem: Problem, model: Any, folder: Path) -> None:
+    """Writes a model that opens in transformers, its tokenizer, and what our tasks read beside it. The folder is replaced."""
+    part = folder.with_name(f".{folder.name}.part")
+    files.remove_folder(part)
+    model.save_pretrained(part)
+    problem.tokenizer.save_pretrained(part)
+    settings = {"task": problem.kind, "max_length": problem.options.max_length, **problem.settings}
+    files.write_text(part / SETTINGS, json.dumps(settings, indent=1) + "\n")
+    files.remove_folder(folder)
+    part.rename(folder)
+
+
+def load_model(problem: Problem, folder: Path, device: torch.device) -> Any:
+    """A model that `save_model` wrote, in evaluation mode; what was found on dev with it goes back to the problem."""
+    problem.restore(files.read_json(folder / SETTINGS))
+    if is_composed(folder):
+        return ComposedModel.from_pretrained(folder, device=device)
+    model_class: Any = problem.task_class.model_class
+    return model_class.from_pretrained(folder, device=device)

@@ -1,0 +1,145 @@
+"""What a fine-tuning run depends on beside its data: the paper's values by default, each checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from fastbert.composed import LAYERS
+from fastbert.data.framing import ON_LONG
+from fastbert.errors import InputError
+from fastbert.pooling import check_modes
+from fastbert.tasks.sequences import WINDOW_SCORES
+from fastbert.training.optimizers import OPTIMIZERS
+from fastbert.training.schedules import SCHEDULES
+
+KINDS = ("classify", "nli", "regress", "choice", "ner", "qa")
+MODES = ("finetune", "features")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+# Paper, appendix A.3: batch 16 or 32, rate 5e-5, 3e-5 or 2e-5, 2 to 4 epochs, dropout 0.1; section 4.2: three epochs at 5e-5 for
+# SQuAD. Task models on frozen features start from nothing, and want a higher rate and more epochs.
+EPOCHS, RATE = {"finetune": 3, "features": 20}, {"finetune": 5e-5, "features": 1e-3}
+
+
+@dataclass(frozen=True)
+class FineTuneOptions:
+    """How a model is fine-tuned, or a task model trained on its frozen features.
+
+    Attributes:
+        mode: "finetune" trains everything; "features" freezes the encoder and trains a task model on its hidden states.
+        epochs, lr: None means 3 and 5e-5, or 20 and 1e-3 on features.
+        batch_size: examples a step.
+        warmup: share of the steps in which the rate rises.
+        schedule, optimizer, weight_decay, max_grad_norm: see `fastbert.training`.
+        dropout: of the whole model, or of the task model on features; None keeps the checkpoint's, or 0.1.
+        max_length: tokens of a sequence, special ones included; None means what the model takes, 384 for questions.
+        on_long: "truncate", "error" or "window"; tags and questions always use windows.
+        overlap: tokens that neighbouring windows of texts share.
+        window_scores: how scores of windows are joined, "mean" or "max".
+        doc_stride: tokens between the starts of windows of contexts.
+        labels: names, in the order of the scores; None finds them in the training data, in alphabetical (or numerical) order.
+        new_head: start the head anew where the checkpoint has one.
+        multi_label: each text may have several labels.
+        fix_bio: mend tags that break the rules of their scheme, instead of only reporting them.
+        metrics: names; the first one chooses the best epoch. Empty: the task's own.
+        layers, bilstm: of a task model: see `fastbert.composed`. None: "last" and no BiLSTM for texts; on features of tokens the
+            paper's, "concat-last-4" and two layers.
+        pooling: of texts: None is the model's own head ([CLS] through the pooler); on features "cls".
+        left_to_right: a token attends to itself and to what stands before it.
+        seed: of new weights, order and dropout.
+        precision: "auto" is bfloat16 on CUDA devices that have it, else float32.
+        checkpoint_every: steps between checkpoints to resume from; one is written at each epoch's end as well.
+    """
+
+    mode: str = "finetune"
+    epochs: int | None = None
+    lr: float | None = None
+    batch_size: int = 32
+    warmup: float = 0.1
+    schedule: str = "hf"
+    optimizer: str = "adamw"
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    dropout: float | None = None
+    max_length: int | None = None
+    on_long: str = "truncate"
+    overlap: int = 64
+    window_scores: str = "mean"
+    doc_stride: int = 128
+    labels: tuple[str, ...] | None = None
+    new_head: bool = False
+    multi_label: bool = False
+    fix_bio: bool = False
+    metrics: tuple[str, ...] = ()
+    layers: str | None = None
+    bilstm: int | None = None
+    pooling: str | None = None
+    left_to_right: bool = False
+    seed: int = 0
+    precision: str = "auto"
+    checkpoint_every: int = 500
+
+    def resolved(self, kind: str) -> FineTuneOptions:
+        """With everything that is None decided, and checked.
+
+        Raises:
+            InputError: a value out of range, with what is allowed.
+        """
+        self._one_of("mode", MODES)
+        features = self.mode == "features"
+        tokens = kind in ("ner", "qa")
+        values: dict[str, Any] = {
+            "epochs": EPOCHS[self.mode] if self.epochs is None else self.epochs,
+            "lr": RATE[self.mode] if self.lr is None else self.lr,
+        }
+        if features:
+            values["layers"] = self.layers or ("concat-last-4" if tokens else "last")
+            values["bilstm"] = (2 if tokens else 0) if self.bilstm is None else self.bilstm
+            values["pooling"] = self.pooling or "cls"
+        options = replace(self, **values)
+        options._check(kind)
+        return options
+
+    @property
+    def composed(self) -> bool:
+        """Whether the model is not one of the nine classes: on features, or with another pooling, layers or direction."""
+        return self.mode == "features" or self.left_to_right or bool(self.pooling or self.layers or self.bilstm)
+
+    def _check(self, kind: str) -> None:
+        if kind not in KINDS:
+            raise InputError(f"task = {kind!r} is not one of {', '.join(KINDS)}")
+        self._one_of("on_long", ON_LONG)
+        self._one_of("window_scores", WINDOW_SCORES)
+        self._one_of("schedule", SCHEDULES)
+        self._one_of("optimizer", OPTIMIZERS)
+        self._one_of("precision", PRECISIONS)
+        if self.layers is not None:
+            self._one_of("layers", tuple(LAYERS))
+        if self.pooling is not None:
+            check_modes(self.pooling)
+        at_least = {"epochs": 1, "batch_size": 1, "checkpoint_every": 1, "bilstm": 0, "overlap": 0, "doc_stride": 1}
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{name} = {value} must be at least {least}")
+        if self.lr is not None and not 0 < self.lr < 1:
+            raise InputError(f"lr = {self.lr} must be above 0 and below 1")
+        for name in ("warmup", "dropout"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise InputError(f"{name} = {value} must be in [0, 1)")
+        if self.on_long == "window" and kind == "choice":
+            raise InputError("on_long = 'window' is not for multiple choice: truncate, or error")
+        if self.multi_label and kind != "classify":
+            raise InputError(f"multi_label goes with 'classify', not with {kind!r}")
+
+    def _one_of(self, name: str, values: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value not in values:
+            raise InputError(f"{name} = {value!r} is not one of {', '.join(values)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -1,0 +1,50 @@
+"""What there is to learn from, before the learning: numbers of examples, lengths, what is cut, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastbert.diagnostics import align
+from fastbert.finetuning.problems import Problem, Split
+
+MOST_LABELS = 30
+
+
+def overview(problem: Problem, task: Any, splits: Sequence[Split]) -> str:
+    """A table, and what reading the data has noted.
+
+    Args:
+        problem, task: the task and its class around any model.
+        splits: train first.
+    """
+    rows: list[tuple[str, ...]] = [("", *(split.name for split in splits))]
+    framed = [problem.samples(task, split)[1] for split in splits]
+    lengths = [np.asarray(one.lengths) for one in framed]
+    rows.append(("examples", *(f"{len(split.examples):,}" for split in splits)))
+    rows.append(("sequences", *(f"{len(one.ids):,}" for one in framed)))
+    rows.append(("tokens, mean", *(f"{one.mean():.1f}" for one in lengths)))
+    rows.append(("tokens, 95 % below", *(f"{np.percentile(one, 95):.0f}" for one in lengths)))
+    rows.append(("tokens, longest", *(f"{one.max()} of {task.max_length}" for one in lengths)))
+    cut = [[count for count in one.cut if count] for one in framed]
+    rows.append(("cut", *(f"{len(one)} examples, {sum(one):,} tokens" if one else "none" for one in cut)))
+    counts = [problem.counts(split) for split in splits]
+    names = [name for name in problem.labels if any(name in count for count in counts)]
+    names += sorted({name for count in counts for name in count} - set(names))
+    for name in names[:MOST_LABELS]:
+        rows.append((f"  {name}", *(_share(count[name], count.total()) for count in counts)))
+    lines = [line.rstrip() for line in align(rows)]
+    if len(names) > MOST_LABELS:
+        lines.append(f"  ... and {len(names) - MOST_LABELS} labels more")
+    lines += [f"note: {split.name}: {note}" for split in splits for note in split.notes]
+    for split, count in zip(splits, counts, strict=True):
+        absent = [name for name in names if not count[name]]
+        if absent and count:
+            lines.append(f"note: {split.name} has no example of {', '.join(absent)}")
+    return "\n".join(lines)
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count:,} ({count / total:.1%})" if total else "-"

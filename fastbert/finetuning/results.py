@@ -1,0 +1,204 @@
+"""What a run leaves behind: predictions.jsonl, metrics.json, report.md, and a picture of the errors."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from fastbert import files
+from fastbert.data.tags import spans
+from fastbert.finetuning.metrics import exact_match, normalize_answer
+from fastbert.finetuning.problems import Prediction, Problem
+
+SHOWN = 20  # errors that the report lists
+
+
+def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    """One JSON object a line, in the order of the examples."""
+    files.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions))
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation over seeds (0 for one)."""
+    return mean(values), stdev(values) if len(values) > 1 else 0.0
+
+
+def summary(found: Sequence[dict[str, float]]) -> str:
+    """Metrics of several seeds as text: mean, and spread where there are two or more."""
+    parts = []
+    for name in found[0]:
+        middle, around = spread([one[name] for one in found])
+        parts.append(f"{name} {middle:.4f}" + (f" +- {around:.4f}" if len(found) > 1 else ""))
+    return ", ".join(parts)
+
+
+def write_errors(folder: Path, problem: Problem, predictions: Sequence[Prediction]) -> list[str]:
+    """Lines of the report on the errors of predictions, and errors.png where matplotlib is installed."""
+    if not predictions or not all("gold" in row for row in predictions):
+        return []
+    if problem.kind == "ner":
+        lines, picture = _tag_errors(predictions)
+    elif problem.kind == "qa":
+        lines, picture = _answer_errors(predictions)
+    elif problem.kind == "regress":
+        lines, picture = _number_errors(predictions), None
+    elif problem.options.multi_label:
+        lines, picture = _label_table(problem, predictions), None
+    else:
+        return _confusion(folder, problem, predictions)
+    if picture is not None and _bars(folder / "errors.png", picture):
+        lines += ["", "![errors](errors.png)"]
+    return lines
+
+
+def _confusion(folder: Path, problem: Problem, predictions: Sequence[Prediction]) -> list[str]:
+    from sklearn.metrics import classification_report, confusion_matrix
+
+    gold, given = ([str(row[key]) for row in predictions] for key in ("gold", "label"))
+    labels = problem.labels or sorted({*gold, *given})
+    matrix = confusion_matrix(gold, given, labels=labels)
+    table = classification_report(gold, given, labels=labels, output_dict=True, zero_division=0)
+    lines = ["## Confusion", "", "| right \\ predicted | " + " | ".join(labels) + " |", "|" + " --- |" * (len(labels) + 1)]
+    lines += [f"| {name} | " + " | ".join(map(str, row)) + " |" for name, row in zip(labels, matrix.tolist(), strict=True)]
+    lines += ["", "| label | precision | recall | F1 | examples |", "| --- | --- | --- | --- | --- |"]
+    lines += [_scores(name, table[name]) for name in labels]
+    if _heat(folder / "confusion.png", matrix, labels):
+        lines += ["", "![confusion](confusion.png)"]
+    return lines
+
+
+def _label_table(problem: Problem, predictions: Sequence[Prediction]) -> list[str]:
+    from sklearn.metrics import classification_report
+
+    right, given = (
+        [[int(name in row[key]) for name in problem.labels] for row in predictions] for key in ("gold", "labels")
+    )
+    table = classification_report(right, given, target_names=problem.labels, output_dict=True, zero_division=0)
+    lines = ["## Labels", "", "| label | precision | recall | F1 | examples |", "| --- | --- | --- | --- | --- |"]
+    return lines + [_scores(name, table[name]) for name in problem.labels]
+
+
+def _tag_errors(predictions: Sequence[Prediction]) -> tuple[list[str], Counter[str]]:
+    """Spans by what became of them, and precision and recall by kind, of seqeval."""
+    from seqeval.metrics import classification_report
+
+    kinds = Counter[str]()
+    shown = []
+    for row in predictions:
+        right, given = spans(row["gold"]), spans(row["tags"])
+        for span in given:
+            what = _span_error(span, right)
+            kinds[what] += 1
+            if what not in ("right",) and len(shown) < SHOWN:
+                words = " ".join(row["words"][span.start : span.end])
+                shown.append(f"| {what} | {words} | {span.kind} | {' '.join(row['words'][max(0, span.start - 5) : span.end + 5])} |")
+        missed = [s for s in right if not any(g.start < s.end and s.start < g.end for g in given)]
+        kinds["missed"] += len(missed)
+    table = classification_report(
+        [row["gold"] for row in predictions], [row["tags"] for row in predictions], output_dict=True, zero_division=0
+    )
+    lines = ["## Entities", "", "| kind | precision | recall | F1 | spans |", "| --- | --- | --- | --- | --- |"]
+    lines += [_scores(name, table[name]) for name in table if not name.endswith("avg")]
+    lines += ["", "| predicted spans | |", "| --- | --- |", *(f"| {name} | {count} |" for name, count in kinds.most_common())]
+    if shown:
+        lines += ["", "| error | words | predicted | around |", "| --- | --- | --- | --- |", *map(_escape_row, shown)]
+    return lines, kinds
+
+
+def _span_error(span: Any, right: Sequence[Any]) -> str:
+    if span in right:
+        return "right"
+    touching = [s for s in right if s.start < span.end and span.start < s.end]
+    if not touching:
+        return "spurious"
+    same = [s for s in touching if (s.start, s.end) == (span.start, span.end)]
+    if same:
+        return "wrong kind"
+    return "wrong boundary" if any(s.kind == span.kind for s in touching) else "wrong kind and boundary"
+
+
+def _answer_errors(predictions: Sequence[Prediction]) -> tuple[list[str], Counter[str]]:
+    kinds = Counter[str]()
+    shown = []
+    for row in predictions:
+        what = _answer_error(row["answer"], row["gold"])
+        kinds[what] += 1
+        if what != "exact" and len(shown) < SHOWN:
+            shown.append(f"| {what} | {row['answer']} | {row['gold'][0] if row['gold'] else ''} | {row['id']} |")
+    lines = ["## Answers", "", "| | |", "| --- | --- |", *(f"| {name} | {count} |" for name, count in kinds.most_common())]
+    lines += ["", "| error | answer | right | id |", "| --- | --- | --- | --- |", *map(_escape_row, shown)]
+    return lines, kinds
+
+
+def _answer_error(answer: str, gold: Sequence[str]) -> str:
+    if not answer or not gold:
+        return "exact" if not answer and not gold else "an answer where there is none" if answer else "no answer found"
+    if any(exact_match(text, answer) for text in gold):
+        return "exact"
+    given = set(normalize_answer(answer).split())
+    texts = [set(normalize_answer(text).split()) for text in gold]
+    if any(text < given for text in texts):
+        return "too long"
+    if any(given < text for text in texts):
+        return "too short"
+    return "overlapping" if any(given & text for text in texts) else "elsewhere"
+
+
+def _number_errors(predictions: Sequence[Prediction]) -> list[str]:
+    worst = sorted(predictions, key=lambda row: -abs(row["score"] - row["gold"]))[:SHOWN]
+    lines = ["## Largest differences", "", "| right | predicted |", "| --- | --- |"]
+    return lines + [f"| {row['gold']:g} | {row['score']:.3f} |" for row in worst]
+
+
+def _scores(name: str, row: Any) -> str:
+    return f"| {name} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1-score']:.3f} | {row['support']:.0f} |"
+
+
+def _escape_row(line: str) -> str:
+    return line.replace("\n", " ")
+
+
+def _figure(width: float, height: float) -> Any:
+    """A figure, None where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _heat(path: Path, matrix: Any, labels: Sequence[str]) -> bool:
+    size = min(max(4.0, 0.6 * len(labels) + 2), 16)
+    figure = _figure(size, size)
+    if figure is None:
+        return False
+    axes = figure.add_subplot()
+    shares = matrix / matrix.sum(1, keepdims=True).clip(min=1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(labels)), labels, rotation=90 if len(labels) > 5 else 0)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("right")
+    if len(labels) <= 20:
+        for i, row in enumerate(matrix.tolist()):
+            for j, count in enumerate(row):
+                axes.text(j, i, str(count), ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
+    figure.savefig(path, dpi=110)
+    return True
+
+
+def _bars(path: Path, counts: Counter[str]) -> bool:
+    figure = _figure(7, 0.4 * len(counts) + 1.2)
+    if figure is None:
+        return False
+    axes = figure.add_subplot()
+    names, values = zip(*reversed(counts.most_common()), strict=True)
+    bars = axes.barh(names, values, color="steelblue")
+    axes.bar_label(bars)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+    return True

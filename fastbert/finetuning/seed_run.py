@@ -1,0 +1,303 @@
+"""One training with one seed: epochs of packed batches, an evaluation behind each, the best one kept, exact resume.
+
+    folder/metrics.jsonl    losses and scores        folder/model/        the best epoch's, or the last one's without a dev set
+    folder/checkpoints/     to resume from           folder/result.json   what came of it; the run is done
+
+The order of examples, new weights and dropout are functions of the seed and the step: a run that was stopped and goes on has the
+same bits, on a CPU, as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from fastbert import files
+from fastbert.composed import ComposedModel
+from fastbert.errors import TrainingError
+from fastbert.finetuning.feature_cache import FeatureCache
+from fastbert.finetuning.models import build_model, load_model, save_model
+from fastbert.finetuning.options import FineTuneOptions
+from fastbert.finetuning.problems import Prediction, Problem, Split
+from fastbert.training.checkpoints import Checkpoints
+from fastbert.training.metrics import MetricsWriter
+from fastbert.training.optimizers import make_optimizer, set_rate
+from fastbert.training.pretraining import StoppedError
+from fastbert.training.schedules import rate
+from fastbert.training.signals import stop_requests
+from fastbert.training.speed import peak_memory
+from fastbert.training.stepper import autocast
+
+LOG_EVERY = 50
+BATCH_TOKENS = 16384  # of evaluation on a GPU; on a CPU the tasks take less
+
+
+@dataclass
+class SeedResult:
+    """What came of a training.
+
+    Attributes:
+        seed: of it.
+        epoch: whose model was kept, from 1.
+        dev, test: metrics; empty where there are no such examples.
+        seconds: of the training steps, and of computing features, evaluation left out.
+        tokens_per_second: real tokens of the steps.
+        parameters: trained ones.
+        memory_bytes: most that was held.
+    """
+
+    seed: int
+    epoch: int
+    dev: dict[str, float] = field(default_factory=dict)
+    test: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    tokens_per_second: float = 0.0
+    parameters: int = 0
+    memory_bytes: int = 0
+
+
+class SeedRun:
+    """A training.
+
+    Args:
+        problem: the task.
+        source: folder of the checkpoint to start from.
+        train: what is trained on.
+        dev: what the best epoch is chosen on; None keeps the last one.
+        options: resolved ones.
+        folder: of this training.
+        device: where.
+        features: folder of cached features, for a frozen encoder.
+        show: a progress bar on stderr.
+        say: is told what happens.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        source: Path,
+        train: Split,
+        dev: Split | None,
+        options: FineTuneOptions,
+        folder: Path,
+        device: torch.device,
+        features: Path,
+        show: bool,
+        say: Callable[[str], None],
+    ) -> None:
+        self.problem, self.train, self.dev, self.options, self.folder = problem, train, dev, options, folder
+        self.device, self.show, self.say = device, show, say
+        self.precision = precision_of(options.precision, device)
+        self.model = build_model(problem, source, options, options.seed).to(device)
+        self.task = quiet_task(problem, self.model)
+        self.samples, _ = problem.samples(self.task, train)
+        began = time.perf_counter()
+        if options.mode == "features":
+            self._cache_features(features)
+        self.feature_seconds = time.perf_counter() - began
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.per_epoch = math.ceil(len(self.samples) / options.batch_size)
+        assert options.epochs is not None
+        self.steps = self.per_epoch * options.epochs
+        self.warmup = round(self.steps * options.warmup)
+        assert options.lr is not None
+        self.lr = options.lr
+        self.optimizer = make_optimizer(options.optimizer, self.model, self.lr, weight_decay=options.weight_decay)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "float16")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoints = Checkpoints(folder / "checkpoints", keep=1)
+        self.step, self.seconds, self.tokens = 0, 0.0, 0
+        self.best: dict[str, Any] = {"epoch": 0, "metrics": {}}
+        self.losses: list[torch.Tensor] = []
+        self._resume()
+
+    # -- the steps -------------------------------------------------------------------------------------------------------
+
+    def run(self) -> SeedResult:
+        """All steps that are left.
+
+        Raises:
+            StoppedError: by SIGTERM or Ctrl-C; a checkpoint was written. TrainingError: the loss is not a number.
+        """
+        self.model.train()
+        writer = MetricsWriter(self.folder, self.step)
+        bar = tqdm(total=self.steps, initial=self.step, unit="step", disable=not self.show, dynamic_ncols=True)
+        with stop_requests() as stopped, closing(writer), bar:
+            bar.set_description(f"seed {self.options.seed}")
+            while self.step < self.steps:
+                self._step()
+                bar.update()
+                ends = self.step % self.per_epoch == 0
+                if self.step % LOG_EVERY == 0 or ends:
+                    loss = self._record(writer)
+                    bar.set_postfix(loss=f"{loss:.3f}", tokens_s=f"{self.tokens / max(self.seconds, 1e-9):,.0f}")
+                if ends:
+                    self._end_of_epoch(writer)
+                if self.step < self.steps and (stopped or ends or self.step % self.options.checkpoint_every == 0):
+                    self._save()
+                if stopped and self.step < self.steps:
+                    raise StoppedError(stopped[0])
+        return self._finish()
+
+    def _step(self) -> None:
+        options, began = self.options, time.perf_counter()
+        epoch, place = divmod(self.step, self.per_epoch)
+        order = self._order(epoch)[place * options.batch_size : (place + 1) * options.batch_size]
+        torch.manual_seed(mixed_seed(options.seed, self.step))
+        inputs = self.problem.inputs([self.samples[i] for i in order], self.device)
+        with autocast(self.device, self.precision):
+            loss = self.model(inputs.pop("batch"), **inputs).loss
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.trained, options.max_grad_norm or float("inf"))
+        set_rate(self.optimizer, self.lr * rate(options.schedule, self.step, self.warmup, self.steps))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.losses.append(loss.detach().float())
+        self.step += 1
+        self.tokens += sum(len(row) for i in order for row in self.samples[i].ids)
+        self.seconds += time.perf_counter() - began
+
+    def _order(self, epoch: int) -> list[int]:
+        """The samples of an epoch, in the order in which they come."""
+        if getattr(self, "_ordered", (-1,))[0] != epoch:
+            draws = torch.Generator().manual_seed(mixed_seed(self.options.seed, -1 - epoch))
+            self._ordered = (epoch, torch.randperm(len(self.samples), generator=draws).tolist())
+        return self._ordered[1]
+
+    def _record(self, writer: MetricsWriter) -> float:
+        """Writes the mean loss since the last record; waits for the device."""
+        loss = float(torch.stack(self.losses).mean())
+        self.losses = []
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is not a number within {LOG_EVERY} steps up to step {self.step} (seed {self.options.seed}): lower lr, "
+                f"or look at the data; {self.folder} keeps the last checkpoint"
+            )
+        lr = self.optimizer.param_groups[0]["lr"]
+        epoch = self.step / self.per_epoch
+        writer.write({"kind": "train", "step": self.step, "epoch": epoch, "lr": lr, "loss": loss, "seconds": self.seconds})
+        return loss
+
+    def _end_of_epoch(self, writer: MetricsWriter) -> None:
+        """Evaluates, and keeps the model where it is the best so far, or where nothing is there to choose by."""
+        epoch = self.step // self.per_epoch
+        found: dict[str, float] = {}
+        if self.dev is not None:
+            found, _ = evaluate(self.problem, self.task, self.dev, self.precision)
+            writer.write({"kind": "eval", "step": self.step, "epoch": epoch, **found})
+            self.say(f"seed {self.options.seed}, epoch {epoch}: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
+        first = self.problem.metrics[0]
+        better = not self.best["metrics"] or found.get(first, 0.0) > self.best["metrics"][first]
+        if self.dev is None and self.step < self.steps:
+            better = False
+        if better:
+            self.best = {"epoch": epoch, "metrics": found}
+            save_model(self.problem, self.model, self.folder / "model")
+        self.model.train()
+
+    # -- files -----------------------------------------------------------------------------------------------------------
+
+    def _state_of_model(self) -> dict[str, torch.Tensor]:
+        if isinstance(self.model, ComposedModel) and self.model.options.frozen:
+            return self.model.head_state()
+        state: dict[str, torch.Tensor] = self.model.state_dict()
+        return state
+
+    def _save(self) -> None:
+        state = {
+            "model": self._state_of_model(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best": self.best,
+            "losses": self.losses,
+            "seconds": self.seconds,
+            "tokens": self.tokens,
+            "step": self.step,
+        }
+        self.checkpoints.save(self.step, state, lambda folder: None)
+
+    def _resume(self) -> None:
+        self.checkpoints.clean()
+        found = self.checkpoints.newest()
+        if found is None:
+            return
+        path, state = found
+        self.model.load_state_dict(state["model"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.best, self.seconds, self.tokens = state["best"], state["seconds"], state["tokens"]
+        self.losses, self.step = [loss.to(self.device) for loss in state["losses"]], state["step"]
+        self.say(f"seed {self.options.seed}: resumed from {path.name}")
+
+    def _cache_features(self, folder: Path) -> None:
+        cache = FeatureCache(folder, self.model, self.problem.tokenizer, self.say)
+        splits = [self.samples]
+        if self.dev is not None:
+            splits.append(self.problem.samples(self.task, self.dev)[0])
+        for samples in splits:
+            rows = [row for sample in samples for row in zip(sample.ids, sample.types, strict=True)]
+            cache.prepare([ids for ids, _ in rows], [types for _, types in rows], self.show)
+        self.model.cache = cache
+
+    def _finish(self) -> SeedResult:
+        result = SeedResult(
+            self.options.seed,
+            self.best["epoch"],
+            self.best["metrics"],
+            seconds=self.seconds + self.feature_seconds,
+            tokens_per_second=self.tokens / max(self.seconds, 1e-9),
+            parameters=sum(p.numel() for p in self.trained),
+            memory_bytes=peak_memory(self.device),
+        )
+        files.write_text(self.folder / "result.json", json.dumps(vars(result)) + "\n")
+        files.remove_folder(self.folder / "checkpoints")
+        return result
+
+
+def evaluate(problem: Problem, task: Any, split: Split, precision: str) -> tuple[dict[str, float], list[Prediction]]:
+    """Metrics and predictions of some examples; the model is in evaluation mode afterwards."""
+    task.model.eval()
+    with autocast(task.model.device, precision):
+        predictions = problem.predict(task, split, BATCH_TOKENS)
+    return problem.score(split, predictions), predictions
+
+
+def evaluate_saved(
+    problem: Problem, folder: Path, split: Split, device: torch.device, precision: str
+) -> tuple[dict[str, float], list[Prediction]]:
+    """As `evaluate`, with a model that was saved."""
+    return evaluate(problem, quiet_task(problem, load_model(problem, folder, device)), split, precision)
+
+
+def quiet_task(problem: Problem, model: Any) -> Any:
+    """The task around a model; what is cut stands in the overview, and need not be warned of at every evaluation."""
+    task = problem.task(model)
+    task.warns_of_cuts = False
+    return task
+
+
+def precision_of(name: str, device: torch.device) -> str:
+    """The type that "auto" stands for on a device."""
+    if name != "auto":
+        return name
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def mixed_seed(seed: int, number: int) -> int:
+    """A seed for one of many draws of a run."""
+    return int.from_bytes(blake2b(f"{seed}/{number}".encode(), digest_size=8).digest()) >> 1
+
+

@@ -1,0 +1,159 @@
+"""Classification, NLI and regression: a text or a pair, and its label, labels or number."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fastbert.data.framing import Framed
+from fastbert.errors import InputError
+from fastbert.finetuning.labels import decide_labels, numbers_stand_for
+from fastbert.finetuning.metrics import DEFAULTS, class_metrics, multi_label_metrics, number_metrics
+from fastbert.finetuning.problems import Prediction, Problem, Sample, Split
+from fastbert.tasks.classifier import THRESHOLD, Classifier
+from fastbert.tasks.nli import NLI, relation
+
+
+class Sentences(Problem):
+    """Labels of texts and pairs."""
+
+    head = "sequence"
+    task_class = Classifier
+
+    def __init__(self, kind: str, options: Any, tokenizer: Any, train: Split, others: Sequence[Split], checkpoint: Any) -> None:
+        super().__init__(kind, options, tokenizer, train, others, checkpoint)
+        for split in [train, *others]:
+            self._check_pairs(split)
+        self.metrics = self.metrics or DEFAULTS["multi-label" if options.multi_label else kind]
+        self._names: Sequence[str] | None = None
+        if kind == "regress":
+            self.labels = ["LABEL_0"]
+            return
+        if kind == "nli":
+            self.task_class = NLI  # type: ignore[misc]
+        wanted = None if options.labels is None else [self._name(label) for label in options.labels]
+        found = [name for example in train.examples for name in self._of(example)]
+        known = None if checkpoint.labels is None else [self._name(label) for label in checkpoint.labels]
+        self.labels = decide_labels(found, wanted, known, options.new_head)
+        if wanted is not None and numbers_stand_for(sorted(set(found)), wanted):
+            self._names = wanted
+        for split in others:
+            for number, example in enumerate(split.examples):
+                for name in self._of(example):
+                    if name not in self.labels:
+                        raise InputError(
+                            f"{split.where(number)}: the label {name!r} is not among the labels that are trained: "
+                            f"{', '.join(self.labels)}"
+                        )
+
+    @property
+    def problem_type(self) -> str:
+        """As in `BertConfig`."""
+        if self.kind == "regress":
+            return "regression"
+        return "multi_label_classification" if self.options.multi_label else "single_label_classification"
+
+    @property
+    def config_fields(self) -> dict[str, Any]:
+        """Labels and the problem's type."""
+        return {**super().config_fields, "problem_type": self.problem_type}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Lengths."""
+        names = ("on_long", "overlap", "window_scores")
+        return {name: getattr(self.options, name) for name in names}
+
+    def task(self, model: Any) -> Any:
+        """`Classifier` or `NLI`."""
+        return self.task_class(model, self.tokenizer, max_length=self.options.max_length, **self.settings)
+
+    def samples(self, task: Any, split: Split) -> tuple[list[Sample], Framed]:
+        """A sample a sequence: each window of a text carries the text's label."""
+        framed = task.frame(_inputs(split))
+        labels = [self._target(example) for example in split.examples]
+        rows = zip(framed.ids, framed.types, framed.owners, strict=True)
+        return [Sample([ids], [types], labels[owner]) for ids, types, owner in rows], framed
+
+    def targets(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """(B,) numbers of labels, or floats, or (B, C) floats."""
+        return {"labels": torch.tensor([sample.label for sample in samples])}
+
+    def predict(self, task: Any, split: Split, batch_tokens: int) -> list[Prediction]:
+        """Labels with probabilities, beside the right ones."""
+        logits = task.logits(task.frame(_inputs(split)), batch_tokens)
+        if self.kind == "regress":
+            found: list[Prediction] = [{"score": value} for value in logits.view(-1).tolist()]
+        elif self.options.multi_label:
+            found = [
+                {
+                    "labels": [name for name, p in zip(self.labels, row, strict=True) if p > THRESHOLD],
+                    "scores": dict(zip(self.labels, row, strict=True)),
+                }
+                for row in logits.sigmoid().tolist()
+            ]
+        else:
+            found = []
+            for row in logits.softmax(-1).tolist():
+                best = max(range(len(row)), key=row.__getitem__)
+                scores = dict(zip(self.labels, row, strict=True))
+                found.append({"label": self.labels[best], "score": row[best], "scores": scores})
+        return [
+            row if example.label is None else {**row, "gold": self._gold(example)}
+            for row, example in zip(found, split.examples, strict=True)
+        ]
+
+    def score(self, split: Split, predictions: Sequence[Prediction]) -> dict[str, float]:
+        """The metrics of predictions."""
+        if self.kind == "regress":
+            gold = [example.label for example in split.examples]
+            return number_metrics(self.metrics, gold, [row["score"] for row in predictions])
+        if self.options.multi_label:
+            sets = [[self._of(example) for example in split.examples], [row["labels"] for row in predictions]]
+            right, given = ([[int(name in one) for name in self.labels] for one in rows] for rows in sets)
+            return multi_label_metrics(self.metrics, right, given)
+        golds = [self._of(example)[0] for example in split.examples]
+        return class_metrics(self.metrics, golds, [row["label"] for row in predictions], self.labels)
+
+    def counts(self, split: Split) -> Counter[str]:
+        """Of each label; none for numbers."""
+        if self.kind == "regress":
+            return Counter()
+        return Counter(name for example in split.examples for name in self._of(example))
+
+    def _name(self, label: str) -> str:
+        return relation(label) if self.kind == "nli" else label
+
+    def _of(self, example: Any) -> list[str]:
+        """The names of an example's labels, as the model has them."""
+        if example.label is None:
+            return []
+        names = [self._name(name) for name in (example.label if isinstance(example.label, tuple) else (example.label,))]
+        if self._names is None:
+            return names
+        return [self._names[int(name)] if name.isdecimal() and int(name) < len(self._names) else name for name in names]
+
+    def _gold(self, example: Any) -> Any:
+        if self.kind == "regress":
+            return example.label
+        return self._of(example) if self.options.multi_label else self._of(example)[0]
+
+    def _target(self, example: Any) -> Any:
+        if self.kind == "regress":
+            return float(example.label)
+        names = self._of(example)
+        return [float(name in names) for name in self.labels] if self.options.multi_label else self.labels.index(names[0])
+
+    def _check_pairs(self, split: Split) -> None:
+        pairs = sum(example.pair is not None for example in split.examples)
+        if pairs not in (0, len(split.examples)):
+            raise InputError(f"{split.name} mixes single texts and pairs: {pairs} of {len(split.examples)} are pairs")
+        if self.kind == "nli" and not pairs:
+            raise InputError(f"{split.name} holds single texts; NLI needs pairs: name the column of the second text")
+
+
+def _inputs(split: Split) -> list[Any]:
+    return [e.text if e.pair is None else (e.text, e.pair) for e in split.examples]

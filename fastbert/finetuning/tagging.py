@@ -1,0 +1,106 @@
+"""Named entities and other tags of words: the label stands at a word's first piece, and one prediction comes out a word."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fastbert.data.conll import TaggedSentence
+from fastbert.data.framing import Framed
+from fastbert.data.tags import convert, find_scheme, illegal, split
+from fastbert.errors import InputError
+from fastbert.finetuning.labels import decide_labels
+from fastbert.finetuning.metrics import DEFAULTS, tag_metrics
+from fastbert.finetuning.problems import Prediction, Problem, Sample, Split
+from fastbert.labels import IGNORE
+from fastbert.tasks.token_tagger import TokenTagger, split_words
+
+
+class Tagging(Problem):
+    """Tags of words."""
+
+    head = "token"
+    task_class = TokenTagger
+
+    def __init__(self, kind: str, options: Any, tokenizer: Any, train: Split, others: Sequence[Split], checkpoint: Any) -> None:
+        super().__init__(kind, options, tokenizer, train, others, checkpoint)
+        self.metrics = self.metrics or DEFAULTS[kind]
+        self.scheme = find_scheme([sentence.tags for sentence in train.examples])
+        for part in [train, *others]:
+            self._check_rules(part)
+        found = {tag for sentence in train.examples for tag in sentence.tags}
+        self.labels = decide_labels(found, options.labels, checkpoint.labels, options.new_head)
+        for part in others:
+            for number, sentence in enumerate(part.examples):
+                unknown = sorted(set(sentence.tags or ()) - set(self.labels))
+                if unknown:
+                    raise InputError(
+                        f"{part.where(number)}: the tag {unknown[0]!r} is not among the tags that are trained: "
+                        f"{', '.join(self.labels)}"
+                    )
+
+    def task(self, model: Any) -> Any:
+        """`TokenTagger`."""
+        return TokenTagger(model, self.tokenizer, max_length=self.options.max_length)
+
+    def samples(self, task: Any, split: Split) -> tuple[list[Sample], Framed]:
+        """A sample a window; a word counts in the windows in which its first piece stands."""
+        pieces = split_words(self.tokenizer, [sentence.words for sentence in split.examples])
+        framed = task.frame(pieces)
+        known = {name: i for i, name in enumerate(self.labels)}
+        labels = []
+        for one, sentence in zip(pieces, split.examples, strict=True):
+            row = [IGNORE] * len(one.ids)
+            for at in one.first:
+                row[at] = known[sentence.tags[one.words[at]]]
+            labels.append(row)
+        rows = []
+        for i, owner in enumerate(framed.owners):
+            part = labels[owner][framed.starts[i] : framed.starts[i] + framed.counts[i]]
+            rows.append(Sample([framed.ids[i]], [framed.types[i]], [IGNORE, *part, IGNORE]))
+        return rows, framed
+
+    def targets(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """(T,) numbers of tags."""
+        return {"labels": torch.tensor([label for sample in samples for label in sample.label])}
+
+    def predict(self, task: Any, split: Split, batch_tokens: int) -> list[Prediction]:
+        """Tags of words, beside the right ones."""
+        tags = task.tag([sentence.words for sentence in split.examples], batch_tokens=batch_tokens, show_progress=False)
+        return [
+            {"words": list(sentence.words), "tags": found} | ({"gold": list(sentence.tags)} if sentence.tags else {})
+            for sentence, found in zip(split.examples, tags, strict=True)
+        ]
+
+    def score(self, split: Split, predictions: Sequence[Prediction]) -> dict[str, float]:
+        """The metrics of predictions."""
+        gold = [sentence.tags for sentence in split.examples]
+        return tag_metrics(self.metrics, gold, [row["tags"] for row in predictions])
+
+    def counts(self, part: Split) -> Counter[str]:
+        """Spans of each kind, or words of each tag."""
+        tags = [tag for sentence in part.examples for tag in sentence.tags or ()]
+        if self.scheme is None:
+            return Counter(tags)
+        return Counter(split(tag)[1] for tag in tags if split(tag)[0] in ("BSU" if self.scheme != "IOB1" else "BI"))
+
+    def _check_rules(self, part: Split) -> None:
+        """Notes tags that break their scheme's rules, and mends them where that is wished."""
+        if self.scheme is None:
+            return
+        wrong = [(number, illegal(s.tags, self.scheme)) for number, s in enumerate(part.examples) if s.tags]
+        wrong = [(number, places) for number, places in wrong if places]
+        if not wrong:
+            return
+        total = sum(len(places) for _, places in wrong)
+        number, places = wrong[0]
+        example = f"{part.where(number)}, word {places[0] + 1}: {part.examples[number].tags[places[0]]!r}"
+        done = "mended" if self.options.fix_bio else "kept as they are; fix_bio (--fix-bio) mends them"
+        part.notes.append(f"{total} tags in {len(wrong)} sentences break the rules of {self.scheme} ({example}): {done}")
+        if self.options.fix_bio:
+            for number, _ in wrong:
+                s = part.examples[number]
+                part.examples[number] = TaggedSentence(s.words, tuple(convert(s.tags, self.scheme)), s.line)

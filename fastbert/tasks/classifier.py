@@ -1,0 +1,70 @@
+"""Classifier: a label, several labels, or a number, for a text or a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fastbert.heads import BertForSequenceClassification
+from fastbert.tasks.sequences import SequenceTask
+
+THRESHOLD = 0.5  # of a label's probability, where a text may have several
+
+
+class Classifier(SequenceTask):
+    """Labels texts or pairs. See `SequenceTask` for lengths."""
+
+    model_class = BertForSequenceClassification
+    head_name = "sequence-classification"
+    head_parts = ("classifier.", "bert.pooler.")
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the labels, in the order of the scores."""
+        names = self.model.config.id2label
+        return [names[i] for i in range(len(names))]
+
+    @property
+    def problem_type(self) -> str:
+        """As in `BertConfig`; where that is None: regression for one label, else a single label."""
+        config = self.model.config
+        return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+
+    def predict(
+        self,
+        inputs: Sequence[Any],
+        top_k: int | None = 1,
+        *,
+        on_long: str | None = None,
+        batch_tokens: int = 16384,
+        show_progress: bool | None = None,
+    ) -> list[Any]:
+        """The likeliest labels of each input, with their probabilities.
+
+        Args:
+            inputs: texts; pairs as tuples, or as {"text": ..., "text_pair": ...}.
+            top_k: 1 gives one {"label", "score"} an input; more, or None for all, a list of them, best first: the forms of
+                transformers' text-classification pipeline.
+            on_long: in place of the task's own.
+            batch_tokens: tokens run at once.
+            show_progress: a bar on stderr; None means if stderr is a terminal.
+
+        Returns:
+            In the order of the inputs. For a regression the score is the number itself.
+        """
+        framed = self.frame(inputs, on_long)
+        scores = self.probabilities(self.logits(framed, batch_tokens, show_progress))
+        found = []
+        for row in scores.tolist():
+            ranked = sorted(zip(self.labels, row, strict=True), key=lambda pair: -pair[1])[: top_k or None]
+            answers = [{"label": label, "score": score} for label, score in ranked]
+            found.append(answers[0] if top_k == 1 else answers)
+        return found
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(n, C): a softmax for single labels, a sigmoid for several, the numbers themselves for a regression."""
+        if self.problem_type == "regression":
+            return logits
+        return logits.sigmoid() if self.problem_type == "multi_label_classification" else logits.softmax(-1)

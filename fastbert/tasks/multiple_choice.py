@@ -1,0 +1,61 @@
+"""MultipleChoice: which of several candidates goes with a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from fastbert.data.framing import Framed
+from fastbert.errors import InputError
+from fastbert.heads import BertForMultipleChoice
+from fastbert.tasks.sequences import SequenceTask
+
+
+class MultipleChoice(SequenceTask):
+    """Picks candidates. See `SequenceTask` for lengths; windows are not for choices."""
+
+    model_class = BertForMultipleChoice
+    head_name = "multiple-choice"
+    head_parts = ("classifier.", "bert.pooler.")
+
+    def predict(
+        self,
+        inputs: Sequence[Any],
+        *,
+        on_long: str | None = None,
+        batch_tokens: int = 16384,
+        show_progress: bool | None = None,
+    ) -> list[dict[str, Any]]:
+        """The best candidate for each text.
+
+        Args:
+            inputs: (text, candidates), or {"text": ..., "choices": [...]}; any number of candidates each.
+            on_long, batch_tokens, show_progress: as of `Classifier.predict`.
+
+        Returns:
+            {"label": its number from 0, "choice": its text, "score": its probability, "scores": all}, in order.
+        """
+        examples = [_example(value, i) for i, value in enumerate(inputs)]
+        pairs = [(text, choice) for text, choices in examples for choice in choices]
+        scores = self.scores(self.frame(pairs, on_long), batch_tokens, show_progress)
+        found = []
+        for (_, choices), part in zip(examples, scores.split([len(c) for _, c in examples]), strict=True):
+            row = part.softmax(0).tolist()
+            best = max(range(len(row)), key=row.__getitem__)
+            found.append({"label": best, "choice": choices[best], "score": row[best], "scores": row})
+        return found
+
+    def scores(self, framed: Framed, batch_tokens: int = 16384, show_progress: bool | None = False) -> torch.Tensor:
+        """One score a pair of text and candidate: each is run by itself."""
+        return self.logits(framed, batch_tokens, show_progress, num_choices=1).view(-1)
+
+
+def _example(value: Any, i: int) -> tuple[str, list[str]]:
+    if isinstance(value, Mapping):
+        value = (value.get("text"), value.get("choices"))
+    good = isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[0], str)
+    if not good or not isinstance(value[1], tuple | list) or len(value[1]) < 2:
+        raise InputError(f"inputs[{i}] = {value!r} is not a text and two candidates or more")
+    return value[0], list(value[1])

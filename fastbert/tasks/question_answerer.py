@@ -1,0 +1,197 @@
+"""QuestionAnswerer: the part of a text that answers a question, cut out by its characters. Paper, sections 4.2 and 4.3."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from fastbert.data.framing import Framed, Framer
+from fastbert.errors import InputError
+from fastbert.heads import BertForQuestionAnswering
+from fastbert.tasks.answers import Found, ScoredWindow, best_answers, null_score
+from fastbert.tasks.loading import HeadTask, task_settings
+from fastbert.tasks.sequences import batches, checked_length
+from fastbert.tokenizer import BertTokenizer
+
+MAX_LENGTH, DOC_STRIDE, MAX_QUESTION, N_BEST, MAX_ANSWER = 384, 128, 64, 20, 30
+
+
+@dataclass(frozen=True)
+class FramedQuestions:
+    """Questions on contexts, framed.
+
+    Attributes:
+        framed: the sequences; the walked text is the context.
+        offsets: for each question, the characters of each token of its context.
+        cut: how many questions were cut.
+    """
+
+    framed: Framed
+    offsets: list[list[tuple[int, int]]]
+    cut: int
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What was found for a question: the best answers, best first, and the score of having none."""
+
+    answers: list[Found]
+    null: float
+
+    def choose(self, null_threshold: float | None) -> Found:
+        """The best answer; with a threshold, none where its score lies above the best answer's by more than that."""
+        none = Found("", 0, 0, self.null)
+        if not self.answers:
+            return none
+        return none if null_threshold is not None and self.null - self.answers[0].score > null_threshold else self.answers[0]
+
+
+class QuestionAnswerer(HeadTask):
+    """Answers questions from texts of any length.
+
+    Args:
+        model: of `model_class`, or composed.
+        tokenizer: its tokenizer.
+        max_length: tokens of a window with question and special tokens; None means 384, or what the model takes.
+        doc_stride: tokens from the start of a window to that of the next, as in the released code of BERT.
+        max_question: tokens of a question; the rest is cut, with a warning.
+        null_threshold: how far "no answer" must score above the best answer to be chosen; None never chooses it.
+    """
+
+    model_class = BertForQuestionAnswering
+    head_name = "question-answering"
+    head_parts = ("qa_outputs.",)
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: BertTokenizer,
+        *,
+        max_length: int | None = None,
+        doc_stride: int = DOC_STRIDE,
+        max_question: int = MAX_QUESTION,
+        null_threshold: float | None = None,
+    ) -> None:
+        super().__init__(model, tokenizer)
+        self.max_length = min(MAX_LENGTH, self.longest) if max_length is None else checked_length(max_length, self.longest)
+        self.doc_stride, self.max_question, self.null_threshold = doc_stride, max_question, null_threshold
+        self.warns_of_cuts = True
+        if doc_stride < 1 or max_question < 1:
+            raise InputError(f"doc_stride = {doc_stride} and max_question = {max_question} must be at least 1")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_hub_id: str | Path,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
+        **hub: Any,
+    ) -> Self:
+        """As of every task; lengths and threshold that a model was fine-tuned with are read beside it."""
+        task = super().from_pretrained(path_or_hub_id, device, dtype, **hub)
+        settings = task_settings(path_or_hub_id)
+        for name in ("max_length", "doc_stride", "max_question", "null_threshold"):
+            setattr(task, name, settings.get(name, getattr(task, name)))
+        return task
+
+    def predict(
+        self,
+        inputs: Sequence[Any],
+        top_k: int = 1,
+        *,
+        n_best: int = N_BEST,
+        max_answer: int = MAX_ANSWER,
+        batch_tokens: int = 16384,
+        show_progress: bool | None = None,
+    ) -> list[Any]:
+        """The best answer to each question.
+
+        Args:
+            inputs: {"question": ..., "context": ...}, or (question, context).
+            top_k: 1 gives one answer a question; more, a list of them, best first.
+            n_best: starts and ends looked at in each window, and answers that share the probability.
+            max_answer: tokens of an answer.
+            batch_tokens: tokens run at once.
+            show_progress: a bar on stderr; None means if stderr is a terminal.
+
+        Returns:
+            {"answer", "score", "start", "end"}: `context[start:end] == answer`; "" at 0 to 0 where none was found. The score
+            is a softmax over the best answers, "no answer" among them where there is a threshold.
+        """
+        pairs = [_question(value, i) for i, value in enumerate(inputs)]
+        found = []
+        for answered in self.answer(pairs, n_best, max_answer, batch_tokens, show_progress):
+            candidates = list(answered.answers)
+            if self.null_threshold is not None or not candidates:
+                candidates.append(Found("", 0, 0, answered.null))
+            top = max(candidate.score for candidate in candidates)
+            total = sum(math.exp(candidate.score - top) for candidate in candidates)
+            best = answered.choose(self.null_threshold)
+            ranked = [best, *sorted((c for c in candidates if c != best), key=lambda c: -c.score)][:top_k]
+            rows = [
+                {"answer": c.text, "score": math.exp(c.score - top) / total, "start": c.start, "end": c.end} for c in ranked
+            ]
+            found.append(rows[0] if top_k == 1 else rows)
+        return found
+
+    def frame(self, pairs: Sequence[tuple[str, str]]) -> FramedQuestions:
+        """The sequences of (question, context): the question first, windows along the context."""
+        contexts = list(dict.fromkeys(context for _, context in pairs))
+        encoded = self.tokenizer(contexts, add_special_tokens=False).encodings if contexts else []
+        known = {context: (e.ids, list(e.offsets)) for context, e in zip(contexts, encoded, strict=True)}
+        questions = self.tokenizer.encode_ids([question for question, _ in pairs], add_special_tokens=False)
+        framer, framed = Framer(self.tokenizer, self.max_length), Framed()
+        for owner, (ids, (_, context)) in enumerate(zip(questions, pairs, strict=True)):
+            room = min(self.max_question, self.max_length // 2)
+            place = f"inputs[{owner}]"
+            framer.walk(framed, owner, ids[:room], known[context][0], False, step=self.doc_stride, place=place)
+        cut = sum(len(ids) > min(self.max_question, self.max_length // 2) for ids in questions)
+        return FramedQuestions(framed, [known[context][1] for _, context in pairs], cut)
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        n_best: int = N_BEST,
+        max_answer: int = MAX_ANSWER,
+        batch_tokens: int = 16384,
+        show_progress: bool | None = False,
+    ) -> list[Answered]:
+        """The best answers to each question, with their scores, and the score of having none."""
+        made = self.frame(pairs)
+        framed = made.framed
+        if made.cut and self.warns_of_cuts:
+            warnings.warn(f"{made.cut} of {len(pairs)} questions have over {self.max_question} tokens and were cut", stacklevel=3)
+        windows: list[list[ScoredWindow]] = [[] for _ in pairs]
+        scored: list[ScoredWindow | None] = [None] * len(framed.ids)
+        for indices, batch in batches(framed, self.model.device, batch_tokens, show_progress, "answer"):
+            out = self.model(batch)
+            sizes = [len(framed.ids[i]) for i in indices]
+            starts, ends = (part.float().cpu().split(sizes) for part in (out.start_logits, out.end_logits))
+            for i, start, end in zip(indices, starts, ends, strict=True):
+                first, count, column = framed.starts[i], framed.counts[i], framed.columns[i]
+                inside = slice(column, column + count)
+                offsets = made.offsets[framed.owners[i]][first : first + count]
+                null = float(start[0] + end[0])
+                scored[i] = ScoredWindow(start[inside].tolist(), end[inside].tolist(), null, offsets, first)
+        for owner, window in zip(framed.owners, scored, strict=True):
+            assert window is not None
+            windows[owner].append(window)
+        return [
+            Answered(best_answers(parts, context, n_best, max_answer), null_score(parts))
+            for parts, (_, context) in zip(windows, pairs, strict=True)
+        ]
+
+
+def _question(value: Any, i: int) -> tuple[str, str]:
+    if isinstance(value, Mapping):
+        value = (value.get("question"), value.get("context"))
+    if not isinstance(value, tuple | list) or len(value) != 2 or not all(isinstance(part, str) for part in value):
+        raise InputError(f"inputs[{i}] = {value!r} is not a question and a context")
+    return value[0], value[1]

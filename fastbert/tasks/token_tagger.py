@@ -1,0 +1,238 @@
+"""TokenTagger: a tag for every word, entities with their characters, whatever the length of the text.
+
+A text longer than the model takes is read in windows that overlap; each piece of a word gets the scores of the window in which it
+has most context. No word is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from fastbert.data.framing import Framed, Framer, most_context
+from fastbert.data.tags import OUTSIDE, spans, split
+from fastbert.errors import InputError
+from fastbert.heads import BertForTokenClassification
+from fastbert.tasks.loading import HeadTask, task_settings
+from fastbert.tasks.sequences import batches, checked_length
+from fastbert.tokenizer import BertTokenizer
+
+AGGREGATIONS = ("none", "simple", "first", "average", "max")
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The word pieces of a text.
+
+    Attributes:
+        ids: without special tokens.
+        words: for each piece, the number of its word; ascending.
+        offsets: for each piece, its characters in the text.
+        num_words: how many words there are; some may have no piece.
+    """
+
+    ids: list[int]
+    words: list[int]
+    offsets: list[tuple[int, int]]
+    num_words: int
+
+    @property
+    def first(self) -> list[int]:
+        """For each piece that opens a word, its number."""
+        return [at for at, word in enumerate(self.words) if not at or word != self.words[at - 1]]
+
+
+def split_words(tokenizer: BertTokenizer, sentences: Sequence[Sequence[str]]) -> list[Pieces]:
+    """The pieces of texts that are lists of words; offsets count in the words joined by a space."""
+    sentences = [list(words) for words in sentences]
+    encoded = tokenizer(sentences, is_split_into_words=True, add_special_tokens=False).encodings if sentences else []
+    found = []
+    for words, encoding in zip(sentences, encoded, strict=True):
+        starts = [0]
+        for word in words:
+            starts.append(starts[-1] + len(word) + 1)
+        owners = [w for w in encoding.word_ids if w is not None]
+        offsets = [(starts[w] + a, starts[w] + b) for w, (a, b) in zip(owners, encoding.offsets, strict=True)]
+        found.append(Pieces(encoding.ids, owners, offsets, len(words)))
+    return found
+
+
+def split_texts(tokenizer: BertTokenizer, texts: Sequence[str]) -> list[Pieces]:
+    """The pieces of raw texts, whose words the tokenizer finds: at white space and punctuation."""
+    found = []
+    for encoding in tokenizer(list(texts), add_special_tokens=False).encodings if texts else []:
+        owners = [w for w in encoding.word_ids if w is not None]
+        found.append(Pieces(encoding.ids, owners, list(encoding.offsets), owners[-1] + 1 if owners else 0))
+    return found
+
+
+class TokenTagger(HeadTask):
+    """Tags words and finds entities.
+
+    Args:
+        model: of `model_class`, or composed.
+        tokenizer: its tokenizer.
+        max_length: tokens of a window, special ones included; None means all that the model takes.
+        overlap: tokens that neighbouring windows share.
+    """
+
+    model_class = BertForTokenClassification
+    head_name = "token-classification"
+    head_parts = ("classifier.",)
+
+    def __init__(self, model: Any, tokenizer: BertTokenizer, *, max_length: int | None = None, overlap: int = 128) -> None:
+        super().__init__(model, tokenizer)
+        self.max_length, self.overlap = checked_length(max_length, self.longest), overlap
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_hub_id: str | Path,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
+        **hub: Any,
+    ) -> Self:
+        """As of every task; the length that a model was fine-tuned with is read beside it."""
+        task = super().from_pretrained(path_or_hub_id, device, dtype, **hub)
+        task.max_length = task_settings(path_or_hub_id).get("max_length", task.max_length)
+        return task
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the tags, in the order of the scores."""
+        names = self.model.config.id2label
+        return [names[i] for i in range(len(names))]
+
+    def predict(
+        self,
+        inputs: Sequence[str | Sequence[str]],
+        aggregation: str = "first",
+        *,
+        batch_tokens: int = 16384,
+        show_progress: bool | None = None,
+    ) -> list[list[dict[str, Any]]]:
+        """The entities of each text.
+
+        Args:
+            inputs: texts, or lists of words, which stand for the words joined by a space.
+            aggregation: from pieces to entities, as in transformers' token-classification pipeline. "none": a row for each
+                piece whose tag is not O. "simple": neighbouring pieces of one kind. Otherwise the pieces of a word agree first:
+                by the first one ("first"), by the mean of their probabilities ("average"), or by the surest one ("max").
+            batch_tokens: tokens run at once.
+            show_progress: a bar on stderr; None means if stderr is a terminal.
+
+        Returns:
+            For each text a list of {"entity_group", "score", "word", "start", "end"} ("none": "entity" and "index"), in order;
+            `text[start:end] == word`.
+        """
+        if aggregation not in AGGREGATIONS:
+            raise InputError(f"aggregation = {aggregation!r} is not one of {', '.join(AGGREGATIONS)}")
+        texts, pieces = self._pieces(inputs)
+        probabilities = self.probabilities(pieces, batch_tokens, show_progress)
+        return [self._entities(*one, aggregation) for one in zip(texts, pieces, probabilities, strict=True)]
+
+    def tag(
+        self, sentences: Sequence[Sequence[str]], *, batch_tokens: int = 16384, show_progress: bool | None = None
+    ) -> list[list[str]]:
+        """One tag for each word, by its first piece; a word without a piece (control characters only) is outside.
+
+        Args:
+            sentences: lists of words, of any length.
+            batch_tokens, show_progress: as of `predict`.
+        """
+        pieces = split_words(self.tokenizer, sentences)
+        return self.tags_of(pieces, self.probabilities(pieces, batch_tokens, show_progress))
+
+    def tags_of(self, pieces: Sequence[Pieces], scores: Sequence[Tensor]) -> list[list[str]]:
+        """One tag for each word from the scores (pieces, C) of each text."""
+        labels = self.labels
+        outside = OUTSIDE if OUTSIDE in labels else labels[0]
+        found = []
+        for one, rows in zip(pieces, scores, strict=True):
+            tags = [outside] * one.num_words
+            first = one.first
+            for at, best in zip(first, rows[first].argmax(-1).tolist(), strict=True):
+                tags[one.words[at]] = labels[best]
+            found.append(tags)
+        return found
+
+    def frame(self, pieces: Sequence[Pieces]) -> Framed:
+        """The sequences that the model reads."""
+        framer, framed = Framer(self.tokenizer, self.max_length), Framed()
+        for owner, one in enumerate(pieces):
+            framer.walk(framed, owner, one.ids, None, True, overlap=self.overlap, place=f"inputs[{owner}]")
+        return framed
+
+    @torch.inference_mode()
+    def probabilities(
+        self, pieces: Sequence[Pieces], batch_tokens: int = 16384, show_progress: bool | None = False
+    ) -> list[Tensor]:
+        """For each text (pieces, C) probabilities, float32 on the CPU."""
+        framed = self.frame(pieces)
+        parts: list[Tensor] = [torch.empty(0)] * len(framed.ids)
+        for indices, batch in batches(framed, self.model.device, batch_tokens, show_progress, "tag"):
+            rows = self.model(batch).logits.float().softmax(-1).cpu().split([len(framed.ids[i]) for i in indices])
+            for i, row in zip(indices, rows, strict=True):
+                parts[i] = row[1 : 1 + framed.counts[i]]
+        numbers = range(len(framed.ids))
+        grouped = {owner: list(group) for owner, group in groupby(numbers, key=framed.owners.__getitem__)}
+        return [_most_context([(framed.starts[i], parts[i]) for i in grouped[owner]]) for owner in range(len(pieces))]
+
+    def _pieces(self, inputs: Sequence[str | Sequence[str]]) -> tuple[list[str], list[Pieces]]:
+        if isinstance(inputs, str):
+            raise InputError("inputs is one string; expected a list of texts or of lists of words")
+        raw = [i for i, value in enumerate(inputs) if isinstance(value, str)]
+        given = [i for i, value in enumerate(inputs) if not isinstance(value, str)]
+        texts: list[str] = [value if isinstance(value, str) else " ".join(value) for value in inputs]
+        pieces: dict[int, Pieces] = dict(zip(raw, split_texts(self.tokenizer, [texts[i] for i in raw]), strict=True))
+        pieces |= zip(given, split_words(self.tokenizer, [inputs[i] for i in given]), strict=True)
+        return texts, [pieces[i] for i in range(len(texts))]
+
+    def _entities(self, text: str, pieces: Pieces, rows: Tensor, aggregation: str) -> list[dict[str, Any]]:
+        labels = self.labels
+        if aggregation in ("none", "simple"):
+            groups = [[at] for at in range(len(pieces.ids))]
+        else:
+            groups = [list(group) for _, group in groupby(range(len(pieces.ids)), key=pieces.words.__getitem__)]
+        units = []  # tag, score, first and last character
+        for group in groups:
+            row = rows[group[0]]
+            if aggregation == "average":
+                row = rows[group].mean(0)
+            elif aggregation == "max":
+                row = rows[group[int(rows[group].amax(1).argmax())]]
+            best = int(row.argmax())
+            units.append((labels[best], float(row[best]), pieces.offsets[group[0]][0], pieces.offsets[group[-1]][1]))
+        if aggregation == "none":
+            return [
+                {"entity": tag, "score": score, "index": at + 1, "word": text[start:end], "start": start, "end": end}
+                for at, (tag, score, start, end) in enumerate(units)
+                if tag != OUTSIDE
+            ]
+        found = []
+        for kind, first, end in spans([tag for tag, *_ in units]):
+            inside = units[first:end]
+            start, stop = inside[0][2], inside[-1][3]
+            score = sum(unit[1] for unit in inside) / len(inside)
+            found.append({"entity_group": kind, "score": score, "word": text[start:stop], "start": start, "end": stop})
+        return found
+
+
+def kind_of(tag: str) -> str:
+    """What a tag says of its word: "PER" of "B-PER"."""
+    return split(tag)[1] or OUTSIDE
+
+
+def _most_context(parts: list[tuple[int, Tensor]]) -> Tensor:
+    """One row for each piece, from the windows of a text: (first piece, rows)."""
+    if len(parts) == 1:
+        return parts[0][1]
+    bounds = [(start, start + len(rows)) for start, rows in parts]
+    chosen = [most_context(bounds, at) for at in range(bounds[-1][1])]
+    return torch.stack([parts[window][1][at - bounds[window][0]] for at, window in enumerate(chosen)])
