@@ -1,4 +1,4 @@
-"""The recipes of `quality.py` in transformers: its Trainer, its collators, dynamic padding; the rival whose scores ours must meet."""
+"""The recipes of `quality.py` in transformers: its Trainer, its collators, dynamic padding."""
 
 from __future__ import annotations
 

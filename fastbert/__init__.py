@@ -13,11 +13,13 @@ The map of the program:
     library/       the ops that kernels run, registered  files.py       finding files, writing them whole
     kernels/       the Triton kernels, one file an op    diagnostics.py parameter counts, FLOPs, which path ran
     graphs.py      CUDA graphs of inference and steps    verification.py  every path against float64, on your weights
-    tasks/         embeddings, masks, next sentences     late.py        checks on a GPU that nobody waits for
-    data/          text to pre-training batches          inputs.py      what callers may pass, checked
-    training/      pre-training: recipes, steps, resume  vocabulary.py  learning a WordPiece vocabulary
-    cli.py         the `fastbert` command                commands/      what its commands do
-    recipes/       pre-training runs as TOML files       errors.py      what is raised
+    composed.py    an encoder with another head          pooling.py     from tokens to one vector
+    tasks/         from texts to labels, tags, answers,  late.py        checks on a GPU that nobody waits for
+                   vectors, words at a mask              inputs.py      what callers may pass, checked
+    finetuning/    from examples to models of tasks      vocabulary.py  learning a WordPiece vocabulary
+    training/      pre-training: recipes, steps, resume  commands/      what the commands do
+    data/          readers, corpora, batches             errors.py      what is raised
+    recipes/       pre-training runs as TOML files       cli.py         the `fastbert` command
 """
 
 from fastbert import ops, reference

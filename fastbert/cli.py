@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import fastbert
-from fastbert.commands import inference, pretraining
+from fastbert.commands import finetuning, inference, pretraining
 from fastbert.errors import FastbertError
 
 
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     inference.register(commands)
     pretraining.register(commands)
+    finetuning.register(commands)
     return parser
 
 

@@ -294,7 +294,9 @@ class BertForQuestionAnswering(TaskHead):
 def _number_of_choices(input_ids: Any, inputs_embeds: Tensor | None, num_choices: int | None) -> int:
     if isinstance(input_ids, PackedBatch):
         if num_choices is None or num_choices < 1 or input_ids.batch_size % num_choices:
-            raise InputError(f"num_choices = {num_choices} must divide the {input_ids.batch_size} sequences of the packed batch")
+            raise InputError(
+                f"num_choices = {num_choices} must divide the {input_ids.batch_size} sequences of the packed batch"
+            )
         return num_choices
     source, extra = (inputs_embeds, 1) if input_ids is None else (input_ids, 0)
     if source is not None and source.dim() != 3 + extra:

@@ -13,10 +13,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "fastbert"
 HEAVY = {"transformers", "sklearn", "scipy", "seqeval", "matplotlib", "sentence_transformers", "datasets"}
-HEAVY |= {"tensorboard", "pytorch_optimizer"}
+HEAVY |= {"tensorboard", "pytorch_optimizer", "torchmetrics"}
 
 # What each module may import from the package; names of folders stand for all in them.
-ABOVE = {"diagnostics", "verification", "graphs", "prepacking", "tasks", "data", "training"}
+ABOVE = {"diagnostics", "verification", "graphs", "prepacking", "tasks", "data", "training", "finetuning"}
 ENCODER = {
     "errors",
     "files",
@@ -31,7 +31,7 @@ ENCODER = {
     "ops",
     "pretrained",
 }
-ENCODER |= {"late", "inputs", "model", "labels", "heads", "lm_heads"}
+ENCODER |= {"late", "inputs", "model", "labels", "heads", "lm_heads", "pooling", "composed"}
 ALLOWED = {
     "errors": set(),
     "outputs": set(),
@@ -56,11 +56,14 @@ ALLOWED = {
     "labels": {"errors", "late", "packing", "reference"},
     "heads": {"config", "labels", "model", "outputs", "packing", "pretrained", "reference", "errors"},
     "lm_heads": {"config", "heads", "labels", "model", "ops", "outputs", "packing", "reference"},
+    "pooling": {"errors"},
+    "composed": {"errors", "files", "labels", "model", "outputs", "packing", "pooling", "reference"},
     "diagnostics": ENCODER,
     "verification": ENCODER | {"diagnostics"},
     "data": {"errors", "files", "inputs", "tokenizer", "packing", "data"},
     "training": ENCODER | {"data", "diagnostics", "graphs", "training"},
     "tasks": ENCODER | {"prepacking", "tasks", "data"},
+    "finetuning": ENCODER | {"data", "diagnostics", "prepacking", "tasks", "training", "finetuning"},
     "commands": ENCODER | ABOVE | {"commands", "__init__"},
     "cli": {"commands", "errors", "__init__"},
     "__init__": ENCODER | ABOVE,

@@ -15,8 +15,8 @@ from conftest import SMALL, make_pair
 import fastbert
 from fastbert import BertTokenizer
 from fastbert.errors import CheckpointError, InputError
-from fastbert.tasks import Embedder, FillMask, NextSentence
 from fastbert.pooling import MODES, pool
+from fastbert.tasks import Embedder, FillMask, NextSentence
 
 TEXTS = [
     "A man is playing a harp.",

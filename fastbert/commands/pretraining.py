@@ -70,7 +70,10 @@ def register(commands: Commands) -> None:
 
     sub = add(commands, "ablate", ablate, "fastbert ablate --suite objectives -o ablation/ --set phases.0.steps=2000")
     sub.add_argument(
-        "--suite", required=True, choices=["objectives", "masking"], help="rows of table 5, or of table 8, of the paper"
+        "--suite",
+        required=True,
+        choices=["objectives", "masking", "pooling", "direction", "features"],
+        help="objectives, masking: pre-training by tables 5 and 8 of the paper; pooling, direction, features: fine-tuning",
     )
     sub.add_argument("-o", "--output", required=True, help="the directory of the runs; the same command goes on with them")
     sub.add_argument("--recipe", default="minute", help="what each row is trained by (default: minute)")
@@ -78,6 +81,17 @@ def register(commands: Commands) -> None:
     sub.add_argument("--corpus", help="a folder of `fastbert data build`, in place of the recipe's text")
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any value of the recipe")
     sub.add_argument("--device", help="cpu or cuda (default: CUDA where there is one)")
+    study = sub.add_argument_group("of pooling, direction and features")
+    study.add_argument("--model", help="the checkpoint that is fine-tuned")
+    study.add_argument("--left-to-right-model", help="of direction: one that was pre-trained from left to right")
+    for name, what in (("sentence", "a sentence task"), ("token", "a token task")):
+        study.add_argument(f"--{name}-task", default="classify" if name == "sentence" else "ner", help=f"kind of {what}")
+        for part in ("train", "dev", "test"):
+            study.add_argument(f"--{name}-{part}", help=f"{part} file of {what}")
+    study.add_argument("--layout", help="of the sentence task's tables: a known data set")
+    study.add_argument("--epochs", type=int, help="default: 3")
+    study.add_argument("--seeds", type=int, default=1, help="trainings a row (default: 1)")
+    study.add_argument("--max-length", type=int, help="tokens of a sequence (default: the model's limit)")
 
 
 def _add_text(parser: argparse.ArgumentParser) -> None:
@@ -300,16 +314,47 @@ def _samples(folder: Path) -> Iterator[str]:
 
 
 def ablate(args: argparse.Namespace) -> int:
-    """Trains the rows of a table of the paper at a small size and prints them beside the paper's."""
+    """Trains the rows of a table of the paper at a small size, or of a study, and prints them beside the paper's."""
+    from fastbert.finetuning.studies import STUDIES
     from fastbert.training.ablations import run_suite
     from fastbert.training.pretraining import StoppedError
 
-    recipe = _recipe(args)
-    if args.size:
-        recipe = recipe.override(f"model.size='{args.size}'")
     try:
+        if args.suite in STUDIES:
+            print(_study(args))
+            return 0
+        recipe = _recipe(args)
+        if args.size:
+            recipe = recipe.override(f"model.size='{args.size}'")
         print(run_suite(args.suite, recipe.override(*args.set), args.output, args.device))
     except StoppedError as error:
         print(f"fastbert: {error}", file=sys.stderr)
         return 128 + signal.Signals[error.signal].value
     return 0
+
+
+def _study(args: argparse.Namespace) -> str:
+    """A study of poolings, directions or layers."""
+    from fastbert.finetuning import FineTuneOptions
+    from fastbert.finetuning.reading import ReadOptions, read_split
+    from fastbert.finetuning.studies import TaskData, run_study
+
+    if args.model is None:
+        raise InputError(f"--suite {args.suite} needs --model, the checkpoint that is fine-tuned")
+    tasks = []
+    for name in ("sentence", "token"):
+        kind = getattr(args, f"{name}_task")
+        paths = {part: getattr(args, f"{name}_{part}") for part in ("train", "dev", "test")}
+        if paths["train"] is None:
+            continue
+        if paths["dev"] is None:
+            raise InputError(f"--{name}-train needs --{name}-dev: the best epoch is chosen on it")
+        how = ReadOptions(layout=args.layout if name == "sentence" else None)
+        tasks.append(TaskData(kind, **{part: read_split(kind, path, part, how) for part, path in paths.items() if path}))
+    if not tasks:
+        raise InputError(f"--suite {args.suite} needs --sentence-train and --sentence-dev, or --token-train and --token-dev")
+    options = FineTuneOptions(epochs=args.epochs, max_length=args.max_length)
+    common: dict[str, Any] = {"seeds": args.seeds, "device": args.device}
+    return run_study(
+        args.suite, args.model, tasks, args.output, options, left_to_right_model=args.left_to_right_model, **common
+    )

@@ -60,7 +60,9 @@ class FeatureCache:
         before = files.read_json_if_present(store / MANIFEST)
         changed = [part for part in manifest if before and before.get(part) != manifest[part]]
         if changed:
-            self.say(f"cached features in {store.name} are refused: the {' and the '.join(changed)} changed; computing them anew")
+            self.say(
+                f"cached features in {store.name} are refused: the {' and the '.join(changed)} changed; computing them anew"
+            )
         if changed or not before:
             shutil.rmtree(store, ignore_errors=True)
             store.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """Fine-tuning from examples to a model, its predictions and its scores; several seeds, and both modes side by side.
 
-    output/model/             the best seed's, opens in transformers    output/predictions.jsonl  of test, or else of dev
-    output/metrics.json       of every seed, means and spreads          output/report.md          with the errors, as a picture too
-    output/run.json           what is trained on what, by which recipe  output/seed-<n>/          one training each
+output/model/             the best seed's, opens in transformers    output/predictions.jsonl  of test, or else of dev
+output/metrics.json       of every seed, means and spreads          output/report.md          with the errors, as a picture too
+output/run.json           what is trained on what, by which recipe  output/seed-<n>/          one training each
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def finetune(
     tokenizer = BertTokenizer.from_pretrained(source)
     splits = [_split(part, name) for part, name in ((train, "train"), (dev, "dev"), (test, "test")) if part is not None]
     before = [_fingerprint(split) for split in splits]
-    problem = make_problem(kind, options, tokenizer, splits[0], splits[1:], look_at(source, kind, tokenizer))
+    problem = make_problem(kind, options, tokenizer, splits[0], splits[1:], look_at(source, kind))
     named = {split.name: split for split in splits}
     task = quiet_task(problem, build_model(problem, source, options, options.seed))
     text = overview(problem, task, splits)
@@ -113,9 +113,7 @@ def finetune(
             results.append(SeedResult(**done))
             continue
         cache = Path(feature_cache) if feature_cache is not None else folder / "features"
-        run = SeedRun(
-            problem, source, splits[0], named.get("dev"), replace(options, seed=seed), one, target, cache, show, say
-        )
+        run = SeedRun(problem, source, splits[0], named.get("dev"), replace(options, seed=seed), one, target, cache, show, say)
         results.append(run.run())
     return _finish(folder, problem, named, results, target, text, say)
 

@@ -11,7 +11,7 @@ from fastbert.errors import InputError
 
 
 def decide_labels(
-    found: Iterable[str], wanted: Sequence[str] | None, known: Sequence[str] | None, new_head: bool
+    found: Iterable[str], wanted: Sequence[str] | None, known: Sequence[str] | None, new_head: bool, fixed: bool = False
 ) -> list[str]:
     """The label names in the order of the scores.
 
@@ -20,11 +20,16 @@ def decide_labels(
         wanted: by the user, who decides names and order; where all found ones are numbers, the names of 0, 1, ...
         known: of the checkpoint's trained head, None where it has none.
         new_head: forget those.
+        fixed: take those of the checkpoint, or the wanted ones in their place, whatever was found.
 
     Raises:
         InputError: a wanted label without an example, a found one that is not wanted, or a checkpoint with other labels.
     """
     names = in_order(found)
+    if fixed and known is not None:
+        if wanted is not None and len(wanted) != len(known):
+            raise InputError(f"labels names {len(wanted)} labels, the checkpoint has {len(known)}: {', '.join(known)}")
+        return list(known if wanted is None else wanted)
     if wanted is not None:
         if len(set(wanted)) != len(wanted):
             raise InputError(f"labels = {', '.join(wanted)}: a name comes twice")
@@ -50,9 +55,7 @@ def decide_labels(
 
 def numbers_stand_for(names: Sequence[str], wanted: Sequence[str]) -> bool:
     """Whether labels in the data are the numbers 0, 1, ... of the wanted names, which are no numbers themselves."""
-    return (
-        all(name.isdecimal() and int(name) < len(wanted) for name in names) and not any(name.isdecimal() for name in wanted)
-    )
+    return all(name.isdecimal() and int(name) < len(wanted) for name in names) and not any(name.isdecimal() for name in wanted)
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -16,7 +16,6 @@ from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import Checkpoint, Problem
 from fastbert.model import BertModel
 from fastbert.tasks.loading import SETTINGS
-from fastbert.tokenizer import BertTokenizer
 
 # The parameters by which a checkpoint shows that it has a trained head, and whether that head's labels are the data's.
 _HEADS = {
@@ -26,18 +25,17 @@ _HEADS = {
 }
 
 
-def look_at(folder: Path, kind: str, tokenizer: BertTokenizer) -> Checkpoint:
+def look_at(folder: Path, kind: str) -> Checkpoint:
     """What a checkpoint brings along for a task."""
     if is_composed(folder):
         raise InputError(f"{folder} holds a task model on frozen features: fine-tuning starts from a BERT")
     config = BertConfig.from_pretrained(folder)
-    longest = min(config.max_position_embeddings, tokenizer.model_max_length or config.max_position_embeddings)
     labels = None
     if kind in _HEADS and (config.architectures or [None])[0] == _HEADS[kind]:
         state = checkpoint.read_state_dict(folder)
         if any(name.startswith("classifier.") for name in state):
             labels = [config.id2label[i] for i in range(config.num_labels)]
-    return Checkpoint(labels, longest)
+    return Checkpoint(labels)
 
 
 def build_model(problem: Problem, folder: Path, options: FineTuneOptions, seed: int) -> Any:
@@ -98,7 +96,7 @@ def save_model(problem: Problem, model: Any, folder: Path) -> None:
 
 def load_model(problem: Problem, folder: Path, device: torch.device) -> Any:
     """A model that `save_model` wrote, in evaluation mode; what was found on dev with it goes back to the problem."""
-    problem.restore(files.read_json(folder / SETTINGS))
+    problem.restore(files.read_json_if_present(folder / SETTINGS))
     if is_composed(folder):
         return ComposedModel.from_pretrained(folder, device=device)
     model_class: Any = problem.task_class.model_class

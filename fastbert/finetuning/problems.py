@@ -63,11 +63,11 @@ class Checkpoint:
 
     Attributes:
         labels: names of its labels where it has a trained head for the task, else None.
-        longest: tokens that it takes.
+        fixed: it is not trained, only evaluated: its labels are what they are, whatever the examples have.
     """
 
     labels: list[str] | None
-    longest: int
+    fixed: bool = False
 
 
 class Problem(ABC):
@@ -141,7 +141,8 @@ class Problem(ABC):
         rows = [row for sample in samples for row in sample.ids]
         types = [row for sample in samples for row in sample.types]
         targets = {
-            name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in self.targets(samples).items()
+            name: value.to(device) if isinstance(value, torch.Tensor) else value
+            for name, value in self.targets(samples).items()
         }
         return {"batch": pack(rows, token_type_ids=types).to(device), **targets}
 

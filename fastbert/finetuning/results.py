@@ -74,9 +74,7 @@ def _confusion(folder: Path, problem: Problem, predictions: Sequence[Prediction]
 def _label_table(problem: Problem, predictions: Sequence[Prediction]) -> list[str]:
     from sklearn.metrics import classification_report
 
-    right, given = (
-        [[int(name in row[key]) for name in problem.labels] for row in predictions] for key in ("gold", "labels")
-    )
+    right, given = ([[int(name in row[key]) for name in problem.labels] for row in predictions] for key in ("gold", "labels"))
     table = classification_report(right, given, target_names=problem.labels, output_dict=True, zero_division=0)
     lines = ["## Labels", "", "| label | precision | recall | F1 | examples |", "| --- | --- | --- | --- | --- |"]
     return lines + [_scores(name, table[name]) for name in problem.labels]
@@ -95,7 +93,9 @@ def _tag_errors(predictions: Sequence[Prediction]) -> tuple[list[str], Counter[s
             kinds[what] += 1
             if what not in ("right",) and len(shown) < SHOWN:
                 words = " ".join(row["words"][span.start : span.end])
-                shown.append(f"| {what} | {words} | {span.kind} | {' '.join(row['words'][max(0, span.start - 5) : span.end + 5])} |")
+                shown.append(
+                    f"| {what} | {words} | {span.kind} | {' '.join(row['words'][max(0, span.start - 5) : span.end + 5])} |"
+                )
         missed = [s for s in right if not any(g.start < s.end and s.start < g.end for g in given)]
         kinds["missed"] += len(missed)
     table = classification_report(

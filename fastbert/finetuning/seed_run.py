@@ -299,5 +299,3 @@ def precision_of(name: str, device: torch.device) -> str:
 def mixed_seed(seed: int, number: int) -> int:
     """A seed for one of many draws of a run."""
     return int.from_bytes(blake2b(f"{seed}/{number}".encode(), digest_size=8).digest()) >> 1
-
-

@@ -37,15 +37,15 @@ class Sentences(Problem):
         wanted = None if options.labels is None else [self._name(label) for label in options.labels]
         found = [name for example in train.examples for name in self._of(example)]
         known = None if checkpoint.labels is None else [self._name(label) for label in checkpoint.labels]
-        self.labels = decide_labels(found, wanted, known, options.new_head)
-        if wanted is not None and numbers_stand_for(sorted(set(found)), wanted):
-            self._names = wanted
-        for split in others:
+        self.labels = decide_labels(found, wanted, known, options.new_head, checkpoint.fixed)
+        if numbers_stand_for(sorted(set(found)), self.labels) and (wanted is not None or checkpoint.fixed):
+            self._names = self.labels
+        for split in [train, *others] if checkpoint.fixed else others:
             for number, example in enumerate(split.examples):
                 for name in self._of(example):
                     if name not in self.labels:
                         raise InputError(
-                            f"{split.where(number)}: the label {name!r} is not among the labels that are trained: "
+                            f"{split.where(number)}: the label {name!r} is not among those of the model: "
                             f"{', '.join(self.labels)}"
                         )
 

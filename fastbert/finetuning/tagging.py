@@ -32,13 +32,13 @@ class Tagging(Problem):
         for part in [train, *others]:
             self._check_rules(part)
         found = {tag for sentence in train.examples for tag in sentence.tags}
-        self.labels = decide_labels(found, options.labels, checkpoint.labels, options.new_head)
-        for part in others:
+        self.labels = decide_labels(found, options.labels, checkpoint.labels, options.new_head, checkpoint.fixed)
+        for part in [train, *others] if checkpoint.fixed else others:
             for number, sentence in enumerate(part.examples):
                 unknown = sorted(set(sentence.tags or ()) - set(self.labels))
                 if unknown:
                     raise InputError(
-                        f"{part.where(number)}: the tag {unknown[0]!r} is not among the tags that are trained: "
+                        f"{part.where(number)}: the tag {unknown[0]!r} is not among those of the model: "
                         f"{', '.join(self.labels)}"
                     )
 

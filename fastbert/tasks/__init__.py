@@ -4,7 +4,8 @@ embedder.py       texts to vectors           token_tagger.py       tags of words
 fill_mask.py      words at a [MASK]          question_answerer.py  answers cut from a text; answers.py has the rules
 next_sentence.py  does B follow A?           multiple_choice.py    the best of several candidates
 classifier.py     labels, numbers            nli.py                relations of pairs; classification without training
-sequences.py      texts and pairs to scores  loading.py            finding, loading, checking a model for a task
+sequences.py      texts and pairs to scores  features.py           hidden states, token by token
+loading.py        finding, loading, checking a model for a task
 """
 
 from fastbert.tasks.classifier import Classifier

@@ -17,9 +17,9 @@ from fastbert import tokenizer as tokenizer_files
 from fastbert.errors import CheckpointError, InputError
 from fastbert.model import BertModel
 from fastbert.packing import pack, token_budget_batches
+from fastbert.pooling import check_modes, modes_of_config, pool
 from fastbert.prepacking import prepack
 from fastbert.tasks.loading import check_vocabulary, default_device, load_tokenizer
-from fastbert.pooling import check_modes, modes_of_config, pool
 from fastbert.tokenizer import BertTokenizer
 
 # More tokens at once only push the activations out of a CPU's caches: measured, 2,048 run a tenth faster than 8,192.

@@ -167,7 +167,9 @@ class QuestionAnswerer(HeadTask):
         made = self.frame(pairs)
         framed = made.framed
         if made.cut and self.warns_of_cuts:
-            warnings.warn(f"{made.cut} of {len(pairs)} questions have over {self.max_question} tokens and were cut", stacklevel=3)
+            warnings.warn(
+                f"{made.cut} of {len(pairs)} questions have over {self.max_question} tokens and were cut", stacklevel=3
+            )
         windows: list[list[ScoredWindow]] = [[] for _ in pairs]
         scored: list[ScoredWindow | None] = [None] * len(framed.ids)
         for indices, batch in batches(framed, self.model.device, batch_tokens, show_progress, "answer"):

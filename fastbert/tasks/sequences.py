@@ -103,9 +103,7 @@ class SequenceTask(HeadTask):
         return framed
 
     @torch.inference_mode()
-    def logits(
-        self, framed: Framed, batch_tokens: int = 16384, show_progress: bool | None = False, **options: Any
-    ) -> Tensor:
+    def logits(self, framed: Framed, batch_tokens: int = 16384, show_progress: bool | None = False, **options: Any) -> Tensor:
         """float32 (texts, C) scores on the CPU, windows joined."""
         rows: Tensor | None = None
         for indices, batch in batches(framed, self.model.device, batch_tokens, show_progress, "classify"):

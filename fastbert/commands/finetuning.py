@@ -1,0 +1,382 @@
+"""Commands of tasks: finetune, predict, eval, features."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastbert import files
+from fastbert.commands.adding import Commands, add, add_group, add_model
+from fastbert.composed import LAYERS
+from fastbert.data import read_texts
+from fastbert.data.framing import ON_LONG
+from fastbert.data.layouts import LAYOUTS
+from fastbert.data.tables import is_table
+from fastbert.errors import InputError
+from fastbert.pooling import MODES as POOLINGS
+
+_EXAMPLES = {
+    "classify": "fastbert finetune classify --train train.tsv --dev dev.tsv -o sentiment/ --model google-bert/bert-base-uncased",
+    "nli": "fastbert finetune nli --train train.tsv --dev dev.tsv --test test.tsv -o nli/ --model my-bert/ --seeds 3",
+    "regress": "fastbert finetune regress --layout sts-benchmark --train sts-train.tsv --dev sts-dev.tsv -o sts/ --model my-bert/",
+    "choice": "fastbert finetune choice --layout swag --train train.csv --dev val.csv -o swag/ --model my-bert/",
+    "ner": "fastbert finetune ner --train train.conll --dev dev.conll -o ner/ --model my-bert/ --mode features",
+    "qa": "fastbert finetune qa --train train-v1.1.json --test dev-v1.1.json -o squad/ --model my-bert/",
+}
+_HELP = {
+    "classify": "Labels for texts or pairs.",
+    "nli": "Relations of pairs, by their names.",
+    "regress": "A number for texts or pairs.",
+    "choice": "The best of several candidates.",
+    "ner": "Named entities, or other tags of words.",
+    "qa": "Answers cut from a context (SQuAD).",
+}
+
+
+def register(commands: Commands) -> None:
+    """Adds the commands."""
+    kinds = add_group(commands, "finetune", "Trains a model for a task: from labelled examples to predictions and scores.")
+    for kind, example in _EXAMPLES.items():
+        sub = add(kinds, kind, finetune, example)
+        sub.description = _HELP[kind]
+        sub.set_defaults(kind=kind)
+        add_training(sub, kind)
+        sub.add_argument("--compare", action="store_true", help="both modes, side by side, beside the paper's figures")
+
+    sub = add(commands, "predict", predict, "fastbert predict texts.txt --model sentiment/model -o predictions.jsonl")
+    sub.add_argument("input", help="a table, a .txt of texts, CoNLL words, SQuAD's JSON, or - for lines of standard input")
+    add_model(sub)
+    sub.add_argument("-o", "--output", help="JSON lines; for questions .json is SQuAD's form of predictions (default: stdout)")
+    sub.add_argument("--task", choices=[*_EXAMPLES, "zero-shot", "next-sentence"], help="default: the model's own")
+    _add_reading(sub, None)
+    sub.add_argument("--on-long", choices=ON_LONG, help="texts beyond the limit (default: as in training, else truncate)")
+    sub.add_argument("--top-k", type=int, default=1, help="labels, or answers, an input (default: 1)")
+    sub.add_argument("--aggregation", default="first", help="of entities: none, simple, first, average, max (default: first)")
+    sub.add_argument("--candidates", help="of zero-shot classification: labels, with commas")
+    sub.add_argument("--template", default="This example is {}.", help="of zero-shot: the hypothesis")
+    sub.add_argument("--null-threshold", type=float, help="of questions: how far no answer must win to be chosen")
+    sub.add_argument("--progress", action="store_true", help="show the bar even where stderr is no terminal")
+
+    sub = add(commands, "eval", evaluate, "fastbert eval test.tsv --model sentiment/model")
+    sub.add_argument("input", help="labelled examples, as for finetune")
+    add_model(sub)
+    sub.add_argument("--task", choices=list(_EXAMPLES), help="default: the model's own")
+    _add_reading(sub, None)
+    sub.add_argument("--metric", action="append", default=[], help="one or more (default: the task's)")
+    sub.add_argument("--labels", help="names for the model's labels, in its order, with commas")
+    sub.add_argument("--strict", action="store_true", help="tags: spans count only where their scheme's rules are kept")
+    sub.add_argument("--on-long", choices=ON_LONG, default="truncate", help="texts beyond the limit (default: truncate)")
+    sub.add_argument("--predictions", help="write them, as JSON lines")
+    sub.add_argument("-o", "--output", help="write the metrics as JSON (default: stdout)")
+
+    sub = add(
+        commands, "features", features, "fastbert features texts.txt -o features.jsonl --layers=-1,-2,-3,-4 --model my-bert/"
+    )
+    sub.add_argument("input", help="a text file, a table, or - for standard input")
+    add_model(sub)
+    sub.add_argument("-o", "--output", required=True, help=".npz, or .jsonl in the form of google's extract_features")
+    sub.add_argument("--layers", default="-1", help="hidden states, with commas: 0 the embeddings, -1 the last (default: -1)")
+    sub.add_argument("--column", help="of a table (default: text)")
+    sub.add_argument("--on-long", choices=ON_LONG, default="error", help="texts beyond the limit (default: error)")
+
+
+def add_training(parser: argparse.ArgumentParser, kind: str | None) -> None:
+    """Arguments of a training; also of studies."""
+    parser.add_argument("--model", required=True, help="a directory or hub id to start from")
+    parser.add_argument("--train", required=True, help="labelled examples")
+    parser.add_argument("--dev", help="examples on which the best epoch is chosen")
+    parser.add_argument("--dev-share", type=float, help="hold out a share of the training examples as dev")
+    parser.add_argument("--test", help="examples that are scored at the end")
+    parser.add_argument("-o", "--output", required=True, help="the folder of the run; the same command goes on with it")
+    _add_reading(parser, kind)
+    parser.add_argument("--mode", choices=["finetune", "features"], default="finetune", help="train all, or freeze the encoder")
+    parser.add_argument("--epochs", type=int, help="default: 3; on features 20")
+    parser.add_argument("--batch-size", type=int, default=32, help="examples a step (default: 32)")
+    parser.add_argument("--lr", type=float, help="peak learning rate (default: 5e-5; on features 1e-3)")
+    parser.add_argument("--warmup", type=float, default=0.1, help="share of the steps in which it rises (default: 0.1)")
+    parser.add_argument("--weight-decay", type=float, default=0.01, help="default: 0.01")
+    parser.add_argument("--dropout", type=float, help="default: the checkpoint's")
+    parser.add_argument("--seed", type=int, default=0, help="the first seed (default: 0)")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings, for mean and spread (default: 1)")
+    parser.add_argument("--max-length", type=int, help="tokens of a sequence (default: the model's limit; questions: 384)")
+    parser.add_argument("--on-long", choices=ON_LONG, default="truncate", help="texts beyond it (default: truncate, counted)")
+    parser.add_argument(
+        "--window-scores", choices=["mean", "max"], default="mean", help="how windows are joined (default: mean)"
+    )
+    parser.add_argument("--doc-stride", type=int, default=128, help="tokens between windows of contexts (default: 128)")
+    parser.add_argument("--labels", help="names in the order of the scores, with commas (default: found in the data)")
+    parser.add_argument("--new-head", action="store_true", help="start the head anew where the checkpoint has one")
+    parser.add_argument("--fix-bio", action="store_true", help="mend tags that break the rules of their scheme")
+    parser.add_argument("--metric", action="append", default=[], help="one or more; the first chooses the best epoch")
+    parser.add_argument("--layers", choices=list(LAYERS), help="hidden states of a task model")
+    parser.add_argument("--bilstm", type=int, help="layers of a BiLSTM in a task model")
+    parser.add_argument("--pooling", choices=list(POOLINGS), help="of texts (default: the pooler's [CLS])")
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="default: auto")
+    parser.add_argument("--feature-cache", help="a folder that runs share (default: one in the output)")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: CUDA where there is one)")
+    parser.add_argument("--local-files-only", action="store_true", help="never ask the hub")
+    parser.add_argument("--progress", action="store_true", help="show bars even where stderr is no terminal")
+
+
+def _add_reading(parser: argparse.ArgumentParser, kind: str | None) -> None:
+    """Columns of files, those that a task has; all where `kind` is None."""
+    if kind not in ("ner", "qa"):
+        parser.add_argument("--layout", choices=list(LAYOUTS), help="columns and metrics of a known data set")
+        parser.add_argument("--text-column", help="a name from the header, or a number from 1 for a table without one")
+        parser.add_argument("--pair-column", help='of the second text; "" for single texts')
+        parser.add_argument("--label-column", help="of the label")
+        parser.add_argument("--skip-ragged", action="store_true", help="leave out rows with a wrong number of columns")
+    if kind in (None, "choice"):
+        parser.add_argument("--choice-columns", help="of the candidates, with commas, or one that holds a JSON list")
+    if kind in (None, "classify"):
+        parser.add_argument("--multi-label", action="store_true", help="a text may have several labels")
+        parser.add_argument("--label-separator", default=",", help="between them (default: a comma)")
+    if kind in (None, "ner"):
+        parser.add_argument("--word-column", type=int, default=1, help="of CoNLL files (default: 1)")
+        parser.add_argument("--tag-column", type=int, help="of CoNLL files (default: the last)")
+
+
+def read_options(args: argparse.Namespace) -> Any:
+    """How the files of a command are read."""
+    from fastbert.finetuning.reading import ReadOptions
+
+    given = vars(args)
+    names = {"layout": "layout", "text": "text_column", "pair": "pair_column", "label": "label_column"}
+    names |= {"skip_ragged": "skip_ragged", "multi_label": "multi_label", "separator": "label_separator"}
+    names |= {"word_column": "word_column", "tag_column": "tag_column"}
+    values = {field: given[name] for field, name in names.items() if given.get(name) is not None}
+    choices = given.get("choice_columns")
+    return ReadOptions(**values, choices=tuple(choices.split(",")) if choices else ())
+
+
+def fine_tune_options(args: argparse.Namespace) -> Any:
+    """The recipe of a command."""
+    from fastbert.finetuning import FineTuneOptions
+
+    names = (
+        "mode",
+        "epochs",
+        "lr",
+        "batch_size",
+        "warmup",
+        "weight_decay",
+        "dropout",
+        "max_length",
+        "on_long",
+        "window_scores",
+    )
+    names += ("doc_stride", "new_head", "fix_bio", "layers", "bilstm", "pooling", "seed", "precision")
+    values = {name: getattr(args, name) for name in names}
+    metrics = tuple(args.metric) or read_options(args).metrics
+    labels = _names(args.labels)
+    return FineTuneOptions(**values, multi_label=vars(args).get("multi_label", False), metrics=metrics, labels=labels)
+
+
+def read_splits(args: argparse.Namespace, kind: str) -> tuple[Any, Any, Any]:
+    """Train, dev and test of a command; None where one is not given."""
+    from fastbert.finetuning.reading import hold_out, read_split
+
+    how = read_options(args)
+    paths = {"train": args.train, "dev": args.dev, "test": args.test}
+    splits = {name: read_split(kind, path, name, how) for name, path in paths.items() if path is not None}
+    if args.dev_share is not None:
+        if args.dev is not None:
+            raise InputError("--dev and --dev-share exclude one another")
+        splits["train"], splits["dev"] = hold_out(splits["train"], args.dev_share, args.seed)
+    return splits["train"], splits.get("dev"), splits.get("test")
+
+
+def finetune(args: argparse.Namespace) -> int:
+    """Trains a model for a task, or goes on with an interrupted run."""
+    from fastbert.finetuning import finetune as train
+    from fastbert.finetuning.comparison import compare
+    from fastbert.finetuning.finetuning import check_output
+    from fastbert.training.pretraining import StoppedError
+
+    if not args.compare:
+        check_output(Path(args.output))
+    train_part, dev, test = read_splits(args, args.kind)
+    common = {"seeds": args.seeds, "device": args.device, "show_progress": True if args.progress else None}
+    common |= {"local_files_only": args.local_files_only}
+    options = fine_tune_options(args)
+    try:
+        if args.compare:
+            print(compare(args.kind, args.model, train_part, dev, test, output=args.output, options=options, **common))
+            return 0
+        result = train(
+            args.kind,
+            args.model,
+            train_part,
+            dev,
+            test,
+            output=args.output,
+            options=options,
+            feature_cache=args.feature_cache,
+            **common,
+        )
+    except StoppedError as error:
+        print(f"fastbert: {error}", file=sys.stderr)
+        return 128 + signal.Signals[error.signal].value
+    print(json.dumps(result.metrics))
+    print(f"model -> {result.folder / 'model'}, report -> {result.folder / 'report.md'}", file=sys.stderr)
+    return 0
+
+
+def predict(args: argparse.Namespace) -> None:
+    """What a trained model makes of new texts, questions or words."""
+    from fastbert.finetuning.evaluation import PATTERNS, task_of_model
+
+    folder = files.locate(args.model, PATTERNS, local_files_only=args.local_files_only)
+    kind = args.task or task_of_model(folder)
+    squad_form = kind == "qa" and args.output is not None and args.output.endswith(".json")
+    with ExitStack() as stack:
+        part = None if args.output is None else stack.enter_context(files.replacing(args.output))
+        rows = _predictions(args, folder, kind)
+        if squad_form:
+            text = json.dumps({row["id"]: row["answer"] for row in rows}, ensure_ascii=False) + "\n"
+        else:
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        if part is None:
+            sys.stdout.write(text)
+        else:
+            part.write_text(text, encoding="utf-8")
+    if args.output is not None:
+        print(f"{len(rows):,} predictions -> {args.output}", file=sys.stderr)
+
+
+def _predictions(args: argparse.Namespace, folder: Path, kind: str) -> list[dict[str, Any]]:
+    from fastbert import tasks
+    from fastbert.finetuning.reading import read_split
+
+    place = {"device": args.device, "dtype": args.dtype}
+    show = True if args.progress else None
+    if kind == "ner":
+        return _tagged(args, tasks.TokenTagger.from_pretrained(folder, **place), show)
+    if kind == "qa":
+        answerer = tasks.QuestionAnswerer.from_pretrained(folder, **place)
+        if args.null_threshold is not None:
+            answerer.null_threshold = args.null_threshold
+        questions = read_split("qa", args.input, "input", read_options(args), labelled=False).examples
+        pairs = [(question.question, question.context) for question in questions]
+        found = answerer.predict(pairs, args.top_k, show_progress=show)
+        return [
+            {"id": q.id, **(row if isinstance(row, dict) else {"answers": row})}
+            for q, row in zip(questions, found, strict=True)
+        ]
+    if kind == "choice":
+        examples = read_split("choice", args.input, "input", read_options(args), labelled=False).examples
+        chooser = tasks.MultipleChoice.from_pretrained(folder, **place)
+        return chooser.predict([(e.text, e.choices) for e in examples], on_long=args.on_long, show_progress=show)
+    inputs = list(_texts(args))
+    if kind == "next-sentence":
+        return tasks.NextSentence.from_pretrained(folder, **place).predict(inputs)
+    if kind == "zero-shot":
+        labels = _names(args.candidates)
+        if labels is None:
+            raise InputError("zero-shot classification needs --candidates: labels, with commas")
+        model = tasks.NLI.from_pretrained(folder, **place)
+        return model.zero_shot(inputs, labels, hypothesis_template=args.template, show_progress=show)
+    task: Any = (tasks.NLI if kind == "nli" else tasks.Classifier).from_pretrained(folder, **place)
+    rows = task.predict(inputs, args.top_k, on_long=args.on_long, show_progress=show)
+    return [row if isinstance(row, dict) else {"labels": row} for row in rows]
+
+
+def _tagged(args: argparse.Namespace, tagger: Any, show: bool | None) -> list[dict[str, Any]]:
+    """Entities of raw texts (.txt, tables, standard input), or tags of words (CoNLL files)."""
+    path = Path(args.input)
+    if args.input == "-" or path.suffix.lower() == ".txt" or is_table(path):
+        texts = list(read_texts(args.input, args.text_column))
+        found = tagger.predict(texts, args.aggregation, show_progress=show)
+        return [{"text": text, "entities": entities} for text, entities in zip(texts, found, strict=True)]
+    from fastbert.finetuning.reading import read_split
+
+    sentences = read_split("ner", path, "input", read_options(args), labelled=False).examples
+    words = [list(sentence.words) for sentence in sentences]
+    return [{"words": w, "tags": tags} for w, tags in zip(words, tagger.tag(words, show_progress=show), strict=True)]
+
+
+def _texts(args: argparse.Namespace) -> Iterator[Any]:
+    """Texts or pairs: lines, or columns of a table."""
+    from fastbert.finetuning.reading import read_split
+
+    if args.input == "-" or not is_table(args.input):
+        yield from read_texts(args.input)
+        return
+    how = replace(read_options(args), label="" if args.label_column is None else args.label_column)
+    for example in read_split("classify", args.input, "input", how, labelled=False).examples:
+        yield example.text if example.pair is None else (example.text, example.pair)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Scores of a trained model on labelled examples."""
+    from fastbert.finetuning import FineTuneOptions
+    from fastbert.finetuning.evaluation import PATTERNS, evaluate_model, task_of_model
+    from fastbert.finetuning.metrics import tag_metrics
+    from fastbert.finetuning.reading import read_split
+    from fastbert.finetuning.results import write_predictions
+
+    folder = files.locate(args.model, PATTERNS, local_files_only=args.local_files_only)
+    kind = args.task or task_of_model(folder)
+    how = read_options(args)
+    if kind not in _EXAMPLES:
+        raise InputError(f"eval does not know the task {kind!r}; it knows {', '.join(_EXAMPLES)}")
+    split = read_split(kind, args.input, "input", how)
+    options = FineTuneOptions(metrics=tuple(args.metric) or how.metrics, labels=_names(args.labels), on_long=args.on_long)
+    found = evaluate_model(folder, split, kind, options, args.device)
+    metrics = dict(found.metrics)
+    if args.strict and kind == "ner":
+        gold, tags = [row["gold"] for row in found.predictions], [row["tags"] for row in found.predictions]
+        metrics |= {f"strict_{name}": v for name, v in tag_metrics(("f1", "precision", "recall"), gold, tags, True).items()}
+    for note in split.notes:
+        print(f"fastbert: note: {note}", file=sys.stderr)
+    if args.predictions:
+        write_predictions(Path(args.predictions), found.predictions)
+    text = json.dumps({**metrics, "examples": len(split.examples)})
+    if args.output:
+        files.write_text(Path(args.output), text + "\n")
+    else:
+        print(text)
+
+
+def features(args: argparse.Namespace) -> None:
+    """Hidden states of every token, in a file."""
+    from fastbert import BertModel
+    from fastbert.tasks.features import extract_features, write_features
+    from fastbert.tasks.loading import default_device, load_tokenizer
+
+    try:
+        layers = [int(layer) for layer in args.layers.split(",")]
+    except ValueError:
+        raise InputError(f"layers = {args.layers!r}: expected numbers with commas, such as -1,-2") from None
+    texts = list(read_texts(args.input, args.column))
+    if not texts:
+        raise InputError(f"{args.input} holds no text")
+    model = BertModel.from_pretrained(
+        args.model,
+        device=default_device(args.device),
+        dtype=args.dtype,
+        add_pooling_layer=False,
+        local_files_only=args.local_files_only,
+    )
+    tokenizer = load_tokenizer(args.model, model, local_files_only=args.local_files_only)
+    found = extract_features(model, tokenizer, texts, layers, on_long=args.on_long)
+    write_features(args.output, found, layers)
+    tokens = sum(len(one.tokens) for one in found)
+    print(f"{len(texts):,} texts, {tokens:,} tokens, {len(layers)} layers -> {args.output}", file=sys.stderr)
+
+
+def _names(value: str | None) -> tuple[str, ...] | None:
+    """Names with commas between them."""
+    if value is None:
+        return None
+    names: Sequence[str] = [name.strip() for name in value.split(",")]
+    if not all(names):
+        raise InputError(f"{value!r} has an empty name; expected names with commas")
+    return tuple(names)

@@ -1,0 +1,89 @@
+"""Both ways of using a pre-trained model on one task: fine-tune everything, or train a task model on frozen features.
+
+Beside the result stand the paper's: table 7, CoNLL-2003 NER, BERT-base, F1 on dev.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastbert import files
+from fastbert.composed import LAYERS
+from fastbert.diagnostics import align
+from fastbert.finetuning.feature_cache import say_on_stderr
+from fastbert.finetuning.finetuning import FineTuneResult, check_output, finetune
+from fastbert.finetuning.options import FineTuneOptions
+from fastbert.finetuning.problems import Split
+from fastbert.finetuning.results import spread
+
+TABLE_7 = {
+    "finetune": 96.4,
+    "embeddings": 91.0,
+    "second-to-last": 95.6,
+    "last": 94.9,
+    "sum-last-4": 95.9,
+    "concat-last-4": 96.1,
+    "sum-all": 95.5,
+}
+NOTE = "The paper's: F1 of BERT-base on dev of CoNLL-2003 (table 7), another model and task: what compares is the order."
+
+
+def compare(
+    kind: str,
+    model: str | Path,
+    train: Split | Sequence[Any],
+    dev: Split | Sequence[Any] | None = None,
+    test: Split | Sequence[Any] | None = None,
+    *,
+    output: str | Path,
+    options: FineTuneOptions | None = None,
+    all_layers: bool = False,
+    say: Callable[[str], None] = say_on_stderr,
+    **rest: Any,
+) -> str:
+    """Runs both modes, and returns a table: parameters trained, time, memory, scores, and the paper's figures.
+
+    Args:
+        kind, model, train, dev, test, options, rest: see `finetune`; options are those of fine-tuning, and epochs and rate of
+            the task model its own defaults.
+        output: one folder a row, the features that rows share, and table.md.
+        all_layers: one row for every choice of layers in table 7, instead of the chosen or default one.
+        say: is told what happens.
+    """
+    options = options or FineTuneOptions()
+    folder = Path(output)
+    if not (folder / "finetune").is_dir():
+        check_output(folder)
+    features = replace(options, mode="features", epochs=None, lr=None)
+    chosen = tuple(LAYERS) if all_layers else (features.resolved(kind).layers or "last",)
+    rows: dict[str, FineTuneResult] = {}
+    for name in ("finetune", *chosen):
+        say(f"-- {name}")
+        how = replace(options, mode="finetune") if name == "finetune" else replace(features, layers=name)
+        rows[name] = finetune(
+            kind, model, train, dev, test, output=folder / name, options=how, feature_cache=folder / "cache", say=say, **rest
+        )
+    table = _table(rows)
+    head, *body = ["| " + " | ".join(row) + " |" for row in table]
+    files.write_text(folder / "table.md", "\n".join([head, "|" + " --- |" * len(table[0]), *body, "", NOTE]) + "\n")
+    return "\n".join([*align(table), "", NOTE])
+
+
+def _table(rows: dict[str, FineTuneResult]) -> list[tuple[str, ...]]:
+    part = "test" if next(iter(rows.values())).seeds[0].test else "dev"
+    metrics = list(getattr(next(iter(rows.values())).seeds[0], part))
+    table = [("", "parameters trained", "minutes", "memory, MiB", *(f"{part} {name}" for name in metrics), "paper")]
+    for name, result in rows.items():
+        seeds = result.seeds
+        scores = []
+        for metric in metrics:
+            middle, around = spread([getattr(seed, part)[metric] for seed in seeds])
+            scores.append(f"{middle:.4f}" + (f" +- {around:.4f}" if len(seeds) > 1 else ""))
+        minutes = sum(seed.seconds for seed in seeds) / len(seeds) / 60
+        memory = max(seed.memory_bytes for seed in seeds) / 2**20
+        title = "fine-tuning" if name == "finetune" else f"features: {name}"
+        table.append((title, f"{seeds[0].parameters:,}", f"{minutes:.2f}", f"{memory:,.0f}", *scores, f"{TABLE_7[name]:.1f}"))
+    return table

@@ -1,0 +1,105 @@
+"""A trained model on labelled examples: which task it is for, its predictions, its scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastbert import checkpoint, files
+from fastbert import tokenizer as tokenizer_files
+from fastbert.composed import HEAD_FILE, HEAD_WEIGHTS, is_composed
+from fastbert.config import BertConfig
+from fastbert.errors import InputError
+from fastbert.finetuning.metrics import check_installed
+from fastbert.finetuning.options import FineTuneOptions
+from fastbert.finetuning.problems import Checkpoint, Prediction, Split, make_problem
+from fastbert.finetuning.seed_run import evaluate_saved
+from fastbert.tasks.loading import SETTINGS, default_device, task_settings
+from fastbert.tasks.nli import relation
+from fastbert.tokenizer import BertTokenizer
+
+_TASKS = {
+    "BertForTokenClassification": "ner",
+    "BertForQuestionAnswering": "qa",
+    "BertForMultipleChoice": "choice",
+    "BertForNextSentencePrediction": "next-sentence",
+}
+_RELATIONS = {"entailment", "neutral", "contradiction", "not_entailment"}
+PATTERNS = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS, SETTINGS, HEAD_FILE, HEAD_WEIGHTS]
+
+
+def task_of_model(folder: Path) -> str:
+    """The task that a model was trained for: as fine-tuning wrote it, or by its class and labels.
+
+    Raises:
+        InputError: a model without a head for a task.
+    """
+    written = task_settings(folder).get("task")
+    if written:
+        return str(written)
+    config = BertConfig.from_pretrained(folder)
+    name = (config.architectures or [""])[0]
+    if name in _TASKS:
+        return _TASKS[name]
+    if name != "BertForSequenceClassification":
+        raise InputError(
+            f"{folder} holds a {name or 'model of an unnamed class'}: it has no head for a task, or --task names it"
+        )
+    if config.num_labels == 1 or config.problem_type == "regression":
+        return "regress"
+    return "nli" if {relation(label) for label in config.id2label.values()} <= _RELATIONS else "classify"
+
+
+@dataclass
+class Evaluation:
+    """Metrics and predictions of a model."""
+
+    metrics: dict[str, float]
+    predictions: list[Prediction]
+
+
+def evaluate_model(
+    model: str | Path,
+    split: Split,
+    kind: str | None = None,
+    options: FineTuneOptions | None = None,
+    device: str | torch.device | None = None,
+    **hub: Any,
+) -> Evaluation:
+    """Scores a model on labelled examples.
+
+    Args:
+        model: a directory or hub id.
+        split: the examples.
+        kind: the task; None takes the model's own.
+        options: metrics, labels (names for those of the model, in its order), lengths; None takes what stands beside the model.
+        device: None means a CUDA device where there is one, else the CPU.
+        hub: `revision`, `cache_dir`, `token`, `local_files_only`.
+
+    Raises:
+        InputError: an example with a label that the model does not have.
+    """
+    check_installed()
+    folder = files.locate(model, PATTERNS, **hub)
+    kind = kind or task_of_model(folder)
+    config = BertConfig.from_pretrained(folder)
+    settings = task_settings(folder)
+    options = options or FineTuneOptions()
+    known = {
+        name: settings[name] for name in ("max_length", "on_long", "overlap", "window_scores", "doc_stride") if name in settings
+    }
+    defaults = FineTuneOptions()
+    given = {name: value for name, value in known.items() if getattr(options, name) == getattr(defaults, name)}
+    multi = kind == "classify" and config.problem_type == "multi_label_classification"
+    options = replace(options, **given, multi_label=multi).resolved(kind)
+    labels = [config.id2label[i] for i in range(config.num_labels)]
+    if is_composed(folder) and kind in ("qa", "choice"):
+        labels = []
+    tokenizer = BertTokenizer.from_pretrained(folder)
+    problem = make_problem(kind, options, tokenizer, split, (), Checkpoint(labels, fixed=True))
+    target = default_device(device)
+    found, predictions = evaluate_saved(problem, folder, split, target, "float32")
+    return Evaluation(found, predictions)

@@ -1,0 +1,117 @@
+"""From files to the examples of a task, with the place of each for messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from fastbert.data.conll import read_tagged
+from fastbert.data.labelled import read_choice_examples, read_text_examples
+from fastbert.data.layouts import LAYOUTS, Layout, find_layout
+from fastbert.data.squad import read_squad
+from fastbert.data.tables import is_table
+from fastbert.errors import InputError
+from fastbert.finetuning.problems import Split
+
+NO_LABEL = "-"  # how SNLI and MultiNLI mark pairs on which the annotators disagreed
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How files are read.
+
+    Attributes:
+        layout: a key of `LAYOUTS`.
+        text, pair, label, choices: columns; None looks for usual names. "" for `pair`: single texts.
+        separator: between several labels of a text.
+        multi_label: a text may have several.
+        skip_ragged: leave out rows with a wrong number of columns, and count them.
+        word_column, tag_column: of CoNLL files, from 1; None means the last one.
+    """
+
+    layout: str | None = None
+    text: str | None = None
+    pair: str | None = None
+    label: str | None = None
+    choices: tuple[str, ...] = ()
+    separator: str = ","
+    multi_label: bool = False
+    skip_ragged: bool = False
+    word_column: int = 1
+    tag_column: int | None = None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those of the layout, where it is named."""
+        return LAYOUTS[self.layout].metrics if self.layout in LAYOUTS else ()
+
+
+def read_split(kind: str, path: str | Path, name: str, options: ReadOptions, labelled: bool = True) -> Split:
+    """The examples of a file.
+
+    Args:
+        kind: the task.
+        path: a table for texts and choices, CoNLL or JSON lines for tags, SQuAD's JSON for questions.
+        name: "train", "dev" or "test", for messages.
+        options: how.
+        labelled: whether labels are wanted; without them they are read where they stand.
+
+    Raises:
+        InputError: see the readers.
+    """
+    if kind == "qa":
+        return Split(name, read_squad(path))
+    if kind == "ner":
+        sentences = read_tagged(path, word_column=options.word_column, tag_column=options.tag_column, tagged=labelled)
+        return Split(name, sentences, lambda number: f"{path}, line {sentences[number].line}")
+    layout = _layout(kind, path, options, labelled)
+    if kind == "choice":
+        chosen, table = read_choice_examples(path, layout, skip_ragged=options.skip_ragged)
+        return Split(name, chosen, table.place, _skipped(table.skipped))
+    labels = "number" if kind == "regress" else "names" if options.multi_label else "name"
+    examples, table = read_text_examples(path, layout, labels, separator=options.separator, skip_ragged=options.skip_ragged)
+    notes = _skipped(table.skipped)
+    kept = [number for number, example in enumerate(examples) if kind != "nli" or example.label != NO_LABEL]
+    if len(kept) < len(examples):
+        notes.append(f"{len(examples) - len(kept)} pairs have no agreed label ({NO_LABEL!r}) and were left out")
+    return Split(name, [examples[number] for number in kept], lambda number: table.place(kept[number]), notes)
+
+
+def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """A share of the training examples as a dev set, drawn at random; both keep their order.
+
+    Raises:
+        InputError: a share that leaves nothing on one side.
+    """
+    count = round(len(split.examples) * share)
+    if not 0 < share < 1 or not 0 < count < len(split.examples):
+        raise InputError(f"dev_share = {share} leaves no example to train on, or none to choose by, of {len(split.examples)}")
+    drawn = torch.randperm(len(split.examples), generator=torch.Generator().manual_seed(seed)).tolist()
+    held = set(drawn[:count])
+    parts: Sequence[list[int]] = (
+        [n for n in range(len(drawn)) if n not in held],
+        sorted(held),
+    )
+    train, dev = (
+        Split(name, [split.examples[n] for n in part], lambda number, part=part: split.where(part[number]))  # type: ignore[misc]
+        for name, part in zip(("train", "dev"), parts, strict=True)
+    )
+    train.notes = [*split.notes, f"{share:.0%} of the examples were held out as dev"]
+    return train, dev
+
+
+def _layout(kind: str, path: str | Path, options: ReadOptions, labelled: bool) -> Layout:
+    if not is_table(path) and Path(path).suffix.lower() != ".txt":
+        raise InputError(f"{path} is no table: expected .tsv, .csv, .jsonl or .txt (tabs)")
+    o = options
+    layout = find_layout(path, o.layout, o.text, o.pair, o.label, o.choices, labelled)
+    if kind == "choice" and not layout.choices:
+        layout = replace(layout, choices=("choices",))
+    return layout
+
+
+def _skipped(count: int) -> list[str]:
+    return [f"{count} rows with a wrong number of columns were left out"] if count else []
