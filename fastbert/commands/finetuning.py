@@ -23,9 +23,9 @@ from fastbert.errors import InputError
 from fastbert.pooling import MODES as POOLINGS
 
 _EXAMPLES = {
-    "classify": "fastbert finetune classify --train train.tsv --dev dev.tsv -o sentiment/ --model google-bert/bert-base-uncased",
+    "classify": "fastbert finetune classify --train train.tsv --dev dev.tsv -o sentiment/ --model my-bert/",
     "nli": "fastbert finetune nli --train train.tsv --dev dev.tsv --test test.tsv -o nli/ --model my-bert/ --seeds 3",
-    "regress": "fastbert finetune regress --layout sts-benchmark --train sts-train.tsv --dev sts-dev.tsv -o sts/ --model my-bert/",
+    "regress": "fastbert finetune regress --layout sts-benchmark --train sts-train.tsv --dev sts-dev.tsv -o sts/ --model bert/",
     "choice": "fastbert finetune choice --layout swag --train train.csv --dev val.csv -o swag/ --model my-bert/",
     "ner": "fastbert finetune ner --train train.conll --dev dev.conll -o ner/ --model my-bert/ --mode features",
     "qa": "fastbert finetune qa --train train-v1.1.json --test dev-v1.1.json -o squad/ --model my-bert/",
@@ -160,7 +160,7 @@ def fine_tune_options(args: argparse.Namespace) -> Any:
     """The recipe of a command."""
     from fastbert.finetuning import FineTuneOptions
 
-    names = (
+    names: tuple[str, ...] = (
         "mode",
         "epochs",
         "lr",

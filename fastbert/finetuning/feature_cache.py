@@ -13,6 +13,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class FeatureCache:
         starts = batch.cu_seqlens.tolist()
         ids, types = batch.input_ids.tolist(), batch.token_type_ids.tolist()
         places = []
-        for first, end in zip(starts, starts[1:], strict=False):
+        for first, end in pairwise(starts):
             place = self._places.get(_key(ids[first:end], types[first:end]))
             if place is None:
                 return None

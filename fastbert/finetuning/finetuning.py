@@ -152,8 +152,8 @@ def _finish(
     lines += ["", f"# Errors on {judged.name}, seed {best.seed}", ""] if judged is not None else []
     lines += write_errors(folder, problem, predictions)
     files.write_text(folder / "report.md", "\n".join(lines) + "\n")
-    for name, found in sets.items():
-        say(f"{name}: {summary(found)}")
+    for name, scores in sets.items():
+        say(f"{name}: {summary(scores)}")
     shown = sets.get("test", sets.get("dev"))
     final = {key: spread([one[key] for one in shown])[0] for key in shown[0]} if shown else {}
     return FineTuneResult(folder, results, final, best.seed)

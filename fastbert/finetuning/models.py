@@ -31,7 +31,7 @@ def look_at(folder: Path, kind: str) -> Checkpoint:
         raise InputError(f"{folder} holds a task model on frozen features: fine-tuning starts from a BERT")
     config = BertConfig.from_pretrained(folder)
     labels = None
-    if kind in _HEADS and (config.architectures or [None])[0] == _HEADS[kind]:
+    if kind in _HEADS and (config.architectures or [""])[0] == _HEADS[kind]:
         state = checkpoint.read_state_dict(folder)
         if any(name.startswith("classifier.") for name in state):
             labels = [config.id2label[i] for i in range(config.num_labels)]

@@ -1,4 +1,4 @@
-"""What differs between the tasks: from examples to what a step trains on, from a model to predictions, and from those to scores.
+"""What differs between the tasks: from examples to what a step trains on, from a model to predictions, from those to scores.
 
 A `Problem` is made from the training examples, which decide the labels. sentences.py, tagging.py and answering.py hold them.
 """

@@ -85,7 +85,7 @@ def _tag_errors(predictions: Sequence[Prediction]) -> tuple[list[str], Counter[s
     from seqeval.metrics import classification_report
 
     kinds = Counter[str]()
-    shown = []
+    shown: list[str] = []
     for row in predictions:
         right, given = spans(row["gold"]), spans(row["tags"])
         for span in given:
@@ -123,7 +123,7 @@ def _span_error(span: Any, right: Sequence[Any]) -> str:
 
 def _answer_errors(predictions: Sequence[Prediction]) -> tuple[list[str], Counter[str]]:
     kinds = Counter[str]()
-    shown = []
+    shown: list[str] = []
     for row in predictions:
         what = _answer_error(row["answer"], row["gold"])
         kinds[what] += 1

@@ -3,8 +3,8 @@
     folder/metrics.jsonl    losses and scores        folder/model/        the best epoch's, or the last one's without a dev set
     folder/checkpoints/     to resume from           folder/result.json   what came of it; the run is done
 
-The order of examples, new weights and dropout are functions of the seed and the step: a run that was stopped and goes on has the
-same bits, on a CPU, as one that was not.
+The order of examples, new weights and dropout are functions of the seed and the step: a run that was stopped and goes on has,
+on a CPU, the same bits as one that was not.
 """
 
 from __future__ import annotations
@@ -183,8 +183,8 @@ class SeedRun:
         self.losses = []
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss is not a number within {LOG_EVERY} steps up to step {self.step} (seed {self.options.seed}): lower lr, "
-                f"or look at the data; {self.folder} keeps the last checkpoint"
+                f"the loss is not a number within {LOG_EVERY} steps up to step {self.step} (seed {self.options.seed}): lower "
+                f"lr, or look at the data; {self.folder} keeps the last checkpoint"
             )
         lr = self.optimizer.param_groups[0]["lr"]
         epoch = self.step / self.per_epoch

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from fastbert.tasks.sequences import batches, checked_length, split_pairs, warn_
 from fastbert.tokenizer import BertTokenizer
 
 
-class TokenFeatures(NamedTuple):
+@dataclass(frozen=True)
+class TokenFeatures:
     """The features of a text.
 
     Attributes:
