@@ -15,7 +15,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from statistics import mean, median, stdev
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -25,6 +27,8 @@ import torch
 from benchmarks.checkpoints import default_model
 from benchmarks.environment import environment
 from benchmarks.quality_tasks import RECIPES, Recipe, Splits, load, score
+from benchmarks.records import RESULTS
+from fastbert import files
 from fastbert.errors import FastbertError, InputError
 
 SYSTEMS = ("fastbert", "transformers")

@@ -1,7 +1,7 @@
 """Tables of examples: TSV, CSV and JSON lines with named columns, every row checked, every error with its line.
 
-TSV is read as the field writes it: tabs separate, quotes are text. CSV follows RFC 4180. The keys of a JSON line, an object, are
-the columns. All is UTF-8, with or without BOM.
+TSV is read as the field writes it: tabs separate, quotes are text. CSV follows RFC 4180. The keys of a JSON line, an object,
+are the columns. All is UTF-8, with or without BOM.
 """
 
 from __future__ import annotations

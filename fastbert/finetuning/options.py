@@ -17,8 +17,8 @@ KINDS = ("classify", "nli", "regress", "choice", "ner", "qa")
 MODES = ("finetune", "features")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
-# Paper, appendix A.3: batch 16 or 32, rate 5e-5, 3e-5 or 2e-5, 2 to 4 epochs, dropout 0.1; section 4.2: SQuAD takes three epochs
-# at 5e-5. Task models on frozen features start from nothing, and want a higher rate and more epochs.
+# Paper, appendix A.3: batch 16 or 32, rate 5e-5, 3e-5 or 2e-5, 2 to 4 epochs, dropout 0.1; section 4.2: three epochs at
+# 5e-5 for SQuAD. Task models on frozen features start from nothing, and want a higher rate and more epochs.
 EPOCHS, RATE = {"finetune": 3, "features": 20}, {"finetune": 5e-5, "features": 1e-3}
 
 

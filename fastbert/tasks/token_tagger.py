@@ -1,7 +1,7 @@
 """TokenTagger: a tag for every word, entities with their characters, whatever the length of the text.
 
-A text longer than the model takes is read in windows that overlap; each piece of a word gets its scores from the window in which
-it has most context. No word is lost.
+A text longer than the model takes is read in windows that overlap; each piece of a word gets its scores from the window in
+which it has most context. No word is lost.
 """
 
 from __future__ import annotations
