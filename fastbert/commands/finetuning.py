@@ -317,14 +317,14 @@ def _texts(args: argparse.Namespace) -> Iterator[Any]:
 def evaluate(args: argparse.Namespace) -> None:
     """Scores of a trained model on labelled examples."""
     from fastbert.finetuning import FineTuneOptions
-    from fastbert.finetuning.evaluation import PATTERNS, evaluate_model, task_of_model
+    from fastbert.finetuning.evaluation import PATTERNS, evaluate_model, has_several_labels, task_of_model
     from fastbert.finetuning.metrics import tag_metrics
     from fastbert.finetuning.reading import read_split
     from fastbert.finetuning.results import write_predictions
 
     folder = files.locate(args.model, PATTERNS, local_files_only=args.local_files_only)
     kind = args.task or task_of_model(folder)
-    how = read_options(args)
+    how = replace(read_options(args), multi_label=has_several_labels(folder, kind))
     if kind not in _EXAMPLES:
         raise InputError(f"eval does not know the task {kind!r}; it knows {', '.join(_EXAMPLES)}")
     split = read_split(kind, args.input, "input", how)

@@ -82,6 +82,14 @@ def find_scheme(sentences: Sequence[Sequence[str]]) -> str | None:
     return min(errors, key=errors.__getitem__)
 
 
+def all_tags(tags: Iterable[str], scheme: str) -> set[str]:
+    """The tags, and the others that a scheme has for the same kinds: a small set may lack the inside of a rare entity."""
+    known = set(tags)
+    kinds = {split(tag)[1] for tag in known if tag != OUTSIDE}
+    prefixes = {"IOBES": "BIES", "BILOU": "BILU"}.get(scheme, "BI")
+    return known | {f"{prefix}-{kind}" for kind in kinds for prefix in prefixes} | {OUTSIDE}
+
+
 def split(tag: str) -> tuple[str, str]:
     """A tag's prefix and kind; a tag without a prefix is a span's inside."""
     if tag == OUTSIDE:

@@ -53,6 +53,11 @@ def task_of_model(folder: Path) -> str:
     return "nli" if {relation(label) for label in config.id2label.values()} <= _RELATIONS else "classify"
 
 
+def has_several_labels(folder: Path, kind: str) -> bool:
+    """Whether a model gives a text several labels."""
+    return kind == "classify" and BertConfig.from_pretrained(folder).problem_type == "multi_label_classification"
+
+
 @dataclass
 class Evaluation:
     """Metrics and predictions of a model."""
@@ -93,8 +98,7 @@ def evaluate_model(
     }
     defaults = FineTuneOptions()
     given = {name: value for name, value in known.items() if getattr(options, name) == getattr(defaults, name)}
-    multi = kind == "classify" and config.problem_type == "multi_label_classification"
-    options = replace(options, **given, multi_label=multi).resolved(kind)
+    options = replace(options, **given, multi_label=has_several_labels(folder, kind)).resolved(kind)
     labels = [config.id2label[i] for i in range(config.num_labels)]
     if is_composed(folder) and kind in ("qa", "choice"):
         labels = []

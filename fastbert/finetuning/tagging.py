@@ -10,7 +10,7 @@ import torch
 
 from fastbert.data.conll import TaggedSentence
 from fastbert.data.framing import Framed
-from fastbert.data.tags import convert, find_scheme, illegal, split
+from fastbert.data.tags import all_tags, convert, find_scheme, illegal, split
 from fastbert.errors import InputError
 from fastbert.finetuning.labels import decide_labels
 from fastbert.finetuning.metrics import DEFAULTS, tag_metrics
@@ -32,6 +32,7 @@ class Tagging(Problem):
         for part in [train, *others]:
             self._check_rules(part)
         found = {tag for sentence in train.examples for tag in sentence.tags}
+        found = found if self.scheme is None else all_tags(found, self.scheme)
         self.labels = decide_labels(found, options.labels, checkpoint.labels, options.new_head, checkpoint.fixed)
         for part in [train, *others] if checkpoint.fixed else others:
             for number, sentence in enumerate(part.examples):

@@ -47,8 +47,9 @@ SETTINGS = "fastbert_task.json"  # beside a fine-tuned model: the task, and the 
 
 
 def task_settings(path_or_hub_id: str | Path) -> dict[str, Any]:
-    """What fine-tuning wrote beside a model, empty for other models."""
-    return files.read_json_if_present(Path(path_or_hub_id) / SETTINGS)
+    """What fine-tuning wrote beside a model, without what is None; empty for other models."""
+    settings = files.read_json_if_present(Path(path_or_hub_id) / SETTINGS)
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 class HeadTask:

@@ -82,8 +82,7 @@ class SequenceTask(HeadTask):
         """As of every task; the lengths that a model was fine-tuned with are read beside it."""
         task = super().from_pretrained(path_or_hub_id, device, dtype, **hub)
         settings = task_settings(path_or_hub_id)
-        task.max_length = settings.get("max_length", task.max_length)
-        for name in ("on_long", "overlap", "window_scores"):
+        for name in ("max_length", "on_long", "overlap", "window_scores"):
             setattr(task, name, settings.get(name, getattr(task, name)))
         return task
 
