@@ -11,7 +11,7 @@ import torch
 from fastbert.data.framing import Framed
 from fastbert.data.squad import Question, misplaced
 from fastbert.errors import InputError
-from fastbert.finetuning.metrics import DEFAULTS, answer_f1, answer_metrics
+from fastbert.finetuning.metrics import answer_f1, answer_metrics, chosen_metrics
 from fastbert.finetuning.problems import Prediction, Problem, Sample, Split
 from fastbert.tasks.question_answerer import QuestionAnswerer
 
@@ -26,10 +26,7 @@ class Answering(Problem):
 
     def __init__(self, kind: str, options: Any, tokenizer: Any, train: Split, others: Sequence[Split], checkpoint: Any) -> None:
         super().__init__(kind, options, tokenizer, train, others, checkpoint)
-        self.metrics = self.metrics or DEFAULTS[kind]
-        unknown = [name for name in self.metrics if name not in DEFAULTS[kind]]
-        if unknown:
-            raise InputError(f"metric = {unknown[0]!r} is not one of {', '.join(DEFAULTS[kind])}")
+        self.metrics = chosen_metrics(kind, options.metrics)
         self.null_threshold = 0.0 if any(question.impossible for question in train.examples) else None
         for split in [train, *others]:
             lost = misplaced(split.examples)

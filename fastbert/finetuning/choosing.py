@@ -10,7 +10,7 @@ import torch
 
 from fastbert.data.framing import Framed
 from fastbert.errors import InputError
-from fastbert.finetuning.metrics import DEFAULTS, class_metrics
+from fastbert.finetuning.metrics import chosen_metrics, class_metrics
 from fastbert.finetuning.problems import Prediction, Problem, Sample, Split
 from fastbert.tasks.multiple_choice import MultipleChoice
 
@@ -23,7 +23,7 @@ class Choosing(Problem):
 
     def __init__(self, kind: str, options: Any, tokenizer: Any, train: Split, others: Sequence[Split], checkpoint: Any) -> None:
         super().__init__(kind, options, tokenizer, train, others, checkpoint)
-        self.metrics = self.metrics or DEFAULTS[kind]
+        self.metrics = chosen_metrics(kind, options.metrics)
         self.num_choices = len(train.examples[0].choices)
         for number, example in enumerate(train.examples):
             if len(example.choices) != self.num_choices:

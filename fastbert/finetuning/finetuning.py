@@ -129,8 +129,7 @@ def _finish(
 ) -> FineTuneResult:
     """Tests every seed, keeps the best one's model, and writes the results."""
     precision = precision_of(problem.options.precision, device)
-    first = problem.metrics[0]
-    best = max(results, key=lambda result: result.dev.get(first, 0.0))
+    best = max(results, key=lambda result: problem.goodness(result.dev))
     judged = named.get("test", named.get("dev"))
     predictions: list[Any] = []
     for result in results:

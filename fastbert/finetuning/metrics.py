@@ -25,6 +25,29 @@ DEFAULTS = {
     "ner": ("f1", "precision", "recall"),
     "qa": ("f1", "exact_match"),
 }
+_CLASSES = ("accuracy", "f1", "f1_macro", "matthews_correlation")
+_KNOWN = {
+    "classify": _CLASSES,
+    "multi-label": ("f1_micro", "f1_macro", "exact"),
+    "nli": _CLASSES,
+    "regress": ("pearson", "spearman", "mse"),
+    "choice": ("accuracy", "f1_macro"),
+    "ner": ("f1", "precision", "recall", "accuracy"),
+    "qa": ("f1", "exact_match"),
+}
+LOWER_IS_BETTER = ("mse",)
+
+
+def chosen_metrics(kind: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The metrics of a task: the names that were given, or its own.
+
+    Raises:
+        InputError: a name that the task does not have.
+    """
+    for name in names:
+        if name not in _KNOWN[kind]:
+            raise InputError(f"metric = {name!r} is not one of {', '.join(_KNOWN[kind])}")
+    return tuple(names) or DEFAULTS[kind]
 
 
 def class_metrics(names: Sequence[str], gold: Sequence[str], guessed: Sequence[str], labels: Sequence[str]) -> dict[str, float]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 
 from fastbert.data.framing import Framed
+from fastbert.finetuning.metrics import LOWER_IS_BETTER
 from fastbert.finetuning.options import FineTuneOptions
 from fastbert.packing import pack
 from fastbert.tasks.loading import HeadTask
@@ -96,7 +97,7 @@ class Problem(ABC):
     ) -> None:
         self.kind, self.options, self.tokenizer = kind, options, tokenizer
         self.labels: list[str] = []
-        self.metrics: tuple[str, ...] = options.metrics
+        self.metrics: tuple[str, ...] = ()
 
     @property
     def config_fields(self) -> dict[str, Any]:
@@ -135,6 +136,11 @@ class Problem(ABC):
     @abstractmethod
     def counts(self, split: Split) -> Counter[str]:
         """How often each label stands in some examples."""
+
+    def goodness(self, found: Mapping[str, float]) -> float:
+        """The metric that chooses, turned so that more is better; 0 where nothing was measured."""
+        first = self.metrics[0]
+        return found.get(first, 0.0) * (-1 if first in LOWER_IS_BETTER else 1)
 
     def inputs(self, samples: Sequence[Sample], device: torch.device) -> dict[str, Any]:
         """The keywords of the model's forward for a step: one packed batch, and labels."""

@@ -199,8 +199,7 @@ class SeedRun:
             found, _ = evaluate(self.problem, self.task, self.dev, self.precision)
             writer.write({"kind": "eval", "step": self.step, "epoch": epoch, **found})
             self.say(f"seed {self.options.seed}, epoch {epoch}: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
-        first = self.problem.metrics[0]
-        better = not self.best["metrics"] or found.get(first, 0.0) > self.best["metrics"][first]
+        better = not self.best["metrics"] or self.problem.goodness(found) > self.problem.goodness(self.best["metrics"])
         if self.dev is None and self.step < self.steps:
             better = False
         if better:

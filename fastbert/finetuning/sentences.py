@@ -11,7 +11,7 @@ import torch
 from fastbert.data.framing import Framed
 from fastbert.errors import InputError
 from fastbert.finetuning.labels import decide_labels, numbers_stand_for
-from fastbert.finetuning.metrics import DEFAULTS, class_metrics, multi_label_metrics, number_metrics
+from fastbert.finetuning.metrics import chosen_metrics, class_metrics, multi_label_metrics, number_metrics
 from fastbert.finetuning.problems import Prediction, Problem, Sample, Split
 from fastbert.tasks.classifier import THRESHOLD, Classifier
 from fastbert.tasks.nli import NLI, relation
@@ -27,7 +27,7 @@ class Sentences(Problem):
         super().__init__(kind, options, tokenizer, train, others, checkpoint)
         for split in [train, *others]:
             self._check_pairs(split)
-        self.metrics = self.metrics or DEFAULTS["multi-label" if options.multi_label else kind]
+        self.metrics = chosen_metrics("multi-label" if options.multi_label else kind, options.metrics)
         self._names: Sequence[str] | None = None
         if kind == "regress":
             self.labels = ["LABEL_0"]

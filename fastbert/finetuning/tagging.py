@@ -13,7 +13,7 @@ from fastbert.data.framing import Framed
 from fastbert.data.tags import all_tags, convert, find_scheme, illegal, split
 from fastbert.errors import InputError
 from fastbert.finetuning.labels import decide_labels
-from fastbert.finetuning.metrics import DEFAULTS, tag_metrics
+from fastbert.finetuning.metrics import chosen_metrics, tag_metrics
 from fastbert.finetuning.problems import Prediction, Problem, Sample, Split
 from fastbert.labels import IGNORE
 from fastbert.tasks.token_tagger import TokenTagger, split_words
@@ -27,7 +27,7 @@ class Tagging(Problem):
 
     def __init__(self, kind: str, options: Any, tokenizer: Any, train: Split, others: Sequence[Split], checkpoint: Any) -> None:
         super().__init__(kind, options, tokenizer, train, others, checkpoint)
-        self.metrics = self.metrics or DEFAULTS[kind]
+        self.metrics = chosen_metrics(kind, options.metrics)
         self.scheme = find_scheme([sentence.tags for sentence in train.examples])
         for part in [train, *others]:
             self._check_rules(part)
