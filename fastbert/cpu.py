@@ -44,7 +44,7 @@ def attention(
     if starts[-1] < tokens:
         context = attention(qkv[: starts[-1]], cu_seqlens, max_seqlen, dropout_p, seed, causal, scale)
         return torch.cat([context, torch.zeros_like(qkv[starts[-1] :, 0])])
-    generator = _generator(seed, qkv.device) if dropout_p > 0 else None
+    generator = _generator(seed) if dropout_p > 0 else None
     if tokens == batch_size * max_seqlen:
         return _equal_lengths(qkv, max_seqlen, dropout_p, generator, causal, scale)
     lengths = [end - start for start, end in pairwise(starts)]
@@ -109,7 +109,7 @@ def _equal_lengths(
     heads, head_dim = qkv.shape[2:]
     sequences = qkv.reshape(-1, length, 3, heads, head_dim)
     if dropout_p > 0:
-        keep = torch.rand(sequences.shape[0], heads, length, length, generator=generator, device=qkv.device) >= dropout_p
+        keep = reference.draw_mask((sequences.shape[0], heads, length, length), dropout_p, generator)
         bias = reference.causal_bias(length, qkv.device) if causal else None
         context, _ = reference.attend(sequences, bias, dropout_p, None, scale, keep)
     else:
@@ -143,5 +143,5 @@ def _rows(starts: list[int], lengths: list[int], order: list[int], device: torch
     return (torch.arange(int(count.sum())) + shift.repeat_interleave(count)).to(device)
 
 
-def _generator(seed: Seed, device: torch.device) -> torch.Generator | None:
-    return None if seed is None else torch.Generator(device).manual_seed(int(seed))
+def _generator(seed: Seed) -> torch.Generator | None:
+    return None if seed is None else torch.Generator().manual_seed(int(seed))

@@ -6,7 +6,9 @@ PyTorch's own linear calls MKL, which runs at half of that speed on many machine
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +19,18 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 _PRODUCT = torch.ops.mkldnn._linear_pointwise if hasattr(torch.ops.mkldnn, "_linear_pointwise") else None
 AVAILABLE = torch.backends.mkldnn.is_available() and _PRODUCT is not None
+
+
+def _is_intel() -> bool:
+    """Whether the processor is Intel's."""
+    info = Path("/proc/cpuinfo")
+    name = info.read_text(errors="replace")[:1000] if info.is_file() else platform.processor()
+    return "GenuineIntel" in name
+
+
+# Where gradients are recorded: on Intel's processors PyTorch's own linear, by MKL, is as fast forward and faster backward:
+# it transposes nothing there. On others MKL runs at half of oneDNN's speed.
+MKL_TRAINS_FASTER = torch.backends.mkl.is_available() and _is_intel()
 
 
 class _Prepacked(NamedTuple):
@@ -46,7 +60,7 @@ def fits(x: Tensor, weight: Tensor) -> bool:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weight^T + bias: (T, N) -> (T, F)."""
     if _records(x, weight, bias):
-        return _Linear.apply(x, weight, bias)
+        return F.linear(x, weight, bias) if MKL_TRAINS_FASTER else _Linear.apply(x, weight, bias)
     kept = _lookup((weight,))
     return _product(x, weight if kept is None else kept.weight, bias)
 

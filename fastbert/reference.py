@@ -7,6 +7,7 @@ F intermediate, V vocabulary, M scored positions. Dropout: `keep` is a boolean m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -178,7 +179,7 @@ def dropout(x: Tensor, p: float, seed: Seed = None, keep: Tensor | None = None) 
         if p == 0:
             return x
         keep = dropout_mask(seed, x.shape, p, x.device)
-    return x * keep.to(x.dtype) * (1 / (1 - p))
+    return x * (keep.to(x.dtype) * (1 / (1 - p)))  # in this order: backward multiplies once
 
 
 def dropout_mask(seed: Seed, shape: tuple[int, ...], p: float, device: torch.device | str | None = None) -> Tensor:
@@ -186,7 +187,18 @@ def dropout_mask(seed: Seed, shape: tuple[int, ...], p: float, device: torch.dev
 
     A traced graph draws from torch's own generator, as a seed of its own cannot be traced.
     """
-    generator = None
-    if seed is not None and not torch.compiler.is_compiling():
-        generator = torch.Generator(device or "cpu").manual_seed(int(seed))
-    return torch.rand(shape, generator=generator, device=device) >= p
+    if torch.compiler.is_compiling():
+        return torch.rand(shape, device=device) >= p
+    generator = None if seed is None else torch.Generator(device or "cpu").manual_seed(int(seed))
+    return draw_mask(shape, p, generator, device)
+
+
+def draw_mask(
+    shape: tuple[int, ...], p: float, generator: torch.Generator | None, device: torch.device | str | None = None
+) -> Tensor:
+    """A keep-mask from a generator. On a CPU each random 64-bit word gives four elements, and p is a multiple of 1/65,536."""
+    if torch.device(device or "cpu").type != "cpu":
+        return torch.rand(shape, generator=generator, device=device) >= p
+    count = math.prod(shape)
+    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    return words.view(torch.int16)[:count].view(shape) >= min(round(p * 65536), 65535) - 32768

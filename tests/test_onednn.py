@@ -16,6 +16,18 @@ from fastbert import onednn, ops
 pytestmark = pytest.mark.skipif(not onednn.AVAILABLE, reason="this PyTorch has no oneDNN")
 
 
+@pytest.fixture(autouse=True)
+def _onednn_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "MKL_TRAINS_FASTER", False)  # whatever processor runs the tests
+
+
+def test_linear_trains_by_pytorch_s_own_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = tensors((5, 8), (6, 8), (6,))
+    monkeypatch.setattr(onednn, "MKL_TRAINS_FASTER", True)
+    assert ops.linear(*inputs).grad_fn.name() == "AddmmBackward0"
+    assert ops.linear_gelu(*inputs).grad_fn.name() == "GeluBackward0"
+
+
 def tensors(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
     torch.manual_seed(0)
     return [torch.randn(shape, dtype=dtype).requires_grad_() for shape in shapes]

@@ -144,6 +144,7 @@ class Problem(ABC):
 
     def inputs(self, samples: Sequence[Sample], device: torch.device) -> dict[str, Any]:
         """The keywords of the model's forward for a step: one packed batch, and labels."""
+        samples = sorted(samples, key=lambda sample: -len(sample.ids[0]))  # attention on a CPU wants the longest first
         rows = [row for sample in samples for row in sample.ids]
         types = [row for sample in samples for row in sample.types]
         targets = {
