@@ -2,10 +2,10 @@
 
     python benchmarks/quality.py run --task mrpc --seeds 0 1 2     trains with both systems, tests, adds rows to the results
     python benchmarks/quality.py speed                             seconds of an epoch, the systems in turns
-    python benchmarks/quality.py table                             makes quality.md of all rows
+    python benchmarks/quality.py table                             makes quality.md, and README's table, of all rows
 
 Each training is a process of its own, so that none inherits the memory or the state of another. Rows stand in
-results/<device>/quality.jsonl; a row is replaced when it is measured again. FASTBERT_TEST_DATA names the folder of the data.
+finetuning/quality.jsonl; a row is replaced when it is measured again. FASTBERT_TEST_DATA names the folder of the data.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ import torch
 from benchmarks.checkpoints import default_model
 from benchmarks.environment import environment
 from benchmarks.quality_tasks import RECIPES, Recipe, Splits, load, score
-from benchmarks.records import RESULTS
 from fastbert import files
 from fastbert.errors import FastbertError, InputError
 
 SYSTEMS = ("fastbert", "transformers")
+BEGIN, END = "<!-- quality: begin -->", "<!-- quality: end -->"
 _KEY = ("kind", "task", "library", "seed", "epochs")
 
 
@@ -137,7 +137,7 @@ def _speed(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _results() -> Path:
-    return RESULTS / environment(torch.device("cpu"))["device"] / "quality.jsonl"
+    return Path(__file__).resolve().parent / "finetuning" / "quality.jsonl"
 
 
 def _read() -> list[dict[str, Any]]:
@@ -182,6 +182,10 @@ def _write_table() -> str:
     text = "\n".join(lines) + "\n"
     if rows:
         files.write_text(_results().with_name("quality.md"), text)
+        readme = Path(__file__).resolve().parents[1] / "README.md"
+        before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
+        block = "\n".join(lines[2:])
+        files.write_text(readme, f"{before}{BEGIN}\n\n{block}\n\n{END}{rest.split(END)[1]}")
     return text
 
 
