@@ -63,6 +63,7 @@ class HeadTask:
     model_class: ClassVar[type[BertPreTrainedModel]]
     head_name: ClassVar[str]
     head_parts: ClassVar[tuple[str, ...]]  # beginnings of the names that a checkpoint must have
+    setting_names: ClassVar[tuple[str, ...]] = ()  # attributes that fine-tuning wrote beside the model
 
     def __init__(self, model: Any, tokenizer: BertTokenizer) -> None:
         check_vocabulary(tokenizer, model)
@@ -96,12 +97,16 @@ class HeadTask:
         """
         target = default_device(device)
         if is_composed(path_or_hub_id):
-            composed = ComposedModel.from_pretrained(path_or_hub_id, dtype, target)
-            return cls(prepack(composed), load_tokenizer(path_or_hub_id, composed))
-        model, report = cls.model_class.from_pretrained(
-            path_or_hub_id, dtype=dtype, device=target, output_loading_info=True, **hub
-        )
-        absent = [name for name in report.missing if name.startswith(cls.head_parts)]
-        if absent:
-            raise CheckpointError(f"{path_or_hub_id} has no {cls.head_name} head: it lacks {', '.join(absent)}")
-        return cls(prepack(model), load_tokenizer(path_or_hub_id, model, **hub))
+            model: Any = ComposedModel.from_pretrained(path_or_hub_id, dtype, target)
+        else:
+            model, report = cls.model_class.from_pretrained(
+                path_or_hub_id, dtype=dtype, device=target, output_loading_info=True, **hub
+            )
+            absent = [name for name in report.missing if name.startswith(cls.head_parts)]
+            if absent:
+                raise CheckpointError(f"{path_or_hub_id} has no {cls.head_name} head: it lacks {', '.join(absent)}")
+        task = cls(prepack(model), load_tokenizer(path_or_hub_id, model, **hub))
+        settings = task_settings(path_or_hub_id)
+        for name in cls.setting_names:
+            setattr(task, name, settings.get(name, getattr(task, name)))
+        return task

@@ -6,8 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -15,7 +14,7 @@ from fastbert.data.framing import Framed, Framer
 from fastbert.errors import InputError
 from fastbert.heads import BertForQuestionAnswering
 from fastbert.tasks.answers import Found, ScoredWindow, best_answers, null_score
-from fastbert.tasks.loading import HeadTask, task_settings
+from fastbert.tasks.loading import HeadTask
 from fastbert.tasks.sequences import batches, checked_length
 from fastbert.tokenizer import BertTokenizer
 
@@ -67,6 +66,7 @@ class QuestionAnswerer(HeadTask):
     model_class = BertForQuestionAnswering
     head_name = "question-answering"
     head_parts = ("qa_outputs.",)
+    setting_names = ("max_length", "doc_stride", "max_question", "null_threshold")
 
     def __init__(
         self,
@@ -84,21 +84,6 @@ class QuestionAnswerer(HeadTask):
         self.warns_of_cuts = True
         if doc_stride < 1 or max_question < 1:
             raise InputError(f"doc_stride = {doc_stride} and max_question = {max_question} must be at least 1")
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_hub_id: str | Path,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | str | None = None,
-        **hub: Any,
-    ) -> Self:
-        """As of every task; lengths and threshold that a model was fine-tuned with are read beside it."""
-        task = super().from_pretrained(path_or_hub_id, device, dtype, **hub)
-        settings = task_settings(path_or_hub_id)
-        for name in ("max_length", "doc_stride", "max_question", "null_threshold"):
-            setattr(task, name, settings.get(name, getattr(task, name)))
-        return task
 
     def predict(
         self,

@@ -9,8 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from fastbert.data.framing import ON_LONG, Framed, Framer
 from fastbert.errors import InputError
 from fastbert.packing import PackedBatch, pack, token_budget_batches
-from fastbert.tasks.loading import HeadTask, task_settings
+from fastbert.tasks.loading import HeadTask
 from fastbert.tokenizer import BertTokenizer
 
 CPU_BATCH_TOKENS = 2048  # as of the embedder: larger batches push the activations out of a CPU's caches
@@ -41,7 +40,7 @@ def batches(
 
 
 class SequenceTask(HeadTask):
-    """A task with one row of scores for a text, or a pair.
+    """A task with one row of scores for a text, or a pair. Lengths that a model was fine-tuned with are read beside it.
 
     Args:
         model: of `model_class`, or composed.
@@ -51,6 +50,8 @@ class SequenceTask(HeadTask):
         overlap: tokens that neighbouring windows share.
         window_scores: how the scores of windows are joined: "mean" or "max" of the logits.
     """
+
+    setting_names = ("max_length", "on_long", "overlap", "window_scores")
 
     def __init__(
         self,
@@ -70,21 +71,6 @@ class SequenceTask(HeadTask):
         self.max_length = checked_length(max_length, self.longest)
         self.on_long, self.overlap, self.window_scores = on_long, overlap, window_scores
         self.warns_of_cuts = True
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_hub_id: str | Path,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | str | None = None,
-        **hub: Any,
-    ) -> Self:
-        """As of every task; the lengths that a model was fine-tuned with are read beside it."""
-        task = super().from_pretrained(path_or_hub_id, device, dtype, **hub)
-        settings = task_settings(path_or_hub_id)
-        for name in ("max_length", "on_long", "overlap", "window_scores"):
-            setattr(task, name, settings.get(name, getattr(task, name)))
-        return task
 
     def frame(self, inputs: Sequence[Any], on_long: str | None = None) -> Framed:
         """The sequences of texts, pairs as tuples, or {"text": ..., "text_pair": ...}.

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from fastbert.data.framing import Framed, Framer, most_context
 from fastbert.data.tags import OUTSIDE, spans, split
 from fastbert.errors import InputError
 from fastbert.heads import BertForTokenClassification
-from fastbert.tasks.loading import HeadTask, task_settings
+from fastbert.tasks.loading import HeadTask
 from fastbert.tasks.sequences import batches, checked_length
 from fastbert.tokenizer import BertTokenizer
 
@@ -85,23 +84,11 @@ class TokenTagger(HeadTask):
     model_class = BertForTokenClassification
     head_name = "token-classification"
     head_parts = ("classifier.",)
+    setting_names = ("max_length",)
 
     def __init__(self, model: Any, tokenizer: BertTokenizer, *, max_length: int | None = None, overlap: int = 128) -> None:
         super().__init__(model, tokenizer)
         self.max_length, self.overlap = checked_length(max_length, self.longest), overlap
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_hub_id: str | Path,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | str | None = None,
-        **hub: Any,
-    ) -> Self:
-        """As of every task; the length that a model was fine-tuned with is read beside it."""
-        task = super().from_pretrained(path_or_hub_id, device, dtype, **hub)
-        task.max_length = task_settings(path_or_hub_id).get("max_length", task.max_length)
-        return task
 
     @property
     def labels(self) -> list[str]:
