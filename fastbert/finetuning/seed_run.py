@@ -179,7 +179,9 @@ class SeedRun:
 
     def _record(self, writer: MetricsWriter) -> float:
         """Writes the mean loss since the last record; waits for the device."""
+        began = time.perf_counter()
         loss = float(torch.stack(self.losses).mean())
+        self.seconds += time.perf_counter() - began  # what a GPU still had to do
         self.losses = []
         if not math.isfinite(loss):
             raise TrainingError(
