@@ -202,6 +202,7 @@ def test_fully_masked_row_gives_zeros() -> None:
 def test_empty_sequence_leaves_the_gradients_of_the_others_alone() -> None:
     """An empty row's [CLS] stands in for some other row, which must not get that row's gradient twice."""
     model, _ = make_pair("BertForSequenceClassification", num_labels=2)
+    model = model.double()  # products of other sizes round otherwise
     batch = ragged([6, 6, 4])
     gradients = []
     for keep in ([0, 2], [0, 1, 2]):
@@ -212,7 +213,7 @@ def test_empty_sequence_leaves_the_gradients_of_the_others_alone() -> None:
         labels = torch.tensor([1, 0]) if len(keep) == 2 else torch.tensor([1, -100, 0])
         model(**part, labels=labels).loss.backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
-    assert max(worst(a, b) for a, b in zip(*gradients, strict=True)) < 1e-6
+    assert max(worst(a, b) for a, b in zip(*gradients, strict=True)) < 1e-12
 
 
 def test_token_budget_batches_are_bounded_longest_first_and_complete() -> None:
