@@ -181,11 +181,11 @@ def answer_f1(gold: str, guessed: str) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def check_installed(metrics: bool = True) -> None:
+def check_installed() -> None:
     """Raises InputError where the libraries are not there, before work begins."""
     import importlib.util
 
-    for package in ("sklearn", "scipy", "seqeval") if metrics else ():
+    for package in ("sklearn", "scipy", "seqeval"):
         if importlib.util.find_spec(package) is None:
             raise InputError(f"fine-tuning {EXTRA} (the package {package} is missing)")
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastbert.data.framing import Framed, Framer, most_context
-from fastbert.data.tags import OUTSIDE, spans, split
+from fastbert.data.tags import OUTSIDE, spans
 from fastbert.errors import InputError
 from fastbert.heads import BertForTokenClassification
 from fastbert.tasks.loading import HeadTask
@@ -209,11 +209,6 @@ class TokenTagger(HeadTask):
             score = sum(unit[1] for unit in inside) / len(inside)
             found.append({"entity_group": kind, "score": score, "word": text[start:stop], "start": start, "end": stop})
         return found
-
-
-def kind_of(tag: str) -> str:
-    """What a tag says of its word: "PER" of "B-PER"."""
-    return split(tag)[1] or OUTSIDE
 
 
 def _most_context(parts: list[tuple[int, Tensor]]) -> Tensor:
