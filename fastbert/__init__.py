@@ -9,6 +9,7 @@ The map of the program:
     ops.py         every op: which path runs it          outputs.py     what a forward returns
     reference.py   every op, the obvious way             pretrained.py  loading, saving, tying, resizing
     cpu.py         the ops that want more on a CPU       checkpoint.py  names and files of weights
+    cpu_attention.py  attention with dropout there
     onednn.py      float32 products on a CPU             prepacking.py  weights laid out for them
     library/       the ops that kernels run, registered  files.py       finding files, writing them whole
     kernels/       the Triton kernels, one file an op    diagnostics.py parameter counts, FLOPs, which path ran

@@ -1,8 +1,8 @@
 """The ops for which the obvious way is slow on a CPU, in calls that fill the machine; held against reference.py.
 
-`attention` runs all sequences of one length in one call instead of one call a sequence. The linears take oneDNN's matrix
-product (onednn.py), with GELU in its epilogue where no gradient is recorded. `ffn` walks a large batch in blocks of rows, so
-that the wide intermediate stays in memory that the allocator keeps. Sizes as in reference.py.
+`attention` runs all sequences of one length in one call instead of one call a sequence; with dropout cpu_attention.py does. The
+linears take oneDNN's matrix product (onednn.py), with GELU in its epilogue where no gradient is recorded. `ffn` walks a large
+batch in blocks of rows, so that the wide intermediate stays in memory that the allocator keeps. Sizes as in reference.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert import onednn, reference
+from fastbert import cpu_attention, onednn, reference
 from fastbert.reference import Seed
 
 # glibc returns each freed activation to the system and takes it back page by page, a fifth of a layer's time, until a program
@@ -45,8 +45,6 @@ def attention(
         context = attention(qkv[: starts[-1]], cu_seqlens, max_seqlen, dropout_p, seed, causal, scale)
         return torch.cat([context, torch.zeros_like(qkv[starts[-1] :, 0])])
     generator = _generator(seed) if dropout_p > 0 else None
-    if tokens == batch_size * max_seqlen:
-        return _equal_lengths(qkv, max_seqlen, dropout_p, generator, causal, scale)
     lengths = [end - start for start, end in pairwise(starts)]
     order = sorted(range(batch_size), key=lambda i: -lengths[i])
     in_order = order == list(range(batch_size))
@@ -54,13 +52,12 @@ def attention(
         rows = _rows(starts, lengths, order, qkv.device)
         qkv = qkv.index_select(0, rows)
     groups = [(length, sum(1 for _ in group)) for length, group in groupby(order, key=lambda i: lengths[i]) if length]
-    parts = qkv.split([length * count for length, count in groups])
-    context = torch.cat(
-        [
-            _equal_lengths(part, length, dropout_p, generator, causal, scale)
-            for part, (length, _) in zip(parts, groups, strict=True)
-        ]
-    )
+    if dropout_p > 0:
+        context = cpu_attention.attention(qkv, groups, dropout_p, generator, causal, scale)
+    else:
+        parts = qkv.split([length * count for length, count in groups])
+        contexts = [_equal_lengths(part, length, causal, scale) for part, (length, _) in zip(parts, groups, strict=True)]
+        context = contexts[0] if len(groups) == 1 else torch.cat(contexts)
     if in_order:
         return context
     return context.index_select(0, torch.empty_like(rows).scatter_(0, rows, torch.arange(tokens, device=rows.device)))
@@ -102,19 +99,11 @@ def cross_entropy(
     return reference.cross_entropy_of_logits(linear(hidden, weight, bias), labels, ignore_index, reduction)
 
 
-def _equal_lengths(
-    qkv: Tensor, length: int, dropout_p: float, generator: torch.Generator | None, causal: bool, scale: float | None
-) -> Tensor:
+def _equal_lengths(qkv: Tensor, length: int, causal: bool, scale: float | None) -> Tensor:
     """Attention over n sequences of one length: (n * length, 3, H, D) -> (n * length, H, D)."""
     heads, head_dim = qkv.shape[2:]
-    sequences = qkv.reshape(-1, length, 3, heads, head_dim)
-    if dropout_p > 0:
-        keep = reference.draw_mask((sequences.shape[0], heads, length, length), dropout_p, generator)
-        bias = reference.causal_bias(length, qkv.device) if causal else None
-        context, _ = reference.attend(sequences, bias, dropout_p, None, scale, keep)
-    else:
-        q, k, v = sequences.permute(2, 0, 3, 1, 4)
-        context = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale).transpose(1, 2)
+    q, k, v = qkv.reshape(-1, length, 3, heads, head_dim).permute(2, 0, 3, 1, 4)
+    context = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale).transpose(1, 2)
     return context.reshape(-1, heads, head_dim)
 
 

@@ -178,27 +178,38 @@ def dropout(x: Tensor, p: float, seed: Seed = None, keep: Tensor | None = None) 
     if keep is None:
         if p == 0:
             return x
-        keep = dropout_mask(seed, x.shape, p, x.device)
+        keep = dropout_mask(seed, x.shape, p, x.device, x.dtype)
     return x * (keep.to(x.dtype) * (1 / (1 - p)))  # in this order: backward multiplies once
 
 
-def dropout_mask(seed: Seed, shape: tuple[int, ...], p: float, device: torch.device | str | None = None) -> Tensor:
-    """A boolean keep-mask of `shape`, True with probability 1 - p; the same seed gives the same mask.
+def dropout_mask(
+    seed: Seed,
+    shape: tuple[int, ...],
+    p: float,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.bool,
+) -> Tensor:
+    """A keep-mask of `shape`, True or 1 with probability 1 - p; the same seed gives the same mask.
 
     A traced graph draws from torch's own generator, as a seed of its own cannot be traced.
     """
     if torch.compiler.is_compiling():
         return torch.rand(shape, device=device) >= p
     generator = None if seed is None else torch.Generator(device or "cpu").manual_seed(int(seed))
-    return draw_mask(shape, p, generator, device)
+    return draw_mask(shape, p, generator, device, dtype)
 
 
 def draw_mask(
-    shape: tuple[int, ...], p: float, generator: torch.Generator | None, device: torch.device | str | None = None
+    shape: tuple[int, ...],
+    p: float,
+    generator: torch.Generator | None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.bool,
 ) -> Tensor:
     """A keep-mask from a generator. On a CPU each random 64-bit word gives four elements, and p is a multiple of 1/65,536."""
     if torch.device(device or "cpu").type != "cpu":
-        return torch.rand(shape, generator=generator, device=device) >= p
+        return (torch.rand(shape, generator=generator, device=device) >= p).to(dtype)
     count = math.prod(shape)
     words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    return words.view(torch.int16)[:count].view(shape) >= min(round(p * 65536), 65535) - 32768
+    drawn = words.view(torch.int16)[:count].view(shape)
+    return torch.ge(drawn, min(round(p * 65536), 65535) - 32768, out=torch.empty(shape, dtype=dtype))

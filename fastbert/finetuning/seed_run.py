@@ -30,6 +30,7 @@ from fastbert.finetuning.feature_cache import FeatureCache
 from fastbert.finetuning.models import build_model, load_model, save_model
 from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import Prediction, Problem, Split
+from fastbert.training.allocator import keep_freed_memory
 from fastbert.training.checkpoints import Checkpoints
 from fastbert.training.metrics import MetricsWriter
 from fastbert.training.optimizers import make_optimizer, set_rate
@@ -130,6 +131,7 @@ class SeedRun:
         Raises:
             StoppedError: by SIGTERM or Ctrl-C; a checkpoint was written. TrainingError: the loss is not a number.
         """
+        keep_freed_memory(self.device)
         self.model.train()
         writer = MetricsWriter(self.folder, self.step)
         bar = tqdm(total=self.steps, initial=self.step, unit="step", disable=not self.show, dynamic_ncols=True)

@@ -6,7 +6,7 @@ pretraining.py  the run: steps, records, resuming       world.py        one proc
 optimizers.py, schedules.py                             state.py        the optimiser's state, whole
 checkpoints.py  whole or not there                      evaluation.py   the four classic numbers
 metrics.py, window.py, speed.py, report.py              ablations.py, probe.py
-signals.py      SIGTERM and Ctrl-C
+signals.py      SIGTERM and Ctrl-C                      allocator.py    memory that a training keeps
 """
 
 from fastbert.training.pretraining import PreTrainingResult, pretrain

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from fastbert.data.batches import Budget, EpochBatches, PreTrainingBatch
 from fastbert.data.examples import Examples
 from fastbert.errors import CheckpointError, InputError, TrainingError
+from fastbert.training.allocator import keep_freed_memory
 from fastbert.training.checkpoints import MANIFEST, STATE, Checkpoints
 from fastbert.training.evaluation import evaluate
 from fastbert.training.metrics import MetricsWriter, check_tensorboard
@@ -131,6 +132,7 @@ class _Run:
             self._say("run.capture: steps are not captured; that takes one CUDA device and run.precision = 'bfloat16'")
         optimizer = make_optimizer(part.name, self.model, part.lr, (part.betas[0], part.betas[1]), part.eps, part.weight_decay)
         trained: Any = torch.compile(self.model) if recipe.run.compile else self.model
+        keep_freed_memory(self.world.device)
         self.stepper = Stepper(
             trained, optimizer, world, recipe.run.precision, part.max_grad_norm, recipe.run.capture and captures
         )
