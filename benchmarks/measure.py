@@ -128,6 +128,10 @@ class Field:
                     self._fail(candidate, row, error)
             if not question.memory_only:
                 self._rounds(running, question)
+        except KeyboardInterrupt:
+            for row in rows:
+                row["interrupted"] = True
+            raise
         finally:
             _summarise(rows)
             keep([row for row in rows if row["status"] != "ok" or question.memory_only or row.get("seconds")])

@@ -17,14 +17,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout as well as installed
 
-from benchmarks import records
+from benchmarks import records, targets
 from benchmarks.comparison import compare
 from benchmarks.records import QUESTION, RESULTS, Row
 from fastbert import FastbertError, files
 from fastbert.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+MARKS = ("<!-- benchmark: begin -->", "<!-- benchmark: end -->")
+TARGET_MARKS = ("<!-- targets: begin -->", "<!-- targets: end -->")
 Cells = list[tuple[str, ...]]
 
 
@@ -183,7 +184,7 @@ def overview(groups: Sequence[Sequence[Row]]) -> str:
 
 def readme_block(folder: Path = RESULTS) -> str:
     """What stands between the README's markers."""
-    blocks = [BEGIN]
+    blocks = [MARKS[0]]
     for rows in records.newest(folder):
         measured = [group for group in questions(rows) if any("median_s" in row for row in group)]
         for suite, caption in _CAPTIONS.items():
@@ -195,14 +196,22 @@ def readme_block(folder: Path = RESULTS) -> str:
         blocks.append(
             f"{machine(rows[0])} Every table, with spreads, memory, checks and what is missing: [{name}.md]({name}.md)."
         )
-    return "\n\n".join([*blocks, END])
+    return "\n\n".join([*blocks, MARKS[1]])
 
 
 def update_readme(path: Path = ROOT / "README.md") -> None:
-    """Replaces what stands between the README's markers."""
+    """Replaces what stands between the README's markers: the tables and the targets."""
     text = path.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    files.write_text(path, before + readme_block() + rest.split(END)[1])
+    for (begin, end), block in ((MARKS, readme_block()), (TARGET_MARKS, targets_block())):
+        before, rest = text.split(begin)
+        text = before + block + rest.split(end)[1]
+    files.write_text(path, text)
+
+
+def targets_block(folder: Path = RESULTS) -> str:
+    """What stands between the README's markers of targets."""
+    begin, end = TARGET_MARKS
+    return f"{begin}\n\n{targets.block(records.newest(folder), questions)}\n\n{end}"
 
 
 def write_reports(path: Path, rows: Sequence[Row]) -> list[Path]:

@@ -58,7 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--squad", type=Path, help="a SQuAD file, for the lengths of questions with their contexts")
     parser.add_argument("--tokens", type=_positive, help="tokens of a pass (default: by device and size)")
     parser.add_argument("--repeats", type=_positive, help="rounds at least (default: 5; more until the spread is small)")
-    parser.add_argument("--output", type=Path, help="folder for the results (default: benchmarks/results/<device>)")
+    parser.add_argument("--cases", help="ops and cases with one of these texts in their names, with commas (default: all)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder for the results (default: benchmarks/results/<device>), or a .jsonl file, which gets the rows alone",
+    )
+    parser.add_argument("--resume", action="store_true", help="measure only what the file of results lacks")
     parser.add_argument("--compare", type=Path, metavar="OLD.jsonl", help="results to compare with")
     parser.add_argument("--fail-below", type=float, default=0.95, help="least new/old speed of our rows (default: 0.95)")
     return parser

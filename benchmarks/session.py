@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from benchmarks.checkpoints import Checkpoints
 from benchmarks.comparison import compare
 from benchmarks.environment import environment
 from benchmarks.jobs import Job
-from benchmarks.measure import Field
+from benchmarks.measure import Field, Question
 from benchmarks.records import RESULTS, Row
 from benchmarks.startup import startup_rows
 from benchmarks.suites import SUITES, Request, chapters, check_sizes, default_sizes
@@ -52,9 +52,19 @@ def run(args: argparse.Namespace, overrides: dict[str, Any]) -> int:
 class Session:
     """What a run holds: the request, the texts, where results go, and the rows so far."""
 
-    def __init__(self, request: Request, texts: Texts | None, checkpoints: Checkpoints | None, path: Path, facts: Row) -> None:
+    def __init__(
+        self,
+        request: Request,
+        texts: Texts | None,
+        checkpoints: Checkpoints | None,
+        path: Path,
+        facts: Row,
+        known: Iterable[Row] = (),
+        reports: bool = True,
+    ) -> None:
         self.request, self.texts, self.checkpoints = request, texts, checkpoints
-        self.path, self.facts = path, facts
+        self.path, self.facts, self.reports = path, facts, reports
+        self.known = {records.key(row) for row in known if not row.get("interrupted")}
         self.rows: list[Row] = []
 
     def keep(self, rows: list[Row]) -> None:
@@ -74,16 +84,18 @@ class Session:
                 started = time.perf_counter()
                 bar.set_description(chapter.title)
                 assert limits is not None
-                job, step = chapter.job(), bar.set_postfix_str
-                field = Field(job, chapter.candidates, chapter.oracle, chapter.plan, limits, step)
-                with field.open():
-                    for question in chapter.questions():
-                        field.rows(question, self.keep)
+                questions = [question for question in chapter.questions() if self._is_wanted(question, chapter.candidates)]
+                if questions:
+                    job, step = chapter.job(), bar.set_postfix_str
+                    field = Field(job, chapter.candidates, chapter.oracle, chapter.plan, limits, step)
+                    with field.open():
+                        for question in questions:
+                            field.rows(question, self.keep)
                 bar.update()
                 if bar.disable:  # no terminal: a line a chapter
                     took = time.perf_counter() - started
                     print(f"[{number}/{bar.total}] {chapter.title}: {took:.0f} s", file=sys.stderr, flush=True)
-            if "startup" in self.request.suites:
+            if "startup" in self.request.suites and not any(suite == "startup" for suite, *_ in self.known):
                 assert self.checkpoints is not None
                 for rows in startup_rows(self.request, self.checkpoints, bar.set_description):
                     self.keep(rows)
@@ -98,12 +110,22 @@ class Session:
                 limits.close()
         return False
 
+    def _is_wanted(self, question: Question, candidates: Sequence[Candidate]) -> bool:
+        """Whether --cases asks for it and a row of it is missing still."""
+        facts, cases = question.facts, self.request.cases
+        if cases and not any(case in f"{facts['task']}, {facts['case']}" for case in cases):
+            return False
+        return any(records.key({**facts, "candidate": candidate.name}) not in self.known for candidate in candidates)
+
     def finish(self, interrupted: bool, old: list[Row] | None, fail_below: float) -> int:
         """Prints the tables, writes the reports, compares."""
+        if not self.rows:
+            print("nothing was left to measure", file=sys.stderr)
+            return 0
         print(report.console(self.rows))
-        written = report.write_reports(self.path, records.read(self.path))
-        names = ", ".join(path.name for path in written)
-        print(f"\nwritten: {self.path} and beside it {names}", file=sys.stderr)
+        written = report.write_reports(self.path, records.read(self.path)) if self.reports else []
+        beside = f" and beside it {', '.join(path.name for path in written)}" if written else ""
+        print(f"\nwritten: {self.path}{beside}", file=sys.stderr)
         if interrupted:
             print("benchmarks/run.py: interrupted; what was measured is kept", file=sys.stderr)
             return 130
@@ -123,15 +145,17 @@ def _prepared(args: argparse.Namespace, overrides: dict[str, Any]) -> Iterator[S
     facts = environment(torch.device(device))
     sizes = tuple(args.sizes.split(",")) if args.sizes else default_sizes(device.split(":")[0], args.quick)
     check_sizes(sizes)
-    request = Request(suites, sizes, device, args.dtype, args.quick, args.tokens, args.repeats)
+    cases = tuple(case.strip() for case in args.cases.split(",")) if args.cases else ()
+    request = Request(suites, sizes, device, args.dtype, args.quick, args.tokens, args.repeats, cases=cases)
     request = replace(request, **overrides)
     if args.only is not None:
         request = replace(request, candidates=_named(request.candidates, args.only))
-    folder = args.output or RESULTS / facts["device"]
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{facts['date']}{'-quick' if args.quick else ''}.jsonl"
-    if path.exists():
-        records.read(path)
+    path = args.output or RESULTS / facts["device"]
+    alone = path.suffix == ".jsonl"
+    if not alone:
+        path = path / f"{facts['date']}{'-quick' if args.quick else ''}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    old = records.read(path) if path.exists() else []
     texts = checkpoints = None
     if set(suites) - {"ops"}:
         checkpoints = Checkpoints(args.model)
@@ -139,7 +163,7 @@ def _prepared(args: argparse.Namespace, overrides: dict[str, Any]) -> Iterator[S
         if checkpoints is not None:
             limit = min(512, checkpoints.config(sizes[0]).max_position_embeddings)
             texts = Texts(checkpoints.tokenizer, args.text, args.column, args.squad, limit)
-        yield Session(request, texts, checkpoints, path, facts)
+        yield Session(request, texts, checkpoints, path, facts, old if args.resume else (), not alone)
     finally:
         if checkpoints is not None:
             checkpoints.close()

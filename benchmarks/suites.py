@@ -39,6 +39,7 @@ class Request:
         tokens: of a pass; None means the defaults by size.
         repeats: rounds at least; None means the plan's.
         candidates: what can take part; tests put their own here.
+        cases: texts, one of which must stand in the name of an op or a case; none takes all.
     """
 
     suites: tuple[str, ...]
@@ -49,6 +50,7 @@ class Request:
     tokens: int | None = None
     repeats: int | None = None
     candidates: tuple[Candidate, ...] = CANDIDATES
+    cases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

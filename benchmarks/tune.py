@@ -4,8 +4,8 @@
     python benchmarks/tune.py --only attention_long --dtype float16 --json rows.jsonl
 
 A candidate must compile without spilling, give what the present row gives (to the type's rounding), and is then timed with cold
-caches, interleaved with the others; the median counts. Needs a CUDA device. Long: minutes a kernel; what was measured so far is
-in the file of --json.
+caches, interleaved with the others; the median counts. Needs a CUDA device. Long: minutes a kernel; what was searched so far is
+in the file of --json, and is not searched again.
 """
 
 from __future__ import annotations
@@ -184,8 +184,9 @@ def main() -> int:
         return 2
     torch.backends.cuda.matmul.allow_tf32 = True
     arch = tuning.architecture(torch.device("cuda", torch.cuda.current_device()))
+    known = _searched(args.json)
     for op, limits, candidates, call in searches(getattr(torch, args.dtype)):
-        if args.only not in op:
+        if args.only not in op or (op, arch, args.dtype, limits) in known:
             continue
         ranked = search(op, limits, candidates, call)
         present = next(seconds for seconds, row in ranked if row == tuning.row_of(op, arch, *limits))
@@ -206,6 +207,14 @@ def main() -> int:
                     }
                     file.write(json.dumps(record) + "\n")
     return 0
+
+
+def _searched(path: Path | None) -> set[tuple[str, str, str, tuple[int, ...]]]:
+    """What the file of --json holds already: a search is written as a whole."""
+    if path is None or not path.exists():
+        return set()
+    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    return {(row["op"], row["arch"], row["dtype"], tuple(row["limits"])) for row in rows}
 
 
 if __name__ == "__main__":

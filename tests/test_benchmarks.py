@@ -371,9 +371,9 @@ def committed_results(folder: Path) -> Path:
 
 def test_readme_figures_are_made_from_committed_results(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = report.BEGIN + text.split(report.BEGIN)[1].split(report.END)[0] + report.END
     found = committed_results(tmp_path)
-    assert block == report.readme_block(found)
+    for (begin, end), made in ((report.MARKS, report.readme_block), (report.TARGET_MARKS, report.targets_block)):
+        assert begin + text.split(begin)[1].split(end)[0] + end == made(found)
     assert records.newest(found), "no results are committed"
 
 

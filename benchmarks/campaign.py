@@ -1,0 +1,264 @@
+"""Everything that is measured on a GPU, in parts of minutes: tests, ops, models, latency, memory, start-up, the tuner.
+
+    python benchmarks/campaign.py --squad dev-v1.1.json      all parts, or those that are left
+    python benchmarks/campaign.py --only tests,latency       these
+    python benchmarks/campaign.py --minutes 25               starts nothing that may not end within these minutes
+    python benchmarks/campaign.py --list                     what there is, and what is done
+
+A part is a process with a time limit and a file of its own under results/<device>/parts/. One that was stopped, by the limit or
+by Ctrl-C, keeps what it measured and goes on from there; one that is done is not run again unless it is named with --again. At
+the end the parts' rows become results/<device>/<date>.jsonl with its report; `report.py` brings them into README. Exit code 0
+where all went well, 1 where a part failed or is unfinished, 2 for bad arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout as well as installed
+
+import torch
+
+from benchmarks import records
+from benchmarks.environment import environment
+from benchmarks.records import RESULTS, Row
+from fastbert.diagnostics import align
+from fastbert.errors import FastbertError, InputError
+from fastbert.tasks.loading import default_device
+
+ROOT = Path(__file__).resolve().parents[1]
+GRACE_S = 60  # to write what was measured, once told to stop
+PRODUCTS = "embedding,layer_norm,linear_gelu,ffn,cross_entropy"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process of the campaign.
+
+    Attributes:
+        name: of it and of its file.
+        kind: "tests" (pytest), "rows" (run.py) or "tune" (tune.py).
+        options: of that command.
+        limit_s: it is told to stop then.
+    """
+
+    name: str
+    kind: str
+    options: tuple[str, ...]
+    limit_s: int
+
+    @property
+    def suffix(self) -> str:
+        """Of its file."""
+        return ".xml" if self.kind == "tests" else ".jsonl"
+
+
+def _rows(name: str, limit_s: int, *options: str) -> Part:
+    return Part(name, "rows", ("--suite", *options), limit_s)
+
+
+PARTS = (
+    Part("tests", "tests", ("-m", "gpu", "-q"), 540),
+    _rows("ops-attention", 240, "ops", "--cases", "attention"),
+    _rows("ops", 300, "ops", "--cases", PRODUCTS),
+    _rows("inference-base", 420, "inference", "--sizes", "base"),
+    _rows("inference-large", 420, "inference", "--sizes", "large"),
+    _rows("training-base", 420, "training", "--sizes", "base"),
+    _rows("training-large", 420, "training", "--sizes", "large"),
+    _rows("latency", 300, "latency", "--sizes", "base,large"),
+    _rows("memory", 240, "memory", "--sizes", "base,large"),
+    _rows("startup", 240, "startup", "--sizes", "base"),
+    *(
+        Part(f"tune-{op.replace('_', '-')}", "tune", ("--only", op), 420)
+        for op in ("attention_short", "attention_long", "layer_norm", "linear_gelu", "bias_gelu", "cross_entropy", "table_bwd")
+    ),
+    _rows("inference-minilm", 300, "inference", "--sizes", "MiniLM-L6"),
+)
+
+
+class Campaign:
+    """The parts of one device, and what became of them.
+
+    Args:
+        folder: results/<device>; files of parts stand in its folder parts/, with state.json.
+        common: options of every run of run.py.
+        dtype: of the tuner.
+    """
+
+    def __init__(self, folder: Path, common: Sequence[str], dtype: str) -> None:
+        self.folder, self.common, self.dtype = folder, tuple(common), dtype
+        self.parts = folder / "parts"
+        self.parts.mkdir(parents=True, exist_ok=True)
+        path = self.parts / "state.json"
+        self.state: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def file(self, part: Part) -> Path:
+        """What a part writes."""
+        return self.parts / f"{part.name}{part.suffix}"
+
+    def command(self, part: Part) -> list[str]:
+        """How a part is run; it goes on with its file."""
+        path = str(self.file(part))
+        if part.kind == "tests":
+            return [sys.executable, "-m", "pytest", "tests", *part.options, f"--junitxml={path}"]
+        if part.kind == "tune":
+            return [sys.executable, "benchmarks/tune.py", *part.options, "--dtype", self.dtype, "--json", path]
+        return [sys.executable, "benchmarks/run.py", *part.options, *self.common, "--output", path, "--resume"]
+
+    def done(self, part: Part) -> bool:
+        """Whether it ran to its end, and well."""
+        return self.state.get(part.name, {}).get("status") == "done"
+
+    def forget(self, part: Part) -> None:
+        """Lets a part begin anew."""
+        self.file(part).unlink(missing_ok=True)
+        self.state.pop(part.name, None)
+        self._write()
+
+    def run(self, part: Part) -> str:
+        """Runs a part: "done", "failed", or "stopped" at its limit, with what it had measured kept."""
+        print(f"-- {part.name}, at most {part.limit_s} s", file=sys.stderr, flush=True)
+        started = time.perf_counter()
+        process = subprocess.Popen(self.command(part), cwd=ROOT, start_new_session=True)
+        try:
+            code = process.wait(part.limit_s)
+            status = "done" if code == 0 else "failed"
+        except subprocess.TimeoutExpired:
+            code, status = _stop(process), "stopped"
+        except KeyboardInterrupt:
+            _stop(process)
+            self._note(part, "stopped", None, started)
+            raise
+        self._note(part, status, code, started)
+        return status
+
+    def table(self) -> str:
+        """Every part and its state."""
+        lines = [("part", "limit", "state", "seconds", "commit", "file")]
+        for part in PARTS:
+            found = self.state.get(part.name, {})
+            seconds = f"{found['seconds']:.0f}" if found else ""
+            file = self.file(part)
+            shown = file.name if file.exists() else ""
+            lines.append(
+                (part.name, f"{part.limit_s} s", found.get("status", "to do"), seconds, str(found.get("commit", "")), shown)
+            )
+        return "\n".join(align(lines))
+
+    def merge(self) -> Path | None:
+        """All rows of the parts as one file of results, with its report; None where there are none."""
+        from benchmarks.report import write_reports
+
+        rows: list[Row] = []
+        for part in PARTS:
+            if part.kind == "rows" and self.file(part).exists():
+                rows = records.merged(rows, records.read(self.file(part)))
+        if not rows:
+            return None
+        path = self.folder / f"{max(row['date'] for row in rows)}.jsonl"
+        records.write(path, records.merged(records.read(path) if path.exists() else [], rows))
+        write_reports(path, records.read(path))
+        return path
+
+    def _note(self, part: Part, status: str, code: int | None, started: float) -> None:
+        facts = environment(torch.device("cpu"))
+        seconds = time.perf_counter() - started
+        self.state[part.name] = {"status": status, "exit_code": code, "seconds": seconds}
+        self.state[part.name] |= {name: facts[name] for name in ("commit", "date", "torch", "triton")}
+        self._write()
+
+    def _write(self) -> None:
+        from fastbert import files
+
+        files.write_text(self.parts / "state.json", json.dumps(self.state, indent=1) + "\n")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> int:
+    """Ctrl-C to all of a part's processes, and the end of those that do not heed it."""
+    for sent, patience in ((signal.SIGINT, GRACE_S), (signal.SIGKILL, None)):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, sent)
+        try:
+            return process.wait(patience)
+        except subprocess.TimeoutExpired:
+            continue
+    return process.returncode
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="parts, with commas (default: all)")
+    parser.add_argument("--again", action="store_true", help="begin the parts anew, done or not")
+    parser.add_argument("--list", action="store_true", help="show the parts and their state, run nothing")
+    parser.add_argument("--minutes", type=float, help="start no part whose limit does not fit into what is left of these")
+    parser.add_argument("--device", help="cuda, cuda:1, ... (default: CUDA where there is one)")
+    parser.add_argument("--dtype", choices=["float16", "bfloat16"], default="bfloat16")
+    parser.add_argument("--squad", type=Path, help="a SQuAD file, for the lengths of questions with their contexts")
+    parser.add_argument("--output", type=Path, help="folder for the results (default: benchmarks/results/<device>)")
+    args = parser.parse_args(arguments)
+    try:
+        return _run(args)
+    except FastbertError as error:
+        print(f"benchmarks/campaign.py: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(args: argparse.Namespace) -> int:
+    wanted = _wanted(args.only)
+    device = default_device(args.device)
+    if args.squad is not None and not args.squad.is_file():
+        raise InputError(f"--squad: there is no file {args.squad}")
+    if device.type != "cuda" and not args.list:
+        raise InputError("there is no CUDA device; --list shows what would run, benchmarks/run.py measures a CPU")
+    common = ["--device", str(device), "--dtype", args.dtype]
+    common += ["--squad", str(args.squad.resolve())] if args.squad is not None else []
+    folder = args.output or RESULTS / environment(device)["device"]
+    if args.list and not folder.is_dir():
+        print("\n".join(f"{part.name:24}{part.limit_s} s" for part in PARTS))
+        return 0
+    campaign = Campaign(folder.resolve(), common, args.dtype)
+    if args.list:
+        print(campaign.table())
+        return 0
+    if args.again:
+        for part in wanted:
+            campaign.forget(part)
+    ends = float("inf") if args.minutes is None else time.perf_counter() + 60 * args.minutes
+    try:
+        for part in wanted:
+            if not campaign.done(part) and time.perf_counter() + part.limit_s <= ends:
+                campaign.run(part)
+    except KeyboardInterrupt:
+        print("benchmarks/campaign.py: interrupted; the same command goes on", file=sys.stderr)
+    written = campaign.merge()
+    print(campaign.table())
+    if written is not None:
+        print(f"\nwritten: {written} and its report; python benchmarks/report.py brings it into README")
+    return 0 if all(campaign.done(part) for part in wanted) else 1
+
+
+def _wanted(only: str | None) -> list[Part]:
+    if only is None:
+        return list(PARTS)
+    names = [name.strip() for name in only.split(",")]
+    known = {part.name: part for part in PARTS}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InputError(f"--only: there is no part {unknown[0]!r}; the parts are {', '.join(known)}")
+    return [known[name] for name in names]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

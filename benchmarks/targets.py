@@ -1,0 +1,216 @@
+"""What the project wants to reach beside what was measured: a table of committed results, for README.
+
+A target is met by a row of ours that passed its check and has its baseline beside it, measured in the same run; a figure
+without that baseline is shown and called so. On a GPU targets are for 16 bit, on a CPU for float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from benchmarks.op_cases import LENGTHS
+from benchmarks.records import Row
+
+Groups = list[list[Row]]  # the answers to one question, together
+
+
+class Found(NamedTuple):
+    """A figure, and what it stands beside ("" where the baseline is missing)."""
+
+    figure: float
+    baseline: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure to reach.
+
+    Attributes:
+        work: what is measured.
+        goal: the figure.
+        unit: of it.
+        at_most: whether less is better.
+        find: the figure among results of a device, or None.
+    """
+
+    work: str
+    goal: float
+    unit: str
+    find: Callable[[Groups], Found | None]
+    at_most: bool = False
+
+    def ratio(self, figure: float) -> float:
+        """Above 1 where it is reached."""
+        return self.goal / figure if self.at_most else figure / self.goal
+
+
+def _select(groups: Groups, **facts: str) -> Iterator[list[Row]]:
+    """Questions whose facts are these; `model` and `task` may be a beginning."""
+    for group in groups:
+        first = group[0]
+        begins = (str(first[name]).startswith(text) for name, text in facts.items() if name in ("model", "task"))
+        if all(begins) and all(first[name] == text for name, text in facts.items() if name not in ("model", "task")):
+            yield group
+
+
+def _mine(group: Sequence[Row]) -> Row | None:
+    """Our fastest row that passed its check."""
+    fine = [row for row in group if row["ours"] and row["status"] == "ok" and not row["from_text"] and "median_s" in row]
+    return min(fine, key=lambda row: float(row["median_s"]), default=None)
+
+
+def _rival(group: Sequence[Row], *names: str) -> Row | None:
+    """The fastest of the others that passed its check, or of those with one of these names."""
+    fine = [row for row in group if not row["ours"] and row["rival"] and row["status"] == "ok" and "median_s" in row]
+    fine = [row for row in fine if not names or row["candidate"] in names]
+    return min(fine, key=lambda row: float(row["median_s"]), default=None)
+
+
+def _rate(of: str, scale: float = 1.0, **facts: str) -> Callable[[Groups], Found | None]:
+    """A column of our row, beside the best of the others."""
+
+    def find(groups: Groups) -> Found | None:
+        for group in _select(groups, **facts):
+            mine, other = _mine(group), _rival(group)
+            if mine is not None:
+                beside = "" if other is None else f"{other['candidate']}: {_number(other[of] * scale)}"
+                return Found(mine[of] * scale, beside)
+        return None
+
+    return find
+
+
+def _gain(*rivals: str, questions: int = 1, **facts: str) -> Callable[[Groups], Found | None]:
+    """How many times as fast as rivals, or as the best of all: the least over the questions, of which so many must be there."""
+
+    def find(groups: Groups) -> Found | None:
+        least: Found | None = None
+        answered = 0
+        for group in _select(groups, **facts):
+            mine, other = _mine(group), _rival(group, *rivals)
+            if mine is None:
+                continue
+            if other is None:
+                return Found(float("nan"), "")
+            answered += 1
+            gain = other["median_s"] / mine["median_s"]
+            if least is None or gain < least.figure:
+                place = group[0]["task"] if group[0]["suite"] == "ops" else group[0]["case"]
+                least = Found(gain, f"{other['candidate']}, {place}")
+        return least if least is None or answered >= questions else Found(least.figure, "")
+
+    return find
+
+
+def _share(**facts: str) -> Callable[[Groups], Found | None]:
+    """The least share of the limit over the questions; the limit, measured in the same run, is the baseline."""
+
+    def find(groups: Groups) -> Found | None:
+        least: Found | None = None
+        for group in _select(groups, **facts):
+            mine = _mine(group)
+            if mine is not None and (least is None or 100 * mine["share_of_limit"] < least.figure):
+                limit = f"{mine['limit_tflops']:.3g} TFLOP/s, {mine['limit_gb_per_s']:,.0f} GB/s"
+                least = Found(100 * mine["share_of_limit"], f"the limit: {limit}")
+        return least
+
+    return find
+
+
+_ENCODER = {"suite": "inference", "task": "encoder"}
+_VARLEN = ("SDPA flash", "SDPA cuDNN", "SDPA, PyTorch's choice", "varlen_attn")
+ON_GPU = (
+    Target("base, forward, full 128", 28_000, "texts/s", _rate("texts_per_s", model="base", case="full 128", **_ENCODER)),
+    Target("base, forward, full 512", 6_500, "texts/s", _rate("texts_per_s", model="base", case="full 512", **_ENCODER)),
+    Target("large, forward, SQuAD lengths", 5_900, "texts/s", _rate("texts_per_s", model="large", case="SQuAD", **_ENCODER)),
+    Target(
+        "large, MLM + NSP step, full 512",
+        255_000,
+        "tokens/s",
+        _rate("tokens_per_s", suite="training", model="large", task="pre-training", case="full 512"),
+    ),
+    Target(
+        "base, one text of 128, captured graph",
+        0.40,
+        "ms",
+        _rate("median_s", 1e3, suite="latency", model="base", case="full 128"),
+        at_most=True,
+    ),
+    Target(
+        "base, forward, natural lengths, times transformers sdpa",
+        3.0,
+        "x",
+        _gain("transformers sdpa", model="base", case="natural", **_ENCODER),
+    ),
+    Target(
+        "base, forward, full 128, times torch.compile max-autotune",
+        1.5,
+        "x",
+        _gain("torch.compile max-autotune", model="base", case="full 128", **_ENCODER),
+    ),
+    Target(
+        "base, fine-tuning step, natural lengths, times transformers sdpa",
+        2.5,
+        "x",
+        _gain("transformers sdpa", suite="training", model="base", task="fine-tuning"),
+    ),
+    Target(
+        "attention, every length, both passes, times the best other",
+        1.0,
+        "x",
+        _gain(*_VARLEN, questions=2 * len(LENGTHS), suite="ops", task="attention"),
+    ),
+    Target("layer_norm, share of the copy bandwidth", 85, "%", _share(suite="ops", task="layer_norm")),
+    Target("embedding, share of the copy bandwidth", 85, "%", _share(suite="ops", task="embedding")),
+)
+ON_CPU = (
+    Target(
+        "MiniLM-L6, forward, natural lengths, times the best other",
+        1.5,
+        "x",
+        _gain(model="all-MiniLM-L6", case="natural", **_ENCODER),
+    ),
+    Target(
+        "MiniLM-L6, forward, natural lengths, share of the matrix-product rate",
+        85,
+        "%",
+        _share(model="all-MiniLM-L6", case="natural", **_ENCODER),
+    ),
+)
+
+
+def status(target: Target, found: Found | None) -> tuple[str, str, str, str]:
+    """(measured, of the target, verdict, beside)."""
+    if found is None:
+        return "", "", "not measured", ""
+    if not found.baseline:
+        figure = "" if found.figure != found.figure else f"{_number(found.figure)} {target.unit}"
+        return figure, "", "no baseline beside it", ""
+    ratio = target.ratio(found.figure)
+    return f"{_number(found.figure)} {target.unit}", f"{ratio:.2f}", "met" if ratio >= 1 else "not met", found.baseline
+
+
+def block(results: Sequence[Sequence[Row]], groups_of: Callable[[Sequence[Row]], Groups]) -> str:
+    """The table: a target a line, with the newest results of a GPU, and of each CPU.
+
+    Args:
+        results: the rows of each device.
+        groups_of: rows to questions.
+    """
+    lines = ["| where | target | goal | measured | measured / goal | verdict | beside |", "|" + " --- |" * 7]
+    gpus = [rows for rows in results if rows[0]["cuda"] is not None]
+    cpus = [rows for rows in results if rows[0]["cuda"] is None]
+    for rows, targets in [*((rows, ON_GPU) for rows in gpus or [[]]), *((rows, ON_CPU) for rows in cpus or [[]])]:
+        where = f"{rows[0]['device']}, {rows[0]['commit']}" if rows else "NVIDIA H200" if targets is ON_GPU else "a CPU"
+        groups = [group for group in groups_of(rows) if targets is ON_CPU or group[0]["dtype"] != "float32"]
+        for target in targets:
+            goal = f"{'at most' if target.at_most else 'at least'} {_number(target.goal)} {target.unit}"
+            figure, ratio, verdict, beside = status(target, target.find(groups))
+            lines.append(f"| {where} | {target.work} | {goal} | {figure} | {ratio} | {verdict} | {beside} |")
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"

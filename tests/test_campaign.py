@@ -1,0 +1,165 @@
+"""The campaign of measurements: parts that stop at their limit and go on, and the table of targets."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import campaign, records, run, targets  # noqa: E402
+from benchmarks.campaign import PARTS, Campaign, Part  # noqa: E402
+from benchmarks.op_cases import LENGTHS, OP_CASES  # noqa: E402
+from benchmarks.report import questions  # noqa: E402
+
+CPU = ("--device", "cpu", "--dtype", "float32", "--only", "fastbert,eager", "--repeats", "2")
+OPS = ("--suite", "ops", "--quick", "--cases", "layer_norm,cross_entropy")
+
+
+def test_a_part_that_was_stopped_keeps_its_rows_and_goes_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    part = Part("ops", "rows", OPS, limit_s=240)
+    made = Campaign(tmp_path, CPU, "bfloat16")
+    assert made.run(part) == "done"
+    rows = records.read(made.file(part))
+    assert {row["task"] for row in rows} == {"layer_norm, forward", "cross_entropy, forward"}
+    assert {row["candidate"] for row in rows} == {"fastbert", "PyTorch eager"}
+    assert not list(tmp_path.glob("parts/*.md"))
+
+    kept = [row for row in rows if row["task"].startswith("layer_norm")]  # as if it had been stopped behind these
+    records.write(made.file(part), [*kept, {**rows[-1], "interrupted": True}])
+    again = Campaign(tmp_path, CPU, "bfloat16")
+    assert again.done(part)
+    assert again.run(part) == "done"
+    after = records.read(made.file(part))
+    assert [row["seconds"] for row in after if row["task"].startswith("layer_norm")] == [row["seconds"] for row in kept]
+    assert len(after) == len(rows)
+    assert not any(row.get("interrupted") for row in after)
+
+    assert again.run(part) == "done"
+    assert "nothing was left to measure" in capfd.readouterr().err
+    state = json.loads((tmp_path / "parts" / "state.json").read_text())["ops"]
+    assert state["exit_code"] == 0
+    assert {"commit", "torch", "seconds"} <= state.keys()
+
+
+def test_a_part_is_stopped_at_its_limit(tmp_path: Path) -> None:
+    made = Campaign(tmp_path, CPU, "bfloat16")
+    part = Part("ops", "rows", ("--suite", "ops"), limit_s=1)
+    assert made.run(part) == "stopped"
+    assert not made.done(part)
+    made.forget(part)
+    assert "ops" not in Campaign(tmp_path, CPU, "bfloat16").state
+
+
+def test_parts_become_one_file_of_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (Part(name, "rows", (), 1) for name in ("first", "second"))
+    monkeypatch.setattr(campaign, "PARTS", (first, second))
+    made = Campaign(tmp_path, (), "bfloat16")
+    assert made.merge() is None
+    records.write(made.file(first), [row(candidate="a")])
+    records.write(made.file(second), [row(candidate="b"), row(candidate="a", median_s=2.0)])
+    path = made.merge()
+    assert path == tmp_path / "2026-01-01.jsonl"
+    assert {(one["candidate"], one["median_s"]) for one in records.read(path)} == {("a", 2.0), ("b", 1.0)}
+    assert path.with_suffix(".md").exists()
+
+
+def test_every_part_names_options_that_its_command_knows(tmp_path: Path) -> None:
+    names = [part.name for part in PARTS]
+    assert len(set(names)) == len(names)
+    for part in PARTS:
+        assert 60 <= part.limit_s <= 600, "minutes, not more"
+        if part.kind == "rows":
+            args = run._parser().parse_args([*part.options, "--output", str(tmp_path / "rows.jsonl"), "--resume"])
+            cases = (args.cases or "").split(",")
+            assert args.suite in ("ops", "inference", "training", "latency", "memory", "startup")
+            assert all(any(case in name for name in OP_CASES) for case in cases)
+    searched = [part.options[1] for part in PARTS if part.kind == "tune"]
+    source = (ROOT / "benchmarks" / "tune.py").read_text(encoding="utf-8")
+    assert all(op in source for op in searched)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--only", "speed"], "there is no part 'speed'; the parts are tests, ops-attention"),
+        (["--squad", "/no/such/file", "--device", "cpu"], "--squad: there is no file /no/such/file"),
+        (["--device", "cpu"], "there is no CUDA device; --list shows what would run"),
+    ],
+)
+def test_bad_arguments_end_in_one_sentence(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
+    assert campaign.main(options) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert message in said[0]
+
+
+def test_searches_in_the_file_are_not_made_again(tmp_path: Path) -> None:
+    """In a process of its own: the tuner turns Triton's interpreter off."""
+    path = tmp_path / "rows.jsonl"
+    record = {"op": "ffn", "arch": "sm_90", "dtype": "bfloat16", "limits": [2, 64], "row": {}, "seconds": 1.0}
+    path.write_text(json.dumps(record) + "\n")
+    code = (
+        "import sys; sys.path.insert(0, 'benchmarks'); import tune, pathlib; print(tune._searched(pathlib.Path(sys.argv[1])))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "{('ffn', 'sm_90', 'bfloat16', (2, 64))}"
+
+
+def row(**facts: Any) -> dict[str, Any]:
+    made = {"suite": "inference", "model": "base", "task": "encoder", "dtype": "bfloat16", "case": "full 128"}
+    made |= {"candidate": "fastbert", "ours": True, "rival": True, "status": "ok", "from_text": False, "median_s": 1.0}
+    made |= {"p20_s": 1.0, "p80_s": 1.0, "texts_per_s": 30_000.0, "tokens_per_s": 3e6, "share_of_limit": 0.9, "max_error": 0.0}
+    made |= {"limit_tflops": 790.0, "limit_gb_per_s": 4300.0, "tflops": 1.0, "gb_per_s": 1.0, "flops": 1, "peak_bytes": 0}
+    made |= {"device": "nvidia-h200", "cuda": "13", "driver": "1", "cpu": "c", "cores": 1, "commit": "abc", "texts": 2}
+    made |= {"tokens": 256, "longest": 128, "source": "s", "date": "2026-01-01"}
+    return made | dict.fromkeys(("torch", "triton", "transformers", "onnxruntime", "openvino"), "1") | facts
+
+
+def verdict(rows: list[dict[str, Any]], work: str) -> tuple[str, str]:
+    """(measured, verdict) of a line of the table."""
+    (line,) = [line for line in targets.block([rows], questions).splitlines() if f"| {work} |" in line]
+    cells = line.split(" | ")
+    return cells[3].strip(), cells[5]
+
+
+def test_a_target_is_met_only_with_its_baseline() -> None:
+    work = "base, forward, full 128"
+    other = row(candidate="transformers sdpa", ours=False, median_s=3.0, texts_per_s=10_000.0)
+    assert verdict([row(), other], work) == ("30,000 texts/s", "met")
+    assert verdict([row(), {**other, "status": "error"}], work) == ("30,000 texts/s", "no baseline beside it")
+    assert verdict([row(texts_per_s=20_000.0), other], work) == ("20,000 texts/s", "not met")
+    assert verdict([row(status="wrong"), other], work) == ("", "not measured")
+    assert verdict([row(dtype="float32"), {**other, "dtype": "float32"}], work) == ("", "not measured")
+    ratio = "base, forward, full 128, times torch.compile max-autotune"
+    assert verdict([row(), other], ratio) == ("", "no baseline beside it")
+    assert verdict([row(), {**other, "candidate": "torch.compile max-autotune"}], ratio) == ("3 x", "met")
+
+
+def test_attention_is_ahead_only_where_every_length_is() -> None:
+    work = "attention, every length, both passes, times the best other"
+
+    def answers(gain: float, name: str) -> list[dict[str, Any]]:
+        facts = {"suite": "ops", "model": "op", "task": name}
+        return [row(**facts), row(**facts, candidate="varlen_attn", ours=False, median_s=gain)]
+
+    names = [name for name in OP_CASES if name.startswith("attention")]
+    assert len(names) == 2 * len(LENGTHS)
+    everywhere = [one for name in names for one in answers(1.5, name)]
+    assert verdict(everywhere, work) == ("1.5 x", "met")
+    assert verdict(everywhere[2:], work) == ("1.5 x", "no baseline beside it")
+    assert verdict([*everywhere[2:], *answers(0.9, names[0])], work) == ("0.9 x", "not met")
+
+
+def test_latency_counts_downwards() -> None:
+    work = "base, one text of 128, captured graph"
+    facts = {"suite": "latency", "texts": 1}
+    other = row(**facts, candidate="transformers sdpa", ours=False, median_s=5e-3)
+    assert verdict([row(**facts, median_s=0.38e-3), other], work) == ("0.38 ms", "met")
+    assert verdict([row(**facts, median_s=0.5e-3), other], work) == ("0.5 ms", "not met")
