@@ -67,6 +67,17 @@ def test_classifier_gives_what_the_pipeline_gives(classifier: tuple[Path, Any], 
     assert found[0]["score"] == pytest.approx(theirs(pair)["score"], abs=1e-5)
 
 
+def test_hub_ids_bring_what_fine_tuning_wrote_beside_the_model(tmp_path: Path) -> None:
+    """The hub client's own cache: a ref that names a snapshot."""
+    repo = tmp_path / "models--someone--small-bert"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs/main").write_text("abc123")
+    save_head(repo / "snapshots/abc123", "BertForSequenceClassification")
+    (repo / "snapshots/abc123/fastbert_task.json").write_text('{"task": "classify", "max_length": 7, "on_long": "window"}')
+    found = Classifier.from_pretrained("someone/small-bert", "cpu", cache_dir=tmp_path, local_files_only=True)
+    assert (found.max_length, found.on_long) == (7, "window")
+
+
 @pytest.mark.parametrize(("kind", "count"), [("regression", 1), ("multi_label_classification", 3)])
 def test_classifier_knows_numbers_and_several_labels(tmp_path: Path, kind: str, count: int) -> None:
     save_head(tmp_path, "BertForSequenceClassification", problem_type=kind, num_labels=count)

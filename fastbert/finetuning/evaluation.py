@@ -8,16 +8,15 @@ from typing import Any
 
 import torch
 
-from fastbert import checkpoint, files
-from fastbert import tokenizer as tokenizer_files
-from fastbert.composed import HEAD_FILE, HEAD_WEIGHTS, is_composed
+from fastbert import files
+from fastbert.composed import is_composed
 from fastbert.config import BertConfig
 from fastbert.errors import InputError
 from fastbert.finetuning.metrics import check_installed
 from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import Checkpoint, Prediction, Split, make_problem
 from fastbert.finetuning.seed_run import evaluate_saved
-from fastbert.tasks.loading import SETTINGS, default_device, task_settings
+from fastbert.tasks.loading import PATTERNS, default_device, task_settings
 from fastbert.tasks.nli import relation
 from fastbert.tokenizer import BertTokenizer
 
@@ -28,7 +27,6 @@ _TASKS = {
     "BertForNextSentencePrediction": "next-sentence",
 }
 _RELATIONS = {"entailment", "neutral", "contradiction", "not_entailment"}
-PATTERNS = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS, SETTINGS, HEAD_FILE, HEAD_WEIGHTS]
 
 
 def task_of_model(folder: Path) -> str:

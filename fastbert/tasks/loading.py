@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from fastbert import files
-from fastbert.composed import ComposedModel, is_composed
+from fastbert import checkpoint, files
+from fastbert import tokenizer as tokenizer_files
+from fastbert.composed import HEAD_FILE, HEAD_WEIGHTS, ComposedModel, is_composed
 from fastbert.errors import CheckpointError, InputError
 from fastbert.prepacking import prepack
 from fastbert.pretrained import BertPreTrainedModel
@@ -44,11 +45,12 @@ def check_vocabulary(tokenizer: BertTokenizer, model: BertPreTrainedModel | Comp
 
 
 SETTINGS = "fastbert_task.json"  # beside a fine-tuned model: the task, and the lengths it was trained with
+PATTERNS = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS, SETTINGS, HEAD_FILE, HEAD_WEIGHTS]  # files of such a model
 
 
-def task_settings(path_or_hub_id: str | Path) -> dict[str, Any]:
+def task_settings(folder: Path) -> dict[str, Any]:
     """What fine-tuning wrote beside a model, without what is None; empty for other models."""
-    settings = files.read_json_if_present(Path(path_or_hub_id) / SETTINGS)
+    settings = files.read_json_if_present(folder / SETTINGS)
     return {name: value for name, value in settings.items() if value is not None}
 
 
@@ -96,17 +98,16 @@ class HeadTask:
             CheckpointError: the checkpoint lacks the head, or a part of it.
         """
         target = default_device(device)
-        if is_composed(path_or_hub_id):
-            model: Any = ComposedModel.from_pretrained(path_or_hub_id, dtype, target)
+        folder = files.locate(path_or_hub_id, PATTERNS, **hub)
+        if is_composed(folder):
+            model: Any = ComposedModel.from_pretrained(folder, dtype, target)
         else:
-            model, report = cls.model_class.from_pretrained(
-                path_or_hub_id, dtype=dtype, device=target, output_loading_info=True, **hub
-            )
+            model, report = cls.model_class.from_pretrained(folder, dtype=dtype, device=target, output_loading_info=True)
             absent = [name for name in report.missing if name.startswith(cls.head_parts)]
             if absent:
                 raise CheckpointError(f"{path_or_hub_id} has no {cls.head_name} head: it lacks {', '.join(absent)}")
-        task = cls(prepack(model), load_tokenizer(path_or_hub_id, model, **hub))
-        settings = task_settings(path_or_hub_id)
+        task = cls(prepack(model), load_tokenizer(folder, model))
+        settings = task_settings(folder)
         for name in cls.setting_names:
             setattr(task, name, settings.get(name, getattr(task, name)))
         return task
