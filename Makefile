@@ -13,8 +13,10 @@ endif
 
 .PHONY: test test-triton36 bench lint clean
 
+# Two processes side by side: the interpreter of Triton and much of the rest keep one core busy, not two.
+JOBS ?= 2
 test: lint
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile
 
 # The kernels under Triton 3.6, the pair of torch 2.11, in an environment of its own. The CUDA build of torch 2.11 is several GB;
 # TORCH36=2.13.0 tests Triton 3.6 beside another torch.

@@ -50,6 +50,7 @@ setup(
             "transformers>=5",
             "pytest>=8",
             "pytest-benchmark>=5",
+            "pytest-xdist>=3",
             "ruff",
             "mypy",
             "sentence-transformers>=5",

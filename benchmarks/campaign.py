@@ -130,7 +130,7 @@ class Campaign:
         """Runs a part: "done", "failed", or "stopped" at its limit, with what it had measured kept."""
         print(f"-- {part.name}, at most {part.limit_s} s", file=sys.stderr, flush=True)
         started = time.perf_counter()
-        process = subprocess.Popen(self.command(part), cwd=ROOT, start_new_session=True)
+        process = subprocess.Popen(self.command(part), cwd=ROOT, start_new_session=True, preexec_fn=_heed_ctrl_c)
         try:
             code = process.wait(part.limit_s)
             status = "done" if code == 0 else "failed"
@@ -182,6 +182,11 @@ class Campaign:
         from fastbert import files
 
         files.write_text(self.parts / "state.json", json.dumps(self.state, indent=1) + "\n")
+
+
+def _heed_ctrl_c() -> None:
+    """A background job of a shell inherits that the signal is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> int:

@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Several workers of pytest-xdist share the cores; OpenMP reads this when torch is first imported, here and in what tests start.
+if os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") != "1":
+    _share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _share)))
+
 import torch
 
 # Kernels run under Triton's interpreter where there is no GPU. Triton reads this when it is first imported.

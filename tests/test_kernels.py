@@ -109,10 +109,12 @@ def test_ten_training_steps_follow_the_reference(dropout: float, monkeypatch: py
     assert losses["triton"][-1] < losses["triton"][0]
 
 
-def kernel_masks(seed: Any, shape: tuple[int, ...], p: float, device: Any = None) -> torch.Tensor:
+def kernel_masks(
+    seed: Any, shape: tuple[int, ...], p: float, device: Any = None, dtype: torch.dtype = torch.bool
+) -> torch.Tensor:
     from fastbert import library
 
-    return library.dropout_mask(seed, tuple(shape), p, torch.device(device or "cpu"))
+    return library.dropout_mask(seed, tuple(shape), p, torch.device(device or "cpu")).to(dtype)
 
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])

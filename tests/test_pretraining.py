@@ -247,9 +247,9 @@ def test_the_report_and_the_target(corpus: Corpus, tmp_path: Path) -> None:
 # -- resuming ------------------------------------------------------------------------------------------------------------
 
 
-def life(recipe: dict[str, Any], folder: str, die: int | None) -> None:
+def life(recipe: dict[str, Any], folder: str, threads: int, die: int | None) -> None:
     """One process's attempt at a run; `die` counts flushes of checkpoint files until it kills itself while writing."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads)
     if die is not None:
         from fastbert.training import checkpoints
 
@@ -271,11 +271,12 @@ def test_a_run_killed_twenty_times_has_the_bits_of_one_that_was_not(corpus: Corp
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["fastbert.training", "torch._dynamo"])
     draw, recipe, kills, lives = random.Random(0), make_recipe(corpus.folder).to_dict(), 0, 0
+    threads = torch.get_num_threads()  # sums are of as many parts
     while kills < 20:
         lives += 1
         assert lives < 60
         die = draw.randrange(0, 22) if kills % 2 else None
-        process = processes.Process(target=life, args=(recipe, str(tmp_path / "run"), die))
+        process = processes.Process(target=life, args=(recipe, str(tmp_path / "run"), threads, die))
         process.start()
         if die is None:
             time.sleep(draw.uniform(0.2, 1.2))
@@ -285,7 +286,7 @@ def test_a_run_killed_twenty_times_has_the_bits_of_one_that_was_not(corpus: Corp
         if process.exitcode == 0:  # it came to the end: begin again, the kills so far count
             assert_same_run(tmp_path / "run", whole_run)
             (tmp_path / "run").rename(tmp_path / f"finished-{lives}")
-    process = processes.Process(target=life, args=(recipe, str(tmp_path / "run"), None))
+    process = processes.Process(target=life, args=(recipe, str(tmp_path / "run"), threads, None))
     process.start()
     process.join()
     assert process.exitcode == 0
