@@ -6,9 +6,10 @@
     python benchmarks/campaign.py --list                     what there is, and what is done
 
 A part is a process with a time limit and a file of its own under results/<device>/parts/. One that was stopped, by the limit or
-by Ctrl-C, keeps what it measured and goes on from there; one that is done is not run again unless it is named with --again. At
-the end the parts' rows become results/<device>/<date>.jsonl with its report; `report.py` brings them into README. Exit code 0
-where all went well, 1 where a part failed or is unfinished, 2 for bad arguments.
+by Ctrl-C, keeps what it measured and goes on from there (the tests and start-up times begin anew); one that is done is not run
+again but with --again, or for other options. CUDA_VISIBLE_DEVICES names the card where there are several. At the end the rows
+become results/<device>/<date>.jsonl with its report, and `report.py` brings them into README. Exit code 0 where all went well,
+1 where a part failed or is unfinished, 2 for bad arguments.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ PARTS = (
     _rows("training-base", 420, "training", "--sizes", "base"),
     _rows("training-large", 420, "training", "--sizes", "large"),
     _rows("latency", 300, "latency", "--sizes", "base,large"),
-    _rows("memory", 240, "memory", "--sizes", "base,large"),
-    _rows("startup", 240, "startup", "--sizes", "base"),
+    _rows("memory", 480, "memory", "--sizes", "base,large"),
+    _rows("startup", 480, "startup", "--sizes", "base", "--repeats", "2"),
     *(
         Part(f"tune-{op.replace('_', '-')}", "tune", ("--only", op), 420)
         for op in ("attention_short", "attention_long", "layer_norm", "linear_gelu", "bias_gelu", "cross_entropy", "table_bwd")
@@ -117,8 +118,9 @@ class Campaign:
         return [sys.executable, "benchmarks/run.py", *part.options, *self.common, "--output", path, "--resume"]
 
     def done(self, part: Part) -> bool:
-        """Whether it ran to its end, and well."""
-        return self.state.get(part.name, {}).get("status") == "done"
+        """Whether it ran to its end, and well, with these options."""
+        found = self.state.get(part.name, {})
+        return found.get("status") == "done" and found["options"] == self._options(part)
 
     def forget(self, part: Part) -> None:
         """Lets a part begin anew."""
@@ -137,9 +139,10 @@ class Campaign:
         except subprocess.TimeoutExpired:
             code, status = _stop(process), "stopped"
         except KeyboardInterrupt:
-            _stop(process)
-            self._note(part, "stopped", None, started)
+            self._note(part, "stopped", _stop(process), started)
             raise
+        finally:
+            _kill(process)
         self._note(part, status, code, started)
         return status
 
@@ -171,10 +174,14 @@ class Campaign:
         write_reports(path, records.read(path))
         return path
 
+    def _options(self, part: Part) -> list[str]:
+        """The command without the places of this machine."""
+        return [option.replace(str(self.parts), "parts") for option in self.command(part)[1:]]
+
     def _note(self, part: Part, status: str, code: int | None, started: float) -> None:
         facts = environment(torch.device("cpu"))
         seconds = time.perf_counter() - started
-        self.state[part.name] = {"status": status, "exit_code": code, "seconds": seconds}
+        self.state[part.name] = {"status": status, "exit_code": code, "seconds": seconds, "options": self._options(part)}
         self.state[part.name] |= {name: facts[name] for name in ("commit", "date", "torch", "triton")}
         self._write()
 
@@ -191,14 +198,21 @@ def _heed_ctrl_c() -> None:
 
 def _stop(process: subprocess.Popen[bytes]) -> int:
     """Ctrl-C to all of a part's processes, and the end of those that do not heed it."""
-    for sent, patience in ((signal.SIGINT, GRACE_S), (signal.SIGKILL, None)):
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    try:
+        return process.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        _kill(process)
+        return process.returncode
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Ends what is left of a part."""
+    if process.poll() is None:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, sent)
-        try:
-            return process.wait(patience)
-        except subprocess.TimeoutExpired:
-            continue
-    return process.returncode
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -208,11 +222,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--again", action="store_true", help="begin the parts anew, done or not")
     parser.add_argument("--list", action="store_true", help="show the parts and their state, run nothing")
     parser.add_argument("--minutes", type=float, help="start no part whose limit does not fit into what is left of these")
-    parser.add_argument("--device", help="cuda, cuda:1, ... (default: CUDA where there is one)")
     parser.add_argument("--dtype", choices=["float16", "bfloat16"], default="bfloat16")
     parser.add_argument("--squad", type=Path, help="a SQuAD file, for the lengths of questions with their contexts")
     parser.add_argument("--output", type=Path, help="folder for the results (default: benchmarks/results/<device>)")
     args = parser.parse_args(arguments)
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the part is told to stop, and keeps what it has
+        signal.signal(ending, signal.default_int_handler)
     try:
         return _run(args)
     except FastbertError as error:
@@ -222,12 +237,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     wanted = _wanted(args.only)
-    device = default_device(args.device)
+    device = default_device(None)
     if args.squad is not None and not args.squad.is_file():
         raise InputError(f"--squad: there is no file {args.squad}")
     if device.type != "cuda" and not args.list:
         raise InputError("there is no CUDA device; --list shows what would run, benchmarks/run.py measures a CPU")
-    common = ["--device", str(device), "--dtype", args.dtype]
+    common = ["--device", device.type, "--dtype", args.dtype]
     common += ["--squad", str(args.squad.resolve())] if args.squad is not None else []
     folder = args.output or RESULTS / environment(device)["device"]
     if args.list and not folder.is_dir():
@@ -237,16 +252,15 @@ def _run(args: argparse.Namespace) -> int:
     if args.list:
         print(campaign.table())
         return 0
-    if args.again:
-        for part in wanted:
-            campaign.forget(part)
     ends = float("inf") if args.minutes is None else time.perf_counter() + 60 * args.minutes
     try:
         for part in wanted:
-            if not campaign.done(part) and time.perf_counter() + part.limit_s <= ends:
+            if (args.again or not campaign.done(part)) and time.perf_counter() + part.limit_s + GRACE_S <= ends:
+                if args.again:
+                    campaign.forget(part)
                 campaign.run(part)
     except KeyboardInterrupt:
-        print("benchmarks/campaign.py: interrupted; the same command goes on", file=sys.stderr)
+        print("benchmarks/campaign.py: interrupted; the same command without --again goes on", file=sys.stderr)
     written = campaign.merge()
     print(campaign.table())
     if written is not None:

@@ -134,7 +134,8 @@ class Field:
             raise
         finally:
             _summarise(rows)
-            keep([row for row in rows if row["status"] != "ok" or question.memory_only or row.get("seconds")])
+            wanted = "peak_bytes" if question.memory_only else "seconds"
+            keep([row for row in rows if row["status"] != "ok" or row.get(wanted) is not None])
 
     def _start(self, candidate: Candidate, question: Question) -> Row:
         row: Row = {**question.facts, "candidate": candidate.name, "ours": candidate.ours, "rival": candidate.rival}

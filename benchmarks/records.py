@@ -54,9 +54,9 @@ def write(path: Path, rows: Iterable[Row]) -> None:
     files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def newest(folder: Path = RESULTS) -> list[list[Row]]:
-    """The newest full results of each device, GPUs first; those of `--quick` do not count."""
+def newest(folder: Path = RESULTS) -> list[tuple[Path, list[Row]]]:
+    """The newest full results of each device, file and rows, GPUs first; those of `--quick` do not count."""
     devices = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     dated = ([path for path in device.glob("*.jsonl") if not path.stem.endswith("-quick")] for device in devices)
-    found = [read(max(paths)) for paths in dated if paths]
-    return sorted(found, key=lambda rows: rows[0]["cuda"] is None)
+    found = [(max(paths), read(max(paths))) for paths in dated if paths]
+    return sorted(found, key=lambda pair: pair[1][0]["cuda"] is None)

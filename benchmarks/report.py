@@ -127,12 +127,12 @@ def console(rows: Sequence[Row]) -> str:
         widths = [max(len(line[i]) for line in cells if "" not in line[3:4] or line is cells[0]) for i in range(len(cells[0]))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in cells]
         blocks.append("\n".join([title(group[0]), *lines]))
-    return "\n\n".join([*blocks, machine(rows[0])])
+    return "\n\n".join([*blocks, machine(rows)])
 
 
 def markdown(rows: Sequence[Row], plots: Sequence[Path] = ()) -> str:
     """All questions as a Markdown report."""
-    blocks = [f"# Measured on {rows[0]['device']}, {rows[0]['date']}", machine(rows[0]), *_METHOD]
+    blocks = [f"# Measured on {rows[0]['device']}, {max(row['date'] for row in rows)}", machine(rows), *_METHOD]
     blocks += [f"![{path.stem}]({path.name})" for path in plots]
     for group in questions(rows):
         blocks.append(f"**{title(group[0])}**\n\n{_lines(table(group))}")
@@ -145,8 +145,8 @@ def markdown(rows: Sequence[Row], plots: Sequence[Path] = ()) -> str:
 def page(rows: Sequence[Row], plots: Sequence[Path] = ()) -> str:
     """The same as one HTML file that needs nothing beside it."""
     body = [
-        f"<h1>fastbert on {html.escape(rows[0]['device'])}, {rows[0]['date']}</h1>",
-        f"<p>{html.escape(machine(rows[0]))}</p>",
+        f"<h1>fastbert on {html.escape(rows[0]['device'])}, {max(row['date'] for row in rows)}</h1>",
+        f"<p>{html.escape(machine(rows))}</p>",
     ]
     body += [f"<p>{html.escape(text)}</p>" for text in _METHOD]
     for path in plots:
@@ -160,15 +160,17 @@ def page(rows: Sequence[Row], plots: Sequence[Path] = ()) -> str:
     return _PAGE.format(body="\n".join(body))
 
 
-def machine(row: Row) -> str:
-    """The machine, the versions, the commit and the date."""
+def machine(rows: Sequence[Row]) -> str:
+    """The machine, the versions, and every commit and date that rows were measured at."""
+    row = rows[-1]
     where = f"{row['cpu']}, {row['cores']} cores"
     if row["cuda"] is not None:
         where = f"{row['device']} (driver {row['driver']}, CUDA {row['cuda']}), {where}"
     packages = ", ".join(
         f"{name} {row[name]}" for name in ("torch", "triton", "transformers", "onnxruntime", "openvino") if row[name]
     )
-    return f"{where}; {packages}; commit {row['commit']}, {row['date']}."
+    at = dict.fromkeys(f"commit {row['commit']}, {row['date']}" for row in rows)
+    return f"{where}; {packages}; {'; '.join(at)}."
 
 
 def overview(groups: Sequence[Sequence[Row]]) -> str:
@@ -185,17 +187,15 @@ def overview(groups: Sequence[Sequence[Row]]) -> str:
 def readme_block(folder: Path = RESULTS) -> str:
     """What stands between the README's markers."""
     blocks = [MARKS[0]]
-    for rows in records.newest(folder):
+    for path, rows in records.newest(folder):
         measured = [group for group in questions(rows) if any("median_s" in row for row in group)]
         for suite, caption in _CAPTIONS.items():
             of_suite = [group for group in measured if group[0]["suite"] == suite]
             for model in dict.fromkeys(group[0]["model"] for group in of_suite):
                 asked = [group for group in of_suite if group[0]["model"] == model]
                 blocks.append(f"**{model}, {asked[0][0]['dtype']}: {caption}**\n\n{overview(asked)}")
-        name = f"benchmarks/results/{rows[0]['device']}/{rows[0]['date']}"
-        blocks.append(
-            f"{machine(rows[0])} Every table, with spreads, memory, checks and what is missing: [{name}.md]({name}.md)."
-        )
+        name = f"benchmarks/results/{rows[0]['device']}/{path.stem}"
+        blocks.append(f"{machine(rows)} Every table, with spreads, memory, checks and what is missing: [{name}.md]({name}.md).")
     return "\n\n".join([*blocks, MARKS[1]])
 
 
@@ -211,7 +211,7 @@ def update_readme(path: Path = ROOT / "README.md") -> None:
 def targets_block(folder: Path = RESULTS) -> str:
     """What stands between the README's markers of targets."""
     begin, end = TARGET_MARKS
-    return f"{begin}\n\n{targets.block(records.newest(folder), questions)}\n\n{end}"
+    return f"{begin}\n\n{targets.block([rows for _, rows in records.newest(folder)], questions)}\n\n{end}"
 
 
 def write_reports(path: Path, rows: Sequence[Row]) -> list[Path]:
@@ -237,8 +237,8 @@ def main(arguments: list[str] | None = None) -> int:
         if args.results is None:
             if args.compare is not None:
                 raise InputError("--compare needs the new results too: report.py NEW.jsonl --compare OLD.jsonl")
-            for rows in records.newest():
-                write_reports(RESULTS / rows[0]["device"] / f"{rows[0]['date']}.jsonl", rows)
+            for path, rows in records.newest():
+                write_reports(path, rows)
             update_readme()
             return 0
         rows = records.read(args.results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -64,7 +65,8 @@ class Session:
     ) -> None:
         self.request, self.texts, self.checkpoints = request, texts, checkpoints
         self.path, self.facts, self.reports = path, facts, reports
-        self.known = {records.key(row) for row in known if not row.get("interrupted")}
+        done = (row for row in known if row["status"] in ("ok", "missing") and not row.get("interrupted"))
+        self.known = {records.key(row) for row in done}  # what broke is tried again
         self.rows: list[Row] = []
 
     def keep(self, rows: list[Row]) -> None:
@@ -95,9 +97,9 @@ class Session:
                 if bar.disable:  # no terminal: a line a chapter
                     took = time.perf_counter() - started
                     print(f"[{number}/{bar.total}] {chapter.title}: {took:.0f} s", file=sys.stderr, flush=True)
-            if "startup" in self.request.suites and not any(suite == "startup" for suite, *_ in self.known):
+            if "startup" in self.request.suites:
                 assert self.checkpoints is not None
-                for rows in startup_rows(self.request, self.checkpoints, bar.set_description):
+                for rows in startup_rows(self.request, self.checkpoints, bar.set_description, self.known):
                     self.keep(rows)
                 bar.update()
         except KeyboardInterrupt:
@@ -121,7 +123,7 @@ class Session:
         """Prints the tables, writes the reports, compares."""
         if not self.rows:
             print("nothing was left to measure", file=sys.stderr)
-            return 0
+            self.rows = records.read(self.path)
         print(report.console(self.rows))
         written = report.write_reports(self.path, records.read(self.path)) if self.reports else []
         beside = f" and beside it {', '.join(path.name for path in written)}" if written else ""
@@ -143,6 +145,7 @@ def _prepared(args: argparse.Namespace, overrides: dict[str, Any]) -> Iterator[S
     suites = _suites(args)
     device = str(default_device(args.device))
     facts = environment(torch.device(device))
+    facts["started"] = datetime.datetime.now().isoformat(timespec="seconds")
     sizes = tuple(args.sizes.split(",")) if args.sizes else default_sizes(device.split(":")[0], args.quick)
     check_sizes(sizes)
     cases = tuple(case.strip() for case in args.cases.split(",")) if args.cases else ()

@@ -12,15 +12,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.checkpoints import Checkpoints
+from benchmarks.records import QUESTION
 from benchmarks.suites import Request
 from benchmarks.worker import one_line
 
 ROOT = Path(__file__).resolve().parents[1]
+CASE = "32 tokens"
 _FRAME = """
 import json, sys, time
 t = [time.perf_counter()]
@@ -59,12 +61,17 @@ SCRIPTS = {
 }
 
 
-def startup_rows(request: Request, checkpoints: Checkpoints, step: Callable[[str], None]) -> Iterator[list[dict[str, Any]]]:
-    """The rows of each size."""
+def startup_rows(
+    request: Request, checkpoints: Checkpoints, step: Callable[[str], None], known: Collection[tuple[Any, ...]] = ()
+) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each size, but for those sizes that are known: keys of rows."""
     repeats = request.repeats or (2 if request.quick else 5)
     for size in request.sizes:
         folder = checkpoints.folder(size, "encoder")
         names = [name for name in SCRIPTS if not (request.quick and name == "torch.compile")]
+        asked = ("startup", checkpoints.label(size), "encoder", request.dtype, CASE)
+        if all((*asked, name) in known for name in names):
+            continue
         found: dict[str, list[list[float]]] = {name: [] for name in names}
         broken: dict[str, str] = {}
         for _ in range(repeats):
@@ -79,11 +86,7 @@ def startup_rows(request: Request, checkpoints: Checkpoints, step: Callable[[str
         rows = []
         for name in names:
             row: dict[str, Any] = {
-                "suite": "startup",
-                "model": checkpoints.label(size),
-                "task": "encoder",
-                "dtype": request.dtype,
-                "case": "32 tokens",
+                **dict(zip(QUESTION, asked, strict=True)),
                 "candidate": name,
                 "ours": name == "fastbert",
                 "rival": True,

@@ -17,10 +17,11 @@ Groups = list[list[Row]]  # the answers to one question, together
 
 
 class Found(NamedTuple):
-    """A figure, and what it stands beside ("" where the baseline is missing)."""
+    """A figure, what it stands beside ("" where the baseline is missing), and the commit that was measured."""
 
     figure: float
     baseline: str
+    commit: str
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,24 @@ def _select(groups: Groups, **facts: str) -> Iterator[list[Row]]:
             yield group
 
 
+def _measured(group: Sequence[Row]) -> list[Row]:
+    """Rows that passed their check and were measured to the end."""
+    return [row for row in group if row["status"] == "ok" and "median_s" in row and not row.get("interrupted")]
+
+
 def _mine(group: Sequence[Row]) -> Row | None:
-    """Our fastest row that passed its check."""
-    fine = [row for row in group if row["ours"] and row["status"] == "ok" and not row["from_text"] and "median_s" in row]
+    """Our fastest row."""
+    fine = [row for row in _measured(group) if row["ours"] and not row["from_text"]]
     return min(fine, key=lambda row: float(row["median_s"]), default=None)
 
 
-def _rival(group: Sequence[Row], *names: str) -> Row | None:
-    """The fastest of the others that passed its check, or of those with one of these names."""
-    fine = [row for row in group if not row["ours"] and row["rival"] and row["status"] == "ok" and "median_s" in row]
+def _rival(group: Sequence[Row], mine: Row, *names: str, needs: Sequence[str] = ()) -> Row | None:
+    """The fastest of the others in the run of our row, or of those with these names; None where a needed one lacks."""
+    run = ("started", "commit", "date")
+    fine = [row for row in _measured(group) if not row["ours"] and row["rival"]]
+    fine = [row for row in fine if all(row.get(name) == mine.get(name) for name in run)]
+    if not {*needs} <= {row["candidate"] for row in fine}:
+        return None
     fine = [row for row in fine if not names or row["candidate"] in names]
     return min(fine, key=lambda row: float(row["median_s"]), default=None)
 
@@ -73,97 +83,103 @@ def _rate(of: str, scale: float = 1.0, **facts: str) -> Callable[[Groups], Found
 
     def find(groups: Groups) -> Found | None:
         for group in _select(groups, **facts):
-            mine, other = _mine(group), _rival(group)
+            mine = _mine(group)
             if mine is not None:
+                other = _rival(group, mine)
                 beside = "" if other is None else f"{other['candidate']}: {_number(other[of] * scale)}"
-                return Found(mine[of] * scale, beside)
+                return Found(mine[of] * scale, beside, mine["commit"])
         return None
 
     return find
 
 
-def _gain(*rivals: str, questions: int = 1, **facts: str) -> Callable[[Groups], Found | None]:
+def _gain(*rivals: str, questions: int = 1, needs: Sequence[str] = (), **facts: str) -> Callable[[Groups], Found | None]:
     """How many times as fast as rivals, or as the best of all: the least over the questions, of which so many must be there."""
 
     def find(groups: Groups) -> Found | None:
         least: Found | None = None
         answered = 0
         for group in _select(groups, **facts):
-            mine, other = _mine(group), _rival(group, *rivals)
+            mine = _mine(group)
             if mine is None:
                 continue
+            other = _rival(group, mine, *rivals, needs=needs)
             if other is None:
-                return Found(float("nan"), "")
+                return Found(float("nan"), "", mine["commit"])
             answered += 1
             gain = other["median_s"] / mine["median_s"]
             if least is None or gain < least.figure:
                 place = group[0]["task"] if group[0]["suite"] == "ops" else group[0]["case"]
-                least = Found(gain, f"{other['candidate']}, {place}")
-        return least if least is None or answered >= questions else Found(least.figure, "")
+                least = Found(gain, f"{other['candidate']}, {place}", mine["commit"])
+        return least if least is None or answered >= questions else least._replace(baseline="")
 
     return find
 
 
-def _share(**facts: str) -> Callable[[Groups], Found | None]:
-    """The least share of the limit over the questions; the limit, measured in the same run, is the baseline."""
+def _share(questions: int = 1, **facts: str) -> Callable[[Groups], Found | None]:
+    """The least share of the limit over the questions, of which so many must be there; the limit, measured in the same run, is
+    the baseline.
+    """
 
     def find(groups: Groups) -> Found | None:
-        least: Found | None = None
-        for group in _select(groups, **facts):
-            mine = _mine(group)
-            if mine is not None and (least is None or 100 * mine["share_of_limit"] < least.figure):
-                limit = f"{mine['limit_tflops']:.3g} TFLOP/s, {mine['limit_gb_per_s']:,.0f} GB/s"
-                least = Found(100 * mine["share_of_limit"], f"the limit: {limit}")
-        return least
+        mine = [row for row in map(_mine, _select(groups, **facts)) if row is not None]
+        if not mine:
+            return None
+        least = min(mine, key=lambda row: float(row["share_of_limit"]))
+        limit = f"the limit: {least['limit_tflops']:.3g} TFLOP/s, {least['limit_gb_per_s']:,.0f} GB/s"
+        return Found(100 * least["share_of_limit"], limit if len(mine) >= questions else "", least["commit"])
 
     return find
 
 
 _ENCODER = {"suite": "inference", "task": "encoder"}
-_VARLEN = ("SDPA flash", "SDPA cuDNN", "SDPA, PyTorch's choice", "varlen_attn")
+_FLASH = ("SDPA flash", "SDPA cuDNN", "varlen_attn")
+_BOTH_PASSES = 2
 ON_GPU = (
-    Target("base, forward, full 128", 28_000, "texts/s", _rate("texts_per_s", model="base", case="full 128", **_ENCODER)),
-    Target("base, forward, full 512", 6_500, "texts/s", _rate("texts_per_s", model="base", case="full 512", **_ENCODER)),
-    Target("large, forward, SQuAD lengths", 5_900, "texts/s", _rate("texts_per_s", model="large", case="SQuAD", **_ENCODER)),
+    Target("base, forward, full 128", 28_000, "texts/s", _rate("texts_per_s", model="BERT-base", case="full 128", **_ENCODER)),
+    Target("base, forward, full 512", 6_500, "texts/s", _rate("texts_per_s", model="BERT-base", case="full 512", **_ENCODER)),
+    Target(
+        "large, forward, SQuAD lengths", 5_900, "texts/s", _rate("texts_per_s", model="BERT-large", case="SQuAD", **_ENCODER)
+    ),
     Target(
         "large, MLM + NSP step, full 512",
         255_000,
         "tokens/s",
-        _rate("tokens_per_s", suite="training", model="large", task="pre-training", case="full 512"),
+        _rate("tokens_per_s", suite="training", model="BERT-large", task="pre-training", case="full 512"),
     ),
     Target(
         "base, one text of 128, captured graph",
         0.40,
         "ms",
-        _rate("median_s", 1e3, suite="latency", model="base", case="full 128"),
+        _rate("median_s", 1e3, suite="latency", model="BERT-base", case="full 128"),
         at_most=True,
     ),
     Target(
         "base, forward, natural lengths, times transformers sdpa",
         3.0,
         "x",
-        _gain("transformers sdpa", model="base", case="natural", **_ENCODER),
+        _gain("transformers sdpa", model="BERT-base", case="natural", **_ENCODER),
     ),
     Target(
         "base, forward, full 128, times torch.compile max-autotune",
         1.5,
         "x",
-        _gain("torch.compile max-autotune", model="base", case="full 128", **_ENCODER),
+        _gain("torch.compile max-autotune", model="BERT-base", case="full 128", **_ENCODER),
     ),
     Target(
         "base, fine-tuning step, natural lengths, times transformers sdpa",
         2.5,
         "x",
-        _gain("transformers sdpa", suite="training", model="base", task="fine-tuning"),
+        _gain("transformers sdpa", suite="training", model="BERT-base", task="fine-tuning"),
     ),
     Target(
         "attention, every length, both passes, times the best other",
         1.0,
         "x",
-        _gain(*_VARLEN, questions=2 * len(LENGTHS), suite="ops", task="attention"),
+        _gain(questions=_BOTH_PASSES * len(LENGTHS), needs=_FLASH, suite="ops", task="attention"),
     ),
-    Target("layer_norm, share of the copy bandwidth", 85, "%", _share(suite="ops", task="layer_norm")),
-    Target("embedding, share of the copy bandwidth", 85, "%", _share(suite="ops", task="embedding")),
+    Target("layer_norm, share of the copy bandwidth", 85, "%", _share(_BOTH_PASSES, suite="ops", task="layer_norm")),
+    Target("embedding, share of the copy bandwidth", 85, "%", _share(_BOTH_PASSES, suite="ops", task="embedding")),
 )
 ON_CPU = (
     Target(
@@ -203,11 +219,13 @@ def block(results: Sequence[Sequence[Row]], groups_of: Callable[[Sequence[Row]],
     gpus = [rows for rows in results if rows[0]["cuda"] is not None]
     cpus = [rows for rows in results if rows[0]["cuda"] is None]
     for rows, targets in [*((rows, ON_GPU) for rows in gpus or [[]]), *((rows, ON_CPU) for rows in cpus or [[]])]:
-        where = f"{rows[0]['device']}, {rows[0]['commit']}" if rows else "NVIDIA H200" if targets is ON_GPU else "a CPU"
+        device = rows[0]["device"] if rows else "NVIDIA H200" if targets is ON_GPU else "a CPU"
         groups = [group for group in groups_of(rows) if targets is ON_CPU or group[0]["dtype"] != "float32"]
         for target in targets:
             goal = f"{'at most' if target.at_most else 'at least'} {_number(target.goal)} {target.unit}"
-            figure, ratio, verdict, beside = status(target, target.find(groups))
+            found = target.find(groups)
+            figure, ratio, verdict, beside = status(target, found)
+            where = device if found is None else f"{device}, {found.commit}"
             lines.append(f"| {where} | {target.work} | {goal} | {figure} | {ratio} | {verdict} | {beside} |")
     return "\n".join(lines)
 

@@ -44,7 +44,7 @@ def attention(
     if starts[-1] < tokens:
         context = attention(qkv[: starts[-1]], cu_seqlens, max_seqlen, dropout_p, seed, causal, scale)
         return torch.cat([context, torch.zeros_like(qkv[starts[-1] :, 0])])
-    generator = _generator(seed) if dropout_p > 0 else None
+    generator = _generator(seed, qkv.device) if dropout_p > 0 else None
     lengths = [end - start for start, end in pairwise(starts)]
     order = sorted(range(batch_size), key=lambda i: -lengths[i])
     in_order = order == list(range(batch_size))
@@ -132,5 +132,5 @@ def _rows(starts: list[int], lengths: list[int], order: list[int], device: torch
     return (torch.arange(int(count.sum())) + shift.repeat_interleave(count)).to(device)
 
 
-def _generator(seed: Seed) -> torch.Generator | None:
-    return None if seed is None else torch.Generator().manual_seed(int(seed))
+def _generator(seed: Seed, device: torch.device) -> torch.Generator | None:
+    return None if seed is None else torch.Generator(device).manual_seed(int(seed))

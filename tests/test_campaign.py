@@ -6,15 +6,19 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import campaign, records, run, targets  # noqa: E402
 from benchmarks.campaign import PARTS, Campaign, Part  # noqa: E402
+from benchmarks.cases import REAL, SIZES  # noqa: E402
+from benchmarks.checkpoints import Checkpoints  # noqa: E402
 from benchmarks.op_cases import LENGTHS, OP_CASES  # noqa: E402
 from benchmarks.report import questions  # noqa: E402
 
@@ -43,6 +47,7 @@ def test_a_part_that_was_stopped_keeps_its_rows_and_goes_on(tmp_path: Path, capf
 
     assert again.run(part) == "done"
     assert "nothing was left to measure" in capfd.readouterr().err
+    assert not Campaign(tmp_path, (*CPU, "--tokens", "300"), "bfloat16").done(part), "other options"
     state = json.loads((tmp_path / "parts" / "state.json").read_text())["ops"]
     assert state["exit_code"] == 0
     assert {"commit", "torch", "seconds"} <= state.keys()
@@ -55,6 +60,39 @@ def test_a_part_is_stopped_at_its_limit(tmp_path: Path) -> None:
     assert not made.done(part)
     made.forget(part)
     assert "ops" not in Campaign(tmp_path, CPU, "bfloat16").state
+
+
+def test_what_broke_is_tried_again(tmp_path: Path) -> None:
+    """A part that failed does not become done because its rows are there."""
+    part = Part("ops", "rows", OPS, limit_s=240)
+    made = Campaign(tmp_path, CPU, "bfloat16")
+    assert made.run(part) == "done"
+    first, *rest = records.read(made.file(part))
+    records.write(made.file(part), [{**first, "status": "error", "reason": "out of memory"}, *rest])
+    assert made.run(part) == "done"
+    assert {row["status"] for row in records.read(made.file(part))} == {"ok"}
+
+
+def test_the_end_of_the_campaign_ends_its_part(tmp_path: Path) -> None:
+    """SIGTERM is Ctrl-C: the part keeps what it has, and nothing goes on alone."""
+    code = (
+        "import sys; sys.path.insert(0, '.'); from benchmarks import campaign; import torch\n"
+        "campaign.PARTS = (campaign.Part('ops', 'rows', ('--suite', 'ops', '--only', 'fastbert'), 200),)\n"
+        "campaign.default_device = lambda device: torch.device('cuda')\n"
+        "campaign.environment = lambda device: {'device': 'd', 'commit': 'c', 'date': '1', 'torch': '2', 'triton': '3'}\n"
+        "wait = 'import time; print(1, flush=True); time.sleep(99)'\n"
+        "campaign.Campaign.command = lambda self, part: [sys.executable, '-c', wait]\n"
+        f"sys.exit(campaign.main(['--output', {str(tmp_path)!r}]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "1\n"
+        process.terminate()
+        process.communicate(timeout=100)
+    assert process.returncode == 1
+    state = json.loads((tmp_path / "parts" / "state.json").read_text())["ops"]
+    assert state["status"] == "stopped"
+    assert state["exit_code"] != 0
 
 
 def test_parts_become_one_file_of_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,11 +127,14 @@ def test_every_part_names_options_that_its_command_knows(tmp_path: Path) -> None
     ("options", "message"),
     [
         (["--only", "speed"], "there is no part 'speed'; the parts are tests, ops-attention"),
-        (["--squad", "/no/such/file", "--device", "cpu"], "--squad: there is no file /no/such/file"),
-        (["--device", "cpu"], "there is no CUDA device; --list shows what would run"),
+        (["--squad", "/no/such/file"], "--squad: there is no file /no/such/file"),
+        ([], "there is no CUDA device; --list shows what would run"),
     ],
 )
-def test_bad_arguments_end_in_one_sentence(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
+def test_bad_arguments_end_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.setattr(campaign, "default_device", lambda device: torch.device("cpu"))
     assert campaign.main(options) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1
@@ -112,8 +153,11 @@ def test_searches_in_the_file_are_not_made_again(tmp_path: Path) -> None:
     assert done.stdout.strip() == "{('ffn', 'sm_90', 'bfloat16', (2, 64))}"
 
 
+LABELS = {size: Checkpoints.label(SimpleNamespace(_name="all-MiniLM-L6-v2"), size) for size in (REAL, *SIZES)}
+
+
 def row(**facts: Any) -> dict[str, Any]:
-    made = {"suite": "inference", "model": "base", "task": "encoder", "dtype": "bfloat16", "case": "full 128"}
+    made = {"suite": "inference", "model": LABELS["base"], "task": "encoder", "dtype": "bfloat16", "case": "full 128"}
     made |= {"candidate": "fastbert", "ours": True, "rival": True, "status": "ok", "from_text": False, "median_s": 1.0}
     made |= {"p20_s": 1.0, "p80_s": 1.0, "texts_per_s": 30_000.0, "tokens_per_s": 3e6, "share_of_limit": 0.9, "max_error": 0.0}
     made |= {"limit_tflops": 790.0, "limit_gb_per_s": 4300.0, "tflops": 1.0, "gb_per_s": 1.0, "flops": 1, "peak_bytes": 0}
@@ -137,6 +181,8 @@ def test_a_target_is_met_only_with_its_baseline() -> None:
     assert verdict([row(texts_per_s=20_000.0), other], work) == ("20,000 texts/s", "not met")
     assert verdict([row(status="wrong"), other], work) == ("", "not measured")
     assert verdict([row(dtype="float32"), {**other, "dtype": "float32"}], work) == ("", "not measured")
+    assert verdict([row(), {**other, "commit": "older"}], work) == ("30,000 texts/s", "no baseline beside it")
+    assert verdict([row(interrupted=True), other], work) == ("", "not measured")
     ratio = "base, forward, full 128, times torch.compile max-autotune"
     assert verdict([row(), other], ratio) == ("", "no baseline beside it")
     assert verdict([row(), {**other, "candidate": "torch.compile max-autotune"}], ratio) == ("3 x", "met")
@@ -145,16 +191,45 @@ def test_a_target_is_met_only_with_its_baseline() -> None:
 def test_attention_is_ahead_only_where_every_length_is() -> None:
     work = "attention, every length, both passes, times the best other"
 
-    def answers(gain: float, name: str) -> list[dict[str, Any]]:
+    def answers(gain: float, name: str, others: tuple[str, ...] = ("SDPA flash", "SDPA cuDNN")) -> list[dict[str, Any]]:
         facts = {"suite": "ops", "model": "op", "task": name}
-        return [row(**facts), row(**facts, candidate="varlen_attn", ours=False, median_s=gain)]
+        theirs = [row(**facts, candidate=other, ours=False, median_s=9.0) for other in others]
+        return [row(**facts), row(**facts, candidate="varlen_attn", ours=False, median_s=gain), *theirs]
 
     names = [name for name in OP_CASES if name.startswith("attention")]
     assert len(names) == 2 * len(LENGTHS)
     everywhere = [one for name in names for one in answers(1.5, name)]
     assert verdict(everywhere, work) == ("1.5 x", "met")
-    assert verdict(everywhere[2:], work) == ("1.5 x", "no baseline beside it")
-    assert verdict([*everywhere[2:], *answers(0.9, names[0])], work) == ("0.9 x", "not met")
+    assert verdict(everywhere[4:], work) == ("1.5 x", "no baseline beside it")
+    assert verdict([*everywhere[4:], *answers(0.9, names[0])], work) == ("0.9 x", "not met")
+    assert verdict([*everywhere[4:], *answers(1.5, names[0], ("SDPA flash",))], work) == ("", "no baseline beside it")
+
+
+def test_a_share_is_that_of_both_passes() -> None:
+    work = "layer_norm, share of the copy bandwidth"
+    facts = {"suite": "ops", "model": "op"}
+    forward, both = (row(**facts, task=f"layer_norm, {phase}") for phase in ("forward", "forward + backward"))
+    assert verdict([forward, both], work) == ("90 %", "met")
+    assert verdict([forward, {**both, "status": "wrong"}], work) == ("90 %", "no baseline beside it")
+    assert verdict([forward, {**both, "share_of_limit": 0.5}], work) == ("50 %", "not met")
+
+
+def test_every_target_finds_its_model() -> None:
+    rows = [
+        row(suite=suite, model=label, task=task, case=case, candidate=name, ours=name == "fastbert")
+        for suite, task in (
+            ("inference", "encoder"),
+            ("training", "fine-tuning"),
+            ("training", "pre-training"),
+            ("latency", "encoder"),
+        )
+        for label in LABELS.values()
+        for case in ("natural", "SQuAD", "full 128", "full 512")
+        for name in ("fastbert", "transformers sdpa", "torch.compile max-autotune")
+    ]
+    lines = [line for line in targets.block([rows], questions).splitlines() if "large" in line or "base" in line]
+    assert len(lines) == 8
+    assert not any("not measured" in line or "no baseline" in line for line in lines)
 
 
 def test_latency_counts_downwards() -> None:

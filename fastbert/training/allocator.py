@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 
 import torch
 
@@ -23,7 +24,11 @@ def keep_freed_memory(device: torch.device) -> None:
 
 @functools.cache
 def _keep() -> None:
+    if not sys.platform.startswith("linux"):
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, 1 << 30) or mallopt(_MMAP_THRESHOLD, 32 << 20)  # an older glibc takes no more
-        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    if mallopt is None:
+        return
+    if not mallopt(_MMAP_THRESHOLD, 1 << 30):
+        mallopt(_MMAP_THRESHOLD, 32 << 20)  # an older glibc takes no more
+    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
