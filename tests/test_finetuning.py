@@ -19,7 +19,7 @@ from fastbert.data.conll import TaggedSentence
 from fastbert.data.labelled import TextExample
 from fastbert.data.squad import Answer, Question
 from fastbert.errors import InputError
-from fastbert.finetuning import FineTuneOptions, finetune
+from fastbert.finetuning import FineTuneOptions, finetune, seed_run
 from fastbert.finetuning.answering import best_threshold
 from fastbert.finetuning.comparison import compare
 from fastbert.finetuning.evaluation import evaluate_model, task_of_model
@@ -83,6 +83,52 @@ def test_every_task_is_learned_and_leaves_its_results(kind: str, encoder: Path, 
     assert task_of_model(folder / "model") == kind
     again = evaluate_model(folder / "model", Split("test", MAKERS[kind](64, 2)), device="cpu")
     assert again.metrics == pytest.approx(result.metrics)
+
+
+@pytest.mark.parametrize("kind", ["classify", "regress"])
+def test_without_dropout_training_is_that_of_transformers_trainer(
+    kind: str, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same start and order of examples: rate, decay, clipping, loss and gradients are the same, so the weights are."""
+    build, made = seed_run.build_model, []
+
+    def keep(*arguments: Any) -> Any:
+        made.append(build(*arguments))
+        made[-1].save_pretrained(tmp_path / f"start-{len(made)}")
+        return made[-1]
+
+    monkeypatch.setattr(seed_run, "build_model", keep)
+    monkeypatch.setattr(SeedRun, "_order", lambda self, epoch: list(range(len(self.samples))))
+    examples = MAKERS[kind](200, 0)
+    how = options(epochs=2, lr=5e-4)
+    result = finetune(kind, encoder, examples, output=tmp_path / "run", options=how, device="cpu", show_progress=False)
+
+    head = transformers.AutoModelForSequenceClassification
+    ours, start = head.from_pretrained(result.folder / "model"), head.from_pretrained(tmp_path / "start-1")
+    theirs = head.from_pretrained(tmp_path / "start-1")
+    tok = transformers.AutoTokenizer.from_pretrained(result.folder / "model")
+    number = theirs.config.label2id if kind == "classify" else None
+    rows = [{**tok(example.text), "labels": example.label if number is None else number[example.label]} for example in examples]
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path / "theirs"),
+        num_train_epochs=2,
+        per_device_train_batch_size=16,
+        learning_rate=5e-4,
+        warmup_steps=0.1,
+        weight_decay=0.01,
+        adam_epsilon=1e-6,
+        train_sampling_strategy="sequential",
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        report_to=[],
+        use_cpu=True,
+    )
+    collate = transformers.DataCollatorWithPadding(tok)
+    transformers.Trainer(model=theirs, args=arguments, data_collator=collate, train_dataset=rows).train()
+    for (name, a), b, before in zip(ours.named_parameters(), theirs.parameters(), start.parameters(), strict=True):
+        if not name.endswith("key.bias"):  # its gradient is zero but for rounding, which Adam makes large
+            assert float((a - b).norm()) < 2e-3 * float((b - before).norm()), name
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ class SeedRun:
         self.per_epoch = math.ceil(len(self.samples) / options.batch_size)
         assert options.epochs is not None
         self.steps = self.per_epoch * options.epochs
-        self.warmup = round(self.steps * options.warmup)
+        self.warmup = math.ceil(self.steps * options.warmup)  # as transformers' Trainer
         assert options.lr is not None
         self.lr = options.lr
         self.optimizer = make_optimizer(options.optimizer, self.model, self.lr, weight_decay=options.weight_decay)
