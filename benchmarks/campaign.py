@@ -34,6 +34,8 @@ import torch
 from benchmarks import records
 from benchmarks.environment import environment
 from benchmarks.records import RESULTS, Row
+from benchmarks.report import write_reports
+from fastbert import files
 from fastbert.diagnostics import align
 from fastbert.errors import FastbertError, InputError
 from fastbert.tasks.loading import default_device
@@ -161,8 +163,6 @@ class Campaign:
 
     def merge(self) -> Path | None:
         """All rows of the parts as one file of results, with its report; None where there are none."""
-        from benchmarks.report import write_reports
-
         rows: list[Row] = []
         for part in PARTS:
             if part.kind == "rows" and self.file(part).exists():
@@ -186,8 +186,6 @@ class Campaign:
         self._write()
 
     def _write(self) -> None:
-        from fastbert import files
-
         files.write_text(self.parts / "state.json", json.dumps(self.state, indent=1) + "\n")
 
 

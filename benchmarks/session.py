@@ -122,6 +122,8 @@ class Session:
     def finish(self, interrupted: bool, old: list[Row] | None, fail_below: float) -> int:
         """Prints the tables, writes the reports, compares."""
         if not self.rows:
+            if not self.path.exists():
+                raise InputError("nothing was measured: no op or case of these suites has a text of --cases in its name")
             print("nothing was left to measure", file=sys.stderr)
             self.rows = records.read(self.path)
         print(report.console(self.rows))

@@ -19,6 +19,7 @@ from torch import Tensor
 from fastbert import reference
 
 Group = tuple[int, int]  # a length, and how many sequences of it stand one behind the other
+Settings = tuple[tuple[Group, ...], float, bool, float]  # the groups, dropout, causal, scale
 
 
 def attention(
@@ -41,9 +42,6 @@ def attention(
         context: Tensor = _Attention.apply(qkv, settings, *keeps)
         return context
     return _by_autograd(qkv, settings, keeps)
-
-
-Settings = tuple[tuple[Group, ...], float, bool, float]
 
 
 def _is_plain(qkv: Tensor) -> bool:

@@ -194,7 +194,7 @@ def dropout_mask(
     A traced graph draws from torch's own generator, as a seed of its own cannot be traced.
     """
     if torch.compiler.is_compiling():
-        return torch.rand(shape, device=device) >= p
+        return (torch.rand(shape, device=device) >= p).to(dtype)
     generator = None if seed is None else torch.Generator(device or "cpu").manual_seed(int(seed))
     return draw_mask(shape, p, generator, device, dtype)
 
