@@ -43,7 +43,7 @@ from fastbert.prepacking import prepack
 from fastbert.tokenizer import BertTokenizer
 from fastbert.verification import verify
 
-__version__ = "0.5.1"
+__version__ = "0.5.2"
 
 __all__ = [
     "BertConfig",

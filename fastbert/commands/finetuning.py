@@ -40,6 +40,10 @@ _HELP = {
 }
 
 
+METRIC = "a name; once more for another; the first chooses the best epoch; f1 is of the last label by name"
+COMPARE = "both modes, side by side; epochs and rate are fine-tuning's, the task model on features has its own defaults"
+
+
 def register(commands: Commands) -> None:
     """Adds the commands."""
     kinds = add_group(commands, "finetune", "Trains a model for a task: from labelled examples to predictions and scores.")
@@ -48,7 +52,7 @@ def register(commands: Commands) -> None:
         sub.description = _HELP[kind]
         sub.set_defaults(kind=kind)
         add_training(sub, kind)
-        sub.add_argument("--compare", action="store_true", help="both modes, side by side, beside the paper's figures")
+        sub.add_argument("--compare", action="store_true", help=COMPARE)
 
     sub = add(commands, "predict", predict, "fastbert predict texts.txt --model sentiment/model -o predictions.jsonl")
     sub.add_argument("input", help="a table, a .txt of texts, CoNLL words, SQuAD's JSON, or - for lines of standard input")
@@ -57,7 +61,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--task", choices=[*_EXAMPLES, "zero-shot", "next-sentence"], help="default: the model's own")
     _add_reading(sub, None)
     sub.add_argument("--on-long", choices=ON_LONG, help="texts beyond the limit (default: as in training, else truncate)")
-    sub.add_argument("--top-k", type=int, default=1, help="labels, or answers, an input (default: 1)")
+    sub.add_argument("--top-k", type=int, help="labels, or answers, an input (default: 1; of several labels those above 0.5)")
     sub.add_argument("--aggregation", default="first", help="of entities: none, simple, first, average, max (default: first)")
     sub.add_argument("--candidates", help="of zero-shot classification: labels, with commas")
     sub.add_argument("--template", default="This example is {}.", help="of zero-shot: the hypothesis")
@@ -69,10 +73,10 @@ def register(commands: Commands) -> None:
     add_model(sub)
     sub.add_argument("--task", choices=list(_EXAMPLES), help="default: the model's own")
     _add_reading(sub, None)
-    sub.add_argument("--metric", action="append", default=[], help="one or more (default: the task's)")
-    sub.add_argument("--labels", help="names for the model's labels, in its order, with commas")
+    sub.add_argument("--metric", action="append", default=[], help="a name; once more for another (default: the task's)")
+    sub.add_argument("--labels", help="what 0, 1, ... in the data stand for, or other names for the model's, with commas")
     sub.add_argument("--strict", action="store_true", help="tags: spans count only where their scheme's rules are kept")
-    sub.add_argument("--on-long", choices=ON_LONG, default="truncate", help="texts beyond the limit (default: truncate)")
+    sub.add_argument("--on-long", choices=ON_LONG, help="texts beyond the limit (default: as in training, else truncate)")
     sub.add_argument("--predictions", help="write them, as JSON lines")
     sub.add_argument("-o", "--output", help="write the metrics as JSON (default: stdout)")
 
@@ -114,7 +118,7 @@ def add_training(parser: argparse.ArgumentParser, kind: str | None) -> None:
     parser.add_argument("--labels", help="names in the order of the scores, with commas (default: found in the data)")
     parser.add_argument("--new-head", action="store_true", help="start the head anew where the checkpoint has one")
     parser.add_argument("--fix-bio", action="store_true", help="mend tags that break the rules of their scheme")
-    parser.add_argument("--metric", action="append", default=[], help="one or more; the first chooses the best epoch")
+    parser.add_argument("--metric", action="append", default=[], help=METRIC)
     parser.add_argument("--layers", choices=list(LAYERS), help="hidden states of a task model")
     parser.add_argument("--bilstm", type=int, help="layers of a BiLSTM in a task model")
     parser.add_argument("--pooling", choices=list(POOLINGS), help="of texts (default: the pooler's [CLS])")
@@ -208,7 +212,8 @@ def finetune(args: argparse.Namespace) -> int:
     options = fine_tune_options(args)
     try:
         if args.compare:
-            print(compare(args.kind, args.model, train_part, dev, test, output=args.output, options=options, **common))
+            places = {"output": args.output, "feature_cache": args.feature_cache}
+            print(compare(args.kind, args.model, train_part, dev, test, options=options, **places, **common))
             return 0
         result = train(
             args.kind,
@@ -254,18 +259,22 @@ def predict(args: argparse.Namespace) -> None:
 def _predictions(args: argparse.Namespace, folder: Path, kind: str) -> list[dict[str, Any]]:
     from fastbert import tasks
     from fastbert.finetuning.reading import read_split
+    from fastbert.tasks.classifier import THRESHOLD
 
     place = {"device": args.device, "dtype": args.dtype}
     show = True if args.progress else None
     if kind == "ner":
         return _tagged(args, tasks.TokenTagger.from_pretrained(folder, **place), show)
+    top_k = 1 if args.top_k is None else args.top_k
+    if args.input == "-" and kind in ("qa", "choice"):
+        raise InputError(f"{kind} does not read standard input: name a file of {'SQuAD JSON' if kind == 'qa' else 'choices'}")
     if kind == "qa":
         answerer = tasks.QuestionAnswerer.from_pretrained(folder, **place)
         if args.null_threshold is not None:
             answerer.null_threshold = args.null_threshold
         questions = read_split("qa", args.input, "input", read_options(args), labelled=False).examples
         pairs = [(question.question, question.context) for question in questions]
-        found = answerer.predict(pairs, args.top_k, show_progress=show)
+        found = answerer.predict(pairs, top_k, show_progress=show)
         return [
             {"id": q.id, **(row if isinstance(row, dict) else {"answers": row})}
             for q, row in zip(questions, found, strict=True)
@@ -284,7 +293,12 @@ def _predictions(args: argparse.Namespace, folder: Path, kind: str) -> list[dict
         model = tasks.NLI.from_pretrained(folder, **place)
         return model.zero_shot(inputs, labels, hypothesis_template=args.template, show_progress=show)
     task: Any = (tasks.NLI if kind == "nli" else tasks.Classifier).from_pretrained(folder, **place)
-    rows = task.predict(inputs, args.top_k, on_long=args.on_long, show_progress=show)
+    if task.problem_type == "multi_label_classification" and args.top_k is None:
+        rows = task.predict(inputs, None, on_long=args.on_long, show_progress=show)
+        found = [{one["label"]: one["score"] for one in row} for row in rows]
+        scores = [{name: row[name] for name in task.labels} for row in found]
+        return [{"labels": [name for name, p in row.items() if p > THRESHOLD], "scores": row} for row in scores]
+    rows = task.predict(inputs, top_k, on_long=args.on_long, show_progress=show)
     return [row if isinstance(row, dict) else {"labels": row} for row in rows]
 
 
@@ -316,17 +330,30 @@ def _texts(args: argparse.Namespace) -> Iterator[Any]:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Scores of a trained model on labelled examples."""
-    from fastbert.finetuning import FineTuneOptions
-    from fastbert.finetuning.evaluation import PATTERNS, evaluate_model, has_several_labels, task_of_model
-    from fastbert.finetuning.metrics import tag_metrics
-    from fastbert.finetuning.reading import read_split
-    from fastbert.finetuning.results import write_predictions
+    from fastbert.finetuning.evaluation import PATTERNS, has_several_labels, task_of_model
 
     folder = files.locate(args.model, PATTERNS, local_files_only=args.local_files_only)
     kind = args.task or task_of_model(folder)
     how = replace(read_options(args), multi_label=has_several_labels(folder, kind))
     if kind not in _EXAMPLES:
         raise InputError(f"eval does not know the task {kind!r}; it knows {', '.join(_EXAMPLES)}")
+    with ExitStack() as stack:
+        written = {
+            name: stack.enter_context(files.replacing(path))
+            for name, path in (("metrics", args.output), ("predictions", args.predictions))
+            if path is not None
+        }
+        _evaluate(args, folder, kind, how, written)
+
+
+def _evaluate(args: argparse.Namespace, folder: Path, kind: str, how: Any, written: dict[str, Path]) -> None:
+    """Scores, into the files of `written`, whose places were seen to be writable."""
+    from fastbert.finetuning import FineTuneOptions
+    from fastbert.finetuning.evaluation import evaluate_model
+    from fastbert.finetuning.metrics import tag_metrics
+    from fastbert.finetuning.reading import read_split
+    from fastbert.finetuning.results import write_predictions
+
     split = read_split(kind, args.input, "input", how)
     options = FineTuneOptions(metrics=tuple(args.metric) or how.metrics, labels=_names(args.labels), on_long=args.on_long)
     found = evaluate_model(folder, split, kind, options, args.device)
@@ -336,11 +363,11 @@ def evaluate(args: argparse.Namespace) -> None:
         metrics |= {f"strict_{name}": v for name, v in tag_metrics(("f1", "precision", "recall"), gold, tags, True).items()}
     for note in split.notes:
         print(f"fastbert: note: {note}", file=sys.stderr)
-    if args.predictions:
-        write_predictions(Path(args.predictions), found.predictions)
+    if "predictions" in written:
+        write_predictions(written["predictions"], found.predictions)
     text = json.dumps({**metrics, "examples": len(split.examples)})
-    if args.output:
-        files.write_text(Path(args.output), text + "\n")
+    if "metrics" in written:
+        written["metrics"].write_text(text + "\n", encoding="utf-8")
     else:
         print(text)
 

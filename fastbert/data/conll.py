@@ -47,6 +47,9 @@ def read_tagged(
     path = Path(path)
     if is_json(path):
         return _read_json(path, tagged)
+    for name, column in (("word_column", word_column), ("tag_column", tag_column)):
+        if column is not None and column < 1:
+            raise InputError(f"{name} = {column}: columns count from 1")
     sentences = []
     words: list[str] = []
     tags: list[str] = []

@@ -117,7 +117,10 @@ class Framer:
         walked, other = (a, b) if walks_first else (b or [], a)
         room = self.max_length - (2 if other is None else len(other) + 3)
         if room < min(8, len(walked)):
-            raise InputError(f"{place}: its shorter text has {len(other or [])} tokens, which leaves no room for windows")
+            raise InputError(
+                f"{place}: its shorter text has {len(other or [])} tokens, which leaves no room for windows of "
+                f"{self.max_length} tokens (max_length)"
+            )
         step = max(1, room - min(overlap or 0, room // 2)) if step is None else min(step, room)
         framed.cut.append(0)
         for start, end in windows(len(walked), room, step):

@@ -52,6 +52,11 @@ def read_table(path: str | Path, columns: Sequence[str], *, skip_ragged: bool = 
             line, or a file without any row.
     """
     path = Path(path)
+    twice = next((name for name in columns if list(columns).count(name) > 1), None)
+    if twice is not None:
+        raise InputError(
+            f"{path}: the column {twice!r} is asked for twice; text, pair, label and choices are columns of their own"
+        )
     if is_json(path):
         return _read_json(path, columns)
     numbered = [name.isdecimal() for name in columns]
@@ -152,4 +157,6 @@ def _header(rows: Iterator[tuple[int, list[str]]], path: Path) -> list[str]:
 def _find(header: list[str], name: str, path: Path) -> int:
     if name not in header:
         raise InputError(f"{path} has no column {name!r}; it has {', '.join(header)}")
+    if header.count(name) > 1:
+        raise InputError(f"{path} has {header.count(name)} columns {name!r}; it has {', '.join(header)}")
     return header.index(name)

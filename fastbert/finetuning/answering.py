@@ -29,6 +29,7 @@ class Answering(Problem):
         self.metrics = chosen_metrics(kind, options.metrics)
         self.null_threshold = 0.0 if any(question.impossible for question in train.examples) else None
         for split in [train, *others]:
+            self._leave_out_unknown(split)
             lost = misplaced(split.examples)
             if lost:
                 ids = ", ".join(question.id for question in lost[:LISTED]) + (", ..." if len(lost) > LISTED else "")
@@ -37,9 +38,19 @@ class Answering(Problem):
         if checkpoint.fixed:
             return
         gone = {question.id for question in misplaced(train.examples)}
-        train.examples = [q for q in train.examples if q.id not in gone and (q.answers or q.impossible)]
+        train.examples = [q for q in train.examples if q.id not in gone]
         if not train.examples:
             raise InputError(f"{train.name} holds no question with an answer that stands in its context")
+
+    def _leave_out_unknown(self, split: Split) -> None:
+        """Questions without answers that are not said to have none can neither teach nor judge."""
+        known = [question for question in split.examples if question.answers or question.impossible]
+        if not known:
+            raise InputError(f"{split.name}: no question has answers, or is_impossible; there is nothing to learn or to score")
+        if len(known) < len(split.examples):
+            left = len(split.examples) - len(known)
+            split.notes.append(f"{left} questions have neither answers nor is_impossible: left out")
+            split.examples = known
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Both ways of using a pre-trained model on one task: fine-tune everything, or train a task model on frozen features.
 
-Beside the result stand the paper's: table 7, CoNLL-2003 NER, BERT-base, F1 on dev.
+Beside the result on tags stand the paper's: table 7, CoNLL-2003 NER, BERT-base, F1 on dev.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def compare(
     *,
     output: str | Path,
     options: FineTuneOptions | None = None,
+    feature_cache: str | Path | None = None,
     all_layers: bool = False,
     say: Callable[[str], None] = say_on_stderr,
     **rest: Any,
@@ -48,7 +49,8 @@ def compare(
 
     Args:
         kind, model, train, dev, test, options, rest: see `finetune`; options are those of fine-tuning, and epochs and rate of
-            the task model its own defaults.
+            the task model its own defaults; layers and BiLSTM are the task model's alone.
+        feature_cache: a folder of frozen features; None means one in `output`, which the rows share.
         output: one folder a row, the features that rows share, and table.md.
         all_layers: one row for every choice of layers in table 7, instead of the chosen or default one.
         say: is told what happens.
@@ -60,22 +62,24 @@ def compare(
     features = replace(options, mode="features", epochs=None, lr=None)
     chosen = tuple(LAYERS) if all_layers else (features.resolved(kind).layers or "last",)
     rows: dict[str, FineTuneResult] = {}
+    cache = folder / "cache" if feature_cache is None else feature_cache
     for name in ("finetune", *chosen):
         say(f"-- {name}")
-        how = replace(options, mode="finetune") if name == "finetune" else replace(features, layers=name)
+        whole = replace(options, mode="finetune", layers=None, bilstm=None)
+        how = whole if name == "finetune" else replace(features, layers=name)
         rows[name] = finetune(
-            kind, model, train, dev, test, output=folder / name, options=how, feature_cache=folder / "cache", say=say, **rest
+            kind, model, train, dev, test, output=folder / name, options=how, feature_cache=cache, say=say, **rest
         )
-    table = _table(rows)
+    table, note = _table(rows, kind), NOTE if kind == "ner" else ""
     head, *body = ["| " + " | ".join(row) + " |" for row in table]
-    files.write_text(folder / "table.md", "\n".join([head, "|" + " --- |" * len(table[0]), *body, "", NOTE]) + "\n")
-    return "\n".join([*align(table), "", NOTE])
+    files.write_text(folder / "table.md", "\n".join([head, "|" + " --- |" * len(table[0]), *body, "", note]).rstrip() + "\n")
+    return "\n".join([*align(table), "", note]).rstrip()
 
 
-def _table(rows: dict[str, FineTuneResult]) -> list[tuple[str, ...]]:
+def _table(rows: dict[str, FineTuneResult], kind: str) -> list[tuple[str, ...]]:
     part = "test" if next(iter(rows.values())).seeds[0].test else "dev"
     metrics = list(getattr(next(iter(rows.values())).seeds[0], part))
-    table = [("", "parameters trained", "minutes", "memory, MiB", *(f"{part} {name}" for name in metrics), "paper")]
+    table = [("", "parameters trained", "minutes", "memory, MiB", *(f"{part} {name}" for name in metrics))]
     for name, result in rows.items():
         seeds = result.seeds
         scores = []
@@ -85,5 +89,8 @@ def _table(rows: dict[str, FineTuneResult]) -> list[tuple[str, ...]]:
         minutes = sum(seed.seconds for seed in seeds) / len(seeds) / 60
         memory = max(seed.memory_bytes for seed in seeds) / 2**20
         title = "fine-tuning" if name == "finetune" else f"features: {name}"
-        table.append((title, f"{seeds[0].parameters:,}", f"{minutes:.2f}", f"{memory:,.0f}", *scores, f"{TABLE_7[name]:.1f}"))
+        table.append((title, f"{seeds[0].parameters:,}", f"{minutes:.2f}", f"{memory:,.0f}", *scores))
+    if kind == "ner":
+        paper = ("paper", *(f"{TABLE_7[name]:.1f}" for name in rows))
+        table = [(*row, cell) for row, cell in zip(table, paper, strict=True)]
     return table

@@ -14,7 +14,7 @@ from fastbert.config import BertConfig
 from fastbert.errors import InputError
 from fastbert.finetuning.metrics import check_installed
 from fastbert.finetuning.options import FineTuneOptions
-from fastbert.finetuning.problems import Checkpoint, Prediction, Split, make_problem
+from fastbert.finetuning.problems import Checkpoint, Prediction, Split, make_problem, places_of
 from fastbert.finetuning.seed_run import evaluate_saved
 from fastbert.tasks.loading import PATTERNS, default_device, task_settings
 from fastbert.tasks.nli import relation
@@ -44,7 +44,8 @@ def task_of_model(folder: Path) -> str:
         return _TASKS[name]
     if name != "BertForSequenceClassification":
         raise InputError(
-            f"{folder} holds a {name or 'model of an unnamed class'}: it has no head for a task, or --task names it"
+            f"{folder} holds a {name or 'model of an unnamed class'}, which shows no head of a task: fine-tune it first, or "
+            "name the task (--task)"
         )
     if config.num_labels == 1 or config.problem_type == "regression":
         return "regress"
@@ -78,7 +79,8 @@ def evaluate_model(
         model: a directory or hub id.
         split: the examples.
         kind: the task; None takes the model's own.
-        options: metrics, labels (names for those of the model, in its order), lengths; None takes what stands beside the model.
+        options: metrics, labels (what numbers in the data stand for, or other names for the model's, in its order), lengths;
+            None takes what stands beside the model.
         device: None means a CUDA device where there is one, else the CPU.
         hub: `revision`, `cache_dir`, `token`, `local_files_only`.
 
@@ -103,5 +105,6 @@ def evaluate_model(
     tokenizer = BertTokenizer.from_pretrained(folder)
     problem = make_problem(kind, options, tokenizer, split, (), Checkpoint(labels, fixed=True))
     target = default_device(device)
-    found, predictions = evaluate_saved(problem, folder, split, target, "float32")
+    with places_of(split):
+        found, predictions = evaluate_saved(problem, folder, split, target, "float32", quiet=False)
     return Evaluation(found, predictions)

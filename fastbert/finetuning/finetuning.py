@@ -209,7 +209,11 @@ def _begin(folder: Path, about: dict[str, Any]) -> None:
     path = folder / "run.json"
     about = json.loads(json.dumps(about))
     if path.is_file():
-        for key, before, now in _differences(files.read_json(path), about):
+        found = _differences(files.read_json(path), about)
+        for key, before, now in sorted(found, key=lambda one: one[0] != "options.mode"):  # others follow from the mode
+            if key.startswith("data."):
+                part = key.removeprefix("data.")
+                raise InputError(f"{folder} holds a run on other examples of {part}: name another output folder")
             raise InputError(f"{folder} holds a run with {key} = {before!r}; now it is {now!r}: name another output folder")
     folder.mkdir(parents=True, exist_ok=True)
     files.write_text(path, json.dumps(about, indent=1) + "\n")

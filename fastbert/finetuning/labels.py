@@ -5,6 +5,7 @@ Labels are matched by name and never by number. A new order of the same names ch
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from fastbert.errors import InputError
@@ -20,7 +21,7 @@ def decide_labels(
         wanted: by the user, who decides names and order; where all found ones are numbers, the names of 0, 1, ...
         known: of the checkpoint's trained head, None where it has none.
         new_head: forget those.
-        fixed: take those of the checkpoint, or the wanted ones in their place, whatever was found.
+        fixed: take those of the checkpoint, or wanted ones of other names in their place, whatever was found.
 
     Raises:
         InputError: a wanted label without an example, a found one that is not wanted, or a checkpoint with other labels.
@@ -29,7 +30,7 @@ def decide_labels(
     if fixed and known is not None:
         if wanted is not None and len(wanted) != len(known):
             raise InputError(f"labels names {len(wanted)} labels, the checkpoint has {len(known)}: {', '.join(known)}")
-        return list(known if wanted is None else wanted)
+        return list(known if wanted is None or set(wanted) == set(known) else wanted)
     if wanted is not None:
         if len(set(wanted)) != len(wanted):
             raise InputError(f"labels = {', '.join(wanted)}: a name comes twice")
@@ -56,6 +57,34 @@ def decide_labels(
 def numbers_stand_for(names: Sequence[str], wanted: Sequence[str]) -> bool:
     """Whether labels in the data are the numbers 0, 1, ... of the wanted names, which are no numbers themselves."""
     return all(name.isdecimal() and int(name) < len(wanted) for name in names) and not any(name.isdecimal() for name in wanted)
+
+
+def names_of_numbers(
+    found: Iterable[str], labels: Sequence[str], wanted: Sequence[str] | None, fixed: bool
+) -> Sequence[str] | None:
+    """What the labels 0, 1, ... in the data stand for: the wanted names, in their order; None where the data have names.
+
+    The order of a trained model's names says nothing about the numbers in somebody's file; only LABEL_0, LABEL_1, ... do.
+
+    Args:
+        found: in the data.
+        labels: of the model.
+        wanted, fixed: see `decide_labels`.
+
+    Raises:
+        InputError: numbers, and nothing says what they stand for.
+    """
+    numbers = in_order(found)
+    if not numbers_stand_for(numbers, labels):
+        return None
+    if wanted is not None or not fixed:
+        return wanted
+    if all(re.fullmatch(r"LABEL_\d+", name) for name in labels):
+        return labels
+    raise InputError(
+        f"the examples have the numbers {', '.join(numbers)} for labels, the model has the names {', '.join(labels)}: "
+        "name what 0, 1, ... stand for, in that order (labels, --labels)"
+    )
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -64,7 +64,7 @@ def class_metrics(names: Sequence[str], gold: Sequence[str], guessed: Sequence[s
         "accuracy": lambda: metrics.accuracy_score(gold, guessed),
         "matthews_correlation": lambda: metrics.matthews_corrcoef(gold, guessed),
         "f1_macro": lambda: metrics.f1_score(gold, guessed, labels=sorted(set(gold)), average="macro", zero_division=0),
-        "f1": lambda: metrics.f1_score(gold, guessed, pos_label=_positive(labels), zero_division=0),
+        "f1": lambda: metrics.f1_score(gold, guessed, pos_label=positive_label(labels), zero_division=0),
     }
     return _compute(names, known)
 
@@ -190,7 +190,8 @@ def check_installed() -> None:
             raise InputError(f"fine-tuning {EXTRA} (the package {package} is missing)")
 
 
-def _positive(labels: Sequence[str]) -> str:
+def positive_label(labels: Sequence[str]) -> str:
+    """The class that "f1" is of: the last of two by name. InputError where there are not two."""
     if len(labels) != 2:
         raise InputError(f"the metric 'f1' is of one class of two; there are {len(labels)} labels: use 'f1_macro'")
     return max(labels)

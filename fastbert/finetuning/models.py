@@ -15,7 +15,7 @@ from fastbert.errors import InputError
 from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import Checkpoint, Problem
 from fastbert.model import BertModel
-from fastbert.tasks.loading import SETTINGS
+from fastbert.tasks.loading import SETTINGS, head_of
 
 # The parameters by which a checkpoint shows that it has a trained head, and whether that head's labels are the data's.
 _HEADS = {
@@ -45,6 +45,8 @@ def build_model(problem: Problem, folder: Path, options: FineTuneOptions, seed: 
     whatever its number.
     """
     torch.manual_seed(seed)
+    other = head_of(folder) not in (None, problem.task_class.model_class.__name__)  # a head of another task teaches nothing
+    new_head = options.new_head or other
     fields = dict(problem.config_fields)
     if options.dropout is not None and not options.composed:
         fields |= dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), options.dropout)
@@ -67,11 +69,18 @@ def build_model(problem: Problem, folder: Path, options: FineTuneOptions, seed: 
         drawn = True
     else:
         model_class: Any = problem.task_class.model_class
+        before = BertConfig.from_pretrained(folder)
+        trained = not new_head and model_class.__name__ in (before.architectures or ())
+        if trained and problem.labels and before.num_labels != len(problem.labels):
+            raise InputError(
+                f"the checkpoint has a head for {before.num_labels} labels, this task wants {len(problem.labels)}: start a new "
+                "head (new_head, --new-head)"
+            )
         model, report = model_class.from_pretrained(
-            folder, config=config, dtype="float32", output_loading_info=True, ignore_mismatched_sizes=options.new_head
+            folder, config=config, dtype="float32", output_loading_info=True, ignore_mismatched_sizes=new_head
         )
         drawn = "classifier.weight" in [*report.missing, *(name for name, *_ in report.mismatched)]
-        if options.new_head and not drawn:
+        if new_head and not drawn:
             model.init_weights(model.classifier if hasattr(model, "classifier") else model.qa_outputs)
             drawn = hasattr(model, "classifier")
     if drawn and len(problem.labels) > 1:

@@ -34,7 +34,7 @@ class FineTuneOptions:
         schedule, optimizer, weight_decay, max_grad_norm: see `fastbert.training`.
         dropout: of the whole model, or of the task model on features; None keeps the checkpoint's, or 0.1.
         max_length: tokens of a sequence, special ones included; None means what the model takes, 384 for questions.
-        on_long: "truncate", "error" or "window"; tags and questions always use windows.
+        on_long: "truncate" (None), "error" or "window"; tags and questions always use windows.
         overlap: tokens that neighbouring windows of texts share.
         window_scores: how scores of windows are joined, "mean" or "max".
         doc_stride: tokens between the starts of windows of contexts.
@@ -63,7 +63,7 @@ class FineTuneOptions:
     max_grad_norm: float = 1.0
     dropout: float | None = None
     max_length: int | None = None
-    on_long: str = "truncate"
+    on_long: str | None = None
     overlap: int = 64
     window_scores: str = "mean"
     doc_stride: int = 128
@@ -92,6 +92,7 @@ class FineTuneOptions:
         values: dict[str, Any] = {
             "epochs": EPOCHS[self.mode] if self.epochs is None else self.epochs,
             "lr": RATE[self.mode] if self.lr is None else self.lr,
+            "on_long": self.on_long or "truncate",
         }
         if features:
             values["layers"] = self.layers or ("concat-last-4" if tokens else "last")
@@ -125,10 +126,12 @@ class FineTuneOptions:
                 raise InputError(f"{name} = {value} must be at least {least}")
         if self.lr is not None and not 0 < self.lr < 1:
             raise InputError(f"lr = {self.lr} must be above 0 and below 1")
-        for name in ("warmup", "dropout"):
+        for name in ("warmup", "dropout", "weight_decay"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise InputError(f"{name} = {value} must be in [0, 1)")
+        if not self.max_grad_norm >= 0:
+            raise InputError(f"max_grad_norm = {self.max_grad_norm} must be at least 0")
         if self.on_long == "window" and kind == "choice":
             raise InputError("on_long = 'window' is not for multiple choice: truncate, or error")
         if self.multi_label and kind != "classify":

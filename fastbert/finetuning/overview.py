@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastbert.diagnostics import align
-from fastbert.finetuning.problems import Problem, Split
+from fastbert.finetuning.problems import Problem, Split, places_of
 
 MOST_LABELS = 30
 
@@ -21,7 +21,10 @@ def overview(problem: Problem, task: Any, splits: Sequence[Split]) -> str:
         splits: train first.
     """
     rows: list[tuple[str, ...]] = [("", *(split.name for split in splits))]
-    framed = [problem.samples(task, split)[1] for split in splits]
+    framed = []
+    for split in splits:
+        with places_of(split):
+            framed.append(problem.samples(task, split)[1])
     lengths = [np.asarray(one.lengths) for one in framed]
     rows.append(("examples", *(f"{len(split.examples):,}" for split in splits)))
     rows.append(("sequences", *(f"{len(one.ids):,}" for one in framed)))

@@ -5,15 +5,18 @@ A `Problem` is made from the training examples, which decide the labels. sentenc
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 
 from fastbert.data.framing import Framed
+from fastbert.errors import InputError
 from fastbert.finetuning.metrics import LOWER_IS_BETTER
 from fastbert.finetuning.options import FineTuneOptions
 from fastbert.packing import pack
@@ -42,6 +45,18 @@ class Split:
     def where(self, number: int) -> str:
         """The place of an example."""
         return f"{self.name}[{number}]" if self.place is None else self.place(number)
+
+
+@contextmanager
+def places_of(split: Split) -> Iterator[None]:
+    """A task calls what it is given inputs[n]; a user wants the file and the line."""
+    try:
+        yield
+    except InputError as error:
+        found = re.match(r"inputs\[(\d+)\]", str(error))
+        if found is None or hasattr(split.examples[0], "choices"):  # several inputs an example
+            raise
+        raise InputError(split.where(int(found[1])) + str(error)[found.end() :]) from None
 
 
 @dataclass(frozen=True)

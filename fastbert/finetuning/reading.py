@@ -86,8 +86,8 @@ def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     Raises:
         InputError: a share that leaves nothing on one side.
     """
-    count = round(len(split.examples) * share)
-    if not 0 < share < 1 or not 0 < count < len(split.examples):
+    count = round(len(split.examples) * share) if 0 < share < 1 else 0
+    if not 0 < count < len(split.examples):
         raise InputError(f"dev_share = {share} leaves no example to train on, or none to choose by, of {len(split.examples)}")
     drawn = torch.randperm(len(split.examples), generator=torch.Generator().manual_seed(seed)).tolist()
     held = set(drawn[:count])

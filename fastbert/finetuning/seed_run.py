@@ -279,10 +279,12 @@ def evaluate(problem: Problem, task: Any, split: Split, precision: str) -> tuple
 
 
 def evaluate_saved(
-    problem: Problem, folder: Path, split: Split, device: torch.device, precision: str
+    problem: Problem, folder: Path, split: Split, device: torch.device, precision: str, quiet: bool = True
 ) -> tuple[dict[str, float], list[Prediction]]:
-    """As `evaluate`, with a model that was saved."""
-    return evaluate(problem, quiet_task(problem, load_model(problem, folder, device)), split, precision)
+    """As `evaluate`, with a model that was saved; unless `quiet` it warns of texts that are cut."""
+    task = quiet_task(problem, load_model(problem, folder, device))
+    task.warns_of_cuts = not quiet
+    return evaluate(problem, task, split, precision)
 
 
 def quiet_task(problem: Problem, model: Any) -> Any:

@@ -10,8 +10,8 @@ import torch
 
 from fastbert.data.framing import Framed
 from fastbert.errors import InputError
-from fastbert.finetuning.labels import decide_labels, numbers_stand_for
-from fastbert.finetuning.metrics import chosen_metrics, class_metrics, multi_label_metrics, number_metrics
+from fastbert.finetuning.labels import decide_labels, names_of_numbers
+from fastbert.finetuning.metrics import chosen_metrics, class_metrics, multi_label_metrics, number_metrics, positive_label
 from fastbert.finetuning.problems import Prediction, Problem, Sample, Split
 from fastbert.tasks.classifier import THRESHOLD, Classifier
 from fastbert.tasks.nli import NLI, relation
@@ -38,8 +38,9 @@ class Sentences(Problem):
         found = [name for example in train.examples for name in self._of(example)]
         known = None if checkpoint.labels is None else [self._name(label) for label in checkpoint.labels]
         self.labels = decide_labels(found, wanted, known, options.new_head, checkpoint.fixed)
-        if numbers_stand_for(sorted(set(found)), self.labels) and (wanted is not None or checkpoint.fixed):
-            self._names = self.labels
+        self._names = names_of_numbers(found, self.labels, wanted, checkpoint.fixed)
+        if "f1" in self.metrics:
+            positive_label(self.labels)
         for split in [train, *others] if checkpoint.fixed else others:
             for number, example in enumerate(split.examples):
                 for name in self._of(example):

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fastbert.heads import BertForSequenceClassification
+from fastbert.tasks.loading import check_top_k
 from fastbert.tasks.sequences import SequenceTask
 
 THRESHOLD = 0.5  # of a label's probability, where a text may have several
@@ -52,8 +53,10 @@ class Classifier(SequenceTask):
             show_progress: a bar on stderr; None means if stderr is a terminal.
 
         Returns:
-            In the order of the inputs. For a regression the score is the number itself.
+            In the order of the inputs. For a regression the score is the number itself. Where a text may have several labels,
+            those above `THRESHOLD` are its labels: ask for all, and choose.
         """
+        check_top_k(top_k)
         framed = self.frame(inputs, on_long)
         scores = self.probabilities(self.logits(framed, batch_tokens, show_progress))
         found = []

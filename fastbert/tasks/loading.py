@@ -10,6 +10,7 @@ import torch
 from fastbert import checkpoint, files
 from fastbert import tokenizer as tokenizer_files
 from fastbert.composed import HEAD_FILE, HEAD_WEIGHTS, ComposedModel, is_composed
+from fastbert.config import BertConfig
 from fastbert.errors import CheckpointError, InputError
 from fastbert.prepacking import prepack
 from fastbert.pretrained import BertPreTrainedModel
@@ -45,6 +46,8 @@ def check_vocabulary(tokenizer: BertTokenizer, model: BertPreTrainedModel | Comp
 
 
 SETTINGS = "fastbert_task.json"  # beside a fine-tuned model: the task, and the lengths it was trained with
+# Heads whose parameters have the same names: only the configuration tells which task a checkpoint was trained for.
+CLASSIFIERS = ("BertForSequenceClassification", "BertForTokenClassification", "BertForMultipleChoice")
 PATTERNS = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS, SETTINGS, HEAD_FILE, HEAD_WEIGHTS]  # files of such a model
 
 
@@ -52,6 +55,21 @@ def task_settings(folder: Path) -> dict[str, Any]:
     """What fine-tuning wrote beside a model, without what is None; empty for other models."""
     settings = files.read_json_if_present(folder / SETTINGS)
     return {name: value for name, value in settings.items() if value is not None}
+
+
+def head_of(folder: Path) -> str | None:
+    """The class in `CLASSIFIERS` that a checkpoint was trained as; None for every other one."""
+    if is_composed(folder):
+        kinds = dict(zip(("sequence", "token", "choice"), CLASSIFIERS, strict=True))
+        return kinds.get(str(files.read_json(folder / HEAD_FILE).get("kind")))
+    name = (BertConfig.from_pretrained(folder).architectures or [""])[0]
+    return name if name in CLASSIFIERS else None
+
+
+def check_top_k(top_k: int | None) -> None:
+    """Raises InputError unless it is None, or a whole number from 1."""
+    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+        raise InputError(f"top_k = {top_k!r} must be a whole number of at least 1, or None for all")
 
 
 class HeadTask:
@@ -99,6 +117,9 @@ class HeadTask:
         """
         target = default_device(device)
         folder = files.locate(path_or_hub_id, PATTERNS, **hub)
+        trained, wanted = head_of(folder), cls.model_class.__name__
+        if trained not in (None, wanted) and wanted in CLASSIFIERS:
+            raise CheckpointError(f"{path_or_hub_id} was trained as {trained}; {cls.__name__} needs a {wanted}")
         if is_composed(folder):
             model: Any = ComposedModel.from_pretrained(folder, dtype, target)
         else:

@@ -11,6 +11,7 @@ import torch
 
 from fastbert.errors import InputError
 from fastbert.tasks.classifier import Classifier
+from fastbert.tasks.loading import check_top_k
 
 # How data sets and checkpoints write the three relations.
 _NAMES = {
@@ -61,6 +62,7 @@ class NLI(Classifier):
         Returns:
             {"label", "score", "entailment": P, "neutral": P, "contradiction": P} for each pair, in order.
         """
+        check_top_k(top_k)
         pairs = [_pair(value, i) for i, value in enumerate(inputs)]
         names = self.relations
         probabilities = self.logits(self.frame(pairs, on_long), batch_tokens, show_progress).softmax(-1)

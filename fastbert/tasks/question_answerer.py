@@ -14,7 +14,7 @@ from fastbert.data.framing import Framed, Framer
 from fastbert.errors import InputError
 from fastbert.heads import BertForQuestionAnswering
 from fastbert.tasks.answers import Found, ScoredWindow, best_answers, null_score
-from fastbert.tasks.loading import HeadTask
+from fastbert.tasks.loading import HeadTask, check_top_k
 from fastbert.tasks.sequences import batches, checked_length
 from fastbert.tokenizer import BertTokenizer
 
@@ -109,6 +109,7 @@ class QuestionAnswerer(HeadTask):
             {"answer", "score", "start", "end"}: `context[start:end] == answer`; "" at 0 to 0 where none was found. The score
             is a softmax over the best answers, "no answer" among them where there is a threshold.
         """
+        check_top_k(top_k)
         pairs = [_question(value, i) for i, value in enumerate(inputs)]
         found = []
         for answered in self.answer(pairs, n_best, max_answer, batch_tokens, show_progress):
@@ -136,7 +137,8 @@ class QuestionAnswerer(HeadTask):
             room = min(self.max_question, self.max_length // 2)
             place = f"inputs[{owner}]"
             framer.walk(framed, owner, ids[:room], known[context][0], False, step=self.doc_stride, place=place)
-        cut = sum(len(ids) > min(self.max_question, self.max_length // 2) for ids in questions)
+            framed.cut[-1] = max(0, len(ids) - room)
+        cut = sum(count > 0 for count in framed.cut)
         return FramedQuestions(framed, [known[context][1] for _, context in pairs], cut)
 
     @torch.inference_mode()
