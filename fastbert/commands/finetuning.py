@@ -38,10 +38,8 @@ _HELP = {
     "ner": "Named entities, or other tags of words.",
     "qa": "Answers cut from a context (SQuAD).",
 }
-
-
-METRIC = "a name; once more for another; the first chooses the best epoch; f1 is of the last label by name"
-COMPARE = "both modes, side by side; epochs and rate are fine-tuning's, the task model on features has its own defaults"
+_METRIC = "a name; once more for another; the first chooses the best epoch; f1 is of the last label by name"
+_COMPARE = "both modes, side by side; epochs and rate are fine-tuning's, the task model on features has its own defaults"
 
 
 def register(commands: Commands) -> None:
@@ -52,7 +50,7 @@ def register(commands: Commands) -> None:
         sub.description = _HELP[kind]
         sub.set_defaults(kind=kind)
         add_training(sub, kind)
-        sub.add_argument("--compare", action="store_true", help=COMPARE)
+        sub.add_argument("--compare", action="store_true", help=_COMPARE)
 
     sub = add(commands, "predict", predict, "fastbert predict texts.txt --model sentiment/model -o predictions.jsonl")
     sub.add_argument("input", help="a table, a .txt of texts, CoNLL words, SQuAD's JSON, or - for lines of standard input")
@@ -118,7 +116,7 @@ def add_training(parser: argparse.ArgumentParser, kind: str | None) -> None:
     parser.add_argument("--labels", help="names in the order of the scores, with commas (default: found in the data)")
     parser.add_argument("--new-head", action="store_true", help="start the head anew where the checkpoint has one")
     parser.add_argument("--fix-bio", action="store_true", help="mend tags that break the rules of their scheme")
-    parser.add_argument("--metric", action="append", default=[], help=METRIC)
+    parser.add_argument("--metric", action="append", default=[], help=_METRIC)
     parser.add_argument("--layers", choices=list(LAYERS), help="hidden states of a task model")
     parser.add_argument("--bilstm", type=int, help="layers of a BiLSTM in a task model")
     parser.add_argument("--pooling", choices=list(POOLINGS), help="of texts (default: the pooler's [CLS])")
@@ -259,7 +257,7 @@ def predict(args: argparse.Namespace) -> None:
 def _predictions(args: argparse.Namespace, folder: Path, kind: str) -> list[dict[str, Any]]:
     from fastbert import tasks
     from fastbert.finetuning.reading import read_split
-    from fastbert.tasks.classifier import THRESHOLD
+    from fastbert.tasks.classifier import several_labels
 
     place = {"device": args.device, "dtype": args.dtype}
     show = True if args.progress else None
@@ -294,10 +292,8 @@ def _predictions(args: argparse.Namespace, folder: Path, kind: str) -> list[dict
         return model.zero_shot(inputs, labels, hypothesis_template=args.template, show_progress=show)
     task: Any = (tasks.NLI if kind == "nli" else tasks.Classifier).from_pretrained(folder, **place)
     if task.problem_type == "multi_label_classification" and args.top_k is None:
-        rows = task.predict(inputs, None, on_long=args.on_long, show_progress=show)
-        found = [{one["label"]: one["score"] for one in row} for row in rows]
-        scores = [{name: row[name] for name in task.labels} for row in found]
-        return [{"labels": [name for name, p in row.items() if p > THRESHOLD], "scores": row} for row in scores]
+        scores = task.probabilities(task.logits(task.frame(inputs, args.on_long), show_progress=show))
+        return [several_labels(task.labels, row) for row in scores.tolist()]
     rows = task.predict(inputs, top_k, on_long=args.on_long, show_progress=show)
     return [row if isinstance(row, dict) else {"labels": row} for row in rows]
 

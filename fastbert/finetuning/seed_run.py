@@ -282,7 +282,7 @@ def evaluate_saved(
     problem: Problem, folder: Path, split: Split, device: torch.device, precision: str, quiet: bool = True
 ) -> tuple[dict[str, float], list[Prediction]]:
     """As `evaluate`, with a model that was saved; unless `quiet` it warns of texts that are cut."""
-    task = quiet_task(problem, load_model(problem, folder, device))
+    task = problem.task(load_model(problem, folder, device))
     task.warns_of_cuts = not quiet
     return evaluate(problem, task, split, precision)
 

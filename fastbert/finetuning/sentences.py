@@ -13,7 +13,7 @@ from fastbert.errors import InputError
 from fastbert.finetuning.labels import decide_labels, names_of_numbers
 from fastbert.finetuning.metrics import chosen_metrics, class_metrics, multi_label_metrics, number_metrics, positive_label
 from fastbert.finetuning.problems import Prediction, Problem, Sample, Split
-from fastbert.tasks.classifier import THRESHOLD, Classifier
+from fastbert.tasks.classifier import Classifier, several_labels
 from fastbert.tasks.nli import NLI, relation
 
 
@@ -89,13 +89,7 @@ class Sentences(Problem):
         if self.kind == "regress":
             found: list[Prediction] = [{"score": value} for value in logits.view(-1).tolist()]
         elif self.options.multi_label:
-            found = [
-                {
-                    "labels": [name for name, p in zip(self.labels, row, strict=True) if p > THRESHOLD],
-                    "scores": dict(zip(self.labels, row, strict=True)),
-                }
-                for row in logits.sigmoid().tolist()
-            ]
+            found = [several_labels(self.labels, row) for row in logits.sigmoid().tolist()]
         else:
             found = []
             for row in logits.softmax(-1).tolist():

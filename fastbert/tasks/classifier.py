@@ -14,6 +14,12 @@ from fastbert.tasks.sequences import SequenceTask
 THRESHOLD = 0.5  # of a label's probability, where a text may have several
 
 
+def several_labels(names: Sequence[str], probabilities: Sequence[float]) -> dict[str, Any]:
+    """{"labels", "scores"} of a text that may have several: those above `THRESHOLD`, and the probability of each."""
+    scores = dict(zip(names, probabilities, strict=True))
+    return {"labels": [name for name, probability in scores.items() if probability > THRESHOLD], "scores": scores}
+
+
 class Classifier(SequenceTask):
     """Labels texts or pairs. See `SequenceTask` for lengths."""
 
