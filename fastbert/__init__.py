@@ -5,6 +5,8 @@ The map of the program:
     config.py      the fields of a BERT                  model.py       the encoder, as the paper has it
     tokenizer.py   text to ids and back                  heads.py       the heads of sentence and token tasks
     encoding.py    what goes into it and comes out       lm_heads.py    MLM, left to right, pre-training
+    tokenizer_files.py  its files                        schema.py      what JSON files of a model may hold
+    wordpiece.py   the library's tokenizer, made
     packing.py     padded batches to packed and back     labels.py      labels and losses
     ops.py         every op: which path runs it          outputs.py     what a forward returns
     reference.py   every op, the obvious way             pretrained.py  loading, saving, tying, resizing

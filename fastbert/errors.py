@@ -1,8 +1,35 @@
-"""The errors that fastbert raises. Each is also the kind that Python has for it, so `except ValueError` works as usual."""
+"""The errors that fastbert raises. Each is also the kind that Python has for it, so `except ValueError` works as usual.
+
+Messages come from values that callers and files supply, so every message is cut to `LIMIT` characters and holds no control
+characters that a terminal would obey.
+"""
+
+from __future__ import annotations
+
+import re
+
+LIMIT = 480  # characters of a message
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """The text with control characters, terminal escapes among them, written out as \\x1b and the like."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def shortened(text: str, limit: int = LIMIT) -> str:
+    """The text, with its middle left out where it is longer than `limit` characters."""
+    if len(text) <= limit:
+        return text
+    tail = limit // 4
+    return f"{text[: limit - tail - 5]} ... {text[len(text) - tail :]}"
 
 
 class FastbertError(Exception):
     """Base of every error that fastbert raises on purpose."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(shortened(printable(shortened(str(message)))))
 
 
 class InputError(FastbertError, ValueError):

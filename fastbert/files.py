@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -11,12 +13,18 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from fastbert.errors import CheckpointError, CheckpointNotFoundError
 
 HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
+MAX_JSON_BYTES = 256 << 20  # a tokenizer.json of a large vocabulary has some 20 MB
+MAX_JSON_DEPTH = 64
+PART = ".part"  # ends the names of what is being written
+_LONGEST = 200  # characters of a name that a temporary one repeats
+_MOST_LINKS = 256  # files of a folder that is exchanged to change some of them
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -87,13 +95,35 @@ def read_json_list(path: Path) -> list[dict[str, Any]]:
 def _read_json(path: Path, kind: type) -> Any:
     if not path.is_file():
         raise CheckpointNotFoundError(f"{path.parent} has no {path.name}")
+    size = path.stat().st_size
+    if size > MAX_JSON_BYTES:
+        raise CheckpointError(f"{path} has {size:,} bytes; a JSON file of a model has at most {MAX_JSON_BYTES:,}")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value: Any = json.loads(path.read_bytes().decode("utf-8-sig"))
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
+    except RecursionError:
+        raise CheckpointError(f"{path} is not valid JSON: it is nested too deeply") from None
     if not isinstance(value, kind):
         raise CheckpointError(f"{path} holds a JSON {type(value).__name__}; expected a {kind.__name__}")
+    if isinstance(value, list) and not all(isinstance(item, dict) for item in value):
+        raise CheckpointError(f"{path} holds a list with something else than objects")
+    if _depth(value) > MAX_JSON_DEPTH:
+        raise CheckpointError(f"{path} is nested more than {MAX_JSON_DEPTH} levels deep")
     return value
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects are nested, counted up to one beyond the limit."""
+    level: list[Any] = [value]
+    depth = 0
+    while level and depth <= MAX_JSON_DEPTH:
+        inside: list[Any] = []
+        for one in level:
+            inside += list(one.values()) if isinstance(one, dict) else one
+        level = [part for part in inside if isinstance(part, dict | list)]
+        depth += 1
+    return depth
 
 
 def read_json_if_present(path: Path) -> dict[str, Any]:
@@ -114,17 +144,19 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path).resolve()
     if path.exists() and not path.is_file():
         raise CheckpointError(f"cannot write {path}: it is {'a directory' if path.is_dir() else 'not a regular file'}")
+    clear_leftovers(path)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:_LONGEST]}.", suffix=PART)
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
-    os.close(handle)
     part = Path(name)
     try:
+        _lock(handle)
         yield part
         part.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
         part.replace(path)
     finally:
+        os.close(handle)
         part.unlink(missing_ok=True)
 
 
@@ -138,23 +170,125 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder).resolve()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise CheckpointError(f"cannot write {folder}: {'it is a file' if folder.is_file() else 'the folder is not empty'}")
+    with replacing_folder(folder) as part:
+        yield part
+
+
+@contextmanager
+def replacing_folder(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder`, with all that was in it, when the block ends well.
+
+    Both are exchanged in one step where the system can do that: whenever a process dies, `folder` is the old or the new one.
+
+    Raises:
+        CheckpointError: `folder` is a file; it cannot be written; or the disk is full. Nothing is changed then.
+    """
+    folder = Path(folder).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"cannot write {folder}: it is a file")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
+        clear_leftovers(folder)
+        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:_LONGEST]}.", suffix=PART))
     except OSError as error:
         raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from error
+    handle = os.open(part, os.O_RDONLY)
     try:
+        _lock(handle)
         yield part
-        part.chmod(0o777 & ~_umask())
-        if folder.is_dir():
-            folder.rmdir()
-        part.replace(folder)
+        part.chmod(folder.stat().st_mode & 0o777 if folder.is_dir() else 0o777 & ~_umask())
+        _take_place(part, folder)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CheckpointError(f"cannot write {folder}: {error.strerror}; nothing of it was kept") from error
         raise
     finally:
+        os.close(handle)
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def updating_folder(folder: str | Path) -> Iterator[Path]:
+    """A folder to write some files of `folder` into; they all appear in it at once, and its other files stay.
+
+    Files must be written by `replacing` or under new names, never opened in place: the others are hard links. A folder that
+    holds folders, or very many files, is not exchanged but written to file by file.
+
+    Raises:
+        CheckpointError: `folder` is a file, or cannot be written.
+    """
+    folder = Path(folder).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"cannot write {folder}: it is a file")
+    present = list(islice(folder.iterdir(), _MOST_LINKS + 1)) if folder.is_dir() else []
+    if len(present) > _MOST_LINKS or any(path.is_symlink() or not path.is_file() for path in present):
+        clear_leftovers(folder)
+        yield folder
+        return
+    with replacing_folder(folder) as part:
+        try:
+            for path in present:
+                if not path.name.endswith(PART):
+                    os.link(path, part / path.name)
+        except OSError:  # a file system without hard links
+            for path in present:
+                if not (part / path.name).exists() and not path.name.endswith(PART):
+                    shutil.copy2(path, part / path.name)
+        yield part
+
+
+def clear_leftovers(path: Path) -> None:
+    """Removes what processes that died while they wrote `path` left beside it; that of living ones stays."""
+    name = path.name[:_LONGEST]
+    for left in path.parent.glob(f".{glob.escape(name)}.*{PART}"):
+        try:
+            handle = os.open(left, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            if _lock(handle):
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Locks what is being written for as long as this process lives; whether it was free. False where there are no locks."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def _take_place(part: Path, folder: Path) -> None:
+    """Puts `part` at the place of `folder`; what was there is at the place of `part` afterwards, or gone."""
+    if not folder.exists():
+        part.rename(folder)
+    elif not any(folder.iterdir()):
+        part.replace(folder)  # rename(2) takes the place of an empty folder
+    elif not _exchange(part, folder):
+        aside = folder.with_name(f".{folder.name[:_LONGEST]}.old{PART}")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        try:
+            part.rename(folder)
+        except OSError:
+            aside.rename(folder)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Exchanges two paths in one step, by Linux's renameat2; whether that was done."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    at_here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return int(rename(at_here, os.fsencode(a), at_here, os.fsencode(b), exchange)) == 0
 
 
 def remove_folder(folder: Path) -> None:

@@ -6,7 +6,9 @@ The underlying tokenizer never pads and never cuts by itself: whatever a tokeniz
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +16,26 @@ from tokenizers import AddedToken, Encoding, Tokenizer, normalizers, processors
 from tokenizers.models import WordPiece
 
 from fastbert import files
-from fastbert.encoding import BatchEncoding, as_array, check_side, check_texts, cutting_strategy, pad, padded_width
-from fastbert.errors import CheckpointError, CheckpointNotFoundError, InputError
-from fastbert.vocabulary import SPECIAL_TOKENS, set_text_handling, train_vocabulary
+from fastbert.encoding import (
+    PADDED,
+    BatchEncoding,
+    as_array,
+    check_side,
+    check_texts,
+    cutting_strategy,
+    pad,
+    padded_width,
+    pair_lengths,
+)
+from fastbert.errors import CheckpointNotFoundError, InputError
+from fastbert.tokenizer_files import PATTERNS, FolderSettings, load_tokenizer_json, read_settings, read_vocab, vocab_lines
+from fastbert.vocabulary import SPECIAL_TOKENS, train_vocabulary
+from fastbert.wordpiece import as_added, cleaned_up, from_vocab, listed, lower_cases, token_fields, with_added
 
-PATTERNS = [
-    "vocab.txt",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "config.json",
-]
-_UNLIMITED = 10**6  # transformers writes 1e30 where it knows no limit
+# Texts of more characters a token of the limit than this are cut before they are read.
+_CHARACTERS_A_TOKEN = 64
+_RUN = re.compile(r"[0-9A-Za-z]{2048,}")
+_BLANKS = re.compile(r"[ \t\n\r]{2048,}")
 
 
 class BertTokenizer:
@@ -38,12 +47,18 @@ class BertTokenizer:
             lower-casing unless `strip_accents` says otherwise.
         model_max_length: tokens that the model takes; the default limit of truncation.
         max_input_chars_per_word: longer words are [UNK] (100 as in transformers; google's code has 200).
-        padding_side: "right" or "left".
+        padding_side, truncation_side: "right" or "left".
         special_tokens: other names for `pad_token`, `unk_token`, `cls_token`, `sep_token`, `mask_token`.
+
+    Attributes:
+        model_input_names: what a call returns; without "token_type_ids" pairs have no segments.
+        clean_up_tokenization_spaces: whether `decode` takes out spaces before punctuation.
 
     Raises:
         InputError: a vocabulary without the special tokens. CheckpointError: an unreadable file.
     """
+
+    is_fast = True  # transformers' word for tokenizers over the library
 
     def __init__(
         self,
@@ -55,33 +70,46 @@ class BertTokenizer:
         model_max_length: int | None = None,
         max_input_chars_per_word: int = 100,
         padding_side: str = "right",
+        truncation_side: str = "right",
         **special_tokens: str,
     ) -> None:
-        if isinstance(vocab, str | Path):
-            vocab = _read_vocab(Path(vocab))
-        ids = dict(vocab) if isinstance(vocab, Mapping) else {token: i for i, token in enumerate(vocab)}
-        names = {**SPECIAL_TOKENS, **special_tokens}
-        unk = names["unk_token"]
-        tokenizer = Tokenizer(WordPiece(ids, unk_token=unk, max_input_chars_per_word=max_input_chars_per_word))
-        set_text_handling(tokenizer, do_lower_case, strip_accents, tokenize_chinese_chars)
-        self._adopt(tokenizer, names, model_max_length, padding_side)
-
-    def _adopt(self, tokenizer: Tokenizer, names: dict[str, str], limit: int | None, padding_side: str) -> None:
-        unknown = set(names) - set(SPECIAL_TOKENS)
+        unknown = set(special_tokens) - set(SPECIAL_TOKENS)
         if unknown:
             raise InputError(f"BertTokenizer got an unknown keyword {sorted(unknown)[0]!r}")
-        check_side(padding_side)
+        if isinstance(vocab, str | Path):
+            vocab = read_vocab(Path(vocab))
+        handling: dict[str, Any] = {"do_lower_case": do_lower_case, "strip_accents": strip_accents}
+        handling |= {
+            "tokenize_chinese_chars": tokenize_chinese_chars,
+            "max_input_chars_per_word": max_input_chars_per_word,
+        }
+        settings = FolderSettings({**SPECIAL_TOKENS, **special_tokens}, text=handling, limit=model_max_length)
+        settings.settings = {"padding_side": padding_side, "truncation_side": truncation_side}
+        self._adopt(from_vocab(vocab, settings), settings)
+
+    def _adopt(self, tokenizer: Tokenizer, settings: FolderSettings) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        names = {name: settings.names[name] for name in SPECIAL_TOKENS}
+        tokenizer = with_added(tokenizer, settings)
         missing = [token for token in names.values() if tokenizer.token_to_id(token) is None]
         if missing:
             raise InputError(f"the vocabulary of {tokenizer.get_vocab_size()} entries has no {', '.join(missing)}")
-        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in names.values()])
+        matched = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+        tokenizer.add_special_tokens([as_added(token, True) for token in names.values() if token not in matched])
         self._tokenizer = tokenizer
-        self._cutting: dict[tuple[Any, ...], Tokenizer] = {}
-        self._names = names
-        self.model_max_length = limit
-        self.padding_side = padding_side
+        self._literal: Tokenizer | None = None  # see `encode_ids`
+        self._names = dict(settings.names)
+        self._extra = list(settings.extra)
+        kept = dict(settings.settings)
+        self.model_max_length = settings.limit
+        self.padding_side = check_side(kept.pop("padding_side", None) or "right")
+        self.truncation_side = check_side(kept.pop("truncation_side", None) or "right", "truncation_side")
+        names_of_inputs = kept.pop("model_input_names", None)
+        self.model_input_names = names_of_inputs or ["input_ids", "token_type_ids", "attention_mask"]
+        self.clean_up_tokenization_spaces = bool(kept.pop("clean_up_tokenization_spaces", False))
+        tokenizer.encode_special_tokens = bool(kept.pop("split_special_tokens", False))
+        self._settings = kept
         if tokenizer.post_processor is None:
             cls, sep = names["cls_token"], names["sep_token"]
             tokenizer.post_processor = processors.TemplateProcessing(
@@ -90,54 +118,46 @@ class BertTokenizer:
                 special_tokens=[(cls, tokenizer.token_to_id(cls)), (sep, tokenizer.token_to_id(sep))],
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_literal": None}
+
     # -- making one ------------------------------------------------------------------------------------------------------
 
     @classmethod
     def from_pretrained(cls, path_or_hub_id: str | Path, *, model_max_length: int | None = None, **hub: Any) -> BertTokenizer:
-        """Reads tokenizer.json, or vocab.txt, with their settings, from a directory or a hub id.
+        """Reads tokenizer.json, or vocab.txt, with all that the files beside them say, from a directory or a hub id.
 
         Args:
             path_or_hub_id: a directory, or an id on the hub.
             model_max_length: in place of the smaller of what tokenizer_config.json and config.json say.
             hub: `revision`, `cache_dir`, `token`, `local_files_only`.
+
+        Raises:
+            CheckpointNotFoundError: neither file. CheckpointError: a damaged file, or settings that need another tokenizer.
         """
         options, unknown = files.split_hub_options(hub)
         if unknown:
             raise InputError(f"BertTokenizer.from_pretrained got an unknown keyword {next(iter(unknown))!r}")
         folder = files.locate(path_or_hub_id, PATTERNS, **options)
-        settings = files.read_json_if_present(folder / "tokenizer_config.json")
-        mapped = files.read_json_if_present(folder / "special_tokens_map.json")
-        names = {
-            name: _token_text(settings.get(name) or mapped.get(name)) or default for name, default in SPECIAL_TOKENS.items()
-        }
-        limit = model_max_length if model_max_length is not None else _limit(folder, settings)
-        side = settings.get("padding_side", "right")
-        handling = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
-        text: dict[str, Any] = {name: settings[name] for name in handling if name in settings}
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            if not (folder / "vocab.txt").is_file():
-                raise CheckpointNotFoundError(f"{folder} has neither tokenizer.json nor vocab.txt")
-            made = cls(folder / "vocab.txt", **{**text, **names, "model_max_length": limit, "padding_side": side})
-            added = files.read_json_if_present(folder / "added_tokens.json")
-            made.add_tokens([token for token, _ in sorted(added.items(), key=lambda item: item[1])])
-            return made
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises a bare Exception
-            raise CheckpointError(f"{path} is damaged: {error}") from None
-        if not isinstance(tokenizer.model, WordPiece):
-            raise CheckpointError(f"{path} holds a {type(tokenizer.model).__name__} tokenizer; BERT's is WordPiece")
-        if text and isinstance(tokenizer.normalizer, normalizers.BertNormalizer):  # as transformers: the settings win
+        settings = read_settings(folder)
+        if model_max_length is not None:
+            settings.limit = model_max_length
+        if (folder / "tokenizer.json").is_file():
+            tokenizer = load_tokenizer_json(folder / "tokenizer.json")
             current = tokenizer.normalizer
-            tokenizer.normalizer = normalizers.BertNormalizer(
-                clean_text=current.clean_text,
-                lowercase=text.get("do_lower_case", current.lowercase),
-                strip_accents=text.get("strip_accents", current.strip_accents),
-                handle_chinese_chars=text.get("tokenize_chinese_chars", current.handle_chinese_chars),
-            )
+            if settings.text and isinstance(current, normalizers.BertNormalizer):  # as transformers: the settings win
+                tokenizer.normalizer = normalizers.BertNormalizer(
+                    clean_text=current.clean_text,
+                    lowercase=settings.text.get("do_lower_case", current.lowercase),
+                    strip_accents=settings.text.get("strip_accents", current.strip_accents),
+                    handle_chinese_chars=settings.text.get("tokenize_chinese_chars", current.handle_chinese_chars),
+                )
+        elif (folder / "vocab.txt").is_file():
+            tokenizer = from_vocab(read_vocab(folder / "vocab.txt"), settings)
+        else:
+            raise CheckpointNotFoundError(f"{folder} has neither tokenizer.json nor vocab.txt")
         made = cls.__new__(cls)
-        made._adopt(tokenizer, names, limit, side)
+        made._adopt(tokenizer, settings)
         return made
 
     @classmethod
@@ -175,26 +195,60 @@ class BertTokenizer:
             model_max_length=model_max_length,
         )
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes vocab.txt, tokenizer.json and tokenizer_config.json, readable by transformers as well."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        vocab = self._tokenizer.get_vocab(with_added_tokens=False)
-        files.write_text(folder / "vocab.txt", "".join(f"{token}\n" for token in sorted(vocab, key=vocab.__getitem__)))
-        files.write_text(folder / "tokenizer.json", self._tokenizer.to_str(pretty=True))
-        normalizer = self._tokenizer.normalizer
-        settings: dict[str, Any] = {"tokenizer_class": "BertTokenizer", "padding_side": self.padding_side, **self._names}
+    def save_pretrained(self, folder: str | Path, **ignored: Any) -> tuple[str, ...]:
+        """Writes vocab.txt, tokenizer.json and tokenizer_config.json, readable by transformers as well, all at once.
+
+        Args:
+            folder: made if absent; other files in it stay.
+            ignored: keywords of transformers' method that have no meaning here.
+
+        Returns:
+            The files.
+
+        Raises:
+            InputError: a vocabulary that no vocab.txt can hold.
+        """
+        lines = vocab_lines(self._tokenizer.get_vocab(with_added_tokens=False))
+        normalizer, model = self._tokenizer.normalizer, self._tokenizer.model
+        settings: dict[str, Any] = {**self._settings, "tokenizer_class": "BertTokenizer", **self._names}
+        settings |= {"padding_side": self.padding_side, "truncation_side": self.truncation_side}
+        settings |= {"model_input_names": self.model_input_names}
+        settings["clean_up_tokenization_spaces"] = self.clean_up_tokenization_spaces
+        if self._tokenizer.encode_special_tokens:
+            settings["split_special_tokens"] = True
+        if self._extra:
+            settings["extra_special_tokens"] = self._extra
         if isinstance(normalizer, normalizers.BertNormalizer):
             settings["do_lower_case"] = normalizer.lowercase
             settings["strip_accents"] = normalizer.strip_accents
             settings["tokenize_chinese_chars"] = normalizer.handle_chinese_chars
+        if isinstance(model, WordPiece) and model.max_input_chars_per_word != 100:
+            settings["max_input_chars_per_word"] = model.max_input_chars_per_word
         if self.model_max_length is not None:
             settings["model_max_length"] = self.model_max_length
-        files.write_text(folder / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
+        settings["added_tokens_decoder"] = {str(i): token_fields(token) for i, token in self.added_tokens_decoder.items()}
+        with files.updating_folder(folder) as part:
+            files.write_text(part / "vocab.txt", "".join(f"{line}\n" for line in lines))
+            files.write_text(part / "tokenizer.json", self._tokenizer.to_str(pretty=True))
+            files.write_text(part / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
+        return tuple(str(Path(folder) / name) for name in ("tokenizer_config.json", "vocab.txt", "tokenizer.json"))
 
     def to_json(self) -> str:
         """All that decides how texts become ids, as tokenizer.json holds it."""
         return self._tokenizer.to_str()
+
+    def lower_casing(self) -> BertTokenizer:
+        """This tokenizer where it lower-cases already, else a copy that lower-cases texts before anything else."""
+        normalizer = self._tokenizer.normalizer
+        if lower_cases(normalizer):
+            return self
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__getstate__())
+        copied._tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        steps = [normalizers.Lowercase(), *([] if normalizer is None else [normalizer])]
+        copied._tokenizer.normalizer = normalizers.Sequence(steps)
+        copied._tokenizer.encode_special_tokens = self._tokenizer.encode_special_tokens
+        return copied
 
     # -- text to ids -----------------------------------------------------------------------------------------------------
 
@@ -204,34 +258,41 @@ class BertTokenizer:
         text_pair: str | Sequence[Any] | None = None,
         *,
         add_special_tokens: bool = True,
-        padding: bool | str = False,
-        truncation: bool | str = False,
+        padding: bool | str | None = False,
+        truncation: bool | str | None = False,
         max_length: int | None = None,
         stride: int = 0,
         is_split_into_words: bool = False,
         padding_side: str | None = None,
         pad_to_multiple_of: int | None = None,
         return_tensors: str | None = None,
+        return_token_type_ids: bool | None = None,
+        return_attention_mask: bool | None = None,
         return_overflowing_tokens: bool = False,
         return_offsets_mapping: bool = False,
         return_special_tokens_mask: bool = False,
+        return_length: bool = False,
+        verbose: bool = True,
     ) -> BatchEncoding:
         """Encodes a text, or a list of them, alone or in pairs: [CLS] A [SEP] or [CLS] A [SEP] B [SEP], segments 0 and 1.
 
         Args:
-            text, text_pair: one text or a list, also a list of pairs; with `is_split_into_words` one list of words or a list of
-                those.
+            text, text_pair: one text or a list, also a list of pairs; with `is_split_into_words` one list of words, a list of
+                those, or a list of tuples of two.
             padding: False (ragged lists: `fastbert.pack` takes them as they are), True or "longest", or "max_length".
             truncation: False (nothing is ever cut: the model refuses what is too long), True or "longest_first",
-                "only_first" or "only_second". What was cut is counted in `num_truncated`.
+                "only_first" or "only_second", at `truncation_side`. What was cut is counted in `num_truncated`.
             max_length: limit of truncation and of padding to "max_length"; None means `model_max_length`.
             stride: tokens that neighbouring overflow windows share.
             return_overflowing_tokens: with truncation, one row for each window instead of cutting; which text each row comes
                 from stands in `overflow_to_sample_mapping`.
             padding_side, pad_to_multiple_of: where and how far to pad.
             return_tensors: "pt", "np", or None for lists.
+            return_token_type_ids, return_attention_mask: None means if `model_input_names` has them.
             return_offsets_mapping: (start, end) characters of each token in its text.
             return_special_tokens_mask: 1 at [CLS], [SEP] and padding.
+            return_length: the length of each row, padding included.
+            verbose: taken for transformers' sake.
 
         Returns:
             `BatchEncoding` with input_ids, token_type_ids, attention_mask and what was asked for.
@@ -242,38 +303,57 @@ class BertTokenizer:
         single, inputs = check_texts(text, text_pair, is_split_into_words)
         strategy = cutting_strategy(truncation)
         limit = self.model_max_length if max_length is None else max_length
-        if limit is None and (strategy or padding == "max_length"):
+        if limit is None and strategy:
             raise InputError("this tokenizer has no model_max_length: pass max_length")
-        encodings = self._encode(inputs, is_split_into_words, add_special_tokens)
+        cuts = strategy is not None and limit is not None
+        if cuts and not return_overflowing_tokens and self.truncation_side == "right" and not is_split_into_words:
+            assert limit is not None
+            inputs = [
+                tuple(self._beginning(part, limit) for part in one) if isinstance(one, tuple) else self._beginning(one, limit)
+                for one in inputs
+            ]
+        rows = [
+            [encoding]
+            for encoding in self._tokenizer.encode_batch(
+                inputs, is_pretokenized=is_split_into_words, add_special_tokens=add_special_tokens
+            )
+        ]
         cut = [0] * len(inputs)
-        rows = [[encoding] for encoding in encodings]
-        if strategy and limit is not None:
-            rows, cut = self._cut(inputs, encodings, is_split_into_words, add_special_tokens, limit, strategy, stride)
-            if return_overflowing_tokens:
-                cut = [0] * len(inputs)
-            else:
-                rows = [windows[:1] for windows in rows]
+        if cuts and limit is not None and strategy is not None:
+            pair = bool(inputs) and isinstance(inputs[0], tuple)
+            room = limit - (self.num_special_tokens(pair) if add_special_tokens else 0)
+            if room < 1 or not 0 <= stride < room:
+                text_of = f"max_length = {limit} with stride = {stride}"
+                raise InputError(f"{text_of} leaves no room for text beside the special tokens")
+            for i, (full,) in enumerate(rows):
+                if len(full.ids) > limit:
+                    rows[i] = self._windows(inputs[i], i, is_split_into_words, add_special_tokens, room, strategy, stride)
+                    if not return_overflowing_tokens:
+                        cut[i] = len(full.ids) - len(rows[i][0].ids)
+                        del rows[i][1:]
         flat = [encoding for windows in rows for encoding in windows]
-        values: dict[str, Any] = {
-            "input_ids": [e.ids for e in flat],
-            "token_type_ids": [e.type_ids for e in flat],
-            "attention_mask": [e.attention_mask for e in flat],
-        }
+        width = padded_width([e.ids for e in flat], padding, limit, pad_to_multiple_of)
+        if width is not None:
+            side, token = check_side(padding_side or self.padding_side), self._names["pad_token"]
+            for encoding in flat:
+                encoding.pad(width, direction=side, pad_id=self.pad_token_id, pad_type_id=0, pad_token=token)
+        values: dict[str, Any] = {"input_ids": [e.ids for e in flat]}
+        if self._returns("token_type_ids", return_token_type_ids):
+            values["token_type_ids"] = [e.type_ids for e in flat]
+        if self._returns("attention_mask", return_attention_mask):
+            values["attention_mask"] = [e.attention_mask for e in flat]
         if return_special_tokens_mask:
             values["special_tokens_mask"] = [e.special_tokens_mask for e in flat]
         if return_offsets_mapping:
             values["offset_mapping"] = [e.offsets for e in flat]
-        width = padded_width(values["input_ids"], padding, limit, pad_to_multiple_of)
-        if width is not None:
-            side = check_side(padding_side or self.padding_side)
-            fills = {"input_ids": self.pad_token_id, "special_tokens_mask": 1, "offset_mapping": (0, 0)}
-            values = {name: [pad(row, width, fills.get(name, 0), side) for row in v] for name, v in values.items()}
+        if return_length:
+            values["length"] = [len(e.ids) for e in flat]
         if return_overflowing_tokens:
             values["overflow_to_sample_mapping"] = [i for i, windows in enumerate(rows) for _ in windows]
         if return_tensors is not None:
             values = {name: as_array(v, name, return_tensors) for name, v in values.items()}
         elif single and not return_overflowing_tokens:
-            values = {name: v[0] for name, v in values.items()}
+            values = {name: v if name == "length" else v[0] for name, v in values.items()}
         return BatchEncoding(values, flat, cut)
 
     def pad(
@@ -283,77 +363,133 @@ class BertTokenizer:
         max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
         padding_side: str | None = None,
+        return_attention_mask: bool | None = None,
         return_tensors: str | None = None,
-        **ignored: Any,
+        verbose: bool = True,
     ) -> BatchEncoding:
         """Pads what calls returned, one by one or together: what transformers' data collators ask of a tokenizer.
 
         Args:
-            encoded_inputs: a mapping of lists, or a list of mappings; keys other than the model's inputs stay as they are.
+            encoded_inputs: one example, a mapping of lists, or a list of mappings. Ids, segments and masks are padded; other
+                keys keep their values, and their type where tensors are asked for.
             padding, max_length, pad_to_multiple_of, padding_side, return_tensors: as in a call.
-            ignored: keywords of transformers' method that have no meaning here.
+            return_attention_mask: None adds a mask where `model_input_names` has one.
+            verbose: taken for transformers' sake.
+
+        Raises:
+            InputError: no input_ids, examples with different keys, or a value that no tensor can hold, by its key.
         """
         if isinstance(encoded_inputs, Mapping):
-            rows = dict(encoded_inputs)
+            rows: dict[str, Any] = dict(encoded_inputs)
         else:
-            rows = {name: [row[name] for row in encoded_inputs] for name in (encoded_inputs[0] if encoded_inputs else ())}
+            examples = list(encoded_inputs)
+            names = list(examples[0]) if examples else []
+            for i, example in enumerate(examples):
+                if set(example) != set(names):
+                    odd = sorted(set(example) ^ set(names))
+                    raise InputError(f"encoded_inputs[{i}] and encoded_inputs[0] differ in their keys: {', '.join(odd)}")
+            rows = {name: [example[name] for example in examples] for name in names}
         if "input_ids" not in rows:
-            raise InputError(f"pad needs input_ids; it got {', '.join(rows) or 'nothing'}")
-        values = {name: [getattr(row, "tolist", lambda row=row: row)() for row in column] for name, column in rows.items()}
-        values.setdefault("attention_mask", [[1] * len(row) for row in values["input_ids"]])
-        width = padded_width(values["input_ids"], padding, max_length or self.model_max_length, pad_to_multiple_of)
+            raise InputError(f"pad needs input_ids; it got {', '.join(map(str, rows)) or 'nothing'}")
+        ids = listed(rows["input_ids"])
+        single = bool(ids) and not isinstance(ids[0], list)
+        lists: dict[str, list[Any]] = {}
+        for name in PADDED:
+            if name in rows:
+                lists[name] = [listed(rows[name])] if single else [listed(row) for row in listed(rows[name])]
+        lengths = [len(row) for row in lists["input_ids"]]
+        for name, column in lists.items():
+            if [len(row) for row in column] != lengths:
+                raise InputError(f"{name} and input_ids have rows of different lengths")
+        if self._returns("attention_mask", return_attention_mask):
+            lists.setdefault("attention_mask", [[1] * length for length in lengths])
+        width = padded_width(lists["input_ids"], padding, max_length or self.model_max_length, pad_to_multiple_of)
         side = check_side(padding_side or self.padding_side)
-        fills = {"input_ids": self.pad_token_id, "token_type_ids": 0, "attention_mask": 0, "special_tokens_mask": 1}
+        fills = {"input_ids": self.pad_token_id, "special_tokens_mask": 1}
         if width is not None:
-            values = {n: [pad(row, width, fills[n], side) for row in v] if n in fills else v for n, v in values.items()}
+            lists = {n: [pad(row, width, fills.get(n, 0), side) for row in column] for n, column in lists.items()}
+        values: dict[str, Any] = {**rows, **{name: column[0] if single else column for name, column in lists.items()}}
         if return_tensors is not None:
-            values = {name: as_array(column, name, return_tensors) for name, column in values.items()}
-        return BatchEncoding(values, [], [])
+            values = {
+                name: as_array([value] if single and not hasattr(value, "shape") else value, name, return_tensors)
+                for name, value in values.items()
+            }
+        return BatchEncoding(values)
 
     def encode_ids(
-        self, texts: Sequence[str], add_special_tokens: bool = True, split_special_tokens: bool = False
+        self,
+        texts: Sequence[str],
+        add_special_tokens: bool = True,
+        split_special_tokens: bool = False,
+        max_tokens: int | None = None,
     ) -> list[list[int]]:
-        """Ids of each text, ragged and never cut; faster than a call, as nothing else is tracked.
+        """Ids of each text, ragged and not cut; faster than a call, as nothing else is tracked.
 
         Args:
             texts: to encode.
             add_special_tokens: frame each text by [CLS] and [SEP].
             split_special_tokens: read "[MASK]" and the like in a text as the characters they are.
+            max_tokens: how many tokens of a text matter: of one that is many times longer the rest is not read, and its row is
+                longer than that all the same.
         """
         _, inputs = check_texts(list(texts), None, False)
-        tokenizer = self._tokenizer
-        if split_special_tokens:
-            if ("split",) not in self._cutting:
-                self._cutting["split",] = Tokenizer.from_str(tokenizer.to_str())
-                self._cutting["split",].encode_special_tokens = True
-            tokenizer = self._cutting["split",]
+        if max_tokens is not None:
+            inputs = [self._beginning(text, max_tokens, squeeze=True) for text in inputs]
+        tokenizer = self._reading_literally() if split_special_tokens else self._tokenizer
         return [e.ids for e in tokenizer.encode_batch_fast(inputs, add_special_tokens=add_special_tokens)]
 
-    def encode(self, text: str, text_pair: str | None = None, add_special_tokens: bool = True) -> list[int]:
-        """Ids of one text or pair."""
-        return self(text, text_pair, add_special_tokens=add_special_tokens)["input_ids"]
+    def encode(self, text: str, text_pair: str | None = None, add_special_tokens: bool = True, **options: Any) -> Any:
+        """Ids of one text or pair; `options` as of a call."""
+        return self(text, text_pair, add_special_tokens=add_special_tokens, **options)["input_ids"]
 
-    def tokenize(self, text: str) -> list[str]:
-        """The word pieces of a text, without special tokens."""
-        return self(text, add_special_tokens=False).tokens()
+    def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
+        """The word pieces of a text."""
+        return self(text, pair, add_special_tokens=add_special_tokens).tokens()
 
     def num_special_tokens(self, pair: bool = False) -> int:
         """How many special tokens frame a text or a pair."""
         return self._tokenizer.num_special_tokens_to_add(pair)
 
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """As `num_special_tokens`, by transformers' name."""
+        return self.num_special_tokens(pair)
+
     # -- ids to text -----------------------------------------------------------------------------------------------------
 
-    def decode(self, ids: Iterable[int] | Any, skip_special_tokens: bool = False) -> str:
-        """Text of ids; pieces are joined, the spaces of the original are not known any more."""
-        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
+    def decode(
+        self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> Any:
+        """Text of ids, of one id, or of each row of a batch; the spaces of the original are not known any more.
 
-    def batch_decode(self, rows: Iterable[Any], skip_special_tokens: bool = False) -> list[str]:
+        Args:
+            token_ids: whole numbers: one, a list or tensor of them, or rows.
+            skip_special_tokens: leave out [CLS], [SEP], padding and other special tokens.
+            clean_up_tokenization_spaces: take out spaces before punctuation; None means the tokenizer's own setting.
+        """
+        ids = listed(token_ids)
+        if isinstance(ids, list) and ids and (isinstance(ids[0], list | tuple) or hasattr(ids[0], "tolist")):
+            return self.batch_decode(ids, skip_special_tokens, clean_up_tokenization_spaces)
+        ids = [ids] if isinstance(ids, int) else [int(i) for i in ids]
+        for i in ids:
+            if not 0 <= i < 1 << 32:
+                raise InputError(f"token_ids holds {i}, which is no id")
+        text = self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        clean = self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
+        return cleaned_up(text) if clean else text
+
+    def batch_decode(
+        self, sequences: Iterable[Any], skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> list[str]:
         """Texts of several rows of ids."""
-        return [self.decode(row, skip_special_tokens) for row in rows]
+        return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in listed(sequences)]
 
-    def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str | None]:
-        """The token of each id, None where there is none."""
-        return [self._tokenizer.id_to_token(int(i)) for i in ids]
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """The token of an id, or of each; None where there is none."""
+        ids = listed(ids)
+        if isinstance(ids, int):
+            return self._tokenizer.id_to_token(ids)
+        special = set(self.all_special_ids) if skip_special_tokens else set()
+        return [self._tokenizer.id_to_token(int(i)) for i in ids if int(i) not in special]
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
         """The id of each token, [UNK]'s where it is not in the vocabulary."""
@@ -362,11 +498,16 @@ class BertTokenizer:
             return self.unk_token_id if found is None else found
         return [self.convert_tokens_to_ids(token) for token in tokens]
 
+    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
+        """Text of tokens: pieces are joined to words."""
+        decoder = self._tokenizer.decoder
+        return decoder.decode(list(tokens)) if decoder is not None else " ".join(tokens)
+
     # -- the vocabulary --------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        """Entries, added ones included: what `resize_token_embeddings` needs."""
-        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+        """Rows that a model needs for every id, added tokens included: what `resize_token_embeddings` takes."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @property
     def vocab_size(self) -> int:
@@ -377,13 +518,69 @@ class BertTokenizer:
         """Every token with its id."""
         return self._tokenizer.get_vocab(with_added_tokens=True)
 
-    def add_tokens(self, tokens: Sequence[str], special: bool = False) -> int:
-        """Adds whole words to the end of the vocabulary; returns how many were new. Resize the model's embeddings after it."""
-        self._cutting.clear()
-        new = [token for token in dict.fromkeys(tokens) if self._tokenizer.token_to_id(token) is None]
-        if special:
-            return self._tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in new])
-        return self._tokenizer.add_tokens(new)
+    vocab = property(get_vocab, doc="Every token with its id.")
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, AddedToken]:
+        """The tokens that are matched before the text is cut into words, by id."""
+        return dict(sorted(self._tokenizer.get_added_tokens_decoder().items()))
+
+    @property
+    def added_tokens_encoder(self) -> dict[str, int]:
+        """The ids of the tokens that are matched before the text is cut into words."""
+        return {token.content: token_id for token_id, token in self.added_tokens_decoder.items()}
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """As `added_tokens_encoder`, by transformers' older name."""
+        return self.added_tokens_encoder
+
+    def add_tokens(self, new_tokens: str | AddedToken | Sequence[str | AddedToken], special_tokens: bool = False) -> int:
+        """Has words matched whole, wherever they stand; returns how many were not before. Resize the model's embeddings after it.
+
+        Args:
+            new_tokens: texts, or `tokenizers.AddedToken`s, which say how they are matched.
+            special_tokens: they are special: not normalised, and left out by `decode(skip_special_tokens=True)`.
+        """
+        given = [new_tokens] if isinstance(new_tokens, str | AddedToken) else list(new_tokens)
+        new = []
+        for i, token in enumerate(given):
+            if not isinstance(token, str | AddedToken):
+                raise InputError(f"new_tokens[{i}] is a {type(token).__name__}; expected text or an AddedToken")
+            new.append(token if isinstance(token, AddedToken) else as_added(token, special_tokens))
+        before = self.added_tokens_encoder
+        self._add([(None, token) for token in new])
+        return len(self.added_tokens_encoder.keys() - before.keys())
+
+    def add_special_tokens(self, special_tokens_dict: Mapping[str, Any], replace_extra_special_tokens: bool = True) -> int:
+        """Names special tokens, and adds those that are new to the vocabulary; returns how many.
+
+        Args:
+            special_tokens_dict: texts by name ("cls_token", ...), and a list at "extra_special_tokens" or
+                "additional_special_tokens".
+            replace_extra_special_tokens: whether that list takes the place of the present one, or comes behind it.
+        """
+        names = {}
+        extra: list[Any] = [] if replace_extra_special_tokens else list(self._extra)
+        given = False
+        for key, value in special_tokens_dict.items():
+            if key in ("extra_special_tokens", "additional_special_tokens"):
+                given = True
+                extra += [str(getattr(token, "content", token)) for token in value]
+            elif key in SPECIAL_TOKENS or key in ("bos_token", "eos_token"):
+                names[key] = str(getattr(value, "content", value))
+            else:
+                known = ", ".join([*SPECIAL_TOKENS, "extra_special_tokens"])
+                raise InputError(f"special_tokens_dict has the key {key!r}; it may hold {known}")
+        tokens = [
+            token
+            for value in special_tokens_dict.values()
+            for token in ([value] if not isinstance(value, list | tuple) else value)
+        ]
+        added = self.add_tokens(tokens, special_tokens=True)
+        self._names.update(names)
+        if given:
+            self._extra = list(dict.fromkeys(extra))
+        return added
 
     def unknown_rate(self, texts: Iterable[str]) -> float:
         """Share of [UNK] among the tokens of some texts."""
@@ -409,62 +606,108 @@ class BertTokenizer:
     cls_token_id = property(lambda self: self._id("cls_token"), doc="Id of the token that opens a sequence.")
     sep_token_id = property(lambda self: self._id("sep_token"), doc="Id of the token that ends each text.")
     mask_token_id = property(lambda self: self._id("mask_token"), doc="Id of the token that hides a word.")
+    pad_token_type_id = 0
+
+    @property
+    def special_tokens_map(self) -> dict[str, str]:
+        """Texts of the named special tokens, in transformers' order."""
+        order = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+        return {name: self._names[name] for name in order if name in self._names}
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        """Texts of the special tokens, named ones first."""
+        return list(dict.fromkeys([*self.special_tokens_map.values(), *self._extra]))
 
     @property
     def all_special_ids(self) -> list[int]:
-        """Ids of the five special tokens."""
-        return [self._id(name) for name in SPECIAL_TOKENS]
+        """Ids of the special tokens, named ones first."""
+        return [self.convert_tokens_to_ids(token) for token in self.all_special_tokens]
+
+    @property
+    def extra_special_tokens(self) -> list[str]:
+        """Texts of the special tokens without a name."""
+        return list(self._extra)
+
+    additional_special_tokens = extra_special_tokens
 
     # -- inside ----------------------------------------------------------------------------------------------------------
 
-    def _encode(self, inputs: list[Any], split: bool, special: bool, tokenizer: Tokenizer | None = None) -> list[Encoding]:
-        return (tokenizer or self._tokenizer).encode_batch(inputs, is_pretokenized=split, add_special_tokens=special)
+    @property
+    def segments_pairs(self) -> bool:
+        """Whether the second text of a pair has segment 1: not where `model_input_names` leaves segments out."""
+        return "token_type_ids" in self.model_input_names
 
-    def _cut(
-        self, inputs: list[Any], encodings: list[Encoding], split: bool, special: bool, limit: int, strategy: str, stride: int
-    ) -> tuple[list[list[Encoding]], list[int]]:
-        """The windows of each input at most `limit` long, and how many tokens its first window lacks."""
-        pair = bool(inputs) and isinstance(inputs[0], tuple)
-        room = limit - (self.num_special_tokens(pair) if special else 0)
-        if room < 1 or not 0 <= stride < room:
-            raise InputError(f"max_length = {limit} with stride = {stride} leaves no room for text beside the special tokens")
-        over = [i for i, encoding in enumerate(encodings) if len(encoding.ids) > limit]
-        rows, lost = [[encoding] for encoding in encodings], [0] * len(inputs)
-        if over:
-            key = (limit, strategy, stride)
-            if key not in self._cutting:
-                cutting = Tokenizer.from_str(self._tokenizer.to_str())
-                cutting.enable_truncation(limit, stride=stride, strategy=strategy)
-                self._cutting[key] = cutting
-            try:
-                cut = self._encode([inputs[i] for i in over], split, special, self._cutting[key])
-            except Exception as error:  # the library raises a bare Exception where the chosen text is too short to cut
-                raise InputError(f"truncation = {strategy!r} cannot bring an input to {limit} tokens: {error}") from None
-            for i, encoding in zip(over, cut, strict=True):
-                rows[i] = [encoding, *encoding.overflowing]
-                lost[i] = len(encodings[i].ids) - len(encoding.ids)
-        return rows, lost
+    def _returns(self, name: str, asked: bool | None) -> bool:
+        return name in self.model_input_names if asked is None else asked
 
+    def _add(self, tokens: list[tuple[int | None, AddedToken]]) -> None:
+        """Adds tokens at the end of the vocabulary."""
+        settings = FolderSettings({}, added=tokens)
+        literal = self._tokenizer.encode_special_tokens
+        self._tokenizer = with_added(self._tokenizer, settings)
+        self._tokenizer.encode_special_tokens = literal
+        self._literal = None
 
-def _read_vocab(path: Path) -> dict[str, int]:
-    if not path.is_file():
-        raise CheckpointNotFoundError(f"there is no file {path}")
-    try:
-        lines = path.read_bytes().decode("utf-8").replace("\r\n", "\n").split("\n")
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise CheckpointError(f"{path}, line {line}: not UTF-8 text") from None
-    if lines[-1] == "":
-        lines.pop()
-    return {token: i for i, token in enumerate(lines)}
+    def _reading_literally(self) -> Tokenizer:
+        """The tokenizer that reads special tokens in a text as the characters they are."""
+        if self._literal is None:
+            literal = Tokenizer.from_str(self._tokenizer.to_str())
+            literal.encode_special_tokens = True
+            self._literal = literal
+        return self._literal
 
+    def _beginning(self, text: str, tokens: int, squeeze: bool = False) -> str:
+        """A beginning of a text that has its first `tokens` tokens and more, or the whole text.
 
-def _limit(folder: Path, settings: Mapping[str, Any]) -> int | None:
-    config = files.read_json_if_present(folder / "config.json")
-    known = [settings.get("model_max_length"), config.get("max_position_embeddings")]
-    usable = [int(n) for n in known if isinstance(n, int | float) and 0 < n < _UNLIMITED]
-    return min(usable) if usable else None
+        The last word of what is read, and what an added token could reach across, may be cut differently: they do not count.
 
+        Args:
+            squeeze: shorten endless words and blanks, which keeps the ids but moves the characters.
+        """
+        size = _CHARACTERS_A_TOKEN * (tokens + 16)
+        if len(text) <= size:
+            return text
+        margin = 1 + max((len(token.content) for token in self.added_tokens_decoder.values()), default=0)
+        if squeeze and len(text) > 1 << 16:
+            longest = getattr(self._tokenizer.model, "max_input_chars_per_word", 1 << 20)
+            if longest < 1024 and margin < 1024:  # both stay [UNK], and nothing that is matched reaches across
+                text = _BLANKS.sub(" ", _RUN.sub(lambda run: run[0][:1024], text))
+        while size < len(text):
+            read = self._tokenizer.encode(text[:size], add_special_tokens=False)
+            words = read.word_ids
+            sure = sum(word != words[-1] and end <= size - margin for word, (_, end) in zip(words, read.offsets, strict=True))
+            if sure > tokens:
+                return text[:size]
+            size *= 4
+        return text
 
-def _token_text(value: Any) -> str | None:
-    return value.get("content") if isinstance(value, Mapping) else value
+    def _windows(
+        self, given: Any, place: int, split: bool, special: bool, room: int, strategy: str, stride: int
+    ) -> list[Encoding]:
+        """The framed windows of an input that is too long, `room` tokens of text in each; cutting keeps the first one."""
+        parts = given if isinstance(given, tuple) else (given,)
+        if strategy == "only_second" and len(parts) == 1:
+            raise InputError(
+                f"truncation = 'only_second' cannot bring an input to fewer tokens: text[{place}] is a single text"
+            )
+        encode = partial(self._tokenizer.encode, is_pretokenized=split, add_special_tokens=False)
+        first = encode(parts[0])
+        # The second one beside an empty first one: then its windows have its segment.
+        second = [encode([] if split else "", part) for part in parts[1:]]
+        lengths = (
+            (min(room, len(first.ids)), 0) if not second else (pair_lengths(len(first.ids), len(second[0].ids), room, strategy))
+        )
+        for name, encoding, length in zip(("first", "second"), (first, *second), lengths, strict=False):
+            if length == len(encoding.ids):
+                continue
+            if length < 1 or stride >= length:
+                raise InputError(
+                    f"text[{place}]: truncation = {strategy!r} to {room} tokens of text leaves {max(length, 0)} of the "
+                    f"{len(encoding.ids)} tokens of its {name} text" + (f", not more than stride = {stride}" if stride else "")
+                )
+            encoding.truncate(length, stride=stride, direction=self.truncation_side)
+        if second and not second[0].overflowing:
+            second = [encode(parts[1])]
+        framed = self._tokenizer.post_process(first, second[0] if second else None, add_special_tokens=special)
+        return [framed, *framed.overflowing]

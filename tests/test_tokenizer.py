@@ -237,8 +237,8 @@ def test_training_needs_text_and_room_for_the_alphabet() -> None:
 def test_added_tokens_work_with_a_resized_model(tmp_path: Path) -> None:
     tokenizer = BertTokenizer(PIECES)
     tokenizer("the " * 20, truncation=True, max_length=8)  # a cached truncating copy must learn the words as well
-    assert tokenizer.add_tokens(["covfefe", "the"]) == 1
-    assert tokenizer.add_tokens(["[NEW]"], special=True) == 1
+    assert tokenizer.add_tokens(["covfefe", "the"]) == 2
+    assert tokenizer.add_tokens(["[NEW]"], special_tokens=True) == 1
     assert len(tokenizer) == len(PIECES) + 2
     assert tokenizer.tokenize("the covfefe") == ["the", "covfefe"]
     assert tokenizer("covfefe " * 20, truncation=True, max_length=8)["input_ids"][1] == len(PIECES)
@@ -264,7 +264,7 @@ def test_added_tokens_work_with_a_resized_model(tmp_path: Path) -> None:
         (lambda t: t("a", padding=True, padding_side="up"), "padding_side = 'up' is neither"),
         (
             lambda t: t(["a b"], is_split_into_words=False, truncation="only_second", max_length=3),
-            "cannot bring an input to 3 tokens",
+            "cannot bring an input to fewer tokens",
         ),
         (lambda t: BertTokenizer(["a", "b"]), r"the vocabulary of 2 entries has no \[PAD\], \[UNK\]"),
         (lambda t: BertTokenizer(PIECES, lower=True), "unknown keyword 'lower'"),

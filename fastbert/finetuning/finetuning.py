@@ -18,8 +18,7 @@ from typing import Any
 
 import torch
 
-from fastbert import checkpoint, files
-from fastbert import tokenizer as tokenizer_files
+from fastbert import checkpoint, files, tokenizer_files
 from fastbert.errors import CheckpointError, InputError
 from fastbert.finetuning.feature_cache import say_on_stderr
 from fastbert.finetuning.metrics import check_installed

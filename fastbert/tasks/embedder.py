@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from fastbert import checkpoint, files
-from fastbert import tokenizer as tokenizer_files
+from fastbert import checkpoint, files, tokenizer_files
 from fastbert.errors import CheckpointError, InputError
 from fastbert.model import BertModel
 from fastbert.packing import pack, token_budget_batches

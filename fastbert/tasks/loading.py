@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from fastbert import checkpoint, files
-from fastbert import tokenizer as tokenizer_files
+from fastbert import checkpoint, files, tokenizer_files
 from fastbert.composed import HEAD_FILE, HEAD_WEIGHTS, ComposedModel, is_composed
 from fastbert.config import BertConfig
 from fastbert.errors import CheckpointError, InputError

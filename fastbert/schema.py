@@ -1,0 +1,153 @@
+"""What the JSON files of a model folder may hold: one description a file, and one clear sentence where a file differs.
+
+A description maps field names to a `Field`. Files come from strangers, so a number has a range, a text a length, a list a size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastbert.errors import CheckpointError, printable, shortened
+
+MAX_TEXT = 4096  # characters of a text
+MAX_ITEMS = 1 << 20  # entries of a list or an object
+MAX_SIZE = 1 << 31  # tokens, rows, columns: beyond it a size is a mistake
+
+Check = Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Field:
+    """What a value must be.
+
+    Attributes:
+        accepts: whether a value is one.
+        expected: in words, to go after "must be".
+        null: whether null stands for "not given".
+    """
+
+    accepts: Check
+    expected: str
+    null: bool = True
+
+    def __call__(self, value: Any) -> bool:
+        """Whether the value is accepted."""
+        return (self.null and value is None) or self.accepts(value)
+
+
+Fields = Mapping[str, Field]
+
+
+def is_integer(value: Any, low: float = -math.inf, high: float = MAX_SIZE) -> bool:
+    """Whether a value is a whole number in a range; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
+    """Whether a value is a finite number in a range; true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        return False
+    return low <= value <= high and abs(value) < math.inf
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is a text of reasonable length."""
+    return isinstance(value, str) and len(value) <= MAX_TEXT
+
+
+def integer(low: int, high: int = MAX_SIZE, null: bool = True) -> Field:
+    """A whole number in a range."""
+    limit = f"a whole number from {low}" if high == MAX_SIZE else f"a whole number from {low} to {high}"
+    return Field(lambda value: is_integer(value, low, high), limit, null)
+
+
+def number(low: float = -math.inf, high: float = math.inf, null: bool = True) -> Field:
+    """A finite number in a range."""
+    limit = "a number" if low == -math.inf else f"a number from {low:g}" + ("" if high == math.inf else f" to {high:g}")
+    return Field(lambda value: is_number(value, low, high), limit, null)
+
+
+def flag(null: bool = True) -> Field:
+    """True or false."""
+    return Field(lambda value: isinstance(value, bool), "true or false", null)
+
+
+def text(null: bool = True) -> Field:
+    """A text."""
+    return Field(is_text, f"a text of at most {MAX_TEXT} characters", null)
+
+
+def choice(*values: Any, null: bool = True) -> Field:
+    """One of some values, of the very same type."""
+    return Field(lambda value: any(type(value) is type(v) and value == v for v in values), f"one of {_listed(values)}", null)
+
+
+def list_of(item: Field, null: bool = True) -> Field:
+    """A list."""
+    return Field(
+        lambda value: isinstance(value, list) and len(value) <= MAX_ITEMS and all(map(item, value)),
+        f"a list, each entry {item.expected}",
+        null,
+    )
+
+
+def object_of(item: Field, null: bool = True) -> Field:
+    """An object whose values are all of one kind."""
+    return Field(
+        lambda value: isinstance(value, dict) and len(value) <= MAX_ITEMS and all(map(item, value.values())),
+        f"an object, each value {item.expected}",
+        null,
+    )
+
+
+def either(*options: Field) -> Field:
+    """Any of several fields."""
+    return Field(
+        lambda value: any(option(value) for option in options),
+        ", or ".join(option.expected for option in options),
+        any(option.null for option in options),
+    )
+
+
+def check(values: Mapping[str, Any], fields: Fields, path: Path, only: bool = False) -> dict[str, Any]:
+    """The values, once they fit their description.
+
+    Args:
+        values: the content of a file.
+        fields: its description.
+        path: of the file, for messages.
+        only: whether names that are not described are refused; otherwise they are returned as they are.
+
+    Raises:
+        CheckpointError: the first value that does not fit, with its name, its value and what it must be.
+    """
+    for name, value in values.items():
+        field = fields.get(name)
+        if field is None:
+            if only:
+                raise CheckpointError(f"{path} has an unknown entry {shown(name)}; it may hold {', '.join(fields)}")
+        elif not field(value):
+            raise CheckpointError(f"{path}: {name} = {shown(value)} must be {field.expected}")
+    return dict(values)
+
+
+def shown(value: Any) -> str:
+    """A value for a message: short, without control characters, whatever it is."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**18:
+        return "a number of more than 18 digits"
+    if isinstance(value, str):
+        return shortened(printable(repr(value[:200])), 80)
+    if isinstance(value, list | tuple | dict) and len(value) > 5:
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value):,} entries"
+    try:
+        return shortened(printable(repr(value)), 80)
+    except RecursionError:
+        return "something nested too deeply"
+
+
+def _listed(values: tuple[Any, ...]) -> str:
+    return ", ".join(repr(value) for value in values)
