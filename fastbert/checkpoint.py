@@ -6,16 +6,20 @@ Knows tensors and files, never modules. Reads model.safetensors and pytorch_mode
 from __future__ import annotations
 
 import json
+import math
+import pickle
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from fastbert import files
+from fastbert import files, schema
 from fastbert.config import BertConfig
 from fastbert.errors import CheckpointError, CheckpointNotFoundError
 
@@ -28,6 +32,10 @@ PATTERNS = [
     "pytorch_model.bin.index.json",
 ]
 
+TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # of parameters
+_LAYER = re.compile(r"(?:^|\.)encoder\.layer\.(\d{1,6})\.")
+_LAYERS = 1000  # that are built before it is known that the file is of another model
+_NEW_VALUES = 1 << 26  # that a checkpoint may lack, whatever it has
 # Parts of a name that older files spell differently.
 _OLD_SPELLINGS = ((".gamma", ".weight"), (".beta", ".bias"))
 # Buffers that older files carry and that hold nothing but 0, 1, 2, ...
@@ -48,12 +56,16 @@ class LoadReport:
         unexpected: tensors of the file that the model has no place for.
         mismatched: names with the file's shape and the model's.
         renamed: old names that were read, with today's.
+        untied: second names of tensors whose values differ from the first's, so that they stay tensors of their own.
+        not_finite: tensors of the file that hold NaN or infinity.
     """
 
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
+    untied: list[str] = field(default_factory=list)
+    not_finite: list[str] = field(default_factory=list)
 
 
 def read_state_dict(folder: Path) -> dict[str, Tensor]:
@@ -67,15 +79,36 @@ def read_state_dict(folder: Path) -> dict[str, Tensor]:
         if not path.is_file():
             continue
         if not name.endswith(".index.json"):
-            return _read_file(path)
-        shards = files.read_json(path).get("weight_map")
-        if not isinstance(shards, dict):
-            raise CheckpointError(f"{path} has no weight_map")
-        state: dict[str, Tensor] = {}
-        for shard in sorted(set(shards.values())):
-            state.update(_read_file(folder / shard))
-        return state
+            return read_tensors(path)
+        return _read_shards(path)
     raise CheckpointNotFoundError(f"{folder} holds none of {', '.join(WEIGHT_FILES)}")
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of all shards that an index names, each in the shard where the index has it."""
+    shards = files.read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise CheckpointError(f"{index} has no weight_map")
+    for name, shard in shards.items():
+        if not isinstance(shard, str) or not _is_beside(index.parent, shard):
+            raise CheckpointError(f"{index} has {schema.shown(name)} in {schema.shown(shard)}, which is no file of its folder")
+    state: dict[str, Tensor] = {}
+    for shard in sorted(set(shards.values())):
+        part = read_tensors(index.parent / shard)
+        absent = [name for name, where in shards.items() if where == shard and name not in part]
+        if absent:
+            raise CheckpointError(f"{index.parent / shard} lacks what its index names: {_some(absent)}")
+        state.update(part)
+    return state
+
+
+def _is_beside(folder: Path, name: str) -> bool:
+    """Whether a name is that of a file in the folder itself, or of a link that the hub's cache put there."""
+    if not name or name != Path(name).name or "\\" in name or "\0" in name:
+        return False
+    place, target = folder.resolve(), (folder / name).resolve()
+    cached = place.parent.name == "snapshots" and target.parent == place.parent.parent / "blobs"
+    return target.parent == place or cached
 
 
 def match_names(
@@ -107,7 +140,16 @@ def match_names(
             f"none of the checkpoint's {len(state)} tensors belongs to this model; it holds {_some(state)}, "
             f"the model {_some(expected)}"
         )
+    for name, tensor in matched.items():
+        why = _unusable(tensor)
+        if why:
+            raise CheckpointError(f"{name} is {why}: no forward can use it")
     _fill_tied(matched, expected)
+    for second, first in TIED.items():
+        if second in matched and first in matched and matched[second] is not matched[first]:
+            a, b = matched[second], matched[first]
+            if a.shape != b.shape or not torch.equal(a, b):
+                report.untied.append(second)
     for name, shape in expected.items():
         if name in matched and matched[name].shape != shape:
             report.mismatched.append((name, tuple(matched.pop(name).shape), tuple(shape)))
@@ -126,25 +168,79 @@ def save(state: Mapping[str, Tensor], config: BertConfig, folder: str | Path) ->
         raise CheckpointError(f"cannot save to {folder}: it is a file")
     folder.mkdir(parents=True, exist_ok=True)
     unique: dict[str, Tensor] = {}
-    seen: set[tuple[int, torch.Size]] = set()
     for name in sorted(state, key=lambda name: (name in TIED, name)):
         tensor = state[name].detach()
         if tensor.device.type == "meta":
             raise CheckpointError(f"cannot save {name}: it is on the meta device and holds no values")
-        key = (tensor.data_ptr(), tensor.shape)
-        if name in TIED and tensor.numel() and key in seen:
+        tensor = tensor.cpu().contiguous()
+        first = unique.get(TIED.get(name, ""))
+        if first is not None and first.shape == tensor.shape and torch.equal(first, tensor):
             continue
-        seen.add(key)
-        unique[name] = tensor.cpu().contiguous()
-    with files.replacing(folder / "model.safetensors") as part:
-        try:
-            safetensors.torch.save_file(unique, part, metadata={"format": "pt"})
-        except safetensors.SafetensorError as error:  # how a full disk arrives
-            raise CheckpointError(f"cannot write {folder / 'model.safetensors'}: {error}") from error
-    files.write_text(folder / "config.json", config.to_json_string())
+        unique[name] = tensor
+    with files.updating_folder(folder) as place:
+        with files.replacing(place / "model.safetensors") as part:
+            try:
+                safetensors.torch.save_file(unique, part, metadata={"format": "pt"})
+            except safetensors.SafetensorError as error:  # how a full disk arrives
+                raise CheckpointError(f"cannot write {folder / 'model.safetensors'}: {error}") from error
+        files.write_text(place / "config.json", config.to_json_string())
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def check_sizes(state: Mapping[str, Tensor], config: BertConfig, source: Path, ours: Iterable[str] = ()) -> None:
+    """That the weights have the layers that the configuration asks for, before a model of that size is built.
+
+    Args:
+        state: tensors as they stand in the file.
+        config: of the model that is to be built.
+        source: the folder, for messages.
+        ours: fields that the caller chose, which may ask for more than the file has.
+    """
+    found = [_LAYER.search(name) for name in state]
+    layers = max((int(match[1]) + 1 for match in found if match), default=0)
+    if config.num_hidden_layers > (layers or _LAYERS) and "num_hidden_layers" not in ours:
+        raise CheckpointError(
+            f"{source / 'config.json'} says num_hidden_layers = {config.num_hidden_layers}, the weights have {layers} layers"
+        )
+
+
+def check_new(missing: Mapping[str, torch.Size], state: Mapping[str, Tensor]) -> None:
+    """That what the file lacks, and is started anew, is not out of proportion to what it has."""
+    new, there = sum(map(math.prod, missing.values())), sum(tensor.numel() for tensor in state.values())
+    if new > max(_NEW_VALUES, there):
+        raise CheckpointError(
+            f"the checkpoint has {there:,} values and lacks {new:,}, of {_some(missing)}: it is not this model's"
+        )
+
+
+def not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold NaN or infinity."""
+    return [name for name, tensor in state.items() if not _is_finite(tensor)]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # By numpy: torch would start its threads, and a process that forks after loading could not compute any more.
+    if tensor.dtype == torch.bfloat16:
+        return not bool(((tensor.contiguous().view(torch.int16).numpy() & 0x7F80) == 0x7F80).any())
+    values = tensor.numpy()
+    with np.errstate(invalid="ignore", over="ignore"):
+        return bool(np.isfinite(values.sum(dtype=np.float64))) or bool(np.isfinite(values).all())
+
+
+def _unusable(tensor: Tensor) -> str:
+    """Why a tensor cannot be a parameter; "" where it can."""
+    if tensor.device.type == "meta":
+        return "a meta tensor without values"
+    if tensor.is_quantized or tensor.layout != torch.strided:
+        return f"quantised or of layout {tensor.layout}"
+    return "" if tensor.dtype in TYPES else f"of type {tensor.dtype}"
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file, on the CPU.
+
+    Raises:
+        CheckpointNotFoundError: no such file. CheckpointError: it is damaged, or holds something else.
+    """
     if not path.is_file():
         raise CheckpointNotFoundError(f"{path.parent} has no {path.name}, which its index names")
     try:
@@ -153,7 +249,10 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     # safetensors and torch.load report damage by many kinds of exception, from EOFError to UnpicklingError.
     except Exception as error:
-        raise CheckpointError(f"{path} is damaged or not a checkpoint: {error}") from error
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+            why = "it is no plain state dict: files that would run code when they are read are not opened"
+        raise CheckpointError(f"{path} is damaged or not a checkpoint: {why}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} does not hold a state dict of tensors")
     return state

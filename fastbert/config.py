@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from fastbert import files
+from fastbert import files, schema
 from fastbert.errors import ConfigError
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
@@ -16,6 +16,31 @@ PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_class
 
 # Google's released sizes: layers and width; heads are 64 wide and the feed-forward block 4 times as wide as the rest.
 SIZES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024)}
+
+# What each field must be. Sizes end far above every BERT, so that a damaged file is refused before anything is built from it.
+_PROBABILITY = schema.Field(lambda value: schema.is_number(value, 0) and value < 1, "a probability in [0, 1)", null=False)
+_POSITIVE = schema.Field(lambda value: schema.is_integer(value, 1), "a positive integer", null=False)
+_FIELDS: dict[str, schema.Field] = {
+    **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings"), _POSITIVE),
+    **dict.fromkeys(("num_attention_heads", "type_vocab_size"), _POSITIVE),
+    "num_hidden_layers": schema.Field(
+        lambda value: schema.is_integer(value, 0, 10_000), "an integer of 0 or more, at most 10000", null=False
+    ),
+    **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), _PROBABILITY),
+    "classifier_dropout": schema.Field(_PROBABILITY.accepts, "a probability in [0, 1)"),
+    "initializer_range": schema.Field(lambda value: schema.is_number(value, 0), "at least 0", null=False),
+    "layer_norm_eps": schema.Field(lambda value: schema.is_number(value) and value > 0, "above 0", null=False),
+    "hidden_act": schema.choice(*ACTIVATIONS, null=False),
+    "problem_type": schema.choice(*PROBLEM_TYPES),
+    **dict.fromkeys(
+        ("is_decoder", "tie_word_embeddings", "output_hidden_states", "output_attentions", "return_dict"),
+        schema.flag(null=False),
+    ),
+    "architectures": schema.list_of(schema.text(null=False)),
+    "dtype": schema.text(),
+}
+_NEVER_NULL = {name for name, field_ in _FIELDS.items() if not field_.null}  # null in a file means the default
+MAX_LABELS = 1 << 20
 
 # Fields that change what the model computes in ways that BERT-the-encoder does not have, with the only values accepted.
 _REFUSED_UNLESS = {
@@ -70,6 +95,8 @@ class BertConfig:
         for name, spec in known.items():
             default = spec.default_factory() if callable(spec.default_factory) else spec.default
             setattr(self, name, values.pop(name, default))
+        if not isinstance(self.extra, dict):
+            raise ConfigError(f"extra = {schema.shown(self.extra)} must be an object")
         self.extra = {**self.extra, **values}
         self._take_labels(num_labels)
         self._validate()
@@ -105,73 +132,63 @@ class BertConfig:
         """Width of one attention head, D = hidden_size / num_attention_heads."""
         return self.hidden_size // self.num_attention_heads
 
+    @property
+    def label_names(self) -> list[str]:
+        """The name of each score, in order; LABEL_i where `id2label` has none for it."""
+        return [self.id2label.get(i, f"LABEL_{i}") for i in range(self.num_labels)]
+
     def _take_labels(self, num_labels: int | None) -> None:
         if self.id2label is None:
             self.id2label = {0: "LABEL_0", 1: "LABEL_1"}
         try:
             self.id2label = {int(i): str(name) for i, name in self.id2label.items()}
             label2id = {str(name): int(i) for name, i in (self.label2id or {}).items()}
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, TypeError, ValueError, OverflowError):
             raise ConfigError(
-                f"id2label = {self.id2label!r} and label2id = {self.label2id!r} must map numbers to names and names to numbers"
+                f"id2label = {schema.shown(self.id2label)} and label2id = {schema.shown(self.label2id)} must map numbers to "
+                "names and names to numbers"
             ) from None
-        if sorted(self.id2label) != list(range(len(self.id2label))):
-            raise ConfigError(
-                f"id2label has the keys {sorted(self.id2label)}; expected 0..{len(self.id2label) - 1} without gaps"
-            )
+        if min(self.id2label, default=0) < 0 or not self.id2label:
+            raise ConfigError(f"id2label = {schema.shown(self.id2label)} must name one label or more, by numbers from 0")
         if num_labels is not None:
-            if not _is_int(num_labels) or num_labels < 1:
-                raise ConfigError(f"num_labels = {num_labels!r} must be a positive integer")
+            if not schema.is_integer(num_labels, 1, MAX_LABELS):
+                raise ConfigError(f"num_labels = {schema.shown(num_labels)} must be a positive integer, at most {MAX_LABELS}")
             self.num_labels = num_labels
         fits = set(label2id.values()) == set(self.id2label)
         self.label2id = label2id if fits else {name: i for i, name in self.id2label.items()}
 
     def _validate(self) -> None:
-        for name in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings"):
-            self._require(name, _is_int(getattr(self, name)) and getattr(self, name) > 0, "a positive integer")
-        self._require("type_vocab_size", _is_int(self.type_vocab_size) and self.type_vocab_size > 0, "a positive integer")
-        self._require(
-            "num_hidden_layers", _is_int(self.num_hidden_layers) and self.num_hidden_layers >= 0, "an integer of 0 or more"
-        )
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            p = getattr(self, name)
-            allowed = (p is None and name == "classifier_dropout") or (_is_number(p) and 0 <= p < 1)
-            self._require(name, allowed, "a probability in [0, 1)")
-        self._require("initializer_range", _is_number(self.initializer_range) and self.initializer_range >= 0, "at least 0")
-        self._require("layer_norm_eps", _is_number(self.layer_norm_eps) and self.layer_norm_eps > 0, "above 0")
+        for name, wanted in _FIELDS.items():
+            if not wanted(getattr(self, name)):
+                raise ConfigError(f"{name} = {schema.shown(getattr(self, name))} must be {wanted.expected}")
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"hidden_size = {self.hidden_size} is not a multiple of num_attention_heads = {self.num_attention_heads}"
             )
-        if self.hidden_act not in ACTIVATIONS:
-            raise ConfigError(f"hidden_act = {self.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
-        if self.problem_type is not None and self.problem_type not in PROBLEM_TYPES:
-            raise ConfigError(f"problem_type = {self.problem_type!r} is not one of {', '.join(PROBLEM_TYPES)}")
-        if self.pad_token_id is not None:
-            inside = _is_int(self.pad_token_id) and 0 <= self.pad_token_id < self.vocab_size
-            self._require("pad_token_id", inside, f"inside the vocabulary (0..{self.vocab_size - 1})")
+        if self.pad_token_id is not None and not schema.is_integer(self.pad_token_id, 0, self.vocab_size - 1):
+            pad = schema.shown(self.pad_token_id)
+            raise ConfigError(f"pad_token_id = {pad} must be inside the vocabulary (0..{self.vocab_size - 1})")
         for name, (value, reason) in _REFUSED_UNLESS.items():
             if self.extra.get(name) and self.extra[name] != value:
-                raise ConfigError(f"{name} = {self.extra[name]!r} is not supported: {reason}")
-
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise ConfigError(f"{name} = {getattr(self, name)!r} must be {expected}")
+                raise ConfigError(f"{name} = {schema.shown(self.extra[name])} is not supported: {reason}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> BertConfig:
         """A configuration from the content of a config.json; `overrides` win over it."""
-        merged = {**_with_dtype(values), **_with_dtype(overrides)}
+        given = {name: v for name, v in _with_dtype(values).items() if v is not None or name not in _NEVER_NULL}
+        merged = {**given, **_with_dtype(overrides)}
         model_type = merged.pop("model_type", "bert")
         if model_type != "bert":
-            raise ConfigError(f"model_type = {model_type!r}: fastbert runs BERT checkpoints (model_type 'bert')")
+            raise ConfigError(f"model_type = {schema.shown(model_type)}: fastbert runs BERT checkpoints (model_type 'bert')")
         if (
             "num_labels" in overrides
             and "id2label" not in overrides
-            and len(merged.get("id2label") or {}) != merged["num_labels"]
+            and (not isinstance(merged.get("id2label"), dict) or len(merged["id2label"]) != merged["num_labels"])
         ):
             merged.pop("id2label", None)
             merged.pop("label2id", None)
+        if "self" in merged:
+            raise ConfigError("a configuration has no field 'self'")
         return cls(**merged)
 
     @classmethod
@@ -208,11 +225,3 @@ def _with_dtype(values: Mapping[str, Any]) -> dict[str, Any]:
     if named.get("dtype") is not None:
         named["dtype"] = str(named["dtype"]).removeprefix("torch.")
     return named
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

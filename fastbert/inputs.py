@@ -94,12 +94,13 @@ def positions_of(positions: Any, mask: Tensor | None, shape: tuple[int, int], de
 
 
 def _tables(ids: Tensor | None, types: Tensor, positions: Tensor, limits: Limits) -> list[tuple[str, Tensor, int, str]]:
-    tables = [
+    tables: list[tuple[str, Tensor | None, int, str]] = [
         ("input_ids", ids, limits.vocab_size, "vocabulary"),
         ("token_type_ids", types, limits.type_vocab_size, "token types"),
         ("position_ids", positions, limits.max_position_embeddings, "position table"),
     ]
-    return [(name, values, size, table) for name, values, size, table in tables if values is not None]
+    # In a type that holds the size: uint8 ids would be compared with 30522 modulo 256.
+    return [(name, as_index(values), size, table) for name, values, size, table in tables if values is not None]
 
 
 def _outside(values: Tensor, size: int) -> Tensor:

@@ -6,6 +6,7 @@ and checks raise at once.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,14 @@ class _Check:
     report: Callable[[list[bool]], None]
 
 
-_pending: deque[_Check] = deque()
+class _Pending(threading.local):
+    """The checks of one thread: its mistakes are raised in its own calls, and in nobody else's."""
+
+    def __init__(self) -> None:
+        self.checks: deque[_Check] = deque()
+
+
+_pending = _Pending()
 
 
 def capturing() -> bool:
@@ -46,22 +54,22 @@ def defer(flags: Tensor, report: Callable[[list[bool]], None]) -> None:
             arrived = torch.cuda.Event()
             arrived.record()
         flags = on_host
-    _pending.append(_Check(flags, arrived, report))
+    _pending.checks.append(_Check(flags, arrived, report))
 
 
 def poll() -> None:
     """Raises for the checks that have arrived and failed; waits for none."""
-    if not _pending or capturing():
+    if not _pending.checks or capturing():
         return
     while (first := _first()) is not None:
         if first.arrived is not None and not first.arrived.query():
-            _pending.appendleft(first)
+            _pending.checks.appendleft(first)
             return
         _settle(first)
 
 
 def check() -> None:
-    """Waits for every check that was put off, and raises for the first that failed.
+    """Waits for every check that this thread put off, and raises for the first that failed.
 
     Raises:
         InputError: an id outside its table, or bounds of a packed batch that do not fit it, with its place.
@@ -73,9 +81,9 @@ def check() -> None:
 
 
 def _first() -> _Check | None:
-    """Takes the oldest check; a deque's popleft is atomic, so each goes to one thread."""
+    """Takes this thread's oldest check."""
     try:
-        return _pending.popleft()
+        return _pending.checks.popleft()
     except IndexError:
         return None
 

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from fastbert import late, ops, packing
 from fastbert.config import BertConfig
-from fastbert.errors import ArgumentError, InputError
+from fastbert.errors import ArgumentError, BackendError, InputError
 from fastbert.inputs import Limits
 from fastbert.outputs import BertModelOutput
 from fastbert.packing import PackedBatch
@@ -66,8 +66,20 @@ class BertEmbeddings(nn.Module):
             norm = self.LayerNorm
             p = dropout_p(self.dropout)
             return ops.embedding(ids, types, positions, *tables, norm.weight, norm.bias, norm.eps, p, seed, word.padding_idx)
-        words = batch.inputs_embeds if ids is None else word(ids)
+        words = batch.inputs_embeds if ids is None else word(ids) if is_plain(word) else _called(word, batch, ids)
         return self.dropout(self.LayerNorm(words + segment(types) + position(positions)))
+
+
+def _called(word: nn.Module, batch: PackedBatch, ids: Tensor) -> Tensor:
+    """(T, N) from word embeddings that must be called: a hook or another class sees (B, S) ids, and gives (B, S, N)."""
+    padded = batch.unpack(ids)
+    words = word(padded)
+    if words.dim() != 3 or words.shape[:2] != padded.shape:
+        raise InputError(
+            f"the word embeddings ({type(word).__name__}) gave {tuple(words.shape)} for ids of shape {tuple(padded.shape)}: what "
+            "changes the number of tokens, such as prompts, goes in as inputs_embeds with an attention_mask that covers it"
+        )
+    return batch.pack(words)
 
 
 class BertSelfAttention(nn.Module):
@@ -227,18 +239,19 @@ class BertEncoder(nn.Module):
         seeds: Tensor | None = None,
         rows: Tensor | None = None,
         output_attentions: bool = False,
-        recompute_layers: bool = False,
+        recompute_every: int = 0,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """(T, N) -> the hidden states before and after each layer, and the probabilities where asked for.
 
-        Only the last layer is restricted to `rows`: the layers before it need all tokens as keys and values.
+        Only the last layer is restricted to `rows`: the layers before it need all tokens as keys and values. Of each
+        `recompute_every` layers one is computed again in backward; 0 means none.
         """
         states, attentions = [hidden_states], []
         for i, layer in enumerate(self.layer):
             layer_seeds = None if seeds is None else seeds[3 * i : 3 * i + 3]
             layer_rows = rows if i == len(self.layer) - 1 else None
             arguments = (states[-1], batch, layer_seeds, layer_rows, output_attentions)
-            if recompute_layers:
+            if recompute_every and i % recompute_every == 0:
                 state, probs = recompute(
                     _under(ops.current_backend(), layer),
                     *arguments,
@@ -282,6 +295,7 @@ class BertModel(BertPreTrainedModel):
         self.encoder = BertEncoder(self.config)
         self.pooler = BertPooler(self.config) if add_pooling_layer else None
         self.gradient_checkpointing = False
+        self.checkpointing_interval = 1
         self.post_init()
 
     def forward(
@@ -334,7 +348,7 @@ class BertModel(BertPreTrainedModel):
             None if seeds is None else seeds[1:],
             last_layer_rows,
             output_attentions,
-            self.gradient_checkpointing and self.training and torch.is_grad_enabled(),
+            self.checkpointing_interval if self.gradient_checkpointing and self.training and torch.is_grad_enabled() else 0,
         )
         pooled = None
         if self.pooler is not None and last_layer_rows is None:
@@ -359,6 +373,11 @@ class BertModel(BertPreTrainedModel):
         inputs_embeds: Tensor | None = None,
     ) -> PackedBatch:
         """The inputs of a forward as a packed batch, checked against this model's tables."""
+        if torch.jit.is_tracing():
+            raise BackendError(
+                "torch.jit.trace would keep the lengths and masks of its example: use torch.export, and torch.onnx.export with "
+                "dynamo=True"
+            )
         config = self.config
         limits = self._limits()
         source = inputs_embeds if input_ids is None else input_ids
@@ -526,19 +545,21 @@ def _dense_bias(batch: PackedBatch, causal: bool) -> Tensor | None:
 
 def _bias_of_mask(mask: Tensor, batch: PackedBatch, heads: int) -> Tensor:
     """A 3-D or 4-D mask as an additive bias that broadcasts to (B, H, S, S)."""
-    if mask.dim() == 3:
-        if mask.is_floating_point() and ((mask != 0) & (mask != 1)).any():
-            raise InputError("a 3-D attention_mask holds 1 where a token may attend and 0 elsewhere; an additive one needs 4-D")
-        mask = (mask != 0)[:, None]
     size, length = batch.batch_size, batch.padded_length
-    fits = mask.dim() == 4 and mask.shape[0] in (1, size) and mask.shape[1] in (1, heads)
-    if not fits or mask.shape[2] not in (1, length) or mask.shape[3] != length:
+    shape = tuple(mask.shape)
+    if shape not in ((size, length, length), (size, 1, length, length), (size, heads, length, length)):
         raise InputError(
-            f"attention_mask has shape {tuple(mask.shape)}; expected ({size}, {length}), ({size}, {length}, {length}) "
+            f"attention_mask has shape {shape}; expected ({size}, {length}), ({size}, {length}, {length}) "
             f"or ({size}, 1 or {heads}, {length}, {length})"
         )
     if mask.device != batch.device:
         raise InputError(f"attention_mask is on {mask.device}, the other inputs are on {batch.device}")
-    if not mask.is_floating_point():
-        return packing.mask_to_bias(mask != 0)
+    additive = mask.is_floating_point() and mask.dim() == 4
+    if mask.is_complex() or (not additive and not torch.compiler.is_compiling() and ((mask != 0) & (mask != 1)).any()):
+        raise InputError(
+            f"attention_mask of shape {shape} and {mask.dtype} holds values other than 1, where a token may attend, and 0: "
+            "what is added to the scores is a 4-D mask of floats"
+        )
+    if not additive:
+        return packing.mask_to_bias(mask != 0 if mask.dim() == 4 else (mask != 0)[:, None])
     return mask.masked_fill(mask <= torch.finfo(mask.dtype).min, float("-inf"))

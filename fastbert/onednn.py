@@ -6,6 +6,7 @@ PyTorch's own linear calls MKL, which runs at half of that speed on many machine
 from __future__ import annotations
 
 import math
+import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,14 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import register_flop_formula
 from torch.utils.weak import WeakIdKeyDictionary
+
+# oneDNN keeps what it compiled for a shape, 1,024 times over, and batches of real lengths rarely have the same shape twice: a
+# service would grow by some hundred MB. It reads these when it first computes; whoever sets them has his way.
+for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_name, "16")
 
 _PRODUCT = torch.ops.mkldnn._linear_pointwise if hasattr(torch.ops.mkldnn, "_linear_pointwise") else None
 AVAILABLE = torch.backends.mkldnn.is_available() and _PRODUCT is not None
@@ -36,9 +43,10 @@ MKL_TRAINS_FASTER = torch.backends.mkl.is_available() and _is_intel()
 class _Prepacked(NamedTuple):
     """Weights in oneDNN's layout, and what tells whether the originals have changed since."""
 
-    state: tuple[tuple[int, int], ...]
+    state: tuple[tuple[int, int, int], ...]
     weight: Tensor
     bias: Tensor | None
+    storages: tuple[StorageWeakRef, ...]  # while they are here, no other storage gets the number of one of these
 
 
 _prepacked: Any = WeakIdKeyDictionary()  # first weight -> _Prepacked
@@ -89,7 +97,9 @@ def prepack(weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> None:
         joined = torch.cat([w.detach() for w in weights]) if len(weights) > 1 else weights[0].detach()
         packed = torch.ops.mkldnn._reorder_linear_weight(joined.contiguous(), None)
         bias = torch.cat([b.detach() for b in biases]) if biases else None
-    _prepacked[weights[0]] = _Prepacked(_state((*weights, *biases)), packed, bias)
+    sources = (*weights, *biases)
+    storages = tuple(StorageWeakRef(t.untyped_storage()) for t in sources)
+    _prepacked[weights[0]] = _Prepacked(_state(sources), packed, bias, storages)
 
 
 def forget(*weights: Tensor) -> None:
@@ -112,8 +122,9 @@ def _lookup(tensors: Sequence[Tensor]) -> _Prepacked | None:
     return kept
 
 
-def _state(tensors: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
-    return tuple((t.data_ptr(), -1 if t.is_inference() else t._version) for t in tensors)
+def _state(tensors: Sequence[Tensor]) -> tuple[tuple[int, int, int], ...]:
+    """Storage, place in it, and version of each tensor. An address alone may be used again, as by `half().float()`."""
+    return tuple((t.untyped_storage()._cdata, t.data_ptr(), -1 if t.is_inference() else t._version) for t in tensors)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: str = "none", algorithm: str = "") -> Tensor:

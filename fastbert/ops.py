@@ -298,7 +298,9 @@ def _obstacle(op: str, x: Tensor) -> str:
     if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"there are no kernels for {x.dtype}"
     if kind == "cpu":
-        return ""
+        multiplied = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        wrong = op in _PRODUCTS and multiplied == torch.bfloat16
+        return "Triton's interpreter multiplies bfloat16 wrongly; float32 and float16 are right" if wrong else ""
     if _capability() < _OLDEST:
         return f"compute capability {'.'.join(map(str, _capability()))} is below {'.'.join(map(str, _OLDEST))}"
     if op in _PRODUCTS and x.dtype == torch.float32 and not torch.is_autocast_enabled(kind) and not _tf32():

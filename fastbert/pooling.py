@@ -29,27 +29,32 @@ def pool(hidden_states: Tensor, cu_seqlens: Tensor, modes: str | Sequence[str]) 
 
     Args:
         hidden_states: of packed tokens.
-        cu_seqlens: the row at which each text starts, and T.
+        cu_seqlens: the row at which each text starts, and the end of the last one; rows behind it belong to no text.
         modes: one or several of "cls" (first token), "max", "mean", "mean_sqrt_len_tokens" (sum / sqrt(length)),
             "weightedmean" (the i-th token weighs i), "lasttoken"; several are concatenated.
     """
     x = hidden_states.float()
     lengths = cu_seqlens.diff().long()
     starts = cu_seqlens[:-1].long()
+    if not x.shape[0]:
+        return x.new_zeros(lengths.shape[0], x.shape[1] * len(check_modes(modes)))
+    tail = x.shape[0] - cu_seqlens[-1:].long()
+    whole = torch.cat([lengths, tail])  # the tail as one more text, so that each row belongs to one
     count = lengths.clamp(min=1)[:, None]
     parts = []
     for mode in check_modes(modes):
         if mode == "cls":
             part = x.index_select(0, starts.clamp(max=x.shape[0] - 1))
         elif mode == "lasttoken":
-            part = x.index_select(0, (starts + lengths - 1).clamp(min=0))
+            part = x.index_select(0, (starts + lengths - 1).clamp(0, x.shape[0] - 1))
         elif mode == "max":
-            part = torch.segment_reduce(x, "max", lengths=lengths, unsafe=True)
+            part = torch.segment_reduce(x, "max", lengths=whole, unsafe=True)[:-1]
         elif mode == "weightedmean":
-            weights = torch.arange(1, x.shape[0] + 1, device=x.device) - starts.repeat_interleave(lengths)
-            part = _sum(x * weights[:, None], lengths) / (count * (count + 1) / 2)
+            first = torch.cat([starts, cu_seqlens[-1:].long()]).repeat_interleave(whole)
+            weights = torch.arange(1, x.shape[0] + 1, device=x.device) - first
+            part = _sum(x * weights[:, None], whole) / (count * (count + 1) / 2)
         else:
-            part = _sum(x, lengths) / (count if mode == "mean" else count.sqrt())
+            part = _sum(x, whole) / (count if mode == "mean" else count.sqrt())
         parts.append(part.masked_fill((lengths == 0)[:, None], 0.0))
     return torch.cat(parts, dim=1)
 
@@ -70,5 +75,6 @@ def modes_of_config(config: Mapping[str, Any]) -> list[str]:
     return [mode for mode, key in MODES.items() if config.get(key)] or ["mean"]
 
 
-def _sum(x: Tensor, lengths: Tensor) -> Tensor:
-    return torch.segment_reduce(x, "sum", lengths=lengths, unsafe=True)
+def _sum(x: Tensor, whole: Tensor) -> Tensor:
+    """(B, N) sums of each text; the last of `whole` is the tail's."""
+    return torch.segment_reduce(x, "sum", lengths=whole, unsafe=True)[:-1]

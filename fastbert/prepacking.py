@@ -16,10 +16,12 @@ def prepack(model: Model) -> Model:
     """Keeps a copy of every linear's weights, query, key and value joined, as oneDNN's matrix product wants them.
 
     For inference on a CPU in float32: batches of some 2,000 tokens run a few per cent faster, single short texts up to half as
-    fast again, for the memory of the linears once more. On other devices and in other types it does nothing.
+    fast again, for the memory of the linears once more. On other devices and in other types it does nothing. Nothing in this
+    package calls it unasked, except the commands, in whose process nobody edits a model.
 
     `train()`, a forward that records gradients, in-place edits, `load_state_dict` and `.to` drop the copies they touch, so
-    training goes on as ever; call `prepack` again afterwards, and after edits through `weight.data`, which cannot be seen.
+    training goes on as ever; call `prepack` again afterwards. Edits through `weight.data`, as merged adapters make them, cannot
+    be seen: prepack after them, not before.
 
     Args:
         model: any model of this package; it is returned.

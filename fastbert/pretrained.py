@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from fastbert import checkpoint, files, onednn
+from fastbert import checkpoint, files, onednn, schema
 from fastbert.config import BertConfig
 from fastbert.errors import ConfigError, InputError
 
@@ -33,9 +33,12 @@ class BertPreTrainedModel(nn.Module):
     has_mlm_head: ClassVar[bool] = False
 
     load_report: checkpoint.LoadReport | None = None
+    _keys_to_ignore_on_save: ClassVar[list[str] | None] = None  # transformers' Trainer looks at it after loading
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
+        self._untied: tuple[str, ...] = ()  # second names whose tensors are no copies of the first
+        self.register_state_dict_post_hook(_own_memory)
         if not isinstance(config, BertConfig):
             to_dict = getattr(config, "to_dict", None)
             if to_dict is None:
@@ -105,19 +108,27 @@ class BertPreTrainedModel(nn.Module):
         dtype = overrides.pop("torch_dtype", dtype)  # its older name
         arguments = {name: overrides.pop(name) for name in ("add_pooling_layer",) if name in overrides}
         folder = files.locate(path_or_hub_id, checkpoint.PATTERNS, **hub)
+        chosen = tuple(overrides)
         if config is None:
             config = BertConfig.from_dict(files.read_json(folder / "config.json"), **_known_fields(overrides))
         elif overrides:
             raise ConfigError(f"config was given, so these keywords have no place: {', '.join(overrides)}")
+        else:
+            chosen = ("num_hidden_layers",)
         state = checkpoint.read_state_dict(folder)
+        checkpoint.check_sizes(state, config, folder, chosen)
         with torch.device("meta"):
             model = cls(config, **arguments)
         expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
         matched, report = checkpoint.match_names(state, expected, ignore_mismatched_sizes)
+        new = [*report.missing, *(name for name, *_ in report.mismatched)]
+        checkpoint.check_new({name: expected[name] for name in new}, state)
+        report.not_finite = checkpoint.not_finite(matched)
         target = _resolve_dtype(dtype, config, matched)
         matched = {name: _cast(tensor, target) for name, tensor in matched.items()}
         model.load_state_dict(matched, strict=False, assign=True)
         model._start_missing(target)
+        model._untie(report.untied)
         model.tie_weights()
         config.dtype = str(target).removeprefix("torch.")
         model.eval()
@@ -176,11 +187,40 @@ class BertPreTrainedModel(nn.Module):
         self.get_input_embeddings().register_forward_hook(lambda _, __, output: output.requires_grad_(True))
 
     def tie_weights(self, **ignored: Any) -> None:
-        """Makes the MLM decoder share its weight with the word embeddings and its bias with the head's."""
+        """Makes the MLM decoder share its weight with the word embeddings and its bias with the head's.
+
+        After other embeddings were put in, the decoder gets as many entries as they have: new biases are 0. What a checkpoint
+        held with values of its own stays untied.
+
+        Raises:
+            InputError: the word embeddings have no weight (V, N) that a decoder could use.
+        """
         decoder = self.get_output_embeddings()
-        if decoder is not None and self.config.tie_word_embeddings:
-            decoder.weight = self.get_input_embeddings().weight
-            decoder.bias = self.cls.predictions.bias  # type: ignore[union-attr, assignment]
+        if decoder is None or not self.config.tie_word_embeddings:
+            return
+        head = self.cls.predictions  # type: ignore[union-attr]
+        weight = getattr(self.get_input_embeddings(), "weight", None)
+        if not isinstance(weight, nn.Parameter) or weight.dim() != 2 or weight.shape[1] != decoder.in_features:
+            got = type(self.get_input_embeddings()).__name__
+            raise InputError(
+                f"the word embeddings are a {got} without a weight of width {decoder.in_features}, to which the MLM decoder is "
+                "tied: set config.tie_word_embeddings = False, or give the decoder a weight with set_output_embeddings"
+            )
+        decoder.weight = weight
+        if head.bias.shape[0] != weight.shape[0]:  # type: ignore[union-attr, index]
+            zero = torch.zeros((), device=head.bias.device)  # type: ignore[union-attr, arg-type]
+            head.bias = _resized(head.bias, weight.shape[0], zero)  # type: ignore[union-attr, arg-type]
+            if "cls.predictions.decoder.bias" in self._untied:
+                decoder.bias = _resized(decoder.bias, weight.shape[0], zero)
+        decoder.out_features = self.config.vocab_size = weight.shape[0]
+        if "cls.predictions.decoder.bias" not in self._untied:
+            decoder.bias = head.bias  # type: ignore[union-attr, assignment]
+
+    def _untie(self, names: Sequence[str]) -> None:
+        """Leaves second names that differ from the first untied, in the configuration as well where it is the decoder."""
+        self._untied = tuple(names)
+        if "cls.predictions.decoder.weight" in names:
+            self.config.tie_word_embeddings = False
 
     def resize_token_embeddings(
         self, num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
@@ -213,6 +253,8 @@ class BertPreTrainedModel(nn.Module):
             if not self.config.tie_word_embeddings:
                 decoder.weight = _resized(decoder.weight, num_tokens, decoder.weight.detach().mean(0, dtype=torch.float32))
                 decoder.bias = _resized(decoder.bias, num_tokens, zero)
+            elif "cls.predictions.decoder.bias" in self._untied:
+                decoder.bias = _resized(decoder.bias, num_tokens, zero)
             head.bias = _resized(head.bias, num_tokens, zero)  # type: ignore[union-attr, arg-type]
             decoder.out_features = num_tokens
         self.config.vocab_size = num_tokens
@@ -229,12 +271,18 @@ class BertPreTrainedModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Type of the parameters."""
-        return next(p.dtype for p in self.parameters() if p.is_floating_point())
+        return next(p.dtype for p in self._tensors() if p.is_floating_point())
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return next(self.parameters()).device
+        return next(self._tensors()).device
+
+    def _tensors(self) -> Iterator[Tensor]:
+        """The parameters; in a replica, as `DataParallel` makes them, they are attributes."""
+        yield from self.parameters()
+        for module in self.modules():
+            yield from (value for value in vars(module).values() if isinstance(value, Tensor))
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """Number of parameters, shared ones counted once, with or without frozen ones and the three embedding tables."""
@@ -242,9 +290,28 @@ class BertPreTrainedModel(nn.Module):
         counted = (p for p in self.parameters() if id(p) not in tables)
         return sum(p.numel() for p in counted if p.requires_grad or not only_trainable)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Keeps only each layer's input in training and computes the rest again in backward, with equal gradients."""
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, offload: bool = False
+    ) -> None:
+        """Keeps only each layer's input in training and computes the rest again in backward, with equal gradients.
+
+        Args:
+            gradient_checkpointing_kwargs: taken for transformers' sake; the non-reentrant form runs, whatever they say.
+            every_n_layers: of how many layers one is computed again.
+            offload: only False: inputs stay on their device.
+        """
+        if not isinstance(every_n_layers, int) or every_n_layers < 1:
+            raise InputError(f"every_n_layers = {every_n_layers!r} must be a positive integer")
+        if offload:
+            raise InputError("offload = True is not supported: the inputs of layers stay on their device")
         self.base_model.gradient_checkpointing = True
+        self.base_model.checkpointing_interval = every_n_layers
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, offload: bool = False
+    ) -> None:
+        """As `gradient_checkpointing_enable`, by transformers' newer name."""
+        self.gradient_checkpointing_enable(activation_checkpointing_kwargs, every_n_layers, offload)
 
     def gradient_checkpointing_disable(self) -> None:
         """Keeps all activations again."""
@@ -272,6 +339,14 @@ class BertPreTrainedModel(nn.Module):
             self.train(training)
 
 
+def _own_memory(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> None:
+    """Gives second names of tied parameters memory of their own: no writer of safetensors takes shared memory."""
+    for second, first in checkpoint.TIED.items():
+        a, b = state.get(prefix + second), state.get(prefix + first)
+        if a is not None and b is not None and not isinstance(a, nn.Parameter) and a.data_ptr() == b.data_ptr():
+            state[prefix + second] = a.clone()
+
+
 def _resized(old: Tensor, count: int, start: Tensor) -> nn.Parameter:
     new = start.to(old.dtype).expand(count, *old.shape[1:]).clone()
     keep = min(count, old.shape[0])
@@ -290,13 +365,11 @@ def _known_fields(overrides: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resolve_dtype(dtype: torch.dtype | str | None, config: BertConfig, state: dict[str, Tensor]) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        return dtype
     name = dtype if dtype not in (None, "auto") else config.dtype
     if name is not None:
         found = getattr(torch, str(name).removeprefix("torch."), None)
-        if not isinstance(found, torch.dtype) or not found.is_floating_point:
-            raise ConfigError(f"dtype = {name!r} is not a floating type of torch")
+        if found not in checkpoint.TYPES:
+            raise ConfigError(f"dtype = {schema.shown(name)} is not one of {', '.join(map(str, checkpoint.TYPES))}")
         return found
     return next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
 
@@ -316,5 +389,10 @@ def _log(report: checkpoint.LoadReport, source: str | Path, name: str) -> None:
         logger.warning("%s from %s: in the checkpoint but not in a BERT: %s", name, source, ", ".join(foreign))
     if len(foreign) < len(report.unexpected):
         logger.info("%s from %s: parts of other heads left out: %s", name, source, ", ".join(report.unexpected))
+    if report.untied:
+        listed = ", ".join(report.untied)
+        logger.warning("%s from %s: not tied, as the checkpoint has other values: %s", name, source, listed)
+    if report.not_finite:
+        logger.warning("%s from %s: NaN or infinity in %s", name, source, ", ".join(report.not_finite))
     if report.renamed:
         logger.info("%s from %s: %d old names read", name, source, len(report.renamed))

@@ -44,8 +44,16 @@ def test_windows_cover_every_token_once_or_more() -> None:
 
 
 def test_a_token_is_judged_where_it_has_most_context() -> None:
-    spans = [(0, 10), (5, 15), (10, 20)]
-    assert [most_context(spans, at) for at in (0, 6, 7, 8, 12, 13, 19)] == [0, 0, 0, 1, 1, 2, 2]
+    assert most_context([(0, 10), (5, 15), (10, 20)], 20) == [0, 8, 13, 20]
+    for count in range(1, 40):
+        for room in range(1, 12):
+            for step in range(1, room + 1):
+                spans = windows(count, room, step)
+                begins = most_context(spans, count)
+                for token in range(count):  # every window that holds the token, by the rule itself
+                    context = {at: (min(token - a, b - 1 - token), b - a) for at, (a, b) in enumerate(spans) if a <= token < b}
+                    best = max(context, key=context.__getitem__)
+                    assert begins[best] <= token < begins[best + 1], (count, room, step, token)
 
 
 def test_cutting_is_counted_and_errors_name_the_text(tokenizer: BertTokenizer) -> None:

@@ -19,9 +19,9 @@ LIMITS = Limits(vocab_size=101, type_vocab_size=2, max_position_embeddings=40)
 
 @pytest.fixture(autouse=True)
 def nothing_pending() -> Any:
-    late._pending.clear()
+    late._pending.checks.clear()
     yield
-    late._pending.clear()
+    late._pending.checks.clear()
 
 
 def bad_batch() -> PackedBatch:
@@ -68,9 +68,9 @@ def _checked(batch: PackedBatch, wait: bool) -> None:
 
 def test_good_batches_leave_nothing_behind() -> None:
     packing.check_packed(fastbert.pack(**ragged([4, 6])), LIMITS, wait=False)
-    assert late._pending
+    assert late._pending.checks
     late.poll()
-    assert not late._pending
+    assert not late._pending.checks
 
 
 def test_a_fixed_budget_changes_no_result() -> None:

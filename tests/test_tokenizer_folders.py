@@ -1,4 +1,4 @@
-"""Folders of tokenizers: every place where they declare tokens and settings is read as transformers reads it, and written back."""
+"""Folders of tokenizers: declared tokens and settings are read as transformers reads them, wherever they stand, and written back."""
 
 from __future__ import annotations
 

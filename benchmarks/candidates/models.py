@@ -202,9 +202,11 @@ class FastbertEmbedder(Work):
     """fastbert.tasks.Embedder.encode, tokenising included: it takes texts."""
 
     def __init__(self, job: Job) -> None:
+        import fastbert
         from fastbert.tasks import Embedder
 
         self.embedder = Embedder.from_pretrained(job.folder, device=job.device, dtype=getattr(torch, job.dtype))
+        fastbert.prepack(self.embedder.model)
         self.embedder.max_length = job.max_length
         self.settings = TOKENS[torch.device(job.device).type]
 

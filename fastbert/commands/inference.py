@@ -78,6 +78,7 @@ def embed(args: argparse.Namespace) -> None:
         if not texts:
             raise InputError(f"{args.input} holds no text")
         embedder = Embedder.from_pretrained(args.model, args.device, args.dtype, local_files_only=args.local_files_only)
+        fastbert.prepack(embedder.model)
         started = time.perf_counter()
         vectors = embedder.encode(
             texts,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from fastbert.errors import InputError
 from fastbert.tokenizer import BertTokenizer
@@ -53,6 +54,8 @@ class Framer:
     def __init__(self, tokenizer: BertTokenizer, max_length: int) -> None:
         self.cls, self.sep = tokenizer.cls_token_id, tokenizer.sep_token_id
         self.max_length = max_length
+        self.cuts_left = tokenizer.truncation_side == "left"
+        self.second_segment = int(tokenizer.segments_pairs)
         if max_length < 5:
             raise InputError(f"max_length = {max_length} leaves no room for text beside the special tokens")
 
@@ -92,7 +95,9 @@ class Framer:
             room = self.max_length - (2 if b is None else 3)
             keep = (min(len(a), room), 0) if b is None else cut_pair(len(a), len(b), room)
             framed.cut.append(len(a) + (0 if b is None else len(b)) - sum(keep))
-            self._add(framed, owner, a[: keep[0]], None if b is None else b[: keep[1]], 0, True)
+            begin = len(a) - keep[0] if self.cuts_left else 0
+            kept = None if b is None else b[len(b) - keep[1] :] if self.cuts_left else b[: keep[1]]
+            self._add(framed, owner, a[begin : begin + keep[0]], kept, begin, True)
         return framed
 
     def walk(
@@ -130,7 +135,7 @@ class Framer:
     def _add(self, framed: Framed, owner: int, a: list[int], b: list[int] | None, start: int, walks_first: bool) -> None:
         ids, types = [self.cls, *a, self.sep], [0] * (len(a) + 2)
         if b is not None:
-            ids, types = [*ids, *b, self.sep], [*types, *[1] * (len(b) + 1)]
+            ids, types = [*ids, *b, self.sep], [*types, *[self.second_segment] * (len(b) + 1)]
         framed.ids.append(ids)
         framed.types.append(types)
         framed.owners.append(owner)
@@ -156,12 +161,30 @@ def windows(count: int, room: int, step: int) -> list[tuple[int, int]]:
     return found
 
 
-def most_context(spans: Sequence[tuple[int, int]], token: int) -> int:
-    """The window in which a token has most context: most tokens at the side where there are fewer, then at both."""
+def most_context(spans: Sequence[tuple[int, int]], count: int) -> list[int]:
+    """Where the part of each window begins in which its tokens have most context, and `count` behind: (windows + 1,).
 
-    def context(span: tuple[int, int]) -> tuple[int, int]:
-        left, right = token - span[0], span[1] - 1 - token
-        return min(left, right), left + right
+    A token has most context in the window with most tokens at the side of it where there are fewer, then at both sides, then
+    in the first of them. Of two neighbours the later one is better from their overlap's middle on, so that each window has one
+    stretch of tokens.
 
-    holding = [at for at, (start, end) in enumerate(spans) if start <= token < end]
-    return max(holding, key=lambda at: context(spans[at]))
+    Args:
+        spans: (first token, last token + 1) of windows in order, each beginning and ending behind the one before it.
+        count: tokens that they cover.
+    """
+    begins = [0]
+    for (first, end), (later, later_end) in pairwise(spans):
+        low, high = max(later, begins[-1]), end
+        while low < high:
+            middle = (low + high) // 2
+            if _context((later, later_end), middle) > _context((first, end), middle):
+                high = middle
+            else:
+                low = middle + 1
+        begins.append(low)
+    return [*begins, count]
+
+
+def _context(span: tuple[int, int], token: int) -> tuple[int, int]:
+    left, right = token - span[0], span[1] - 1 - token
+    return min(left, right), left + right

@@ -99,7 +99,7 @@ def evaluate_model(
     defaults = FineTuneOptions()
     given = {name: value for name, value in known.items() if getattr(options, name) == getattr(defaults, name)}
     options = replace(options, **given, multi_label=has_several_labels(folder, kind)).resolved(kind)
-    labels = [config.id2label[i] for i in range(config.num_labels)]
+    labels = config.label_names
     if is_composed(folder) and kind in ("qa", "choice"):
         labels = []
     tokenizer = BertTokenizer.from_pretrained(folder)

@@ -34,7 +34,7 @@ def look_at(folder: Path, kind: str) -> Checkpoint:
     if kind in _HEADS and (config.architectures or [""])[0] == _HEADS[kind]:
         state = checkpoint.read_state_dict(folder)
         if any(name.startswith("classifier.") for name in state):
-            labels = [config.id2label[i] for i in range(config.num_labels)]
+            labels = config.label_names
     return Checkpoint(labels)
 
 

@@ -51,11 +51,12 @@ def best_answers(windows: Sequence[ScoredWindow], context: str, n_best: int = 20
         max_tokens: of an answer.
     """
     bounds = [(window.first, window.first + len(window.start)) for window in windows]
+    best_read = most_context(bounds, bounds[-1][1]) if bounds else []
     found: dict[tuple[int, int], float] = {}
     for number, window in enumerate(windows):
         starts, ends = (_largest(scores, n_best) for scores in (window.start, window.end))
         for s in starts:
-            if len(windows) > 1 and most_context(bounds, window.first + s) != number:
+            if not best_read[number] <= window.first + s < best_read[number + 1]:
                 continue
             for e in ends:
                 if s <= e < s + max_tokens:

@@ -30,8 +30,8 @@ class Classifier(SequenceTask):
     @property
     def labels(self) -> list[str]:
         """Names of the labels, in the order of the scores."""
-        names = self.model.config.id2label
-        return [names[i] for i in range(len(names))]
+        names: list[str] = self.model.config.label_names
+        return names
 
     @property
     def problem_type(self) -> str:

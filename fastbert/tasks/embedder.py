@@ -12,19 +12,39 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from fastbert import checkpoint, files, tokenizer_files
+from fastbert import checkpoint, files, schema, tokenizer_files
 from fastbert.errors import CheckpointError, InputError
 from fastbert.model import BertModel
 from fastbert.packing import pack, token_budget_batches
-from fastbert.pooling import check_modes, modes_of_config, pool
-from fastbert.prepacking import prepack
-from fastbert.tasks.loading import check_vocabulary, default_device, load_tokenizer
+from fastbert.pooling import MODES, check_modes, modes_of_config, pool
+from fastbert.tasks.loading import check_complete, check_vocabulary, default_device, load_tokenizer
 from fastbert.tokenizer import BertTokenizer
 
 # More tokens at once only push the activations out of a CPU's caches: measured, 2,048 run a tenth faster than 8,192.
 CPU_BATCH_TOKENS = 2048
+_TEXTS_AT_ONCE = 8192  # tokenised between two steps of the bar
 OVERLONG = ("truncate", "error", "window")
-_SENTENCE_FILES = ["modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "*_Pooling/config.json"]
+_TEXT = schema.text()
+# One of these holds the limits of the text's module; sentence-transformers names it after the model.
+_LIMITS = tuple(
+    f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+_SENTENCE_FILES = ["modules.json", "config_sentence_transformers.json", "*_Pooling/config.json"]
+_SENTENCE_FILES += [pattern for name in (*_LIMITS, "modules.json") for pattern in (name, f"*/{name}")]
+_MODULE_FIELDS = {"idx": schema.integer(0), "name": _TEXT, "path": _TEXT, "type": schema.text(null=False)}
+_LIMIT_FIELDS = {"max_seq_length": schema.integer(1), "do_lower_case": schema.flag()}
+_POOLING_FIELDS = {
+    "word_embedding_dimension": schema.integer(1),
+    "embedding_dimension": schema.integer(1),
+    "include_prompt": schema.flag(),
+    **dict.fromkeys(MODES.values(), schema.flag()),
+    "pooling_mode": schema.either(_TEXT, schema.list_of(schema.text(null=False))),
+}
+_PROMPT_FIELDS = {
+    "prompts": schema.object_of(_TEXT),
+    "default_prompt_name": _TEXT,
+    "truncate_dim": schema.integer(1),
+}
 
 
 class Embedder:
@@ -35,9 +55,10 @@ class Embedder:
         tokenizer: its tokenizer.
         pooling: one or several of `fastbert.pooling.MODES`.
         normalize: scale each vector to length 1.
-        max_length: tokens of a text that are used, special tokens included; None means what model and tokenizer take.
+        max_length: tokens of a text that are used, special tokens included; None means what model and tokenizer take. As in
+            sentence-transformers, a number wins over the tokenizer's own limit.
         prompt: put before every text.
-        do_lower_case: lower-case texts before the tokenizer sees them.
+        do_lower_case: lower-case prompt and texts, where the tokenizer does not.
     """
 
     def __init__(
@@ -53,13 +74,13 @@ class Embedder:
     ) -> None:
         check_vocabulary(tokenizer, model)
         self.model = model.eval()
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer.lower_casing() if do_lower_case else tokenizer
         self.pooling = check_modes(pooling)
         self.normalize = normalize
         self.prompt = prompt
-        self.do_lower_case = do_lower_case
         table = model.config.max_position_embeddings
-        self.max_length = min(n for n in (max_length, tokenizer.model_max_length, table) if n is not None)
+        limit = max_length if max_length is not None else tokenizer.model_max_length
+        self.max_length = table if limit is None else min(limit, table)
         if self.max_length <= tokenizer.num_special_tokens():
             raise InputError(f"max_length = {self.max_length} leaves no room for text beside the special tokens")
 
@@ -83,10 +104,14 @@ class Embedder:
             CheckpointError: a module that fastbert does not know, such as a dense layer after pooling.
         """
         target = default_device(device)
-        folder = files.locate(path_or_hub_id, [*_SENTENCE_FILES, *checkpoint.PATTERNS, *tokenizer_files.PATTERNS], **hub)
-        settings = _read_settings(folder)
-        model = prepack(BertModel.from_pretrained(folder, dtype=dtype, device=target, add_pooling_layer=False))
-        return cls(model, load_tokenizer(folder, model), **settings)
+        own = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS]
+        folder = files.locate(path_or_hub_id, [*_SENTENCE_FILES, *own, *(f"*/{pattern}" for pattern in own)], **hub)
+        place, settings = _read_settings(folder)
+        model, _ = BertModel.from_pretrained(
+            place, dtype=dtype, device=target, add_pooling_layer=False, output_loading_info=True
+        )
+        check_complete(model, path_or_hub_id)
+        return cls(model, load_tokenizer(place, model), **settings)
 
     @torch.inference_mode()
     def encode(
@@ -102,12 +127,13 @@ class Embedder:
         """One vector a text, in the order of the texts.
 
         Args:
-            texts: a list, or one text.
+            texts: a list of texts, or of pairs of them, whose second text has segment 1; or one text.
             batch_tokens: real tokens run at once, longest texts first. On a CPU at most `CPU_BATCH_TOKENS` are used.
             pooling, normalize: in place of the embedder's own.
             show_progress: a bar on stderr; None means if stderr is a terminal.
-            overlong: what to do with texts of more than `max_length` tokens: "truncate" cuts them and warns with the count,
-                "error" refuses them, "window" embeds every part and takes the mean, weighted by tokens.
+            overlong: what to do with texts of more than `max_length` tokens: "truncate" cuts them, at the tokenizer's
+                `truncation_side`, and warns with the count, "error" refuses them, "window" embeds every part of a single text
+                and takes the mean, weighted by tokens.
 
         Returns:
             float32 (n, N), N times the number of pooling modes; (N,) for one text given as a string.
@@ -119,15 +145,16 @@ class Embedder:
         normalize = self.normalize if normalize is None else normalize
         if overlong not in OVERLONG:
             raise InputError(f"overlong = {overlong!r} is not one of {', '.join(OVERLONG)}")
-        rows, owners = self._windows(self._ids(texts), overlong)
+        quiet = not (sys.stderr.isatty() if show_progress is None else show_progress)
+        rows, types, owners = self._rows(texts, overlong, quiet)
         lengths = [len(row) for row in rows]
         device = self.model.device
         limit = min(batch_tokens, CPU_BATCH_TOKENS) if device.type == "cpu" else batch_tokens
         vectors = np.empty((len(rows), len(modes) * self.model.config.hidden_size), dtype=np.float32)
-        quiet = not (sys.stderr.isatty() if show_progress is None else show_progress)
         with tqdm(total=sum(lengths), unit="tok", unit_scale=True, desc="embed", disable=quiet) as bar:
             for indices in token_budget_batches(lengths, limit):
-                batch = pack([rows[i] for i in indices]).to(device)
+                segments = None if types is None else [types[i] for i in indices]
+                batch = pack([rows[i] for i in indices], token_type_ids=segments).to(device)
                 hidden = self.model(batch).last_hidden_state
                 vectors[indices] = pool(hidden, batch.cu_seqlens, modes).cpu().numpy()
                 bar.update(batch.num_tokens)
@@ -135,29 +162,61 @@ class Embedder:
             vectors = _mean_of_windows(vectors, owners, lengths, len(texts))
         return _unit(vectors) if normalize else vectors
 
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        if self.prompt or self.do_lower_case:
-            texts = [self.prompt + (t.lower() if self.do_lower_case else t) if isinstance(t, str) else t for t in texts]
-        return self.tokenizer.encode_ids(texts)
+    def _rows(
+        self, texts: Sequence[Any], overlong: str, quiet: bool
+    ) -> tuple[list[list[int]], list[list[int]] | None, list[int]]:
+        """Rows of at most `max_length` ids, their segments (None: all 0), and the text that each belongs to."""
+        pairs = [i for i, text in enumerate(texts) if isinstance(text, tuple | list) and len(text) == 2]
+        if pairs and len(pairs) < len(texts):
+            raise InputError("texts holds pairs and single texts: give all of one kind")
+        if self.prompt:
+            texts = [self.prompt + t if isinstance(t, str) else (f"{self.prompt}{t[0]}", *t[1:]) if pairs else t for t in texts]
+        ids: list[list[int]] = []
+        types: list[list[int]] = []
+        cut = 0
+        with tqdm(total=len(texts), unit="text", desc="tokenize", disable=quiet or len(texts) <= _TEXTS_AT_ONCE) as bar:
+            for start in range(0, len(texts), _TEXTS_AT_ONCE):
+                some = texts[start : start + _TEXTS_AT_ONCE]
+                if pairs:
+                    encoded = self.tokenizer(
+                        list(some), truncation=overlong == "truncate", max_length=self.max_length, return_token_type_ids=True
+                    )
+                    ids += encoded["input_ids"]
+                    types += encoded["token_type_ids"]
+                    cut += sum(map(bool, encoded.num_truncated))
+                else:
+                    bounded = overlong == "truncate" and self.tokenizer.truncation_side == "right"
+                    ids += self.tokenizer.encode_ids(some, max_tokens=self.max_length if bounded else None)
+                bar.update(len(some))
+        rows, owners = self._windows(ids, overlong, bool(pairs))
+        cut = cut or sum(len(row) > self.max_length for row in ids)
+        if cut and overlong == "truncate":
+            warnings.warn(
+                f"{cut} of {len(ids)} texts have more than {self.max_length} tokens and were cut; overlong='window' uses all",
+                stacklevel=4,  # beyond encode and the decorator of inference mode
+            )
+        return rows, types if pairs and self.tokenizer.segments_pairs else None, owners
 
-    def _windows(self, rows: list[list[int]], overlong: str) -> tuple[list[list[int]], list[int]]:
-        """Rows of at most `max_length` ids, and the text that each belongs to."""
+    def _windows(self, rows: list[list[int]], overlong: str, pairs: bool) -> tuple[list[list[int]], list[int]]:
+        """Rows cut, or in parts, and the text that each belongs to."""
         limit = self.max_length
         long = [i for i, row in enumerate(rows) if len(row) > limit]
         owners = list(range(len(rows)))
         if not long:
             return rows, owners
+        first = long[0]
         if overlong == "error":
-            first = long[0]
             raise InputError(
                 f"texts[{first}] has {len(rows[first])} tokens, the limit is {limit} ({len(long)} texts are longer)"
             )
+        if pairs:
+            raise InputError(
+                f"texts[{first}] is a pair of {len(rows[first])} tokens: windows are for single texts; truncate it"
+            )
         frame = self.tokenizer.num_special_tokens() - 1  # [CLS] opens, the rest closes
         if overlong == "truncate":
-            warnings.warn(
-                f"{len(long)} of {len(rows)} texts have more than {limit} tokens and were cut; overlong='window' uses all",
-                stacklevel=4,  # beyond encode and the decorator of inference mode
-            )
+            if self.tokenizer.truncation_side == "left":
+                return [row if len(row) <= limit else row[:1] + row[len(row) - limit + 1 :] for row in rows], owners
             return [row if len(row) <= limit else row[: limit - frame] + row[-frame:] for row in rows], owners
         parts: list[list[int]] = []
         owners = []
@@ -170,35 +229,53 @@ class Embedder:
         return parts, owners
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
-    """Keywords of `Embedder` from a sentence-transformers folder; nothing for a plain BERT."""
+def _read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Where the BERT is, and keywords of `Embedder`, from a sentence-transformers folder; nothing for a plain BERT.
+
+    Raises:
+        CheckpointError: a module or a setting that is not known, by name.
+    """
     if not (folder / "modules.json").is_file():
-        return {}
+        return folder, {}
     settings: dict[str, Any] = {"normalize": False}
-    whole_text = True
+    whole_text, place = True, folder
     for module in files.read_json_list(folder / "modules.json"):
-        kind, path = str(module.get("type", "")).rsplit(".", 1)[-1], str(module.get("path", ""))
+        schema.check(module, _MODULE_FIELDS, folder / "modules.json")
+        kind, path = str(module.get("type", "")).rsplit(".", 1)[-1], str(module.get("path") or "")
+        if ".." in Path(path).parts or Path(path).is_absolute():
+            raise CheckpointError(f"{folder / 'modules.json'} has a module at {schema.shown(path)}, outside its folder")
         if kind == "Pooling":
-            config = files.read_json(folder / path / "config.json")
+            config = _read(folder / path / "config.json", _POOLING_FIELDS)
             settings["pooling"] = modes_of_config(config)
-            whole_text = config.get("include_prompt", True)
+            whole_text = config.get("include_prompt") is not False
         elif kind == "Normalize":
             settings["normalize"] = True
-        elif kind != "Transformer":
+        elif kind == "Transformer":
+            place = folder / path
+        else:
             raise CheckpointError(
-                f"{folder / 'modules.json'} has a module {kind!r}; fastbert knows Transformer, Pooling, Normalize"
+                f"{folder / 'modules.json'} has a module {schema.shown(kind)}; fastbert knows Transformer, Pooling, Normalize"
             )
-    sentence = files.read_json_if_present(folder / "sentence_bert_config.json")
+    limits = next((place / name for name in _LIMITS if (place / name).is_file()), None)
+    sentence = {} if limits is None else _read(limits, _LIMIT_FIELDS)
     settings["max_length"] = sentence.get("max_seq_length")
     settings["do_lower_case"] = bool(sentence.get("do_lower_case"))
-    prompts = files.read_json_if_present(folder / "config_sentence_transformers.json")
-    name = prompts.get("default_prompt_name")
-    settings["prompt"] = (prompts.get("prompts") or {}).get(name, "") if name else ""
+    path_of_prompts = folder / "config_sentence_transformers.json"
+    prompts = _read(path_of_prompts, _PROMPT_FIELDS) if path_of_prompts.is_file() else {}
+    known, name = prompts.get("prompts") or {}, prompts.get("default_prompt_name")
+    if name is not None and name not in known:
+        listed = ", ".join(map(schema.shown, list(known)[:5])) or "none"
+        raise CheckpointError(f"{path_of_prompts}: default_prompt_name = {schema.shown(name)} is none of its prompts: {listed}")
+    settings["prompt"] = (known[name] or "") if name is not None else ""
     if settings["prompt"] and not whole_text:
         raise CheckpointError(f"{folder} leaves the prompt out of the pooling (include_prompt: false): not supported")
     if prompts.get("truncate_dim") is not None:
         raise CheckpointError(f"{folder} cuts its vectors to truncate_dim = {prompts['truncate_dim']}: not supported")
-    return settings
+    return place, settings
+
+
+def _read(path: Path, fields: schema.Fields) -> dict[str, Any]:
+    return schema.check(files.read_json(path), fields, path)
 
 
 def _mean_of_windows(vectors: np.ndarray, owners: list[int], lengths: list[int], count: int) -> np.ndarray:

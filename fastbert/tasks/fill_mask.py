@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from fastbert.errors import InputError
 from fastbert.lm_heads import BertForMaskedLM
 from fastbert.packing import pack, token_budget_batches
 from fastbert.tasks.loading import HeadTask
+
+_SCORES_AT_ONCE = 1 << 24  # of the vocabulary at masks: 64 MiB in float32
 
 
 class FillMask(HeadTask):
@@ -28,9 +30,9 @@ class FillMask(HeadTask):
         """The likeliest tokens at each [MASK], each with its probability over the whole vocabulary.
 
         Args:
-            texts: each with one [MASK] or more.
+            texts: each with one [MASK] or more; or pairs of texts, whose second one has segment 1.
             top_k: candidates for each mask, best first.
-            targets: only these words, each a single entry of the vocabulary.
+            targets: only these, each an entry of the vocabulary ("##ed" as well) or a word that becomes one.
             batch_tokens: tokens run at once.
 
         Returns:
@@ -45,8 +47,9 @@ class FillMask(HeadTask):
         if top_k < 1:
             raise InputError(f"top_k = {top_k} must be at least 1")
         wanted = None if targets is None else self._target_ids(targets)
-        rows = self.tokenizer.encode_ids(texts)
-        limit = self.model.config.max_position_embeddings
+        encoded = self.tokenizer(list(texts), return_token_type_ids=True)
+        rows, types = encoded["input_ids"], encoded["token_type_ids"]
+        limit = self.longest
         mask_id = self.tokenizer.mask_token_id
         for i, row in enumerate(rows):
             if mask_id not in row:
@@ -55,26 +58,29 @@ class FillMask(HeadTask):
                 raise InputError(f"texts[{i}] has {len(row)} tokens, the limit is {limit}")
         found: list[Any] = [None] * len(rows)
         for indices in token_budget_batches([len(row) for row in rows], batch_tokens):
-            batch = pack([rows[i] for i in indices]).to(self.model.device)
+            segments = [types[i] for i in indices] if self.tokenizer.segments_pairs else None
+            batch = pack([rows[i] for i in indices], token_type_ids=segments).to(self.model.device)
             assert batch.input_ids is not None
             masks = (batch.input_ids == mask_id).nonzero().view(-1)
             states = self.model.bert(batch, last_layer_rows=masks).last_hidden_state
-            probs = self.model.cls.predictions(states).float().softmax(-1)
-            counts = [rows[i].count(mask_id) for i in indices]
-            for i, part in zip(indices, probs.split(counts), strict=True):
-                found[i] = self._candidates(rows[i], part, top_k, wanted)
+            best = iter(self._best(states, top_k, wanted))
+            for i in indices:
+                places = [at for at, token in enumerate(rows[i]) if token == mask_id]
+                answers = [
+                    [self._answer(rows[i], place, token, score, len(places)) for token, score in next(best)] for place in places
+                ]
+                found[i] = answers[0] if len(answers) == 1 else answers
         return found
 
-    def _candidates(self, row: list[int], probs: Tensor, top_k: int, wanted: list[int] | None) -> list[Any]:
-        places = [at for at, token in enumerate(row) if token == self.tokenizer.mask_token_id]
-        answers = []
-        for place, scores in zip(places, probs, strict=True):
-            if wanted is not None:
-                scores = scores[wanted]
-            values, order = scores.topk(min(top_k, scores.shape[0]))
-            ids = order.tolist() if wanted is None else [wanted[i] for i in order.tolist()]
-            answers.append([self._answer(row, place, i, v, len(places)) for i, v in zip(ids, values.tolist(), strict=True)])
-        return answers[0] if len(answers) == 1 else answers
+    def _best(self, states: Tensor, top_k: int, wanted: list[int] | None) -> Iterator[list[tuple[int, float]]]:
+        """The best tokens and their probabilities for each row of (M, N), of as many rows at once as memory is kept for."""
+        for rows in states.split(max(1, _SCORES_AT_ONCE // self.model.config.vocab_size)):
+            probs = self.model.cls.predictions(rows).float().softmax(-1)
+            scores = probs if wanted is None else probs[:, wanted]
+            values, order = scores.topk(min(top_k, scores.shape[1]))
+            for row_values, row in zip(values.tolist(), order.tolist(), strict=True):
+                tokens = row if wanted is None else [wanted[i] for i in row]
+                yield list(zip(tokens, row_values, strict=True))
 
     def _answer(self, row: list[int], place: int, token: int, score: float, masks: int) -> dict[str, Any]:
         filled = [i for i in [*row[:place], token, *row[place + 1 :]] if i != self.tokenizer.pad_token_id]
@@ -82,8 +88,11 @@ class FillMask(HeadTask):
         return {"score": score, "token": token, "token_str": self.tokenizer.decode([token]), "sequence": sequence}
 
     def _target_ids(self, targets: Sequence[str]) -> list[int]:
-        ids = []
+        ids, vocab = [], self.tokenizer.get_vocab()
         for target in [targets] if isinstance(targets, str) else targets:
+            if target in vocab:
+                ids.append(vocab[target])
+                continue
             pieces = self.tokenizer.encode(target, add_special_tokens=False)
             if len(pieces) != 1 or pieces[0] == self.tokenizer.unk_token_id:
                 shown = " ".join(str(token) for token in self.tokenizer.convert_ids_to_tokens(pieces))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 
-from fastbert import checkpoint, files, tokenizer_files
+from fastbert import checkpoint, files, schema, tokenizer_files
 from fastbert.composed import HEAD_FILE, HEAD_WEIGHTS, ComposedModel, is_composed
 from fastbert.config import BertConfig
+from fastbert.data.framing import ON_LONG
 from fastbert.errors import CheckpointError, InputError
-from fastbert.prepacking import prepack
 from fastbert.pretrained import BertPreTrainedModel
 from fastbert.tokenizer import BertTokenizer
 
@@ -34,9 +35,36 @@ def load_tokenizer(path_or_hub_id: str | Path, model: BertPreTrainedModel | Comp
     return tokenizer
 
 
+def check_complete(model: BertPreTrainedModel | ComposedModel, source: str | Path, new: tuple[str, ...] = ()) -> None:
+    """That every parameter of a loaded model came from its checkpoint; says where one holds NaN.
+
+    Args:
+        model: as `from_pretrained` gave it.
+        source: of the checkpoint, for messages.
+        new: beginnings of the names that may be drawn anew, as they are to be trained.
+
+    Raises:
+        CheckpointError: parameters that the checkpoint lacks, by name: results would be of random weights.
+    """
+    loaded = model.encoder if isinstance(model, ComposedModel) else model
+    report = loaded.load_report
+    if report is None:
+        return
+    absent = [name for name in report.missing if not name.startswith(new)] if new else report.missing
+    if absent:
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        raise CheckpointError(
+            f"{source} is incomplete: it lacks {', '.join(absent[:3])}{more}; with random weights in their place no result "
+            "would mean anything"
+        )
+    if report.not_finite:
+        warnings.warn(f"{source} holds NaN or infinity in {', '.join(report.not_finite[:3])}", stacklevel=3)
+
+
 def check_vocabulary(tokenizer: BertTokenizer, model: BertPreTrainedModel | ComposedModel) -> None:
     """Raises InputError if the tokenizer's ids go beyond the model's word embeddings."""
-    highest, rows = max(tokenizer.get_vocab().values()), model.get_input_embeddings().num_embeddings
+    table = model.get_input_embeddings()
+    highest, rows = len(tokenizer) - 1, getattr(table, "num_embeddings", model.config.vocab_size)
     if highest >= rows:
         raise InputError(
             f"the tokenizer has ids up to {highest}, the model has word embeddings for 0..{rows - 1}: they do not belong "
@@ -44,7 +72,18 @@ def check_vocabulary(tokenizer: BertTokenizer, model: BertPreTrainedModel | Comp
         )
 
 
+WINDOW_SCORES = ("mean", "max")  # how the scores of a text's windows are joined
 SETTINGS = "fastbert_task.json"  # beside a fine-tuned model: the task, and the lengths it was trained with
+SETTING_FIELDS = {
+    "task": schema.text(),
+    "max_length": schema.integer(5, 1 << 20),
+    "max_question": schema.integer(1, 1 << 20),
+    "doc_stride": schema.integer(1, 1 << 20),
+    "overlap": schema.integer(0, 1 << 20),
+    "null_threshold": schema.number(),
+    "on_long": schema.choice(*ON_LONG),
+    "window_scores": schema.choice(*WINDOW_SCORES),
+}
 # Heads whose parameters have the same names: only the configuration tells which task a checkpoint was trained for.
 CLASSIFIERS = ("BertForSequenceClassification", "BertForTokenClassification", "BertForMultipleChoice")
 PATTERNS = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS, SETTINGS, HEAD_FILE, HEAD_WEIGHTS]  # files of such a model
@@ -52,7 +91,8 @@ PATTERNS = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS, SETTINGS, HEAD_FILE
 
 def task_settings(folder: Path) -> dict[str, Any]:
     """What fine-tuning wrote beside a model, without what is None; empty for other models."""
-    settings = files.read_json_if_present(folder / SETTINGS)
+    path = folder / SETTINGS
+    settings = schema.check(files.read_json_if_present(path), SETTING_FIELDS, path)
     return {name: value for name, value in settings.items() if value is not None}
 
 
@@ -126,8 +166,13 @@ class HeadTask:
             absent = [name for name in report.missing if name.startswith(cls.head_parts)]
             if absent:
                 raise CheckpointError(f"{path_or_hub_id} has no {cls.head_name} head: it lacks {', '.join(absent)}")
-        task = cls(prepack(model), load_tokenizer(folder, model))
+        check_complete(model, path_or_hub_id)
         settings = task_settings(folder)
-        for name in cls.setting_names:
-            setattr(task, name, settings.get(name, getattr(task, name)))
-        return task
+        try:
+            return cls(
+                model, load_tokenizer(folder, model), **{name: settings[name] for name in cls.setting_names if name in settings}
+            )
+        except InputError as error:
+            if (folder / SETTINGS).is_file():
+                raise CheckpointError(f"{folder / SETTINGS}: {error}") from None
+            raise

@@ -39,15 +39,16 @@ class NextSentence(HeadTask):
         for i, pair in enumerate(pairs):
             if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise InputError(f"pairs[{i}] = {pair!r} is not a pair of texts")
-        encoded = self.tokenizer([a for a, _ in pairs], [b for _, b in pairs])
+        encoded = self.tokenizer([a for a, _ in pairs], [b for _, b in pairs], return_token_type_ids=True)
         rows, types = encoded["input_ids"], encoded["token_type_ids"]
-        limit = self.model.config.max_position_embeddings
+        limit = self.longest
         for i, row in enumerate(rows):
             if len(row) > limit:
                 raise InputError(f"pairs[{i}] has {len(row)} tokens, the limit is {limit}")
         found: list[dict[str, Any]] = [{} for _ in rows]
         for indices in token_budget_batches([len(row) for row in rows], batch_tokens):
-            batch = pack([rows[i] for i in indices], token_type_ids=[types[i] for i in indices]).to(self.model.device)
+            segments = [types[i] for i in indices] if self.tokenizer.segments_pairs else None
+            batch = pack([rows[i] for i in indices], token_type_ids=segments).to(self.model.device)
             probs = self.model(batch).logits.float().softmax(-1).tolist()
             for i, (follows, random) in zip(indices, probs, strict=True):
                 label = LABELS[0] if follows >= random else LABELS[1]

@@ -82,8 +82,11 @@ class QuestionAnswerer(HeadTask):
         self.max_length = min(MAX_LENGTH, self.longest) if max_length is None else checked_length(max_length, self.longest)
         self.doc_stride, self.max_question, self.null_threshold = doc_stride, max_question, null_threshold
         self.warns_of_cuts = True
-        if doc_stride < 1 or max_question < 1:
-            raise InputError(f"doc_stride = {doc_stride} and max_question = {max_question} must be at least 1")
+        for name, value in (("doc_stride", doc_stride), ("max_question", max_question)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} = {value!r} must be a whole number from 1")
+        if null_threshold is not None and not (isinstance(null_threshold, int | float) and null_threshold == null_threshold):
+            raise InputError(f"null_threshold = {null_threshold!r} must be a number")
 
     def predict(
         self,

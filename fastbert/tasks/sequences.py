@@ -18,11 +18,10 @@ from tqdm import tqdm
 from fastbert.data.framing import ON_LONG, Framed, Framer
 from fastbert.errors import InputError
 from fastbert.packing import PackedBatch, pack, token_budget_batches
-from fastbert.tasks.loading import HeadTask
+from fastbert.tasks.loading import WINDOW_SCORES, HeadTask
 from fastbert.tokenizer import BertTokenizer
 
 CPU_BATCH_TOKENS = 2048  # as of the embedder: larger batches push the activations out of a CPU's caches
-WINDOW_SCORES = ("mean", "max")
 
 
 def batches(
@@ -68,6 +67,7 @@ class SequenceTask(HeadTask):
             raise InputError(f"on_long = {on_long!r} is not one of {', '.join(ON_LONG)}")
         if window_scores not in WINDOW_SCORES:
             raise InputError(f"window_scores = {window_scores!r} is not one of {', '.join(WINDOW_SCORES)}")
+        check_overlap(overlap)
         self.max_length = checked_length(max_length, self.longest)
         self.on_long, self.overlap, self.window_scores = on_long, overlap, window_scores
         self.warns_of_cuts = True
@@ -79,10 +79,12 @@ class SequenceTask(HeadTask):
             InputError: something else, by its place, or a text that is too long where that is an error.
         """
         first, second = split_pairs(inputs)
-        ids = self.tokenizer.encode_ids(first, add_special_tokens=False)
-        pairs = None if second is None else self.tokenizer.encode_ids(second, add_special_tokens=False)
+        how = self.on_long if on_long is None else on_long
+        bound = self.max_length if how == "truncate" and self.tokenizer.truncation_side == "right" else None
+        ids = self.tokenizer.encode_ids(first, add_special_tokens=False, max_tokens=bound)
+        pairs = None if second is None else self.tokenizer.encode_ids(second, add_special_tokens=False, max_tokens=bound)
         framer = Framer(self.tokenizer, self.max_length)
-        framed = framer.frame(ids, pairs, self.on_long if on_long is None else on_long, self.overlap, "inputs")
+        framed = framer.frame(ids, pairs, how, self.overlap, "inputs")
         if self.warns_of_cuts:
             warn_of_cuts(framed, self.max_length)
         return framed
@@ -104,8 +106,16 @@ class SequenceTask(HeadTask):
         return torch.segment_reduce(rows, self.window_scores, lengths=counts, unsafe=True)
 
 
+def check_overlap(overlap: int) -> None:
+    """Raises InputError unless it is a whole number from 0."""
+    if isinstance(overlap, bool) or not isinstance(overlap, int) or overlap < 0:
+        raise InputError(f"overlap = {overlap!r} must be a whole number from 0")
+
+
 def checked_length(max_length: int | None, longest: int) -> int:
     """The length of a task's sequences; InputError where the model does not take so long ones."""
+    if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 5):
+        raise InputError(f"max_length = {max_length!r} must be a whole number from 5: the special tokens need room beside text")
     if max_length is not None and max_length > longest:
         raise InputError(f"max_length = {max_length} is above the {longest} tokens that model and tokenizer take")
     return longest if max_length is None else max_length

@@ -19,7 +19,7 @@ from fastbert.data.tags import OUTSIDE, spans
 from fastbert.errors import InputError
 from fastbert.heads import BertForTokenClassification
 from fastbert.tasks.loading import HeadTask
-from fastbert.tasks.sequences import batches, checked_length
+from fastbert.tasks.sequences import batches, check_overlap, checked_length
 from fastbert.tokenizer import BertTokenizer
 
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
@@ -88,13 +88,14 @@ class TokenTagger(HeadTask):
 
     def __init__(self, model: Any, tokenizer: BertTokenizer, *, max_length: int | None = None, overlap: int = 128) -> None:
         super().__init__(model, tokenizer)
+        check_overlap(overlap)
         self.max_length, self.overlap = checked_length(max_length, self.longest), overlap
 
     @property
     def labels(self) -> list[str]:
         """Names of the tags, in the order of the scores."""
-        names = self.model.config.id2label
-        return [names[i] for i in range(len(names))]
+        names: list[str] = self.model.config.label_names
+        return names
 
     def predict(
         self,
@@ -216,5 +217,5 @@ def _most_context(parts: list[tuple[int, Tensor]]) -> Tensor:
     if len(parts) == 1:
         return parts[0][1]
     bounds = [(start, start + len(rows)) for start, rows in parts]
-    chosen = [most_context(bounds, at) for at in range(bounds[-1][1])]
-    return torch.stack([parts[window][1][at - bounds[window][0]] for at, window in enumerate(chosen)])
+    chosen = most_context(bounds, bounds[-1][1])
+    return torch.cat([rows[chosen[at] - start : chosen[at + 1] - start] for at, (start, rows) in enumerate(parts)])
