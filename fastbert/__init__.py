@@ -6,7 +6,7 @@ The map of the program:
     tokenizer.py   text to ids and back                  heads.py       the heads of sentence and token tasks
     encoding.py    what goes into it and comes out       lm_heads.py    MLM, left to right, pre-training
     tokenizer_files.py  its files                        schema.py      what JSON files of a model may hold
-    wordpiece.py   the library's tokenizer, made
+    wordpiece.py   the library's tokenizer, made         forking.py     threads in forked processes
     packing.py     padded batches to packed and back     labels.py      labels and losses
     ops.py         every op: which path runs it          outputs.py     what a forward returns
     reference.py   every op, the obvious way             pretrained.py  loading, saving, tying, resizing
@@ -23,6 +23,7 @@ The map of the program:
     training/      pre-training: recipes, steps, resume  commands/      what the commands do
     data/          readers, corpora, batches             errors.py      what is raised
     recipes/       pre-training runs as TOML files       cli.py         the `fastbert` command
+                                                         terminal.py    its streams and signals
 """
 
 from fastbert import ops, reference

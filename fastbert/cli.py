@@ -1,12 +1,13 @@
 """The `fastbert` command. Progress goes to stderr, results to stdout or the named file.
 
-Exit code 0: done; 1: a check failed; 2: bad usage or input, or a run that cannot go on; 130, 143: stopped by Ctrl-C, SIGTERM.
+Exit code 0: done; 1: a check failed; 2: bad usage or input, or a run that cannot go on; 129, 130, 143: stopped by SIGHUP,
+Ctrl-C, SIGTERM; 141: the reader of stdout went away before it had the result. A closed stderr stops nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,25 +16,43 @@ from typing import Any
 import fastbert
 from fastbert.commands import finetuning, inference, pretraining
 from fastbert.errors import FastbertError
+from fastbert.terminal import Stopped, fill_closed_streams, show_line, silence_stdout, steady_stderr, stopping_signals
+
+_BROKEN_PIPE = 128 + 13  # as the shell has it for a program that SIGPIPE ended
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    args = _parser().parse_args(arguments)
+    closed = sys.stdout is None
+    fill_closed_streams()
+    with steady_stderr(), stopping_signals():
+        if closed:
+            print("fastbert: standard output is closed", file=sys.stderr)
+            return 2
+        return _run(_parser().parse_args(arguments))
+
+
+def _run(args: argparse.Namespace) -> int:
     command: Callable[[argparse.Namespace], int | None] = args.command
+    code: int | None = _BROKEN_PIPE
     try:
         with warnings.catch_warnings():  # the way they are shown here ends with the command
             warnings.showwarning = _show_warning
-            code = command(args)
+            found = command(args)
+        if getattr(args, "output", None) is not None:
+            code = found  # the result is in its file: what stdout says beside is not needed
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        code = found
+    except BrokenPipeError:  # the reader of stdout has seen enough
+        silence_stdout()
     except (FastbertError, OSError) as error:
-        print(f"fastbert: {error}", file=sys.stderr)
+        show_line(f"fastbert: {error}")
         return 2
+    except Stopped as stopped:
+        show_line(f"fastbert: stopped by {signal.Signals(stopped.number).name}; no file is half written")
+        return 128 + stopped.number
     except KeyboardInterrupt:
-        print("fastbert: interrupted; no file is half written", file=sys.stderr)
+        show_line("fastbert: interrupted; no file is half written")
         return 130
     return code or 0
 
@@ -49,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    print(f"fastbert: warning: {message}", file=sys.stderr)
+    show_line(f"fastbert: warning: {message}")
 
 
 if __name__ == "__main__":

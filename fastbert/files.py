@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -175,6 +175,37 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
+def scratch_folder(beside: str | Path) -> Iterator[Path]:
+    """A folder for what is needed on the way to `beside`; removed in any case, by the next start if this process dies.
+
+    Raises:
+        CheckpointError: `beside` holds something already, or its folder cannot be written.
+    """
+    beside = Path(beside).resolve()
+    if beside.is_file() or (beside.is_dir() and any(beside.iterdir())):
+        raise CheckpointError(f"cannot write {beside}: {'it is a file' if beside.is_file() else 'the folder is not empty'}")
+    part, handle = _temporary_folder(beside)
+    try:
+        yield part
+    finally:
+        os.close(handle)
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _temporary_folder(beside: Path) -> tuple[Path, int]:
+    """A new folder beside a path, and the handle that locks it."""
+    try:
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(beside)
+        part = Path(tempfile.mkdtemp(dir=beside.parent, prefix=f".{beside.name[:_LONGEST]}.", suffix=PART))
+    except OSError as error:
+        raise CheckpointError(f"cannot write {beside}: {error.strerror or error}") from error
+    handle = os.open(part, os.O_RDONLY)
+    _lock(handle)
+    return part, handle
+
+
+@contextmanager
 def replacing_folder(folder: str | Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `folder`, with all that was in it, when the block ends well.
 
@@ -186,15 +217,8 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder).resolve()
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"cannot write {folder}: it is a file")
+    part, handle = _temporary_folder(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        clear_leftovers(folder)
-        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:_LONGEST]}.", suffix=PART))
-    except OSError as error:
-        raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from error
-    handle = os.open(part, os.O_RDONLY)
-    try:
-        _lock(handle)
         yield part
         part.chmod(folder.stat().st_mode & 0o777 if folder.is_dir() else 0o777 & ~_umask())
         _take_place(part, folder)
@@ -301,6 +325,14 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, read piece by piece."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fingerprint(folder: Path, patterns: Iterable[str]) -> str:
+    """A hash of the names and contents of the files of a folder that match patterns."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
+        digest.update(f"{path.name} {sha256(path)} ".encode())
+    return digest.hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -112,7 +112,7 @@ class CapturedModel:
 
     def _capture(self, batch: PackedBatch, bucket: Bucket) -> _Captured:
         static = _copied(_in_bucket(batch, bucket))
-        static.checked = self.encoder._limits()
+        static.mark_checked(self.encoder._limits())
 
         def run() -> Any:
             return self.encoder(static, return_dict=True)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from fastbert import late, ops, packing
+from fastbert import forking, late, ops, packing
 from fastbert.config import BertConfig
 from fastbert.errors import ArgumentError, BackendError, InputError
 from fastbert.inputs import Limits
@@ -76,8 +76,8 @@ def _called(word: nn.Module, batch: PackedBatch, ids: Tensor) -> Tensor:
     words = word(padded)
     if words.dim() != 3 or words.shape[:2] != padded.shape:
         raise InputError(
-            f"the word embeddings ({type(word).__name__}) gave {tuple(words.shape)} for ids of shape {tuple(padded.shape)}: what "
-            "changes the number of tokens, such as prompts, goes in as inputs_embeds with an attention_mask that covers it"
+            f"the word embeddings ({type(word).__name__}) gave {tuple(words.shape)} for ids of shape {tuple(padded.shape)}: "
+            "what changes the number of tokens, such as prompts, goes in as inputs_embeds with an attention_mask"
         )
     return batch.pack(words)
 
@@ -385,6 +385,8 @@ class BertModel(BertPreTrainedModel):
             raise InputError(f"the inputs are on {source.device}, the model is on {self.device}")
         wait = True
         if not torch.compiler.is_compiling():
+            if self.device.type == "cpu":
+                forking.before_forward()
             late.poll()
             wait = self.device.type == "cpu" or not self._clamps_ids()
         if isinstance(input_ids, PackedBatch):

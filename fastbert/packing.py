@@ -58,7 +58,8 @@ class PackedBatch:
     attention_bias: Tensor | None = None
     valid: Tensor | None = None
     tail: int = 0
-    checked: Limits | None = field(default=None, repr=False)
+    checked: Limits | None = field(default=None, repr=False)  # what it was checked against, while it stays as it is
+    _checked_state: tuple[Any, ...] = field(default=(), repr=False)
 
     @property
     def batch_size(self) -> int:
@@ -90,9 +91,11 @@ class PackedBatch:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> PackedBatch:
         """The same batch with every tensor changed."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith(("checked", "_"))}
         changed: dict[str, Any] = {name: change(v) if isinstance(v, Tensor) else v for name, v in values.items()}
-        return PackedBatch(**changed)
+        made = PackedBatch(**changed)
+        made.mark_checked(self.checked if self._checked_state == self._state() else None)
+        return made
 
     def unpack(self, packed: Tensor, fill: float = 0.0) -> Tensor:
         """(T, ...) per token -> (B, S, ...), with `fill` where there is no token."""
@@ -126,6 +129,20 @@ class PackedBatch:
         if self.valid is not None:
             filled = self.valid.view(self.batch_size, self.padded_length).any(1)
         return per_sequence * filled.view(-1, *([1] * (per_sequence.dim() - 1))).to(per_sequence.dtype)
+
+    def mark_checked(self, limits: Limits | None) -> None:
+        """Remembers what the batch was checked against; it counts until a field is replaced or changed in place."""
+        self.checked, self._checked_state = limits, self._state()
+
+    def is_checked(self, limits: Limits) -> bool:
+        """Whether the batch, as it stands, was checked against these limits."""
+        return self.checked == limits and self._checked_state == self._state()
+
+    def _state(self) -> tuple[Any, ...]:
+        values = [getattr(self, f.name) for f in fields(self) if not f.name.startswith(("checked", "_"))]
+        return tuple(
+            (id(v), v.data_ptr(), -1 if v.is_inference() else v._version) if isinstance(v, Tensor) else v for v in values
+        )
 
     def place(self, row: int) -> tuple[int, ...]:
         """Where token `row` stands in what the caller passed: (sequence, column) if that was padded, else (row,)."""
@@ -189,7 +206,7 @@ def pack(
     indices = None
     if mask is not None and tokens < shape[0] * shape[1]:
         indices = torch.nonzero_static(mask.reshape(-1), size=tokens).view(-1)
-    return PackedBatch(
+    batch = PackedBatch(
         input_ids=None if input_ids is None else as_index(_take(input_ids, indices)),
         token_type_ids=as_index(_take(types, indices)),
         position_ids=as_index(_take(positions, indices)),
@@ -198,8 +215,9 @@ def pack(
         padded_length=shape[1],
         indices=indices,
         inputs_embeds=None if inputs_embeds is None else _take(inputs_embeds, indices),
-        checked=limits,
     )
+    batch.mark_checked(limits)
+    return batch
 
 
 def _starts(mask: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor:
@@ -246,7 +264,7 @@ def check_packed(batch: PackedBatch, limits: Limits, wait: bool = True) -> Packe
 
     Without `wait` nothing waits for the device: what is wrong is raised at a later call, or by `fastbert.check()`.
     """
-    if batch.checked == limits or torch.compiler.is_compiling() or late.capturing():
+    if torch.compiler.is_compiling() or late.capturing() or batch.is_checked(limits):
         return batch
     tokens = batch.num_tokens
     for name in ("input_ids", "token_type_ids", "inputs_embeds"):
@@ -264,7 +282,7 @@ def check_packed(batch: PackedBatch, limits: Limits, wait: bool = True) -> Packe
         wrong = wrong | (starts.diff() > batch.max_seqlen).any()
         late.defer(wrong[None], lambda _: _check_bounds(batch))
     check_limits(batch.input_ids, batch.token_type_ids, batch.position_ids, batch.place, limits, wait)
-    batch.checked = limits
+    batch.mark_checked(limits)
     return batch
 
 
@@ -316,7 +334,7 @@ def fixed_budget(batch: PackedBatch, tokens: int, sequences: int, max_seqlen: in
     types, positions = longer(batch.token_type_ids), longer(batch.position_ids)
     assert types is not None
     assert positions is not None
-    return PackedBatch(
+    filled = PackedBatch(
         input_ids=longer(batch.input_ids),
         token_type_ids=types,
         position_ids=positions,
@@ -326,8 +344,9 @@ def fixed_budget(batch: PackedBatch, tokens: int, sequences: int, max_seqlen: in
         indices=places,
         inputs_embeds=longer(batch.inputs_embeds),
         tail=batch.tail + missing,
-        checked=batch.checked,
     )
+    filled.mark_checked(batch.checked if batch.checked is not None and batch.is_checked(batch.checked) else None)
+    return filled
 
 
 def token_budget_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
@@ -374,13 +393,11 @@ def _pack_lists(
         given = (input_ids, mask, types, positions)
         tensors: list[Any] = [value if value is None or isinstance(value, str) else torch.as_tensor(value) for value in given]
         return pack(*tensors, limits=limits)
-    flat = torch.tensor([i for ids in input_ids for i in ids], dtype=None if any(lengths) else torch.long)
-    check_integers(flat, "input_ids")
-    flat = flat.long()
+    flat = _flat_integers(input_ids, "input_ids")
     longest = max(lengths)
     batch = PackedBatch(
         input_ids=flat,
-        token_type_ids=torch.zeros_like(flat) if types is None else torch.tensor([t for row in types for t in row]).long(),
+        token_type_ids=torch.zeros_like(flat) if types is None else _flat_integers(types, "token_type_ids"),
         position_ids=torch.cat([torch.arange(n) for n in lengths]),
         cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).int(),
         max_seqlen=longest,
@@ -389,3 +406,14 @@ def _pack_lists(
     if min(lengths) != longest:
         batch.indices = torch.cat([torch.arange(n) + row * longest for row, n in enumerate(lengths)])
     return batch if limits is None else check_packed(batch, limits)
+
+
+def _flat_integers(rows: Sequence[Sequence[int]], name: str) -> Tensor:
+    """All entries of lists, int64."""
+    entries = [entry for row in rows for entry in (row.tolist() if hasattr(row, "tolist") else row)]
+    try:
+        flat = torch.tensor(entries, dtype=None if entries else torch.long)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} holds something else than integers: {str(error).splitlines()[0]}") from None
+    check_integers(flat, name)
+    return flat.long()

@@ -535,7 +535,7 @@ class BertTokenizer:
         return self.added_tokens_encoder
 
     def add_tokens(self, new_tokens: str | AddedToken | Sequence[str | AddedToken], special_tokens: bool = False) -> int:
-        """Has words matched whole, wherever they stand; returns how many are new to that. Resize the model's embeddings after it.
+        """Has words matched whole, wherever they stand; returns how many. Resize the model's embeddings after it.
 
         Args:
             new_tokens: texts, or `tokenizers.AddedToken`s, which say how they are matched.

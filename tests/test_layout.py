@@ -33,7 +33,7 @@ ENCODER = {
     "ops",
     "pretrained",
 }
-ENCODER |= {"late", "inputs", "model", "labels", "heads", "lm_heads", "pooling", "composed"}
+ENCODER |= {"late", "forking", "wordpiece", "inputs", "model", "labels", "heads", "lm_heads", "pooling", "composed"}
 ALLOWED = {
     "errors": set(),
     "outputs": set(),
@@ -43,6 +43,8 @@ ALLOWED = {
     "inputs": {"errors", "late"},
     "packing": {"errors", "inputs", "late"},
     "schema": {"errors"},
+    "forking": {"errors"},
+    "terminal": {"errors"},
     "encoding": {"errors"},
     "vocabulary": {"errors"},
     "tokenizer_files": {"errors", "files", "schema", "vocabulary"},
@@ -58,7 +60,7 @@ ALLOWED = {
     "graphs": {"ops", "outputs", "packing", "errors"},
     "checkpoint": {"config", "errors", "files", "schema"},
     "pretrained": {"checkpoint", "config", "errors", "files", "onednn", "schema"},
-    "model": {"config", "inputs", "late", "ops", "outputs", "packing", "pretrained", "errors"},
+    "model": {"config", "forking", "inputs", "late", "ops", "outputs", "packing", "pretrained", "errors"},
     "labels": {"errors", "late", "packing", "reference"},
     "heads": {"config", "labels", "model", "outputs", "packing", "pretrained", "reference", "errors"},
     "lm_heads": {"config", "heads", "labels", "model", "ops", "outputs", "packing", "reference"},
@@ -70,8 +72,8 @@ ALLOWED = {
     "training": ENCODER | {"data", "diagnostics", "graphs", "training"},
     "tasks": ENCODER | {"prepacking", "tasks", "data"},
     "finetuning": ENCODER | {"data", "diagnostics", "prepacking", "tasks", "training", "finetuning"},
-    "commands": ENCODER | ABOVE | {"commands", "__init__"},
-    "cli": {"commands", "errors", "__init__"},
+    "commands": ENCODER | ABOVE | {"commands", "terminal", "__init__"},
+    "cli": {"commands", "errors", "terminal", "__init__"},
     "__init__": ENCODER | ABOVE,
 }
 

@@ -1,4 +1,4 @@
-"""Folders of tokenizers: declared tokens and settings are read as transformers reads them, wherever they stand, and written back."""
+"""Folders of tokenizers: declared tokens and settings are read as transformers reads them, and written back."""
 
 from __future__ import annotations
 

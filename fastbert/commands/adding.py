@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
+
+from fastbert.errors import InputError
 
 Commands = Any  # argparse's class of sub-commands has no public name
 
@@ -28,6 +31,33 @@ def add(
 def add_group(commands: Commands, name: str, text: str) -> Commands:
     """Adds a command that only has commands of its own."""
     return commands.add_parser(name, help=text).add_subparsers(required=True, metavar="COMMAND")
+
+
+def check_outputs(outputs: Iterable[str | Path | None], inputs: Iterable[str | Path | None]) -> None:
+    """That no file to be written is one that is read, or one of the others, also through links.
+
+    Args:
+        outputs, inputs: paths; None and "-" are no files. A folder among the inputs stands for the files in it.
+
+    Raises:
+        InputError: the first pair that is the same file, by both names.
+    """
+    written: dict[Path, str | Path] = {}
+    for output in outputs:
+        if output is None or output == "-":
+            continue
+        place = Path(output).resolve()
+        if place in written:
+            raise InputError(f"{output} would be written twice: it is {written[place]} as well")
+        written[place] = output
+    for given in inputs:
+        if given is None or given == "-":
+            continue
+        source = Path(given)
+        for part in [source, *(source.iterdir() if source.is_dir() else ())]:
+            same = written.get(part.resolve())
+            if same is not None:
+                raise InputError(f"the output {same} is the input {part}: it would be overwritten; name another output")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

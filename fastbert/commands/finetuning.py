@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbert import files
-from fastbert.commands.adding import Commands, add, add_group, add_model
+from fastbert.commands.adding import Commands, add, add_group, add_model, check_outputs
 from fastbert.composed import LAYERS
 from fastbert.data import read_texts
 from fastbert.data.framing import ON_LONG
@@ -236,6 +236,7 @@ def predict(args: argparse.Namespace) -> None:
     """What a trained model makes of new texts, questions or words."""
     from fastbert.finetuning.evaluation import PATTERNS, task_of_model
 
+    check_outputs([args.output], [args.input, args.model])
     folder = files.locate(args.model, PATTERNS, local_files_only=args.local_files_only)
     kind = args.task or task_of_model(folder)
     squad_form = kind == "qa" and args.output is not None and args.output.endswith(".json")
@@ -328,6 +329,7 @@ def evaluate(args: argparse.Namespace) -> None:
     """Scores of a trained model on labelled examples."""
     from fastbert.finetuning.evaluation import PATTERNS, has_several_labels, task_of_model
 
+    check_outputs([args.output, args.predictions], [args.input, args.model])
     folder = files.locate(args.model, PATTERNS, local_files_only=args.local_files_only)
     kind = args.task or task_of_model(folder)
     how = replace(read_options(args), multi_label=has_several_labels(folder, kind))
@@ -374,6 +376,7 @@ def features(args: argparse.Namespace) -> None:
     from fastbert.tasks.features import extract_features, write_features
     from fastbert.tasks.loading import default_device, load_tokenizer
 
+    check_outputs([args.output], [args.input, args.model])
     try:
         layers = [int(layer) for layer in args.layers.split(",")]
     except ValueError:

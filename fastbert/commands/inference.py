@@ -11,7 +11,7 @@ from typing import Any
 
 import fastbert
 from fastbert import files
-from fastbert.commands.adding import Commands, add, add_model
+from fastbert.commands.adding import Commands, add, add_model, check_outputs
 from fastbert.config import SIZES, BertConfig
 from fastbert.data import read_texts
 from fastbert.errors import InputError
@@ -73,6 +73,7 @@ def embed(args: argparse.Namespace) -> None:
 
     from fastbert.tasks import Embedder
 
+    check_outputs([args.output], [args.input, args.model])
     with files.replacing(args.output) as part:  # first of all: an output that cannot be written stops before the work
         texts = list(read_texts(args.input, args.column))
         if not texts:

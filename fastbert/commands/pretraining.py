@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,17 @@ from typing import Any
 from tqdm import tqdm
 
 import fastbert
-from fastbert.commands.adding import Commands, add, add_group
+from fastbert.checkpoint import WEIGHT_FILES
+from fastbert.commands.adding import Commands, add, add_group, check_outputs
 from fastbert.data.corpus import Corpus, build_corpus
-from fastbert.data.documents import FORMATS, Sentences, read_sentences
+from fastbert.data.documents import FORMATS, Sentences, read_sentences, source_hashes
 from fastbert.data.examples import OBJECTIVES, CorpusExamples, Epoch, ExampleOptions, describe
 from fastbert.data.masking import RANDOM_WORDS, SELECTIONS, MaskingOptions
 from fastbert.data.plan import BALANCES
 from fastbert.data.static import StaticExamples, is_static, write_static
 from fastbert.data.texts import read_texts
 from fastbert.errors import InputError
+from fastbert.tokenizer_files import PATTERNS as TOKENIZER_FILES
 from fastbert.vocabulary import vocabulary_report
 
 
@@ -130,6 +133,10 @@ def train_tokenizer(args: argparse.Namespace) -> None:
     folder = Path(args.output)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"cannot write {folder}: it is a file")
+    check_outputs([folder / name for name in TOKENIZER_FILES], [*args.input, args.held_out])
+    held = [name for name in ("config.json", *WEIGHT_FILES) if (folder / name).is_file()]
+    if held:
+        raise InputError(f"{folder} holds a model ({held[0]}), whose tokenizer this would replace: name another folder")
     once = "-" in args.input  # standard input can be read a single time
     share = _share(args.held_out)
     if once and share is not None:
@@ -176,7 +183,7 @@ def _share(value: str | None) -> float | None:
 
 
 class _Part:
-    """Every so-manieth text, or all the others."""
+    """Every n-th text, or all the others."""
 
     def __init__(self, texts: Iterable[str], every: int, chosen: bool) -> None:
         self.texts, self.every, self.chosen = texts, every, chosen
@@ -190,22 +197,48 @@ def build(args: argparse.Namespace) -> None:
     ready = len(args.input) == 1 and (Path(args.input[0]) / "manifest.json").is_file()
     if ready and not args.static:
         raise InputError(f"{args.input[0]} is a corpus already; --static makes examples of it")
-    if not args.static:
-        _build_corpus(args, Path(args.output))
-        return
-    if ready:
-        _write_static(args, Path(args.input[0]))
-        return
-    if args.held_out:
+    if args.static and args.held_out and not ready:
         raise InputError("--held-out does not go with --static: fixed examples are trained on, all of them")
-    output = Path(args.output).resolve()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as between:
-        _build_corpus(args, Path(between) / "corpus")
-        _write_static(args, Path(between) / "corpus")
+    output, request = Path(args.output), _request(args, ready)
+    if request and fastbert.files.read_json_if_present(output / "manifest.json").get("request") == request:
+        print(f"{output} is this very build already", file=sys.stderr)  # an earlier start was stopped at its very end
+        return
+    with fastbert.files.scratch_folder(output) as between:  # first of all: what cannot be written stops before the work
+        if not args.static:
+            _build_corpus(args, output, request)
+        elif ready:
+            _write_static(args, Path(args.input[0]), request)
+        else:
+            _build_corpus(args, between / "corpus", None)
+            _write_static(args, between / "corpus", request)
 
 
-def _build_corpus(args: argparse.Namespace, output: Path) -> None:
+def _request(args: argparse.Namespace, ready: bool) -> dict[str, Any] | None:
+    """What a build is made of, to know it again; None where the text cannot be read twice."""
+    inputs = [Path(args.input[0]) / "manifest.json"] if ready else args.input
+    hashes = source_hashes(inputs)
+    if len(hashes) < len(set(map(str, inputs))):
+        return None
+    names: tuple[str, ...] = (
+        "format",
+        "column",
+        "language",
+        "whole_files",
+        "errors",
+        "tokenizer",
+        "held_out",
+        "shard_tokens",
+        "static",
+    )
+    names += ("duplicates", "seed") if args.static else ()
+    request = {"input_sha256": hashes, **{name: getattr(args, name) for name in names}}
+    if args.static:
+        request["examples"] = asdict(_example_options(args))
+    found: dict[str, Any] = json.loads(json.dumps(request))
+    return found
+
+
+def _build_corpus(args: argparse.Namespace, output: Path, request: dict[str, Any] | None) -> None:
     if not args.tokenizer:
         raise InputError("--tokenizer is needed: a directory of `fastbert tokenizer train`, or a hub id")
     tokenizer = fastbert.BertTokenizer.from_pretrained(args.tokenizer)
@@ -213,7 +246,7 @@ def _build_corpus(args: argparse.Namespace, output: Path) -> None:
     started = time.perf_counter()
     with tqdm(total=sum(sizes) or None, unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
         sentences = read_sentences(args.input, **_text_options(args), advance=bar.update)
-        about = {"sources": args.input, "text": _text_options(args)}
+        about = {"sources": args.input, "text": _text_options(args), "request": request}
         report = build_corpus(sentences, tokenizer, output, held_out=args.held_out, shard_tokens=args.shard_tokens, about=about)
     seconds = time.perf_counter() - started
     speed = f", {sum(sizes) / 1e6 / seconds:.1f} MB/s" if sizes else ""
@@ -227,10 +260,11 @@ def _build_corpus(args: argparse.Namespace, output: Path) -> None:
             print(f"fastbert: warning: {text}", file=sys.stderr)
 
 
-def _write_static(args: argparse.Namespace, folder: Path) -> None:
+def _write_static(args: argparse.Namespace, folder: Path, request: dict[str, Any] | None) -> None:
     corpus = Corpus.open(folder)
     with tqdm(unit="example", disable=not sys.stderr.isatty()) as bar:
-        count = write_static(corpus, _example_options(args), args.seed, args.duplicates, args.output, bar.update)
+        options, about = _example_options(args), {"request": request}
+        count = write_static(corpus, options, args.seed, args.duplicates, args.output, bar.update, about)
     print(f"{count:,} examples -> {args.output}", file=sys.stderr)
 
 

@@ -174,8 +174,8 @@ def collate(examples: list[Example], budget: Budget, pairs: bool, limits: Limits
         max_seqlen=budget.max_length,
         padded_length=budget.max_length,
         tail=budget.tokens - real,
-        checked=limits,
     )
+    packed.mark_checked(limits)
     return PreTrainingBatch(
         packed,
         torch.from_numpy(scored),

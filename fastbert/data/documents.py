@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fastbert import files
 from fastbert.data.texts import column_texts, json_rows, lines, missing_key
 from fastbert.errors import InputError
 
@@ -186,3 +187,16 @@ class Sentences:
 
     def __iter__(self) -> Iterator[str]:
         return (sentence for sentence in read_sentences(self.sources, **self.options) if sentence is not None)
+
+
+def source_hashes(paths: Iterable[str | Path]) -> dict[str, str]:
+    """SHA-256 of each file, and of each module's; standard input, which is gone once it is read, has none."""
+    found = {}
+    for name in map(str, paths):
+        path: Path | None = Path(name)
+        if name.startswith("python:"):
+            origin = getattr(importlib.import_module(name.removeprefix("python:")), "__file__", None)
+            path = Path(origin) if origin else None
+        if path is not None and path.is_file():
+            found[name] = files.sha256(path)
+    return found

@@ -43,6 +43,7 @@ def write_static(
     duplicates: int,
     folder: str | Path,
     advance: Callable[[int], object] | None = None,
+    about_build: dict[str, Any] | None = None,
 ) -> int:
     """Writes the examples of the first `duplicates` epochs; returns how many. The folder appears when it is whole."""
     if duplicates < 1:
@@ -72,6 +73,7 @@ def write_static(
             (part / f"{name}.bin").write_bytes(np.array(values, kind).tobytes())
         source.tokenizer.save_pretrained(part / "tokenizer")
         manifest = {
+            **(about_build or {}),
             "format": FORMAT,
             "version": VERSION,
             "examples": len(starts) - 1,
@@ -104,8 +106,8 @@ class StaticExamples:
         self.predictions = np.diff(self._rows_starts)
 
     @classmethod
-    def open(cls, folder: str | Path) -> StaticExamples:
-        """Opens a folder that `write_static` made.
+    def open(cls, folder: str | Path, check: bool = False) -> StaticExamples:
+        """Opens a folder that `write_static` made; sizes are always compared with the manifest, hashes where `check` is set.
 
         Raises:
             CheckpointError: another kind or version of folder, or files that do not fit the manifest.
@@ -113,6 +115,9 @@ class StaticExamples:
         manifest = files.read_json(Path(folder) / "manifest.json")
         if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
             raise CheckpointError(f"{folder} holds no static examples of this version")
+        for name, digest in manifest["sha256"].items() if check else ():
+            if files.sha256(Path(folder) / name) != digest:
+                raise CheckpointError(f"{Path(folder) / name} is damaged: its content has another hash than the manifest says")
         return cls(Path(folder), manifest)
 
     def _map(self, name: str, dtype: str, count: int) -> Any:

@@ -64,6 +64,8 @@ def lines(
     Raises:
         InputError: a file that cannot be read, or a line that is not UTF-8, by its number.
     """
+    if str(path) == "-" and sys.stdin is None:
+        raise InputError("cannot read standard input: it is closed")
     try:
         stream = sys.stdin.buffer if str(path) == "-" else path.open("rb")
     except OSError as error:

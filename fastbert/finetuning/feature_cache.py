@@ -1,6 +1,6 @@
 """Hidden states of a frozen encoder, computed once and kept on disk.
 
-    folder/<hash of texts and pooling>/cache.json      hashes of weights, tokenizer and texts
+    folder/<hash of texts and pooling>/cache.json      hashes of weights, tokenizer, texts and values
                                        layer-<n>.npy   float32 (rows, N), the sequences one after the other
 
 A cache is used only where all hashes agree; otherwise it is said what has changed, and it is made anew.
@@ -60,6 +60,9 @@ class FeatureCache:
         store = self.folder / name
         before = files.read_json_if_present(store / MANIFEST)
         changed = [part for part in manifest if before and before.get(part) != manifest[part]]
+        hashes: dict[str, str] = before.get("values") or {} if before and not changed else {}
+        if any(_differs(store / f"{layer}.npy", digest) for layer, digest in hashes.items()):
+            changed, hashes = ["values"], {}
         if changed:
             self.say(
                 f"cached features in {store.name} are refused: the {' and the '.join(changed)} changed; computing them anew"
@@ -67,11 +70,12 @@ class FeatureCache:
         if changed or not before:
             shutil.rmtree(store, ignore_errors=True)
             store.mkdir(parents=True, exist_ok=True)
-            files.write_text(store / MANIFEST, json.dumps(manifest) + "\n")
         lengths = [1 if pooled else len(row) for row in ids]
-        missing = [layer for layer in self.model.layers if not (store / f"layer-{layer}.npy").is_file()]
+        missing = [layer for layer in self.model.layers if f"layer-{layer}" not in hashes]
         if missing:
             self._compute(store, missing, ids, types, lengths, show)
+            hashes |= {f"layer-{layer}": files.sha256(store / f"layer-{layer}.npy") for layer in missing}
+            files.write_text(store / MANIFEST, json.dumps({**manifest, "values": hashes}) + "\n")
         else:
             self.say(f"features of {len(ids):,} sequences found in {store}")
         self._stores.append({layer: np.load(store / f"layer-{layer}.npy", mmap_mode="r") for layer in self.model.layers})
@@ -133,6 +137,10 @@ class FeatureCache:
 def say_on_stderr(text: str) -> None:
     """A line that does not break a progress bar."""
     tqdm.write(text, file=sys.stderr)
+
+
+def _differs(path: Path, digest: str) -> bool:
+    return not path.is_file() or files.sha256(path) != digest
 
 
 def _key(ids: Sequence[int], types: Sequence[int]) -> bytes:

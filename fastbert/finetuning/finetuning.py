@@ -31,6 +31,8 @@ from fastbert.finetuning.seed_run import SeedResult, SeedRun, evaluate_saved, pr
 from fastbert.tasks.loading import default_device
 from fastbert.tokenizer import BertTokenizer
 
+_SOURCE = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS]  # files of the model that is started from
+
 
 @dataclass
 class FineTuneResult:
@@ -92,7 +94,7 @@ def finetune(
     show = sys.stderr.isatty() if show_progress is None else show_progress
     folder = Path(output)
     check_output(folder)
-    source = files.locate(model, [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS], **hub)
+    source = files.locate(model, _SOURCE, **hub)
     tokenizer = BertTokenizer.from_pretrained(source)
     splits = [_split(part, name) for part, name in ((train, "train"), (dev, "dev"), (test, "test")) if part is not None]
     before = [_fingerprint(split) for split in splits]
@@ -101,9 +103,16 @@ def finetune(
     task = quiet_task(problem, build_model(problem, source, options, options.seed))
     text = overview(problem, task, splits)
     say(text)
-    about = {"task": kind, "model": str(model), "seeds": seeds, "options": options.to_dict(), "labels": problem.labels}
+    about = {
+        "task": kind,
+        "model": str(model),
+        "weights": files.fingerprint(source, _SOURCE),
+        "seeds": seeds,
+        "options": options.to_dict(),
+        "labels": problem.labels,
+    }
     about["data"] = dict(zip(named, before, strict=True))
-    _begin(folder, about)
+    _begin(folder, about, model)
     results = []
     for seed in range(options.seed, options.seed + seeds):
         one = folder / f"seed-{seed}"
@@ -174,11 +183,8 @@ def _report(problem: Problem, results: list[SeedResult], sets: dict[str, list[di
 
 
 def _keep(model: Path, target: Path) -> None:
-    part = target.with_name(".model.part")
-    files.remove_folder(part)
-    shutil.copytree(model, part)
-    files.remove_folder(target)
-    part.rename(target)
+    with files.replacing_folder(target) as part:
+        shutil.copytree(model, part, dirs_exist_ok=True)
 
 
 def check_output(folder: Path) -> None:
@@ -203,7 +209,7 @@ def check_output(folder: Path) -> None:
         raise CheckpointError(f"cannot write {folder}: {error.strerror}") from None
 
 
-def _begin(folder: Path, about: dict[str, Any]) -> None:
+def _begin(folder: Path, about: dict[str, Any], model: str | Path) -> None:
     """Writes what is trained, or makes sure that the run in the folder is the same one."""
     path = folder / "run.json"
     about = json.loads(json.dumps(about))
@@ -213,6 +219,10 @@ def _begin(folder: Path, about: dict[str, Any]) -> None:
             if key.startswith("data."):
                 part = key.removeprefix("data.")
                 raise InputError(f"{folder} holds a run on other examples of {part}: name another output folder")
+            if key == "weights":
+                raise InputError(
+                    f"{folder} holds a run that started from another model than {model}: name another output folder"
+                )
             raise InputError(f"{folder} holds a run with {key} = {before!r}; now it is {now!r}: name another output folder")
     folder.mkdir(parents=True, exist_ok=True)
     files.write_text(path, json.dumps(about, indent=1) + "\n")
@@ -225,7 +235,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str,
         a, b = before.get(key), now.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             found += [(f"{key}.{name}", x, y) for name, x, y in _differences(a, b)]
-        elif a != b and key not in ("seeds", "checkpoint_every", "model"):
+        elif a != b and key not in ("seeds", "checkpoint_every", "model") and not (key == "weights" and a is None):
             found.append((key, a, b))
     return found
 

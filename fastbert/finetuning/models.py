@@ -15,7 +15,7 @@ from fastbert.errors import InputError
 from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import Checkpoint, Problem
 from fastbert.model import BertModel
-from fastbert.tasks.loading import SETTINGS, head_of
+from fastbert.tasks.loading import SETTINGS, check_complete, head_of, task_settings
 
 # The parameters by which a checkpoint shows that it has a trained head, and whether that head's labels are the data's.
 _HEADS = {
@@ -23,6 +23,8 @@ _HEADS = {
     "nli": "BertForSequenceClassification",
     "ner": "BertForTokenClassification",
 }
+
+_NEW_PARTS = ("classifier.", "qa_outputs.", "bert.pooler.")  # what fine-tuning may start anew
 
 
 def look_at(folder: Path, kind: str) -> Checkpoint:
@@ -55,6 +57,7 @@ def build_model(problem: Problem, folder: Path, options: FineTuneOptions, seed: 
     config = BertConfig.from_pretrained(folder, **fields)
     if options.composed:
         encoder = BertModel.from_pretrained(folder, config=config, dtype="float32", add_pooling_layer=False)
+        check_complete(encoder, folder)
         head = HeadOptions(
             problem.head,
             {"span": 2, "choice": 1}.get(problem.head, len(problem.labels)),
@@ -79,6 +82,7 @@ def build_model(problem: Problem, folder: Path, options: FineTuneOptions, seed: 
         model, report = model_class.from_pretrained(
             folder, config=config, dtype="float32", output_loading_info=True, ignore_mismatched_sizes=new_head
         )
+        check_complete(model, folder, new=_NEW_PARTS)
         drawn = "classifier.weight" in [*report.missing, *(name for name, *_ in report.mismatched)]
         if new_head and not drawn:
             model.init_weights(model.classifier if hasattr(model, "classifier") else model.qa_outputs)
@@ -93,20 +97,19 @@ def build_model(problem: Problem, folder: Path, options: FineTuneOptions, seed: 
 
 def save_model(problem: Problem, model: Any, folder: Path) -> None:
     """Writes a model that opens in transformers, its tokenizer, and what our tasks read beside it. The folder is replaced."""
-    part = folder.with_name(f".{folder.name}.part")
-    files.remove_folder(part)
-    model.save_pretrained(part)
-    problem.tokenizer.save_pretrained(part)
     settings = {"task": problem.kind, "max_length": problem.options.max_length, **problem.settings}
-    files.write_text(part / SETTINGS, json.dumps(settings, indent=1) + "\n")
-    files.remove_folder(folder)
-    part.rename(folder)
+    with files.replacing_folder(folder) as part:
+        model.save_pretrained(part)
+        problem.tokenizer.save_pretrained(part)
+        files.write_text(part / SETTINGS, json.dumps(settings, indent=1) + "\n")
 
 
 def load_model(problem: Problem, folder: Path, device: torch.device) -> Any:
     """A model that `save_model` wrote, in evaluation mode; what was found on dev with it goes back to the problem."""
-    problem.restore(files.read_json_if_present(folder / SETTINGS))
+    problem.restore(task_settings(folder))
     if is_composed(folder):
-        return ComposedModel.from_pretrained(folder, device=device)
-    model_class: Any = problem.task_class.model_class
-    return model_class.from_pretrained(folder, device=device)
+        model: Any = ComposedModel.from_pretrained(folder, device=device)
+    else:
+        model, _ = problem.task_class.model_class.from_pretrained(folder, device=device, output_loading_info=True)
+    check_complete(model, folder)
+    return model

@@ -15,8 +15,8 @@ import torch
 from fastbert import files
 from fastbert.config import BertConfig
 from fastbert.data.batches import Budget, EpochBatches
-from fastbert.data.corpus import Corpus, build_corpus
-from fastbert.data.documents import Sentences, read_sentences
+from fastbert.data.corpus import HELD_OUT, Corpus, build_corpus
+from fastbert.data.documents import Sentences, read_sentences, source_hashes
 from fastbert.data.examples import CorpusExamples, Examples
 from fastbert.data.static import StaticExamples, is_static
 from fastbert.errors import CheckpointError, InputError
@@ -94,14 +94,35 @@ def prepare_corpus(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> 
         raise InputError(
             f"give data.corpus, a folder of `fastbert data build`, or data.sources, text to build one of; {got} given"
         )
-    if data.sources and not (folder / "corpus" / "manifest.json").is_file():
-        for left in folder.glob(".corpus.*.part"):  # of an attempt that was killed
-            shutil.rmtree(left)
+    hashes = source_hashes(data.sources)
+    manifest = files.read_json_if_present(folder / "corpus" / "manifest.json") if data.sources else {}
+    for source, digest in (manifest.get("source_sha256") or {}).items():
+        if hashes.get(source) != digest:
+            raise InputError(
+                f"{source} has changed since the corpus in {folder} was built: name another output, or bring the text back"
+            )
+    if data.sources and not manifest:
         say(f"vocabulary of {data.vocab_size:,} entries and corpus from {', '.join(data.sources)}")
         longest = max(phase.max_length for phase in recipe.phases)
         tokenizer = BertTokenizer.train(Sentences(data.sources), data.vocab_size, model_max_length=longest)
-        report = build_corpus(read_sentences(data.sources), tokenizer, folder / "corpus", held_out=data.held_out)
+        about = {"source_sha256": hashes}
+        report = build_corpus(read_sentences(data.sources), tokenizer, folder / "corpus", held_out=data.held_out, about=about)
         say(report.table())
+
+
+def check_corpus(recipe: Recipe, folder: Path) -> None:
+    """That the files of the corpus have the content that its manifest names.
+
+    Raises:
+        CheckpointError: one of them was changed or is damaged, by name.
+    """
+    corpus_folder = Path(recipe.data.corpus) if recipe.data.corpus else folder / "corpus"
+    if is_static(corpus_folder):
+        StaticExamples.open(corpus_folder, check=True)
+    else:
+        kept = Corpus.open(corpus_folder, check=True).folder / HELD_OUT
+        if (kept / "manifest.json").is_file():
+            Corpus.open(kept, check=True)
 
 
 @dataclass

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from fastbert import files
 from fastbert.data.batches import Budget, EpochBatches, PreTrainingBatch
 from fastbert.data.examples import Examples
 from fastbert.errors import CheckpointError, InputError, TrainingError
@@ -33,7 +34,7 @@ from fastbert.training.checkpoints import MANIFEST, STATE, Checkpoints
 from fastbert.training.evaluation import evaluate
 from fastbert.training.metrics import MetricsWriter, check_tensorboard
 from fastbert.training.optimizers import make_optimizer
-from fastbert.training.preparation import build_model, open_sources, prepare_corpus, prepare_folder
+from fastbert.training.preparation import build_model, check_corpus, open_sources, prepare_corpus, prepare_folder
 from fastbert.training.recipe import Phase, Recipe
 from fastbert.training.report import write_report
 from fastbert.training.schedules import rate
@@ -120,6 +121,7 @@ class _Run:
         self._alone(lambda: prepare_folder(recipe, folder, self.checkpoints.any()))
         self._alone(lambda: prepare_corpus(recipe, folder, self._say))
         self._alone(self.checkpoints.clean)
+        self._alone(lambda: check_corpus(recipe, folder))
         self.sources = open_sources(recipe, folder)
         model = build_model(recipe, self.sources)
         state = self._load_checkpoint(model)
@@ -334,15 +336,12 @@ class _Run:
         found = self.checkpoints.newest()
         if found is None:
             raise CheckpointError(f"{self.folder} has no whole checkpoint to take the model from")
-        target, part = self.folder / "model", self.folder / ".model.part"
-        shutil.rmtree(part, ignore_errors=True)
+        target = self.folder / "model"
         try:
-            shutil.copytree(found[0], part, ignore=shutil.ignore_patterns(STATE, MANIFEST))
-            shutil.rmtree(target, ignore_errors=True)
-            part.rename(target)
+            with files.replacing_folder(target) as part:
+                shutil.copytree(found[0], part, ignore=shutil.ignore_patterns(STATE, MANIFEST), dirs_exist_ok=True)
             write_report(self.folder)
         except OSError as error:
-            shutil.rmtree(part, ignore_errors=True)
             raise CheckpointError(f"cannot write {target} and the report: {error}; {found[0]} holds the model") from error
 
     def _last_good(self) -> str:

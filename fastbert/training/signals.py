@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a wish to stop: the step is finished, the state is saved."""
+"""SIGTERM, SIGHUP and Ctrl-C as a wish to stop: the step is finished, the state is saved."""
 
 from __future__ import annotations
 
@@ -6,24 +6,31 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
 @contextmanager
 def stop_requests() -> Iterator[list[str]]:
-    """A list that names "SIGTERM" or "SIGINT" once it came. A second Ctrl-C interrupts at once. Only in the main thread."""
+    """A list that names "SIGTERM", "SIGINT" or "SIGHUP" once it came. A second Ctrl-C interrupts at once.
+
+    Signals reach the main thread only: elsewhere the list stays empty.
+    """
     came: list[str] = []
 
     def note(number: int, _: Any) -> None:
         came.append(signal.Signals(number).name)
-        os.write(2, b"\nstopping after this step; Ctrl-C again interrupts at once\n")  # print is not safe in a handler
+        with suppress(OSError):  # nobody may read stderr any more; print is not safe in a handler
+            os.write(2, b"\nstopping after this step; Ctrl-C again interrupts at once\n")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     if threading.current_thread() is not threading.main_thread():
         yield came
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup's wish is kept
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield came
     finally:

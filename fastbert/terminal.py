@@ -1,0 +1,109 @@
+"""The standard streams of a command: a broken one stops no work and hides no failure, a signal leaves nothing half written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
+
+from fastbert.errors import printable
+
+
+class Stopped(BaseException):
+    """SIGTERM or SIGHUP came; what is being written is removed on the way out.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class _SteadyStderr:
+    """stderr that is silent from the moment nobody reads it; control characters are written out."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if self._stream is not None:
+            try:
+                self._stream.write(text)
+            except (OSError, ValueError):  # a closed pipe, a closed file
+                self._stream = None
+        return len(text)
+
+    def flush(self) -> None:
+        if self._stream is not None:
+            try:
+                self._stream.flush()
+            except (OSError, ValueError):
+                self._stream = None
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def fileno(self) -> int:
+        if self._stream is None:
+            raise OSError("standard error is closed")
+        return self._stream.fileno()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream if self._stream is not None else sys.__stderr__, name)
+
+
+@contextmanager
+def steady_stderr() -> Iterator[None]:
+    """Has progress and messages go on where stderr is a pipe that was closed, or is not there at all."""
+    before = sys.stderr
+    sys.stderr = _SteadyStderr(before)
+    try:
+        yield
+    finally:
+        sys.stderr = before
+
+
+@contextmanager
+def stopping_signals() -> Iterator[None]:
+    """Turns SIGTERM and SIGHUP into `Stopped`, so that temporary files are removed. Ignored signals stay ignored."""
+
+    def stop(number: int, _: Any) -> None:
+        raise Stopped(number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def fill_closed_streams() -> None:
+    """Opens the null device where a standard stream is closed: no file that is written may get its number."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def silence_stdout() -> None:
+    """Has the interpreter's own last flush of a broken stdout go nowhere."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def show_line(text: str) -> None:
+    """A line on stderr, without control characters."""
+    print(printable(text), file=sys.stderr)
