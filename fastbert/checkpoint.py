@@ -173,7 +173,7 @@ def save(state: Mapping[str, Tensor], config: BertConfig, folder: str | Path) ->
         if tensor.device.type == "meta":
             raise CheckpointError(f"cannot save {name}: it is on the meta device and holds no values")
         tensor = tensor.cpu().contiguous()
-        first = unique.get(TIED.get(name, ""))
+        first = unique.get(TIED.get(name, "")) if config.tie_word_embeddings else None
         if first is not None and first.shape == tensor.shape and torch.equal(first, tensor):
             continue
         unique[name] = tensor

@@ -1,4 +1,4 @@
-"""An encoder with a head of one's choice: which layers it reads, pooled how, a linear or a BiLSTM on top, frozen or trained.
+"""An encoder with a configurable head: which layers it reads, pooled how, a linear or a BiLSTM on top, frozen or trained.
 
     hidden states of the chosen layers -> [pooled, for a whole text] -> joined -> [BiLSTM] -> dropout -> linear
 
@@ -10,23 +10,24 @@ Sizes: B sequences, T packed tokens, N hidden, K layers, C labels.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from fastbert import files
+from fastbert import checkpoint, files, schema
+from fastbert.config import MAX_LABELS, PROBLEM_TYPES
 from fastbert.errors import CheckpointError, InputError
 from fastbert.labels import answer_labels, sequence_labels, sequence_loss, token_labels
 from fastbert.model import BertModel
 from fastbert.outputs import ClassifierOutput, QuestionAnsweringOutput
 from fastbert.packing import PackedBatch
-from fastbert.pooling import check_modes, pool
+from fastbert.pooling import MODES, check_modes, pool
 from fastbert.reference import cross_entropy_of_logits
 
 KINDS = ("sequence", "token", "span", "choice")
@@ -77,6 +78,18 @@ class HeadOptions:
     frozen: bool = True
     dropout: float = 0.1
     problem_type: str | None = None
+
+
+_HEAD_FIELDS = {
+    "kind": schema.choice(*KINDS, null=False),
+    "num_labels": schema.integer(1, MAX_LABELS, null=False),
+    "layers": schema.choice(*LAYERS, null=False),
+    "pooling": schema.choice(*MODES, null=False),
+    "bilstm": schema.integer(0, 100, null=False),
+    "frozen": schema.flag(null=False),
+    "dropout": schema.Field(lambda value: schema.is_number(value, 0) and value < 1, "a probability in [0, 1)", null=False),
+    "problem_type": schema.choice(*PROBLEM_TYPES),
+}
 
 
 class ComposedModel(nn.Module):
@@ -202,10 +215,11 @@ class ComposedModel(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the encoder, which opens anywhere as a BERT, and beside it the head: head.json and head.safetensors."""
         folder = Path(folder)
-        self.encoder.save_pretrained(folder)
-        files.write_text(folder / HEAD_FILE, json.dumps(asdict(self.options), indent=1) + "\n")
-        with files.replacing(folder / HEAD_WEIGHTS) as part:
-            save_file(self.head_state(), str(part))
+        with files.updating_folder(folder) as place:
+            self.encoder.save_pretrained(place)
+            files.write_text(place / HEAD_FILE, json.dumps(asdict(self.options), indent=1) + "\n")
+            with files.replacing(place / HEAD_WEIGHTS) as part:
+                save_file(self.head_state(), str(part))
 
     def head_state(self) -> dict[str, Tensor]:
         """The parameters that are not the encoder's."""
@@ -219,17 +233,35 @@ class ComposedModel(nn.Module):
             CheckpointError: a file is damaged or does not fit.
         """
         folder = Path(folder)
-        encoder = BertModel.from_pretrained(folder, dtype=dtype, device=device, add_pooling_layer=False)
-        try:
-            model = cls(encoder, HeadOptions(**files.read_json(folder / HEAD_FILE)))
-            state = load_file(str(folder / HEAD_WEIGHTS))
-            wanted = {name for name in model.state_dict() if not name.startswith("encoder.")}
-            if wanted != set(state):
-                raise CheckpointError(f"it has {', '.join(sorted(state))}; expected {', '.join(sorted(wanted))}")
-            model.load_state_dict(state, strict=False)
-        except Exception as error:  # safetensors and torch have exceptions of their own
-            raise CheckpointError(f"{folder / HEAD_WEIGHTS} cannot be read: {error}") from error
+        options = schema.check(files.read_json(folder / HEAD_FILE), _HEAD_FIELDS, folder / HEAD_FILE, only=True)
+        if "kind" not in options or "num_labels" not in options:
+            raise CheckpointError(f"{folder / HEAD_FILE} lacks kind or num_labels")
+        state = checkpoint.read_tensors(folder / HEAD_WEIGHTS)
+        _check_head(state, options, folder / HEAD_FILE)
+        encoder, _ = BertModel.from_pretrained(
+            folder, dtype=dtype, device=device, add_pooling_layer=False, output_loading_info=True
+        )
+        model = cls(encoder, HeadOptions(**options))
+        expected = {name: t.shape for name, t in model.state_dict().items() if not name.startswith("encoder.")}
+        for name in expected.keys() | state.keys():
+            has, wants = (tuple(shapes[name]) if name in shapes else "nothing" for shapes in (_shapes(state), expected))
+            if has != wants:
+                raise CheckpointError(f"{folder / HEAD_WEIGHTS} has {has} at {schema.shown(name)}, the head wants {wants}")
+        model.load_state_dict(state, strict=False)
         return model.to(encoder.device).eval()
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _check_head(state: Mapping[str, Tensor], options: Mapping[str, Any], path: Path) -> None:
+    """That the weights of a head have the sizes that its description asks for, before it is built."""
+    layers = sum(name.startswith("lstm.weight_ih_l") and not name.endswith("_reverse") for name in state)
+    labels = _shapes(state).get("classifier.weight", (0,))[0]
+    for name, said, there in (("bilstm", options.get("bilstm") or 0, layers), ("num_labels", options["num_labels"], labels)):
+        if said != there:
+            raise CheckpointError(f"{path} says {name} = {said}, the weights beside it have {there}")
 
 
 def is_composed(folder: str | Path) -> bool:

@@ -26,7 +26,7 @@ class Stopped(BaseException):
 
 
 class _SteadyStderr:
-    """stderr that is silent from the moment nobody reads it; control characters are written out."""
+    """stderr that is silent from the moment nobody reads it."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream

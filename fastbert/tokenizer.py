@@ -446,6 +446,24 @@ class BertTokenizer:
         """The word pieces of a text."""
         return self(text, pair, add_special_tokens=add_special_tokens).tokens()
 
+    def get_special_tokens_mask(
+        self, token_ids_0: Sequence[int], token_ids_1: Sequence[int] | None = None, already_has_special_tokens: bool = False
+    ) -> list[int]:
+        """1 at special tokens, 0 elsewhere: what transformers' masking collator asks.
+
+        Args:
+            token_ids_0, token_ids_1: ids of a text, or of a pair.
+            already_has_special_tokens: they are framed by [CLS] and [SEP], in `token_ids_0` alone; otherwise the mask is of
+                the framed form.
+        """
+        if not already_has_special_tokens:
+            second = [] if token_ids_1 is None else [*[0] * len(token_ids_1), 1]
+            return [1, *[0] * len(token_ids_0), 1, *second]
+        if token_ids_1 is not None:
+            raise InputError("token_ids_1 has no place where token_ids_0 has its special tokens already")
+        special = set(self.all_special_ids)
+        return [int(i in special) for i in listed(token_ids_0)]
+
     def num_special_tokens(self, pair: bool = False) -> int:
         """How many special tokens frame a text or a pair."""
         return self._tokenizer.num_special_tokens_to_add(pair)

@@ -19,7 +19,7 @@ from fastbert.data import read_texts
 from fastbert.data.framing import ON_LONG
 from fastbert.data.layouts import LAYOUTS
 from fastbert.data.tables import is_table
-from fastbert.errors import InputError
+from fastbert.errors import InputError, printable
 from fastbert.pooling import MODES as POOLINGS
 
 _EXAMPLES = {
@@ -360,7 +360,7 @@ def _evaluate(args: argparse.Namespace, folder: Path, kind: str, how: Any, writt
         gold, tags = [row["gold"] for row in found.predictions], [row["tags"] for row in found.predictions]
         metrics |= {f"strict_{name}": v for name, v in tag_metrics(("f1", "precision", "recall"), gold, tags, True).items()}
     for note in split.notes:
-        print(f"fastbert: note: {note}", file=sys.stderr)
+        print(printable(f"fastbert: note: {note}"), file=sys.stderr)
     if "predictions" in written:
         write_predictions(written["predictions"], found.predictions)
     text = json.dumps({**metrics, "examples": len(split.examples)})
@@ -374,7 +374,7 @@ def features(args: argparse.Namespace) -> None:
     """Hidden states of every token, in a file."""
     from fastbert import BertModel
     from fastbert.tasks.features import extract_features, write_features
-    from fastbert.tasks.loading import default_device, load_tokenizer
+    from fastbert.tasks.loading import check_complete, default_device, load_tokenizer
 
     check_outputs([args.output], [args.input, args.model])
     try:
@@ -384,13 +384,15 @@ def features(args: argparse.Namespace) -> None:
     texts = list(read_texts(args.input, args.column))
     if not texts:
         raise InputError(f"{args.input} holds no text")
-    model = BertModel.from_pretrained(
+    model, _ = BertModel.from_pretrained(
         args.model,
         device=default_device(args.device),
         dtype=args.dtype,
         add_pooling_layer=False,
         local_files_only=args.local_files_only,
+        output_loading_info=True,
     )
+    check_complete(model, args.model)
     tokenizer = load_tokenizer(args.model, model, local_files_only=args.local_files_only)
     found = extract_features(model, tokenizer, texts, layers, on_long=args.on_long)
     write_features(args.output, found, layers)

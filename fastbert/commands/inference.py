@@ -14,7 +14,7 @@ from fastbert import files
 from fastbert.commands.adding import Commands, add, add_model, check_outputs
 from fastbert.config import SIZES, BertConfig
 from fastbert.data import read_texts
-from fastbert.errors import InputError
+from fastbert.errors import InputError, printable
 from fastbert.ops import BACKENDS, current_backend
 
 
@@ -110,9 +110,9 @@ def fill_mask(args: argparse.Namespace) -> None:
             print(json.dumps({"text": text, "answers": answers}, ensure_ascii=False))
             continue
         for mask, candidates in enumerate(answers if isinstance(answers[0], list) else [answers], 1):
-            print(f"{text}  (mask {mask})")
+            print(printable(f"{text}  (mask {mask})"))
             for candidate in candidates:
-                print(f"  {candidate['score']:.4f}  {candidate['token_str']:<16} {candidate['sequence']}")
+                print(printable(f"  {candidate['score']:.4f}  {candidate['token_str']:<16} {candidate['sequence']}"))
 
 
 def params(args: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ from fastbert.data.masking import RANDOM_WORDS, SELECTIONS, MaskingOptions
 from fastbert.data.plan import BALANCES
 from fastbert.data.static import StaticExamples, is_static, write_static
 from fastbert.data.texts import read_texts
-from fastbert.errors import InputError
+from fastbert.errors import InputError, printable
 from fastbert.tokenizer_files import PATTERNS as TOKENIZER_FILES
 from fastbert.vocabulary import vocabulary_report
 
@@ -286,7 +286,7 @@ def inspect(args: argparse.Namespace) -> None:
     if not 0 <= args.start < count:
         raise InputError(f"start = {args.start} is not in 0..{count - 1}")
     for index in range(args.start, min(args.start + args.count, count)):
-        print(f"\n[{index}] {describe(epoch[index], tokenizer)}")
+        print(printable(f"\n[{index}] {describe(epoch[index], tokenizer)}"))
 
 
 def pretrain(args: argparse.Namespace) -> int:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from fastbert import files
 from fastbert.composed import ComposedModel
-from fastbert.errors import CheckpointError
+from fastbert.errors import CheckpointError, printable
 from fastbert.packing import PackedBatch, pack, token_budget_batches
 from fastbert.tasks.sequences import CPU_BATCH_TOKENS
 from fastbert.tokenizer import BertTokenizer
@@ -136,7 +136,7 @@ class FeatureCache:
 
 def say_on_stderr(text: str) -> None:
     """A line that does not break a progress bar."""
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(printable(text), file=sys.stderr)
 
 
 def _differs(path: Path, digest: str) -> bool:
