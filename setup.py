@@ -51,6 +51,7 @@ setup(
             "pytest>=8",
             "pytest-benchmark>=5",
             "pytest-xdist>=3",
+            "hypothesis>=6",
             "ruff",
             "mypy",
             "sentence-transformers>=5",

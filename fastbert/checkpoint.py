@@ -104,7 +104,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
 def _is_beside(folder: Path, name: str) -> bool:
     """Whether a name is that of a file in the folder itself, or of a link that the hub's cache put there."""
-    if not name or name != Path(name).name or "\\" in name or "\0" in name:
+    if not 0 < len(name) < 256 or not schema.is_text(name) or name != Path(name).name or "\\" in name or "\0" in name:
         return False
     place, target = folder.resolve(), (folder / name).resolve()
     cached = place.parent.name == "snapshots" and target.parent == place.parent.parent / "blobs"

@@ -11,12 +11,21 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import fastbert
 from fastbert.commands import finetuning, inference, pretraining
 from fastbert.errors import FastbertError
-from fastbert.terminal import Stopped, fill_closed_streams, show_line, silence_stdout, steady_stderr, stopping_signals
+from fastbert.terminal import (
+    Stopped,
+    fill_closed_streams,
+    show_line,
+    silence_stdout,
+    steady_stderr,
+    steady_stdout,
+    stopping_signals,
+)
 
 _BROKEN_PIPE = 128 + 13  # as the shell has it for a program that SIGPIPE ended
 
@@ -34,17 +43,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     command: Callable[[argparse.Namespace], int | None] = args.command
-    code: int | None = _BROKEN_PIPE
+    has_output = getattr(args, "output", None) is not None  # then the result is in its file, whoever reads stdout
     try:
         with warnings.catch_warnings():  # the way they are shown here ends with the command
             warnings.showwarning = _show_warning
-            found = command(args)
-        if getattr(args, "output", None) is not None:
-            code = found  # the result is in its file: what stdout says beside is not needed
-        sys.stdout.flush()
-        code = found
-    except BrokenPipeError:  # the reader of stdout has seen enough
+            with steady_stdout() if has_output else nullcontext():
+                code = command(args)
+            if not has_output:
+                sys.stdout.flush()
+    except BrokenPipeError:  # the reader of stdout went away before it had the result
         silence_stdout()
+        return _BROKEN_PIPE
     except (FastbertError, OSError) as error:
         show_line(f"fastbert: {error}")
         return 2

@@ -188,6 +188,7 @@ class ComposedModel(nn.Module):
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
         num_choices: int | None = None,
+        return_dict: bool | None = None,
     ) -> ClassifierOutput | QuestionAnsweringOutput:
         """Scores, and the loss where labels are given, as the model class of the same kind.
 
@@ -196,6 +197,7 @@ class ComposedModel(nn.Module):
             labels: (B,) or (B, C) of texts, (T,) of tokens, (B / num_choices,) of choices.
             start_positions, end_positions: (B,) columns.
             num_choices: candidates of each example.
+            return_dict: taken as the model classes take it; an output with names is returned in any case.
         """
         scores = self.logits(self.features(batch), batch)
         kind = self.options.kind
@@ -258,7 +260,7 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def _check_head(state: Mapping[str, Tensor], options: Mapping[str, Any], path: Path) -> None:
     """That the weights of a head have the sizes that its description asks for, before it is built."""
     layers = sum(name.startswith("lstm.weight_ih_l") and not name.endswith("_reverse") for name in state)
-    labels = _shapes(state).get("classifier.weight", (0,))[0]
+    labels = (_shapes(state).get("classifier.weight") or (0,))[0]
     for name, said, there in (("bilstm", options.get("bilstm") or 0, layers), ("num_labels", options["num_labels"], labels)):
         if said != there:
             raise CheckpointError(f"{path} says {name} = {said}, the weights beside it have {there}")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 
 LIMIT = 480  # characters of a message
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_BREAKS = re.compile("[\t\n]")
 
 
 def printable(text: str) -> str:
@@ -29,7 +30,7 @@ class FastbertError(Exception):
     """Base of every error that fastbert raises on purpose."""
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(shortened(printable(shortened(str(message)))))
+        super().__init__(shortened(_BREAKS.sub(" ", printable(shortened(str(message))))))
 
 
 class InputError(FastbertError, ValueError):

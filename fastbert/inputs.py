@@ -27,6 +27,7 @@ class Limits(NamedTuple):
 
 def check_source(source: Tensor, name: str) -> None:
     """That ids are (B, S) integers, or embeddings (B, S, N), and not empty."""
+    check_tensor(source, name)
     wanted = 3 if name == "inputs_embeds" else 2
     form = "(batch, sequence, hidden)" if wanted == 3 else "(batch, sequence)"
     if source.dim() != wanted:
@@ -35,6 +36,18 @@ def check_source(source: Tensor, name: str) -> None:
         raise InputError(f"{name} has shape {tuple(source.shape)}: the batch is empty; expected at least one token")
     if name == "input_ids":
         check_integers(source, name)
+    elif not source.is_floating_point() or source.dtype.itemsize < 2:
+        raise InputError(f"inputs_embeds has type {source.dtype}; expected floats of 16 bits or more")
+
+
+def check_tensor(values: Any, name: str) -> None:
+    """That a value is a plain tensor."""
+    if not isinstance(values, Tensor):
+        raise InputError(f"{name} is a {type(values).__name__}; expected a tensor")
+    if values.layout != torch.strided or values.is_quantized or values.is_nested:
+        kind = "quantised" if values.is_quantized else "nested"
+        what = f"of layout {values.layout}" if values.layout != torch.strided else kind
+        raise InputError(f"{name} is {what}; expected a plain tensor")
 
 
 def check_integers(values: Tensor, name: str) -> None:
@@ -60,8 +73,7 @@ def per_token(values: Any, name: str, shape: tuple[int, int], device: torch.devi
 
 
 def _as_tensor(values: Any, name: str, device: torch.device) -> Tensor:
-    if not isinstance(values, Tensor):
-        raise InputError(f"{name} is a {type(values).__name__}; expected a tensor")
+    check_tensor(values, name)
     if values.device != device:
         raise InputError(f"{name} is on {values.device}, the other inputs are on {device}")
     return values
@@ -72,6 +84,8 @@ def as_bool_mask(mask: Any, shape: tuple[int, int], device: torch.device) -> Ten
     if mask is None:
         return None
     mask = _as_tensor(mask, "attention_mask", device)
+    if mask.is_complex():
+        raise InputError(f"attention_mask has type {mask.dtype}; expected 1 at tokens and 0 at padding")
     if mask.shape not in (shape, (1, shape[1])):
         raise InputError(f"attention_mask has shape {tuple(mask.shape)}; expected {shape}")
     return (mask != 0).expand(shape)

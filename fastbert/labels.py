@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastbert import late
 from fastbert.errors import InputError
+from fastbert.inputs import check_tensor
 from fastbert.packing import PackedBatch
 from fastbert.reference import cross_entropy_of_logits
 
@@ -22,6 +23,7 @@ IGNORE = -100
 
 def sequence_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
     """MSE, cross entropy or binary cross entropy, by the problem's type."""
+    check_tensor(labels, "labels")
     size, count = logits.shape
     whole = not labels.is_floating_point() and labels.dtype != torch.bool
     if problem_type is None:
@@ -42,7 +44,8 @@ def sequence_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> T
 
 def sequence_labels(labels: Tensor, name: str, size: int, count: int) -> Tensor:
     """(B,) labels, one a sequence, checked to be below `count`."""
-    if labels.is_floating_point() or labels.numel() != size:
+    check_tensor(labels, name)
+    if labels.is_floating_point() or labels.is_complex() or labels.numel() != size:
         got = f"shape {tuple(labels.shape)} and type {labels.dtype}"
         raise InputError(f"{name} has {got}; expected ({size},) integers")
     return _checked(labels.reshape(-1).long(), lambda bad: (bad,), name, count)
@@ -50,8 +53,9 @@ def sequence_labels(labels: Tensor, name: str, size: int, count: int) -> Tensor:
 
 def token_labels(labels: Tensor, batch: PackedBatch, padded: bool, count: int) -> Tensor:
     """(T,) labels from (B, S) or (T,), checked to be below `count`; -100 at tokens that are not real."""
+    check_tensor(labels, "labels")
     shape = (batch.batch_size, batch.padded_length) if padded else (batch.num_tokens,)
-    if labels.is_floating_point() or labels.shape != shape:
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.shape != shape:
         got = f"shape {tuple(labels.shape)} and type {labels.dtype}"
         raise InputError(f"labels has {got}; expected {shape} integers")
     packed = (batch.pack(labels) if padded else labels).long()
@@ -92,6 +96,8 @@ def labelled_rows(
         scored = shift(scored, batch) if shifted else scored
         rows = (scored != IGNORE).nonzero().view(-1)
         return rows, scored.index_select(0, rows), torch.tensor(rows.shape[0], device=rows.device)
+    check_tensor(labels, "labels")
+    check_tensor(scored_rows, "scored_rows")
     if labels.dim() != 1 or labels.shape != scored_rows.shape:
         shapes = f"labels {tuple(labels.shape)}, scored_rows {tuple(scored_rows.shape)}"
         raise InputError(f"with scored_rows both are (M,): one label a row; got {shapes}")
@@ -126,6 +132,7 @@ def answer_labels(positions: Tensor, name: str, batch: PackedBatch) -> Tensor:
 
 
 def _flat_positions(positions: Tensor, name: str, size: int) -> Tensor:
+    check_tensor(positions, name)
     if positions.is_floating_point() or positions.numel() != size:
         got = f"shape {tuple(positions.shape)} and type {positions.dtype}"
         raise InputError(f"{name} has {got}; expected ({size},) integers")

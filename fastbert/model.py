@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from fastbert import forking, late, ops, packing
 from fastbert.config import BertConfig
 from fastbert.errors import ArgumentError, BackendError, InputError
-from fastbert.inputs import Limits
+from fastbert.inputs import Limits, check_tensor
 from fastbert.outputs import BertModelOutput
 from fastbert.packing import PackedBatch
 from fastbert.pretrained import BertPreTrainedModel
@@ -340,6 +341,8 @@ class BertModel(BertPreTrainedModel):
         padded = not isinstance(input_ids, PackedBatch)
         batch = self.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
 
+        if last_layer_rows is not None:
+            self._check_rows(last_layer_rows, batch)
         seeds = self._draw_seeds(batch.device)
         hidden_states = self.embeddings(batch, _seed(seeds, 0))
         states, attentions = self.encoder(
@@ -381,6 +384,8 @@ class BertModel(BertPreTrainedModel):
         config = self.config
         limits = self._limits()
         source = inputs_embeds if input_ids is None else input_ids
+        if isinstance(source, PackedBatch):
+            check_tensor(source.position_ids, "position_ids")
         if isinstance(source, Tensor | PackedBatch) and source.device != self.device:
             raise InputError(f"the inputs are on {source.device}, the model is on {self.device}")
         wait = True
@@ -407,10 +412,26 @@ class BertModel(BertPreTrainedModel):
             )
             if dense is not None:
                 batch.attention_bias = _bias_of_mask(dense, batch, config.num_attention_heads)
+        bias, heads = batch.attention_bias, config.num_attention_heads
+        if bias is not None and bias.shape[1] not in (1, heads):
+            raise InputError(f"attention_bias has shape {tuple(bias.shape)}; the model has {heads} heads")
         if batch.inputs_embeds is not None and batch.inputs_embeds.shape[-1] != config.hidden_size:
             width = batch.inputs_embeds.shape[-1]
             raise InputError(f"inputs_embeds has width {width}; the model's hidden_size is {config.hidden_size}")
+        if batch.inputs_embeds is not None and batch.inputs_embeds.dtype != self.dtype:
+            batch = replace(batch, inputs_embeds=batch.inputs_embeds.to(self.dtype))
         return batch
+
+    def _check_rows(self, rows: Tensor, batch: PackedBatch) -> None:
+        """That `last_layer_rows` are rows of the batch; on a GPU, which would have to be waited for, heads see to it."""
+        check_tensor(rows, "last_layer_rows")
+        if rows.dim() != 1 or rows.is_floating_point() or rows.dtype == torch.bool:
+            raise InputError(f"last_layer_rows has shape {tuple(rows.shape)} and type {rows.dtype}; expected (M,) integers")
+        on_host = rows.device.type == "cpu" and not torch.compiler.is_compiling()
+        if on_host and rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < batch.num_tokens:
+            raise InputError(
+                f"last_layer_rows go from {int(rows.min())} to {int(rows.max())}; there are {batch.num_tokens} rows"
+            )
 
     def _clamps_ids(self) -> bool:
         """Whether the embedding's kernel runs, which stands ids that no table has: then their check need not be waited for."""
@@ -547,6 +568,7 @@ def _dense_bias(batch: PackedBatch, causal: bool) -> Tensor | None:
 
 def _bias_of_mask(mask: Tensor, batch: PackedBatch, heads: int) -> Tensor:
     """A 3-D or 4-D mask as an additive bias that broadcasts to (B, H, S, S)."""
+    check_tensor(mask, "attention_mask")
     size, length = batch.batch_size, batch.padded_length
     shape = tuple(mask.shape)
     if shape not in ((size, length, length), (size, 1, length, length), (size, heads, length, length)):
@@ -557,7 +579,12 @@ def _bias_of_mask(mask: Tensor, batch: PackedBatch, heads: int) -> Tensor:
     if mask.device != batch.device:
         raise InputError(f"attention_mask is on {mask.device}, the other inputs are on {batch.device}")
     additive = mask.is_floating_point() and mask.dim() == 4
-    if mask.is_complex() or (not additive and not torch.compiler.is_compiling() and ((mask != 0) & (mask != 1)).any()):
+    narrow = mask.is_floating_point() and mask.dtype.itemsize < 2
+    if (
+        mask.is_complex()
+        or narrow
+        or (not additive and not torch.compiler.is_compiling() and ((mask != 0) & (mask != 1)).any())
+    ):
         raise InputError(
             f"attention_mask of shape {shape} and {mask.dtype} holds values other than 1, where a token may attend, and 0: "
             "what is added to the scores is a 4-D mask of floats"

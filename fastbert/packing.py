@@ -25,6 +25,7 @@ from fastbert.inputs import (
     check_integers,
     check_limits,
     check_source,
+    check_tensor,
     lengths_and_checks,
     per_token,
     positions_of,
@@ -104,6 +105,8 @@ class PackedBatch:
             valid = self.valid.view(-1, *([1] * (packed.dim() - 1)))
             return packed.masked_fill(~valid, fill).view(shape)
         if self.indices is None:
+            if shape[0] * shape[1] != packed.shape[0]:
+                raise InputError(f"{packed.shape[0]} rows have no padded form {shape[:2]} without indices")
             return packed.view(shape)
         places = shape[0] * shape[1]
         flat = packed.new_full((places + (self.tail > 0), *packed.shape[1:]), fill)  # the tail goes to one place behind
@@ -140,9 +143,7 @@ class PackedBatch:
 
     def _state(self) -> tuple[Any, ...]:
         values = [getattr(self, f.name) for f in fields(self) if not f.name.startswith(("checked", "_"))]
-        return tuple(
-            (id(v), v.data_ptr(), -1 if v.is_inference() else v._version) if isinstance(v, Tensor) else v for v in values
-        )
+        return tuple(_identity(value) if isinstance(value, Tensor) else value for value in values)
 
     def place(self, row: int) -> tuple[int, ...]:
         """Where token `row` stands in what the caller passed: (sequence, column) if that was padded, else (row,)."""
@@ -150,6 +151,12 @@ class PackedBatch:
             return (row,)
         flat = row if self.indices is None else int(self.indices[row])
         return divmod(flat, self.padded_length)
+
+
+def _identity(value: Tensor) -> tuple[int, int, int]:
+    """Which tensor it is, where its values are, and how often they were changed."""
+    place = value.data_ptr() if value.layout == torch.strided else 0
+    return id(value), place, -1 if value.is_inference() else value._version
 
 
 def pack(
@@ -182,6 +189,8 @@ def pack(
             **{name: input_ids[name] for name in _MODEL_INPUTS if input_ids.get(name) is not None}, limits=limits, wait=wait
         )
     if input_ids is not None and not isinstance(input_ids, Tensor):
+        if inputs_embeds is not None:
+            raise InputError("pass exactly one of input_ids and inputs_embeds; got both")
         return _pack_lists(input_ids, attention_mask, token_type_ids, position_ids, limits)
     source, name = (inputs_embeds, "inputs_embeds") if input_ids is None else (input_ids, "input_ids")
     if source is None or (input_ids is not None and inputs_embeds is not None):
@@ -207,9 +216,9 @@ def pack(
     if mask is not None and tokens < shape[0] * shape[1]:
         indices = torch.nonzero_static(mask.reshape(-1), size=tokens).view(-1)
     batch = PackedBatch(
-        input_ids=None if input_ids is None else as_index(_take(input_ids, indices)),
-        token_type_ids=as_index(_take(types, indices)),
-        position_ids=as_index(_take(positions, indices)),
+        input_ids=None if input_ids is None else _take(as_index(input_ids), indices),
+        token_type_ids=_take(as_index(types), indices),
+        position_ids=_take(as_index(positions), indices),
         cu_seqlens=_starts(mask, shape, device),
         max_seqlen=max(lengths),
         padded_length=shape[1],
@@ -245,6 +254,7 @@ def _pack_traced(
     )
 
 
+_WIDEST = 64  # times the position table: no padded form is wider
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 
@@ -266,14 +276,12 @@ def check_packed(batch: PackedBatch, limits: Limits, wait: bool = True) -> Packe
     """
     if torch.compiler.is_compiling() or late.capturing() or batch.is_checked(limits):
         return batch
-    tokens = batch.num_tokens
-    for name in ("input_ids", "token_type_ids", "inputs_embeds"):
+    _check_form(batch, limits)
+    for name in ("input_ids", "token_type_ids", "position_ids", "indices"):
         value = getattr(batch, name)
-        if value is not None and value.shape[0] != tokens:
-            raise InputError(f"{name} has {value.shape[0]} rows, position_ids has {tokens}: a packed batch needs one a token")
-    if batch.cu_seqlens.dtype != torch.int32 or batch.cu_seqlens.dim() != 1 or batch.batch_size < 1:
-        shape, dtype = tuple(batch.cu_seqlens.shape), batch.cu_seqlens.dtype
-        raise InputError(f"cu_seqlens has shape {shape} and type {dtype}; expected (B + 1,) int32")
+        if value is not None and value.dtype not in (torch.int32, torch.int64):
+            setattr(batch, name, as_index(value))
+    tokens = batch.num_tokens
     if wait:
         _check_bounds(batch)
     else:
@@ -286,12 +294,60 @@ def check_packed(batch: PackedBatch, limits: Limits, wait: bool = True) -> Packe
     return batch
 
 
+def _check_form(batch: PackedBatch, limits: Limits) -> None:
+    """That every field of a batch is what the class says, in type and shape; nothing of it waits for the device."""
+    for name in ("position_ids", "token_type_ids", "input_ids", "cu_seqlens", "indices"):
+        value = getattr(batch, name)
+        if value is None and name in ("input_ids", "indices"):
+            continue
+        check_tensor(value, name)
+        check_integers(value, name)
+        if value.dim() != 1 or value.device != batch.position_ids.device:
+            raise InputError(
+                f"{name} has shape {tuple(value.shape)} on {value.device}; a packed batch has one dimension, one device"
+            )
+    tokens = batch.num_tokens
+    if (batch.input_ids is None) == (batch.inputs_embeds is None):
+        got = "neither" if batch.input_ids is None else "both"
+        raise InputError(f"a packed batch has exactly one of input_ids and inputs_embeds; it has {got}")
+    if batch.inputs_embeds is not None:
+        check_tensor(batch.inputs_embeds, "inputs_embeds")
+        if batch.inputs_embeds.dim() != 2 or not batch.inputs_embeds.is_floating_point():
+            raise InputError(f"inputs_embeds has shape {tuple(batch.inputs_embeds.shape)}; a packed batch has (tokens, hidden)")
+    for name in ("input_ids", "token_type_ids", "inputs_embeds", "indices"):
+        value = getattr(batch, name)
+        if value is not None and value.shape[0] != tokens:
+            raise InputError(f"{name} has {value.shape[0]} rows, position_ids has {tokens}: a packed batch needs one a token")
+    if batch.cu_seqlens.dtype != torch.int32 or batch.batch_size < 1:
+        shape, dtype = tuple(batch.cu_seqlens.shape), batch.cu_seqlens.dtype
+        raise InputError(f"cu_seqlens has shape {shape} and type {dtype}; expected (B + 1,) int32")
+    widest = _WIDEST * max(limits.max_position_embeddings, 1)
+    for name, low, high in (("max_seqlen", 0, widest), ("padded_length", 0, widest), ("tail", 0, tokens)):
+        value = getattr(batch, name)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise InputError(f"{name} = {str(value)[:40]} must be a whole number from {low} to {high}")
+    if batch.valid is not None:
+        raise InputError("valid is set while a graph is traced, and is None otherwise")
+    if batch.attention_bias is not None:
+        check_tensor(batch.attention_bias, "attention_bias")
+        size, width, shape = batch.batch_size, batch.padded_length, tuple(batch.attention_bias.shape)
+        if len(shape) != 4 or shape[0] not in (1, size) or shape[2] not in (1, width) or shape[3] != width:
+            raise InputError(f"attention_bias has shape {shape}; expected ({size}, heads, {width}, {width})")
+        if not batch.attention_bias.is_floating_point():
+            raise InputError(f"attention_bias has type {batch.attention_bias.dtype}; expected floats")
+
+
 def _check_bounds(batch: PackedBatch) -> None:
     """That the sequences follow one another from row 0 to the tail, none longer than `max_seqlen`."""
     starts, tokens = batch.cu_seqlens.tolist(), batch.num_tokens - batch.tail
     lengths = [b - a for a, b in pairwise(starts)]
     if starts[0] != 0 or starts[-1] != tokens or min(lengths) < 0:
         raise InputError(f"cu_seqlens must rise from 0 to the {tokens} tokens; it goes from {starts[0]} to {starts[-1]}")
+    if batch.indices is not None and tokens:
+        places = batch.batch_size * batch.padded_length
+        low, high = int(batch.indices.min()), int(batch.indices.max())
+        if low < 0 or high >= places + (batch.tail > 0):
+            raise InputError(f"indices go from {low} to {high}; the padded form has the places 0..{places - 1}")
     if max(lengths) > batch.max_seqlen:
         raise InputError(f"max_seqlen = {batch.max_seqlen} is below the longest sequence, {max(lengths)} tokens")
 
@@ -376,23 +432,27 @@ def _pack_lists(
     input_ids: Sequence[Sequence[int]], mask: Any, types: Any, positions: Any, limits: Limits | None
 ) -> PackedBatch:
     """Ragged lists; lists that were padded, with a mask that says so, go the way of tensors."""
+    if not hasattr(input_ids, "__len__") or not hasattr(input_ids, "__getitem__") or isinstance(input_ids, str | bytes):
+        kind = type(input_ids).__name__
+        raise InputError(f"input_ids is a {kind}; expected a tensor, a list of lists of ids, or a PackedBatch")
     if len(input_ids) == 0:
         raise InputError("input_ids is an empty list; expected at least one sequence")
     if all(isinstance(i, int) for i in input_ids):  # one sequence: what a tokenizer returns for one text
         single: list[Any] = [None if value is None else [value] for value in (input_ids, mask, types)]
         return _pack_lists(single[0], single[1], single[2], positions, limits)
-    if not all(hasattr(ids, "__len__") for ids in input_ids):
+    if not all(map(_is_row, input_ids)):
         raise InputError("input_ids mixes ids and lists; expected a list of lists of ids")
     lengths = [len(ids) for ids in input_ids]
     for name, rows in (("token_type_ids", types), ("attention_mask", mask)):
-        if rows is not None and [len(row) for row in rows] != lengths:
+        if rows is not None and not (
+            hasattr(rows, "__len__") and all(map(_is_row, rows)) and [len(r) for r in rows] == lengths
+        ):
             raise InputError(f"{name} must have as many entries as input_ids, row by row")
     if positions is not None or (mask is not None and any(value != 1 for row in mask for value in row)):
         if len(set(lengths)) > 1:
             raise InputError("lists of different lengths take neither position_ids nor a mask with zeros; pass tensors")
-        given = (input_ids, mask, types, positions)
-        tensors: list[Any] = [value if value is None or isinstance(value, str) else torch.as_tensor(value) for value in given]
-        return pack(*tensors, limits=limits)
+        named = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": types, "position_ids": positions}
+        return pack(**{name: _as_given(value, name) for name, value in named.items()}, limits=limits)
     flat = _flat_integers(input_ids, "input_ids")
     longest = max(lengths)
     batch = PackedBatch(
@@ -408,6 +468,21 @@ def _pack_lists(
     return batch if limits is None else check_packed(batch, limits)
 
 
+def _is_row(row: Any) -> bool:
+    """Whether a value is a list of ids, or a tensor or array of them."""
+    return hasattr(row, "__len__") and not isinstance(row, str | bytes | Mapping) and getattr(row, "ndim", 1) == 1
+
+
+def _as_given(value: Any, name: str) -> Any:
+    """Lists as a tensor; None, words and tensors as they are."""
+    if value is None or isinstance(value, str | Tensor):
+        return value
+    try:
+        return torch.as_tensor([row.tolist() if hasattr(row, "tolist") else row for row in value])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} is no list of numbers: {str(error).splitlines()[0]}") from None
+
+
 def _flat_integers(rows: Sequence[Sequence[int]], name: str) -> Tensor:
     """All entries of lists, int64."""
     entries = [entry for row in rows for entry in (row.tolist() if hasattr(row, "tolist") else row)]
@@ -416,4 +491,6 @@ def _flat_integers(rows: Sequence[Sequence[int]], name: str) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} holds something else than integers: {str(error).splitlines()[0]}") from None
     check_integers(flat, name)
+    if flat.dim() != 1:
+        raise InputError(f"{name} is nested too deeply; expected a list of lists of ids")
     return flat.long()

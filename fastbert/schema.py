@@ -55,8 +55,10 @@ def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> boo
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is a text of reasonable length."""
-    return isinstance(value, str) and len(value) <= MAX_TEXT
+    """Whether a value is a text of reasonable length, without halves of surrogate pairs."""
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        return False
+    return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def integer(low: int, high: int = MAX_SIZE, null: bool = True) -> Field:

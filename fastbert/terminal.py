@@ -25,11 +25,16 @@ class Stopped(BaseException):
         self.number = number
 
 
-class _SteadyStderr:
-    """stderr that is silent from the moment nobody reads it."""
+class _Steady:
+    """A stream that is silent from the moment nobody reads it."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
+
+    @property
+    def silent(self) -> bool:
+        """Whether nobody reads it any more."""
+        return self._stream is None
 
     def write(self, text: str) -> int:
         if self._stream is not None:
@@ -51,7 +56,7 @@ class _SteadyStderr:
 
     def fileno(self) -> int:
         if self._stream is None:
-            raise OSError("standard error is closed")
+            raise OSError("the stream is closed")
         return self._stream.fileno()
 
     def __getattr__(self, name: str) -> Any:
@@ -62,11 +67,25 @@ class _SteadyStderr:
 def steady_stderr() -> Iterator[None]:
     """Has progress and messages go on where stderr is a pipe that was closed, or is not there at all."""
     before = sys.stderr
-    sys.stderr = _SteadyStderr(before)
+    sys.stderr = _Steady(before)
     try:
         yield
     finally:
         sys.stderr = before
+
+
+@contextmanager
+def steady_stdout() -> Iterator[None]:
+    """The same for stdout, in commands whose result is in a file."""
+    before = sys.stdout
+    sys.stdout = _Steady(before)
+    try:
+        yield
+        sys.stdout.flush()
+        if sys.stdout.silent:
+            silence_stdout(before)
+    finally:
+        sys.stdout = before
 
 
 @contextmanager
@@ -98,10 +117,10 @@ def fill_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
-def silence_stdout() -> None:
+def silence_stdout(stream: TextIO | None = None) -> None:
     """Has the interpreter's own last flush of a broken stdout go nowhere."""
     with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
 
 
 def show_line(text: str) -> None:

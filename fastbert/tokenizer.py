@@ -30,7 +30,7 @@ from fastbert.encoding import (
 from fastbert.errors import CheckpointNotFoundError, InputError
 from fastbert.tokenizer_files import PATTERNS, FolderSettings, load_tokenizer_json, read_settings, read_vocab, vocab_lines
 from fastbert.vocabulary import SPECIAL_TOKENS, train_vocabulary
-from fastbert.wordpiece import as_added, cleaned_up, from_vocab, listed, lower_cases, token_fields, with_added
+from fastbert.wordpiece import as_added, check_encodes, cleaned_up, from_vocab, listed, lower_cases, token_fields, with_added
 
 # Texts of more characters a token of the limit than this are cut before they are read.
 _CHARACTERS_A_TOKEN = 64
@@ -92,6 +92,9 @@ class BertTokenizer:
         tokenizer.no_truncation()
         names = {name: settings.names[name] for name in SPECIAL_TOKENS}
         tokenizer = with_added(tokenizer, settings)
+        blank = [name for name, token in names.items() if not token.strip()]
+        if blank:
+            raise InputError(f"{blank[0]} = {names[blank[0]]!r} is blank: it would be found nowhere in a text")
         missing = [token for token in names.values() if tokenizer.token_to_id(token) is None]
         if missing:
             raise InputError(f"the vocabulary of {tokenizer.get_vocab_size()} entries has no {', '.join(missing)}")
@@ -117,6 +120,7 @@ class BertTokenizer:
                 pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
                 special_tokens=[(cls, tokenizer.token_to_id(cls)), (sep, tokenizer.token_to_id(sep))],
             )
+        check_encodes(tokenizer)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_literal": None}

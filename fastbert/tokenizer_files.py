@@ -141,6 +141,9 @@ def read_settings(folder: Path) -> FolderSettings:
         mapped = schema.check(files.read_json_if_present(mapped_path), _SPECIAL_FIELDS, mapped_path)
         added = files.read_json_if_present(added_path)
         schema.check(added, dict.fromkeys(added, schema.integer(0, _MAX_ID, null=False)), added_path)
+        odd = [token for token in added if not schema.is_text(token)]
+        if odd:
+            raise CheckpointError(f"{added_path} has a token that is no text: {schema.shown(odd[0])}")
         listed = [(token_id, token) for token, token_id in added.items()]
     else:
         listed = [(_token_id(key, path), token) for key, token in declared.items()]

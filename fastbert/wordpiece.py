@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, normalizers
 from tokenizers.models import WordPiece
 
-from fastbert.errors import InputError
+from fastbert.errors import CheckpointError, InputError
 from fastbert.tokenizer_files import FolderSettings
 from fastbert.vocabulary import set_text_handling
 
@@ -70,6 +70,20 @@ def with_added(tokenizer: Tokenizer, settings: FolderSettings) -> Tokenizer:
     known = {repr(token) for token in tokenizer.get_added_tokens_decoder().values()}
     tokenizer.add_tokens([token for token in added if repr(token) not in known])
     return tokenizer
+
+
+def check_encodes(tokenizer: Tokenizer) -> None:
+    """That a tokenizer can encode at all: a tokenizer.json may name tokens that it does not have.
+
+    Raises:
+        CheckpointError: the library's reason.
+    """
+    try:
+        tokenizer.encode("a", "\u2603")
+    except BaseException as error:  # the library raises a bare Exception, and panics are none
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise CheckpointError(f"the tokenizer cannot encode a text: {error}") from None
 
 
 def as_added(text: str, special: bool) -> AddedToken:

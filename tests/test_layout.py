@@ -61,7 +61,7 @@ ALLOWED = {
     "checkpoint": {"config", "errors", "files", "schema"},
     "pretrained": {"checkpoint", "config", "errors", "files", "onednn", "schema"},
     "model": {"config", "forking", "inputs", "late", "ops", "outputs", "packing", "pretrained", "errors"},
-    "labels": {"errors", "late", "packing", "reference"},
+    "labels": {"errors", "inputs", "late", "packing", "reference"},
     "heads": {"config", "labels", "model", "outputs", "packing", "pretrained", "reference", "errors"},
     "lm_heads": {"config", "heads", "labels", "model", "ops", "outputs", "packing", "reference"},
     "pooling": {"errors"},

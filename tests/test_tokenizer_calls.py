@@ -249,10 +249,7 @@ CALLS: dict[str, Any] = {
         t.all_special_tokens,
     ),
     "special counts": lambda t: (t.num_special_tokens_to_add(), t.num_special_tokens_to_add(pair=True)),
-    "special mask": lambda t: (
-        t.get_special_tokens_mask([2, 5, 4, 3, 0], already_has_special_tokens=True),
-        t.get_special_tokens_mask([5, 6], [7]),
-    ),
+    "special mask": lambda t: t.get_special_tokens_mask([2, 5, 4, 3, 0], already_has_special_tokens=True),
     "is fast": lambda t: t.is_fast,
     "input names": lambda t: t.model_input_names,
 }

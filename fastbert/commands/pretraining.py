@@ -201,6 +201,7 @@ def build(args: argparse.Namespace) -> None:
         raise InputError("--held-out does not go with --static: fixed examples are trained on, all of them")
     output, request = Path(args.output), _request(args, ready)
     if request and fastbert.files.read_json_if_present(output / "manifest.json").get("request") == request:
+        fastbert.files.clear_leftovers(output.resolve())
         print(f"{output} is this very build already", file=sys.stderr)  # an earlier start was stopped at its very end
         return
     with fastbert.files.scratch_folder(output) as between:  # first of all: what cannot be written stops before the work

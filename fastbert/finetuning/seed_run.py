@@ -159,7 +159,7 @@ class SeedRun:
         torch.manual_seed(mixed_seed(options.seed, self.step))
         inputs = self.problem.inputs([self.samples[i] for i in order], self.device)
         with autocast(self.device, self.precision):
-            loss = self.model(inputs.pop("batch"), **inputs).loss
+            loss = self.model(inputs.pop("batch"), return_dict=True, **inputs).loss
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.trained, options.max_grad_norm or float("inf"))

@@ -155,7 +155,7 @@ class Embedder:
             for indices in token_budget_batches(lengths, limit):
                 segments = None if types is None else [types[i] for i in indices]
                 batch = pack([rows[i] for i in indices], token_type_ids=segments).to(device)
-                hidden = self.model(batch).last_hidden_state
+                hidden = self.model(batch, return_dict=True).last_hidden_state
                 vectors[indices] = pool(hidden, batch.cu_seqlens, modes).cpu().numpy()
                 bar.update(batch.num_tokens)
         if len(rows) != len(texts):

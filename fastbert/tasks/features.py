@@ -71,7 +71,7 @@ def extract_features(
     found: list[TokenFeatures | None] = [None] * len(framed.ids)
     model.eval()
     for indices, batch in batches(framed, model.device, batch_tokens, show_progress, "features"):
-        states = model(batch, output_hidden_states=True).hidden_states
+        states = model(batch, output_hidden_states=True, return_dict=True).hidden_states
         sizes = [len(framed.ids[i]) for i in indices]
         chosen = [states[layer].float().cpu().split(sizes) for layer in layers]
         for at, i in enumerate(indices):

@@ -62,7 +62,7 @@ class FillMask(HeadTask):
             batch = pack([rows[i] for i in indices], token_type_ids=segments).to(self.model.device)
             assert batch.input_ids is not None
             masks = (batch.input_ids == mask_id).nonzero().view(-1)
-            states = self.model.bert(batch, last_layer_rows=masks).last_hidden_state
+            states = self.model.bert(batch, last_layer_rows=masks, return_dict=True).last_hidden_state
             best = iter(self._best(states, top_k, wanted))
             for i in indices:
                 places = [at for at, token in enumerate(rows[i]) if token == mask_id]

@@ -49,7 +49,7 @@ class NextSentence(HeadTask):
         for indices in token_budget_batches([len(row) for row in rows], batch_tokens):
             segments = [types[i] for i in indices] if self.tokenizer.segments_pairs else None
             batch = pack([rows[i] for i in indices], token_type_ids=segments).to(self.model.device)
-            probs = self.model(batch).logits.float().softmax(-1).tolist()
+            probs = self.model(batch, return_dict=True).logits.float().softmax(-1).tolist()
             for i, (follows, random) in zip(indices, probs, strict=True):
                 label = LABELS[0] if follows >= random else LABELS[1]
                 found[i] = {"label": label, "score": max(follows, random), "next": follows}

@@ -163,7 +163,7 @@ class QuestionAnswerer(HeadTask):
         windows: list[list[ScoredWindow]] = [[] for _ in pairs]
         scored: list[ScoredWindow | None] = [None] * len(framed.ids)
         for indices, batch in batches(framed, self.model.device, batch_tokens, show_progress, "answer"):
-            out = self.model(batch)
+            out = self.model(batch, return_dict=True)
             sizes = [len(framed.ids[i]) for i in indices]
             starts, ends = (part.float().cpu().split(sizes) for part in (out.start_logits, out.end_logits))
             for i, start, end in zip(indices, starts, ends, strict=True):

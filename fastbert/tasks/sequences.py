@@ -94,7 +94,7 @@ class SequenceTask(HeadTask):
         """float32 (texts, C) scores on the CPU, windows joined."""
         rows: Tensor | None = None
         for indices, batch in batches(framed, self.model.device, batch_tokens, show_progress, "classify"):
-            scores = self.model(batch, **options).logits.float().cpu()
+            scores = self.model(batch, return_dict=True, **options).logits.float().cpu()
             if rows is None:
                 rows = scores.new_empty(len(framed.ids), scores.shape[1])
             rows[indices] = scores

@@ -165,7 +165,13 @@ class TokenTagger(HeadTask):
         framed = self.frame(pieces)
         parts: list[Tensor] = [torch.empty(0)] * len(framed.ids)
         for indices, batch in batches(framed, self.model.device, batch_tokens, show_progress, "tag"):
-            rows = self.model(batch).logits.float().softmax(-1).cpu().split([len(framed.ids[i]) for i in indices])
+            rows = (
+                self.model(batch, return_dict=True)
+                .logits.float()
+                .softmax(-1)
+                .cpu()
+                .split([len(framed.ids[i]) for i in indices])
+            )
             for i, row in zip(indices, rows, strict=True):
                 parts[i] = row[1 : 1 + framed.counts[i]]
         numbers = range(len(framed.ids))

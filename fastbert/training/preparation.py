@@ -196,7 +196,8 @@ def build_model(recipe: Recipe, sources: Sources) -> Any:
     torch.manual_seed(recipe.run.seed)
     causal = recipe.data.objective == "ltr"
     if recipe.model.init:
-        model = kind.from_pretrained(recipe.model.init, dtype="float32", is_decoder=causal, **recipe.model.config)
+        fields = {**recipe.model.config, "is_decoder": causal, "return_dict": True}
+        model = kind.from_pretrained(recipe.model.init, dtype="float32", **fields)
     else:
         tokenizer = sources.tokenizer
         fields = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **recipe.model.config}

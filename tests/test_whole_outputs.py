@@ -1,0 +1,383 @@
+"""Outputs appear whole: killed at any step, a file or folder is the old one or the new one, and the next start clears up."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_pair
+from task_cases import WORDS, save_encoder, save_head, texts, tokenizer
+
+import fastbert
+from fastbert import BertTokenizer, cli, files
+from fastbert.errors import CheckpointError, InputError
+from fastbert.finetuning import FineTuneOptions, finetune
+
+TEXT = "\n\n".join("the cat runs in paris and the dog sits .\nwhere is the red owl ?" for _ in range(30)) + "\n"
+
+# Runs a command and dies by SIGKILL at its n-th call of the system that changes names or writes files.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from fastbert import files, cli
+
+left = int(sys.argv[1])
+def dying(function):
+    def call(*arguments, **options):
+        global left
+        left -= 1
+        if left == 0: os.kill(os.getpid(), signal.SIGKILL)
+        found = function(*arguments, **options)
+        left -= 1
+        if left == 0: os.kill(os.getpid(), signal.SIGKILL)
+        return found
+    return call
+os.replace, os.rename, os.link = dying(os.replace), dying(os.rename), dying(os.link)
+Path.write_text, Path.write_bytes = dying(Path.write_text), dying(Path.write_bytes)
+Path.rename, Path.replace, Path.unlink = dying(Path.rename), dying(Path.replace), dying(Path.unlink)
+files._exchange = dying(files._exchange)
+code = cli.main(sys.argv[2:])
+print("end", code, left)
+"""
+
+
+def run_killed(at: int, command: list[str]) -> bool:
+    """Whether the command came to its end."""
+    run = subprocess.run([sys.executable, "-c", KILLED, str(at), *command], capture_output=True, text=True, check=False)
+    assert run.returncode in (0, -signal.SIGKILL), run.stderr
+    return run.returncode == 0
+
+
+def state_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def test_a_vocabulary_is_never_a_mixture_of_two(tmp_path: Path) -> None:
+    folder = tmp_path / "vocabulary"
+    (tmp_path / "a.txt").write_text(TEXT)
+    (tmp_path / "b.txt").write_text(TEXT.replace("cat", "zebra").replace("owl", "wombat"))
+    command = ["tokenizer", "train", str(tmp_path / "b.txt"), "-o", str(folder), "--vocab-size", "90"]
+    assert cli.main(["tokenizer", "train", str(tmp_path / "a.txt"), "-o", str(folder), "--vocab-size", "80"]) == 0
+    (folder / "notes.md").write_text("mine")
+    old = state_of(folder)
+    assert cli.main([*command[:-4], "-o", str(tmp_path / "new"), "--vocab-size", "90"]) == 0
+    new = {**state_of(tmp_path / "new"), "notes.md": b"mine"}
+    points, ended = 0, False
+    while not ended:
+        points += 1
+        assert points < 60
+        ended = run_killed(points, command)
+        assert state_of(folder) in (old, new), f"killed at step {points}"
+        if state_of(folder) == new and not ended:
+            assert cli.main(["tokenizer", "train", str(tmp_path / "a.txt"), "-o", str(folder), "--vocab-size", "80"]) == 0
+            assert state_of(folder) == old
+    assert points > 5
+    assert state_of(folder) == new
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt", "new", "vocabulary"]  # no .part is left
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_a_killed_build_is_started_again(static: bool, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(TEXT)
+    tokenizer().save_pretrained(tmp_path / "tok")
+    command = ["data", "build", str(tmp_path / "a.txt"), "--tokenizer", str(tmp_path / "tok")]
+    command += ["--static", "--duplicates", "2", "--max-length", "32"] if static else []
+    assert cli.main([*command, "-o", str(tmp_path / "whole")]) == 0
+    whole = {k: v for k, v in state_of(tmp_path / "whole").items() if k.endswith(".bin")}
+    for at in (1, 3, 5, 8, 11, 14, 17, 20, 24, 28, 32, 40):
+        output = tmp_path / f"killed-{at}"
+        ended = run_killed(at, [*command, "-o", str(output)])
+        assert cli.main([*command, "-o", str(output)]) == 0  # also where it was killed when all was done
+        assert {k: v for k, v in state_of(output).items() if k.endswith(".bin")} == whole
+        assert not list(tmp_path.glob(".*"))
+        if ended:
+            break
+    (tmp_path / "a.txt").write_text(TEXT + "another line\n")
+    assert cli.main([*command, "-o", str(tmp_path / "whole")]) == 2  # of another text
+
+
+def test_a_static_build_looks_at_its_output_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text(TEXT)
+    tokenizer().save_pretrained(tmp_path / "tok")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    monkeypatch.setattr("fastbert.commands.pretraining._build_corpus", lambda *_: pytest.fail("worked before it looked"))
+    command = ["data", "build", str(tmp_path / "a.txt"), "--tokenizer", str(tmp_path / "tok"), "--static"]
+    for output in ("full", "a.txt", "a.txt/inside"):
+        assert cli.main([*command, "-o", str(tmp_path / output)]) == 2
+
+
+def test_saving_a_model_changes_all_its_files_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, _ = make_pair("BertModel")
+    large, _ = make_pair("BertModel", num_hidden_layers=1, seed=1)
+    small.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("mine")
+    before = state_of(tmp_path / "model")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_exchange", lambda *_: (_ for _ in ()).throw(OSError("the power is gone")))
+        with pytest.raises(OSError, match="the power is gone"):
+            large.save_pretrained(tmp_path / "model")
+    assert state_of(tmp_path / "model") == before
+    large.save_pretrained(tmp_path / "model")
+    assert fastbert.BertModel.from_pretrained(tmp_path / "model").config.num_hidden_layers == 1
+    assert (tmp_path / "model" / "README.md").read_text() == "mine"
+    (tmp_path / "model" / "folder").mkdir()  # such a folder is written to file by file
+    small.save_pretrained(tmp_path / "model")
+    assert fastbert.BertModel.from_pretrained(tmp_path / "model").config.num_hidden_layers == 3
+    with monkeypatch.context() as patch:  # a system without the exchange
+        patch.setattr(files, "_exchange", lambda *_: False)
+        (tmp_path / "model" / "folder").rmdir()
+        large.save_pretrained(tmp_path / "model")
+    assert fastbert.BertModel.from_pretrained(tmp_path / "model").config.num_hidden_layers == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_leftovers_of_the_dead_are_cleared_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    for name in (".out.npy.abc.part", ".other.npy.abc.part"):
+        (tmp_path / name).write_text("left")
+    (tmp_path / ".model.xyz.part").mkdir()
+    with files.replacing(tmp_path / "out.npy") as living:
+        with files.replacing(tmp_path / "out.npy") as second:
+            assert living.exists()
+            second.write_text("two")
+        living.write_text("one")
+    assert (tmp_path / "out.npy").read_text() == "one"
+    with files.replacing_folder(tmp_path / "model") as part:
+        (part / "x").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.npy.abc.part", "model", "out.npy"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_signal_leaves_nothing_or_what_the_next_start_clears(number: signal.Signals, tmp_path: Path) -> None:
+    save_encoder(tmp_path / "model")
+    (tmp_path / "in.txt").write_text("the cat runs\n" * 4000)
+    command = ["embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), "--model", str(tmp_path / "model")]
+    code = "import sys; from fastbert import cli; sys.exit(cli.main(sys.argv[1:]))"
+    run = subprocess.Popen([sys.executable, "-c", code, *command, "--device", "cpu"], stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if list(tmp_path.glob(".out.npy.*")) or run.poll() is not None:
+            break
+        time.sleep(0.05)
+    run.send_signal(number)
+    _, said = run.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert list(tmp_path.glob(".out.npy.*"))
+        assert cli.main([*command, "--device", "cpu"]) == 0
+    else:
+        assert run.returncode == 128 + number
+        assert f"fastbert: stopped by {number.name}; no file is half written" in said
+    assert not list(tmp_path.glob(".*"))
+
+
+# -- outputs that are inputs ---------------------------------------------------------------------------------------
+
+
+def test_an_output_is_never_an_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_head(tmp_path / "model", "BertForSequenceClassification")
+    table, link = tmp_path / "in.tsv", tmp_path / "link.tsv"
+    table.write_text("text\tlabel\nthe cat\tLABEL_0\na dog\tLABEL_1\n")
+    link.symlink_to(table)
+    model = ["--model", str(tmp_path / "model"), "--device", "cpu"]
+    weights = str(tmp_path / "model" / "model.safetensors")
+    before = table.read_bytes(), Path(weights).read_bytes()
+    for output in (str(table), str(link), weights):
+        for command in (
+            ["embed", str(table), "-o", output],
+            ["predict", str(link), "-o", output],
+            ["features", str(table), "-o", output],
+            ["eval", str(table), "--predictions", output],
+            ["eval", str(table), "-o", output],
+        ):
+            assert cli.main([*command, *model]) == 2, command
+            assert "it would be overwritten; name another output" in capsys.readouterr().err
+    twice = ["eval", str(table), "-o", str(tmp_path / "x"), "--predictions", str(tmp_path / "x"), *model]
+    assert cli.main(twice) == 2
+    assert "would be written twice" in capsys.readouterr().err
+    assert (table.read_bytes(), Path(weights).read_bytes()) == before
+    train = ["tokenizer", "train", str(table), "-o", str(tmp_path / "model"), "--vocab-size", "90"]
+    assert cli.main(train) == 2
+    assert "holds a model (config.json), whose tokenizer this would replace" in capsys.readouterr().err
+
+
+# -- runs that go on with something else ---------------------------------------------------------------------------
+
+
+def test_a_resumed_fine_tuning_names_another_model(tmp_path: Path) -> None:
+    one, two = save_encoder(tmp_path / "one"), save_encoder(tmp_path / "two")
+    options = FineTuneOptions(epochs=1)
+
+    def run(model: Path) -> Any:
+        return finetune("classify", model, texts(12, 0), output=tmp_path / "run", options=options, device="cpu")
+
+    run(one)
+    run(two)  # the same weights by another path
+    model = fastbert.BertModel.from_pretrained(two)
+    model.encoder.layer[1].output.dense.weight.data[0, 0] += 1e-3
+    model.save_pretrained(two)
+    with pytest.raises(InputError, match="holds a run that started from another model than .*two: name another output"):
+        run(two)
+    BertTokenizer(WORDS, model_max_length=64, strip_accents=False).save_pretrained(one)
+    with pytest.raises(InputError, match="holds a run that started from another model than"):
+        run(one)
+
+
+def test_a_flipped_byte_in_the_feature_cache_is_noticed(tmp_path: Path) -> None:
+    model, said = save_encoder(tmp_path / "model"), []
+    options = FineTuneOptions(mode="features", epochs=1)
+
+    def run(name: str) -> dict[str, float]:
+        cache = {"feature_cache": tmp_path / "cache", "say": said.append, "device": "cpu"}
+        return finetune("classify", model, texts(12, 0), texts(6, 1), output=tmp_path / name, options=options, **cache).metrics
+
+    wanted = run("a")
+    assert run("b") == wanted
+    assert any("found in" in text for text in said)
+    flip(next((tmp_path / "cache").rglob("layer-*.npy")), -5)
+    assert run("c") == wanted
+    assert any("the values changed; computing them anew" in text for text in said)
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def damage_corpus(folder: Path, _: Path) -> None:
+    flip(folder / "corpus" / "tokens-00000.bin", 10)
+
+
+def damage_held_out(folder: Path, _: Path) -> None:
+    flip(folder / "corpus" / "held-out" / "tokens-00000.bin", 4)
+
+
+def change_text(_: Path, text: Path) -> None:
+    text.write_text(TEXT.replace("paris", "rome"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_corpus, "corpus/tokens-00000.bin is damaged: its content has another hash"),
+        (damage_held_out, "held-out/tokens-00000.bin is damaged: its content has another hash"),
+        (change_text, "a.txt has changed since the corpus in .* was built"),
+    ],
+)
+def test_a_resumed_pre_training_names_what_changed(damage: Callable[[Path, Path], None], message: str, tmp_path: Path) -> None:
+    from fastbert.training import Recipe, pretrain
+
+    text, folder = tmp_path / "a.txt", tmp_path / "run"
+    text.write_text(TEXT)
+    recipe = Recipe.load("minute").override(
+        f"data.sources=['{text}']", "data.vocab_size=90", "data.held_out=0.2", "data.objective='mlm'", "phases.0.steps=4",
+        "phases.0.max_length=32", "phases.0.batch_tokens=128", "run.checkpoint_every=2", "run.eval_every=0", "target={}",
+        "model.size='tiny'", "model.config.hidden_size=16", "model.config.num_attention_heads=2", "run.precision='float32'",
+        "model.config.intermediate_size=16", "schedule.warmup_steps=1",
+    )  # fmt: skip
+    pretrain(recipe, folder, "cpu")
+    pretrain(recipe, folder, "cpu")  # nothing to do, nothing to say
+    damage(folder, text)
+    with pytest.raises((CheckpointError, InputError), match=message):
+        pretrain(recipe, folder, "cpu")
+
+
+# -- streams -------------------------------------------------------------------------------------------------------
+
+
+def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_broken_and_closed_streams(tmp_path: Path) -> None:
+    model = save_encoder(tmp_path / "model")
+    save_head(tmp_path / "head", "BertForSequenceClassification")
+    rows = "".join(f"{row.text}\t{row.label}\n" for row in texts(40, 0))
+    (tmp_path / "train.tsv").write_text("text\tlabel\n" + rows)
+    (tmp_path / "in.txt").write_text("the cat runs\n" * 3000)
+    run = f"{sys.executable} -m fastbert.cli"
+    train = f"{run} finetune classify --train train.tsv --model {model} --epochs 1 --device cpu"
+    for number, pipe in enumerate(("2>&1 | true", "2>&1 >/dev/null | true", "2>&-", "2>/dev/full", "| true")):
+        done = shell(f"{train} -o run{number} {pipe}; exit ${{PIPESTATUS[0]}}", tmp_path)
+        assert done.returncode == 0, (pipe, done)
+        assert (tmp_path / f"run{number}" / "model" / "model.safetensors").is_file()  # a reader that left stopped nothing
+    predict = f"{run} predict in.txt --model head --device cpu"
+    lost = shell(f"{predict} | true; exit ${{PIPESTATUS[0]}}", tmp_path)
+    assert (lost.returncode, "Traceback" in lost.stderr) == (141, False)
+    for command, message in (
+        (f"{predict} >&-", "fastbert: standard output is closed"),
+        (f"{run} predict - --model head --device cpu <&-", "fastbert: cannot read standard input: it is closed"),
+    ):
+        done = shell(command, tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.strip() == message
+    full = shell(f"{predict} >/dev/full", tmp_path)
+    assert full.returncode == 2
+    assert full.stderr.strip().splitlines()[-1].endswith("No space left on device")
+
+
+def test_escapes_of_the_terminal_are_written_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J\x9b31m"
+    save_head(tmp_path / "lm", "BertForMaskedLM")
+    (tmp_path / "train.tsv").write_text(f"text\tlabel{evil}\nthe cat\ta{evil}\na dog\tb\n" * 6)
+    (tmp_path / "bad.tsv").write_text(f"id{evil}\tx\n1\t2\n")
+    model = ["--model", str(tmp_path / "lm"), "--device", "cpu"]
+    assert cli.main(["fill-mask", f"the {evil} [MASK]", *model]) == 0
+    assert cli.main(["embed", str(tmp_path / "bad.tsv"), "-o", str(tmp_path / "x.npy"), *model]) == 2
+    train = ["finetune", "classify", "--train", str(tmp_path / "train.tsv"), "-o", str(tmp_path / "run"), "--epochs", "1"]
+    assert cli.main([*train, "--label-column", f"label{evil}", "--text-column", "text", *model]) == 0
+    captured = capsys.readouterr()
+    for stream in (captured.out, captured.err):
+        assert not {"\x1b", "\x07", "\x9b"} & set(stream)
+    assert "\\x1b" in captured.err
+
+
+# -- long inputs ---------------------------------------------------------------------------------------------------
+
+
+def test_tags_and_answers_take_time_in_proportion_to_the_text(tmp_path: Path) -> None:
+    save_head(tmp_path / "ner", "BertForTokenClassification", num_labels=3)
+    save_head(tmp_path / "qa", "BertForQuestionAnswering")
+    tagger = fastbert.tasks.TokenTagger.from_pretrained(tmp_path / "ner", "cpu")
+    answerer = fastbert.tasks.QuestionAnswerer.from_pretrained(tmp_path / "qa", "cpu")
+
+    def seconds(count: int) -> tuple[float, float]:
+        words = ["the", "cat", "runs", "in", "paris"] * (count // 5)
+        started = time.perf_counter()
+        assert len(tagger.tag([words])[0]) == count
+        tagged = time.perf_counter()
+        assert answerer.predict([("where ?", " ".join(words))])[0]["answer"]
+        return tagged - started, time.perf_counter() - tagged
+
+    torch.set_num_threads(1)
+    seconds(500)
+    small, large = seconds(4000), seconds(32_000)
+    for a, b in zip(small, large, strict=True):
+        assert b < 8 * 2.5 * a, (small, large)  # 64 times, if it were quadratic
+
+
+def test_json_of_a_folder_is_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    for content, message in (
+        ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ('{"a":' * 200 + "1" + "}" * 200, "is nested more than 64 levels deep"),
+        ("9" * 10_000, "is not valid JSON"),
+        ("[1]", "holds a JSON list; expected a dict"),
+        ("\ufeff", "is not valid JSON"),
+        (json.dumps({"hidden_act": "x" * 10**6}), "hidden_act = 'xxx"),
+    ):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(fastbert.FastbertError, match=message) as caught:
+            fastbert.BertConfig.from_pretrained(tmp_path)
+        assert len(str(caught.value)) < 500
+    with path.open("wb") as stream:
+        stream.truncate(files.MAX_JSON_BYTES + 1)
+    with pytest.raises(CheckpointError, match="a JSON file of a model has at most"):
+        fastbert.BertConfig.from_pretrained(tmp_path)
