@@ -5,6 +5,7 @@ The map of the program:
     config.py      the fields of a BERT                  model.py       the encoder, as the paper has it
     tokenizer.py   text to ids and back                  heads.py       the heads of sentence and token tasks
     encoding.py    what goes into it and comes out       lm_heads.py    MLM, left to right, pre-training
+    entries.py     its vocabulary and special tokens
     tokenizer_files.py  its files                        schema.py      what JSON files of a model may hold
     wordpiece.py   the library's tokenizer, made         forking.py     threads in forked processes
     packing.py     padded batches to packed and back     labels.py      labels and losses
@@ -46,7 +47,7 @@ from fastbert.prepacking import prepack
 from fastbert.tokenizer import BertTokenizer
 from fastbert.verification import verify
 
-__version__ = "0.5.2"
+__version__ = "0.6.0"
 
 __all__ = [
     "BertConfig",

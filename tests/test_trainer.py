@@ -81,8 +81,11 @@ def trainer_of(name: str, folder: Path, steps: int, **options: Any) -> transform
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "accumulated": {"gradient_accumulation_steps": 2},
-    "checkpointed": {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+    "accumulated and checkpointed": {
+        "gradient_accumulation_steps": 2,
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+    },
 }
 
 

@@ -1,0 +1,203 @@
+"""The entries of a tokenizer: ids and their tokens, special tokens by name, tokens that are added, and ids back to text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+from fastbert.errors import InputError
+from fastbert.tokenizer_files import FolderSettings
+from fastbert.vocabulary import SPECIAL_TOKENS
+from fastbert.wordpiece import as_added, cleaned_up, listed, with_added
+
+
+class Entries:
+    """What `BertTokenizer` knows of its vocabulary, with transformers' names.
+
+    Attributes:
+        clean_up_tokenization_spaces: whether `decode` takes out spaces before punctuation.
+    """
+
+    _tokenizer: Tokenizer
+    _literal: Tokenizer | None  # a copy that reads special tokens in a text as characters
+    _names: dict[str, str]  # text of each named special token
+    _extra: list[str]  # texts of the other special tokens
+    clean_up_tokenization_spaces: bool
+
+    # -- ids to text -----------------------------------------------------------------------------------------------------
+
+    def decode(
+        self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> Any:
+        """Text of ids, of one id, or of each row of a batch; the spaces of the original are not known any more.
+
+        Args:
+            token_ids: whole numbers: one, a list or tensor of them, or rows.
+            skip_special_tokens: leave out [CLS], [SEP], padding and other special tokens.
+            clean_up_tokenization_spaces: take out spaces before punctuation; None means the tokenizer's own setting.
+        """
+        ids = listed(token_ids)
+        if isinstance(ids, list) and ids and (isinstance(ids[0], list | tuple) or hasattr(ids[0], "tolist")):
+            return self.batch_decode(ids, skip_special_tokens, clean_up_tokenization_spaces)
+        ids = [ids] if isinstance(ids, int) else [int(i) for i in ids]
+        for i in ids:
+            if not 0 <= i < 1 << 32:
+                raise InputError(f"token_ids holds {i}, which is no id")
+        text = self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        clean = self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
+        return cleaned_up(text) if clean else text
+
+    def batch_decode(
+        self, sequences: Iterable[Any], skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> list[str]:
+        """Texts of several rows of ids."""
+        return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in listed(sequences)]
+
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """The token of an id, or of each; None where there is none."""
+        ids = listed(ids)
+        if isinstance(ids, int):
+            return self._tokenizer.id_to_token(ids)
+        special = set(self.all_special_ids) if skip_special_tokens else set()
+        return [self._tokenizer.id_to_token(int(i)) for i in ids if int(i) not in special]
+
+    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
+        """The id of each token, [UNK]'s where it is not in the vocabulary."""
+        if isinstance(tokens, str):
+            found = self._tokenizer.token_to_id(tokens)
+            return self.unk_token_id if found is None else found
+        return [self.convert_tokens_to_ids(token) for token in tokens]
+
+    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
+        """Text of tokens: pieces are joined to words."""
+        decoder = self._tokenizer.decoder
+        return decoder.decode(list(tokens)) if decoder is not None else " ".join(tokens)
+
+    # -- the vocabulary --------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Rows that a model needs for every id, added tokens included: what `resize_token_embeddings` takes."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries of the trained vocabulary, without added tokens."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=False)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token with its id."""
+        return self._tokenizer.get_vocab(with_added_tokens=True)
+
+    vocab = property(get_vocab, doc="Every token with its id.")
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, AddedToken]:
+        """The tokens that are matched before the text is cut into words, by id."""
+        return dict(sorted(self._tokenizer.get_added_tokens_decoder().items()))
+
+    @property
+    def added_tokens_encoder(self) -> dict[str, int]:
+        """The ids of the tokens that are matched before the text is cut into words."""
+        return {token.content: token_id for token_id, token in self.added_tokens_decoder.items()}
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """As `added_tokens_encoder`, by transformers' older name."""
+        return self.added_tokens_encoder
+
+    def add_tokens(self, new_tokens: str | AddedToken | Sequence[str | AddedToken], special_tokens: bool = False) -> int:
+        """Has words matched whole, wherever they stand; returns how many. Resize the model's embeddings after it.
+
+        Args:
+            new_tokens: texts, or `tokenizers.AddedToken`s, which say how they are matched.
+            special_tokens: they are special: not normalised, and left out by `decode(skip_special_tokens=True)`.
+        """
+        given = [new_tokens] if isinstance(new_tokens, str | AddedToken) else list(new_tokens)
+        new = []
+        for i, token in enumerate(given):
+            if not isinstance(token, str | AddedToken):
+                raise InputError(f"new_tokens[{i}] is a {type(token).__name__}; expected text or an AddedToken")
+            new.append(token if isinstance(token, AddedToken) else as_added(token, special_tokens))
+        before = self.added_tokens_encoder
+        self._add([(None, token) for token in new])
+        return len(self.added_tokens_encoder.keys() - before.keys())
+
+    def add_special_tokens(self, special_tokens_dict: Mapping[str, Any], replace_extra_special_tokens: bool = True) -> int:
+        """Names special tokens, and adds those that are new to the vocabulary; returns how many.
+
+        Args:
+            special_tokens_dict: texts by name ("cls_token", ...), and a list at "extra_special_tokens" or
+                "additional_special_tokens".
+            replace_extra_special_tokens: whether that list takes the place of the present one, or comes behind it.
+        """
+        names = {}
+        extra: list[Any] = [] if replace_extra_special_tokens else list(self._extra)
+        given = False
+        for key, value in special_tokens_dict.items():
+            if key in ("extra_special_tokens", "additional_special_tokens"):
+                given = True
+                extra += [str(getattr(token, "content", token)) for token in value]
+            elif key in SPECIAL_TOKENS or key in ("bos_token", "eos_token"):
+                names[key] = str(getattr(value, "content", value))
+            else:
+                known = ", ".join([*SPECIAL_TOKENS, "extra_special_tokens"])
+                raise InputError(f"special_tokens_dict has the key {key!r}; it may hold {known}")
+        tokens = [
+            token
+            for value in special_tokens_dict.values()
+            for token in ([value] if not isinstance(value, list | tuple) else value)
+        ]
+        added = self.add_tokens(tokens, special_tokens=True)
+        self._names.update(names)
+        if given:
+            self._extra = list(dict.fromkeys(extra))
+        return added
+
+    def _id(self, name: str) -> int:
+        found = self._tokenizer.token_to_id(self._names[name])
+        assert found is not None  # the constructor refuses a vocabulary without it
+        return found
+
+    pad_token = property(lambda self: self._names["pad_token"], doc="Text of the padding token.")
+    unk_token = property(lambda self: self._names["unk_token"], doc="Text of the token for unknown words.")
+    cls_token = property(lambda self: self._names["cls_token"], doc="Text of the token that opens a sequence.")
+    sep_token = property(lambda self: self._names["sep_token"], doc="Text of the token that ends each text.")
+    mask_token = property(lambda self: self._names["mask_token"], doc="Text of the token that hides a word.")
+    pad_token_id = property(lambda self: self._id("pad_token"), doc="Id of the padding token.")
+    unk_token_id = property(lambda self: self._id("unk_token"), doc="Id of the token for unknown words.")
+    cls_token_id = property(lambda self: self._id("cls_token"), doc="Id of the token that opens a sequence.")
+    sep_token_id = property(lambda self: self._id("sep_token"), doc="Id of the token that ends each text.")
+    mask_token_id = property(lambda self: self._id("mask_token"), doc="Id of the token that hides a word.")
+    pad_token_type_id = 0
+
+    @property
+    def special_tokens_map(self) -> dict[str, str]:
+        """Texts of the named special tokens, in transformers' order."""
+        order = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+        return {name: self._names[name] for name in order if name in self._names}
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        """Texts of the special tokens, named ones first."""
+        return list(dict.fromkeys([*self.special_tokens_map.values(), *self._extra]))
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """Ids of the special tokens, named ones first."""
+        return [self.convert_tokens_to_ids(token) for token in self.all_special_tokens]
+
+    @property
+    def extra_special_tokens(self) -> list[str]:
+        """Texts of the special tokens without a name."""
+        return list(self._extra)
+
+    additional_special_tokens = extra_special_tokens
+
+    def _add(self, tokens: list[tuple[int | None, AddedToken]]) -> None:
+        """Adds tokens at the end of the vocabulary."""
+        settings = FolderSettings({}, added=tokens)
+        literal = self._tokenizer.encode_special_tokens
+        self._tokenizer = with_added(self._tokenizer, settings)
+        self._tokenizer.encode_special_tokens = literal
+        self._literal = None
