@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -144,14 +144,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path).resolve()
     if path.exists() and not path.is_file():
         raise CheckpointError(f"cannot write {path}: it is {'a directory' if path.is_dir() else 'not a regular file'}")
-    clear_leftovers(path)
+    part, handle = _temporary(path, _new_file)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:_LONGEST]}.", suffix=PART)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
-    part = Path(name)
-    try:
-        _lock(handle)
         yield part
         part.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
         part.replace(path)
@@ -196,13 +190,34 @@ def _temporary_folder(beside: Path) -> tuple[Path, int]:
     """A new folder beside a path, and the handle that locks it."""
     try:
         beside.parent.mkdir(parents=True, exist_ok=True)
-        clear_leftovers(beside)
-        part = Path(tempfile.mkdtemp(dir=beside.parent, prefix=f".{beside.name[:_LONGEST]}.", suffix=PART))
     except OSError as error:
         raise CheckpointError(f"cannot write {beside}: {error.strerror or error}") from error
-    handle = os.open(part, os.O_RDONLY)
-    _lock(handle)
-    return part, handle
+    return _temporary(beside, lambda **names: Path(tempfile.mkdtemp(**names)))
+
+
+def _new_file(**names: Any) -> Path:
+    handle, name = tempfile.mkstemp(**names)
+    os.close(handle)
+    return Path(name)
+
+
+def _temporary(beside: Path, make: Callable[..., Path]) -> tuple[Path, int]:
+    """A new file or folder beside a path, and the handle that locks it."""
+    while True:
+        try:
+            clear_leftovers(beside)
+            part = make(dir=beside.parent, prefix=f".{beside.name[:_LONGEST]}.", suffix=PART)
+            handle = os.open(part, os.O_RDONLY)
+        except FileNotFoundError:
+            if beside.parent.is_dir():  # another process took it for a leftover before it was locked
+                continue
+            raise CheckpointError(f"cannot write {beside}: {beside.parent} does not exist") from None
+        except OSError as error:
+            raise CheckpointError(f"cannot write {beside}: {error.strerror or error}") from error
+        _lock(handle)
+        if part.exists():
+            return part, handle
+        os.close(handle)
 
 
 @contextmanager
@@ -236,7 +251,8 @@ def updating_folder(folder: str | Path) -> Iterator[Path]:
     """A folder to write some files of `folder` into; they all appear in it at once, and its other files stay.
 
     Files must be written by `replacing` or under new names, never opened in place: the others are hard links. A folder that
-    holds folders, or very many files, is not exchanged but written to file by file.
+    cannot be exchanged is written to file by file: one that holds folders or very many files, in which this process works, that
+    is a mount point, or beside which nothing may be written.
 
     Raises:
         CheckpointError: `folder` is a file, or cannot be written.
@@ -245,8 +261,7 @@ def updating_folder(folder: str | Path) -> Iterator[Path]:
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"cannot write {folder}: it is a file")
     present = list(islice(folder.iterdir(), _MOST_LINKS + 1)) if folder.is_dir() else []
-    if len(present) > _MOST_LINKS or any(path.is_symlink() or not path.is_file() for path in present):
-        clear_leftovers(folder)
+    if folder.is_dir() and not (_may_be_exchanged(folder) and _is_flat(present)):
         yield folder
         return
     with replacing_folder(folder) as part:
@@ -259,6 +274,17 @@ def updating_folder(folder: str | Path) -> Iterator[Path]:
                 if not (part / path.name).exists() and not path.name.endswith(PART):
                     shutil.copy2(path, part / path.name)
         yield part
+
+
+def _is_flat(present: Sequence[Path]) -> bool:
+    return len(present) <= _MOST_LINKS and all(path.is_file() and not path.is_symlink() for path in present)
+
+
+def _may_be_exchanged(folder: Path) -> bool:
+    """Whether another folder may take the place of this one."""
+    here = Path.cwd().resolve()
+    works_in_it = here == folder or folder in here.parents
+    return not works_in_it and folder.stat().st_dev == folder.parent.stat().st_dev and os.access(folder.parent, os.W_OK)
 
 
 def clear_leftovers(path: Path) -> None:

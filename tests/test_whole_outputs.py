@@ -138,6 +138,14 @@ def test_saving_a_model_changes_all_its_files_at_once(tmp_path: Path, monkeypatc
     (tmp_path / "model" / "folder").mkdir()  # such a folder is written to file by file
     small.save_pretrained(tmp_path / "model")
     assert fastbert.BertModel.from_pretrained(tmp_path / "model").config.num_hidden_layers == 3
+    monkeypatch.chdir(tmp_path / "model")  # the folder that this process works in stays the folder that it is
+    (tmp_path / "model" / "folder").rmdir()
+    large.save_pretrained(".")
+    assert Path.cwd() == tmp_path / "model"
+    assert json.loads(Path("config.json").read_text())["num_hidden_layers"] == 1
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model" / "folder").mkdir()
+    small.save_pretrained(tmp_path / "model")
     with monkeypatch.context() as patch:  # a system without the exchange
         patch.setattr(files, "_exchange", lambda *_: False)
         (tmp_path / "model" / "folder").rmdir()
