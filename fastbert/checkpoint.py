@@ -148,7 +148,7 @@ def match_names(
     for second, first in TIED.items():
         if second in matched and first in matched and matched[second] is not matched[first]:
             a, b = matched[second], matched[first]
-            if a.shape != b.shape or not torch.equal(a, b):
+            if a.shape != b.shape or not _equal(a, b):
                 report.untied.append(second)
     for name, shape in expected.items():
         if name in matched and matched[name].shape != shape:
@@ -166,7 +166,6 @@ def save(state: Mapping[str, Tensor], config: BertConfig, folder: str | Path) ->
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"cannot save to {folder}: it is a file")
-    folder.mkdir(parents=True, exist_ok=True)
     unique: dict[str, Tensor] = {}
     for name in sorted(state, key=lambda name: (name in TIED, name)):
         tensor = state[name].detach()
@@ -174,7 +173,7 @@ def save(state: Mapping[str, Tensor], config: BertConfig, folder: str | Path) ->
             raise CheckpointError(f"cannot save {name}: it is on the meta device and holds no values")
         tensor = tensor.cpu().contiguous()
         first = unique.get(TIED.get(name, "")) if config.tie_word_embeddings else None
-        if first is not None and first.shape == tensor.shape and torch.equal(first, tensor):
+        if first is not None and first.shape == tensor.shape and _equal(first, tensor):
             continue
         unique[name] = tensor
     with files.updating_folder(folder) as place:
@@ -208,7 +207,7 @@ def check_new(missing: Mapping[str, torch.Size], state: Mapping[str, Tensor]) ->
     new, there = sum(map(math.prod, missing.values())), sum(tensor.numel() for tensor in state.values())
     if new > max(_NEW_VALUES, there):
         raise CheckpointError(
-            f"the checkpoint has {there:,} values and lacks {new:,}, of {_some(missing)}: it is not this model's"
+            f"the checkpoint has {there:,} values and lacks {new:,}, of {_some(missing)}: it belongs to another model"
         )
 
 
@@ -217,8 +216,18 @@ def not_finite(state: Mapping[str, Tensor]) -> list[str]:
     return [name for name, tensor in state.items() if not _is_finite(tensor)]
 
 
+# Both by numpy: torch would start its threads, and a process that forks after loading could not compute any more.
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    if a.dtype != b.dtype:
+        return False
+    if a.dtype == torch.bfloat16:
+        a, b = a.contiguous().view(torch.int16), b.contiguous().view(torch.int16)
+    return bool(np.array_equal(a.numpy(), b.numpy()))
+
+
 def _is_finite(tensor: Tensor) -> bool:
-    # By numpy: torch would start its threads, and a process that forks after loading could not compute any more.
     if tensor.dtype == torch.bfloat16:
         return not bool(((tensor.contiguous().view(torch.int16).numpy() & 0x7F80) == 0x7F80).any())
     values = tensor.numpy()
@@ -255,7 +264,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is damaged or not a checkpoint: {why}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} does not hold a state dict of tensors")
-    return state
+    return {str(name): value.detach() for name, value in state.items()}
 
 
 def _todays_name(name: str, expected: Iterable[str]) -> str | None:

@@ -241,6 +241,13 @@ def pad(row: list[Any], width: int, fill: Any, side: str) -> list[Any]:
     return [*row, *extra] if side == "right" else [*extra, *row]
 
 
+def check_counts(**counts: Any) -> None:
+    """That values are whole numbers from 0, or None; InputError by their names."""
+    for name, value in counts.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < (name != "stride")):
+            raise InputError(f"{name} = {value!r} must be a whole number from {int(name != 'stride')}")
+
+
 def check_side(side: str, name: str = "padding_side") -> str:
     """The side, if it is one."""
     if side not in SIDES:

@@ -41,10 +41,7 @@ class Entries:
         ids = listed(token_ids)
         if isinstance(ids, list) and ids and (isinstance(ids[0], list | tuple) or hasattr(ids[0], "tolist")):
             return self.batch_decode(ids, skip_special_tokens, clean_up_tokenization_spaces)
-        ids = [ids] if isinstance(ids, int) else [int(i) for i in ids]
-        for i in ids:
-            if not 0 <= i < 1 << 32:
-                raise InputError(f"token_ids holds {i}, which is no id")
+        ids = _ids([ids] if isinstance(ids, int) else ids, "token_ids")
         text = self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
         clean = self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
         return cleaned_up(text) if clean else text
@@ -59,9 +56,9 @@ class Entries:
         """The token of an id, or of each; None where there is none."""
         ids = listed(ids)
         if isinstance(ids, int):
-            return self._tokenizer.id_to_token(ids)
+            return self._tokenizer.id_to_token(_ids([ids], "ids")[0])
         special = set(self.all_special_ids) if skip_special_tokens else set()
-        return [self._tokenizer.id_to_token(int(i)) for i in ids if int(i) not in special]
+        return [self._tokenizer.id_to_token(i) for i in _ids(ids, "ids") if i not in special]
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
         """The id of each token, [UNK]'s where it is not in the vocabulary."""
@@ -201,3 +198,15 @@ class Entries:
         self._tokenizer = with_added(self._tokenizer, settings)
         self._tokenizer.encode_special_tokens = literal
         self._literal = None
+
+
+def _ids(values: Any, name: str) -> list[int]:
+    """Ids from any sequence of whole numbers."""
+    try:
+        ids = [int(value) for value in values]
+    except (TypeError, ValueError):
+        raise InputError(f"{name} is no sequence of ids") from None
+    for i in ids:
+        if not 0 <= i < 1 << 32:
+            raise InputError(f"{name} holds {i}, which is no id")
+    return ids

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 MAX_JSON_BYTES = 256 << 20  # a tokenizer.json of a large vocabulary has some 20 MB
 MAX_JSON_DEPTH = 64
 PART = ".part"  # ends the names of what is being written
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.part")  # names that tempfile gives
 _LONGEST = 200  # characters of a name that a temporary one repeats
 _MOST_LINKS = 256  # files of a folder that is exchanged to change some of them
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -72,7 +74,7 @@ def locate(
         why = (
             "local_files_only is set, and the local cache does not hold it"
             if local_files_only
-            else f"the hub did not give it and the local cache does not hold it ({type(error).__name__})"
+            else f"the hub did not provide it and the local cache does not hold it ({type(error).__name__})"
         )
         raise CheckpointNotFoundError(f"there is no directory {name}, and as a hub id: {why}") from error
     return Path(found)
@@ -107,7 +109,7 @@ def _read_json(path: Path, kind: type) -> Any:
     if not isinstance(value, kind):
         raise CheckpointError(f"{path} holds a JSON {type(value).__name__}; expected a {kind.__name__}")
     if isinstance(value, list) and not all(isinstance(item, dict) for item in value):
-        raise CheckpointError(f"{path} holds a list with something else than objects")
+        raise CheckpointError(f"{path} holds a list with something other than objects")
     if _depth(value) > MAX_JSON_DEPTH:
         raise CheckpointError(f"{path} is nested more than {MAX_JSON_DEPTH} levels deep")
     return value
@@ -166,6 +168,8 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         raise CheckpointError(f"cannot write {folder}: {'it is a file' if folder.is_file() else 'the folder is not empty'}")
     with replacing_folder(folder) as part:
         yield part
+        if folder.is_dir() and any(folder.iterdir()):
+            raise CheckpointError(f"cannot write {folder}: another process has filled it meanwhile")
 
 
 @contextmanager
@@ -195,6 +199,13 @@ def _temporary_folder(beside: Path) -> tuple[Path, int]:
     return _temporary(beside, lambda **names: Path(tempfile.mkdtemp(**names)))
 
 
+def _is_still(part: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(part.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
 def _new_file(**names: Any) -> Path:
     handle, name = tempfile.mkstemp(**names)
     os.close(handle)
@@ -214,17 +225,21 @@ def _temporary(beside: Path, make: Callable[..., Path]) -> tuple[Path, int]:
             raise CheckpointError(f"cannot write {beside}: {beside.parent} does not exist") from None
         except OSError as error:
             raise CheckpointError(f"cannot write {beside}: {error.strerror or error}") from error
-        _lock(handle)
-        if part.exists():
+        if _lock(handle) is not False and _is_still(part, handle):
             return part, handle
         os.close(handle)
 
 
 @contextmanager
-def replacing_folder(folder: str | Path) -> Iterator[Path]:
+def replacing_folder(folder: str | Path, known: Mapping[str, int] | None = None) -> Iterator[Path]:
     """A temporary folder that takes the place of `folder`, with all that was in it, when the block ends well.
 
     Both are exchanged in one step where the system can do that: whenever a process dies, `folder` is the old or the new one.
+
+    Args:
+        folder: made if absent.
+        known: names and inodes of the files that the new folder was made from: what others wrote into the old one since then
+            is brought along. None replaces the folder with all that is in it.
 
     Raises:
         CheckpointError: `folder` is a file; it cannot be written; or the disk is full. Nothing is changed then.
@@ -232,11 +247,17 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder).resolve()
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"cannot write {folder}: it is a file")
+    _recover(folder)
     part, handle = _temporary_folder(folder)
     try:
         yield part
-        part.chmod(folder.stat().st_mode & 0o777 if folder.is_dir() else 0o777 & ~_umask())
-        _take_place(part, folder)
+        part.chmod(stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else 0o777 & ~_umask())
+        try:
+            _take_place(part, folder)
+        except OSError as error:
+            raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from error
+        if known is not None and part.is_dir():
+            _bring_along(part, folder, known)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CheckpointError(f"cannot write {folder}: {error.strerror}; nothing of it was kept") from error
@@ -260,20 +281,31 @@ def updating_folder(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder).resolve()
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"cannot write {folder}: it is a file")
+    _recover(folder)
     present = list(islice(folder.iterdir(), _MOST_LINKS + 1)) if folder.is_dir() else []
     if folder.is_dir() and not (_may_be_exchanged(folder) and _is_flat(present)):
         yield folder
         return
-    with replacing_folder(folder) as part:
-        try:
-            for path in present:
-                if not path.name.endswith(PART):
-                    os.link(path, part / path.name)
-        except OSError:  # a file system without hard links
-            for path in present:
-                if not (part / path.name).exists() and not path.name.endswith(PART):
-                    shutil.copy2(path, part / path.name)
+    kept = [path for path in present if not _TEMPORARY.fullmatch(path.name)]
+    known = {path.name: path.stat().st_ino for path in kept}
+    with replacing_folder(folder, known) as part:
+        for path in kept:
+            try:
+                os.link(path, part / path.name)
+            except OSError:  # a file system without hard links
+                shutil.copy2(path, part / path.name)
         yield part
+
+
+def _bring_along(old: Path, folder: Path, known: Mapping[str, int]) -> None:
+    """Moves what other processes wrote into the old folder, while the new one was made, into the new one."""
+    for path in old.iterdir():
+        here, before = folder / path.name, known.get(path.name)
+        changed = path.stat().st_ino != before
+        if _TEMPORARY.fullmatch(path.name) or not changed:
+            continue
+        if not here.exists() or here.stat().st_ino == before:  # not written by this process
+            path.replace(here)
 
 
 def _is_flat(present: Sequence[Path]) -> bool:
@@ -290,7 +322,9 @@ def _may_be_exchanged(folder: Path) -> bool:
 def clear_leftovers(path: Path) -> None:
     """Removes what processes that died while they wrote `path` left beside it; that of living ones stays."""
     name = path.name[:_LONGEST]
-    for left in path.parent.glob(f".{glob.escape(name)}.*{PART}"):
+    for left in path.parent.glob(f".{glob.escape(name)}.????????{PART}"):
+        if not _TEMPORARY.fullmatch(left.name):
+            continue
         try:
             handle = os.open(left, os.O_RDONLY)
         except OSError:
@@ -302,14 +336,16 @@ def clear_leftovers(path: Path) -> None:
             os.close(handle)
 
 
-def _lock(handle: int) -> bool:
-    """Locks what is being written for as long as this process lives; whether it was free. False where there are no locks."""
+def _lock(handle: int) -> bool | None:
+    """Locks what is being written for as long as this process lives; whether it was free, None where there are no locks."""
     try:
         import fcntl
 
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):
+    except BlockingIOError:
         return False
+    except (ImportError, OSError):
+        return None
     return True
 
 
@@ -320,8 +356,7 @@ def _take_place(part: Path, folder: Path) -> None:
     elif not any(folder.iterdir()):
         part.replace(folder)  # rename(2) takes the place of an empty folder
     elif not _exchange(part, folder):
-        aside = folder.with_name(f".{folder.name[:_LONGEST]}.old{PART}")
-        shutil.rmtree(aside, ignore_errors=True)
+        aside = _aside(folder)
         folder.rename(aside)
         try:
             part.rename(folder)
@@ -329,6 +364,21 @@ def _take_place(part: Path, folder: Path) -> None:
             aside.rename(folder)
             raise
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(folder: Path) -> Path:
+    """Where a folder stands for a moment in which it cannot be exchanged; no leftover, as it may be all that there is."""
+    return folder.with_name(f".{folder.name[:_LONGEST]}.before")
+
+
+def _recover(folder: Path) -> None:
+    """Puts back a folder whose place was empty when a process died, or removes it where the new one had arrived."""
+    aside = _aside(folder)
+    if aside.is_dir():
+        if folder.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(folder)
 
 
 def _exchange(a: Path, b: Path) -> bool:

@@ -71,6 +71,8 @@ def poll() -> None:
 def check() -> None:
     """Waits for every check that this thread put off, and raises for the first that failed.
 
+    Checks of a thread that has ended are gone with it: let a worker call this before it ends.
+
     Raises:
         InputError: an id outside its table, or bounds of a packed batch that do not fit it, with its place.
     """

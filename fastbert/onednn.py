@@ -20,7 +20,7 @@ from torch.utils.flop_counter import register_flop_formula
 from torch.utils.weak import WeakIdKeyDictionary
 
 # oneDNN keeps what it compiled for a shape, 1,024 times over, and batches of real lengths rarely have the same shape twice: a
-# service would grow by some hundred MB. It reads these when it first computes; whoever sets them has his way.
+# service would grow by some hundred MB. It reads these when it first computes; values that are set already are kept.
 for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(_name, "16")
 

@@ -84,17 +84,21 @@ class PackedBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
         """The same batch on another device."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PackedBatch:
         """The same batch in page-locked memory; `DataLoader(pin_memory=True)` calls it."""
-        return self.map(Tensor.pin_memory)
+        return self._moved(Tensor.pin_memory)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> PackedBatch:
         """The same batch with every tensor changed."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith(("checked", "_"))}
         changed: dict[str, Any] = {name: change(v) if isinstance(v, Tensor) else v for name, v in values.items()}
-        made = PackedBatch(**changed)
+        return PackedBatch(**changed)
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> PackedBatch:
+        """The same values elsewhere: what was checked stays checked."""
+        made = self.map(move)
         made.mark_checked(self.checked if self._checked_state == self._state() else None)
         return made
 
@@ -142,7 +146,7 @@ class PackedBatch:
         return self.checked == limits and self._checked_state == self._state()
 
     def _state(self) -> tuple[Any, ...]:
-        values = [getattr(self, f.name) for f in fields(self) if not f.name.startswith(("checked", "_"))]
+        values = [getattr(self, name) for name in _CHECKED_FIELDS]
         return tuple(_identity(value) if isinstance(value, Tensor) else value for value in values)
 
     def place(self, row: int) -> tuple[int, ...]:
@@ -151,6 +155,9 @@ class PackedBatch:
             return (row,)
         flat = row if self.indices is None else int(self.indices[row])
         return divmod(flat, self.padded_length)
+
+
+_CHECKED_FIELDS = tuple(f.name for f in fields(PackedBatch) if not f.name.startswith(("checked", "_")))
 
 
 def _identity(value: Tensor) -> tuple[int, int, int]:
@@ -489,7 +496,7 @@ def _flat_integers(rows: Sequence[Sequence[int]], name: str) -> Tensor:
     try:
         flat = torch.tensor(entries, dtype=None if entries else torch.long)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} holds something else than integers: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{name} holds something other than integers: {str(error).splitlines()[0]}") from None
     check_integers(flat, name)
     if flat.dim() != 1:
         raise InputError(f"{name} is nested too deeply; expected a list of lists of ids")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-import operator
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +19,7 @@ from fastbert.config import BertConfig
 from fastbert.errors import ConfigError, InputError
 
 logger = logging.getLogger("fastbert")
+_PIECE = 1 << 14  # values that torch copies on one thread
 _OTHER_PARTS = re.compile(r"(^|\.)(pooler|cls|classifier|qa_outputs)\.")  # leaving out another head's parts is no news
 
 
@@ -114,7 +115,7 @@ class BertPreTrainedModel(nn.Module):
         elif overrides:
             raise ConfigError(f"config was given, so these keywords have no place: {', '.join(overrides)}")
         else:
-            chosen = ("num_hidden_layers",)
+            chosen, config = ("num_hidden_layers",), copy.deepcopy(config)
         state = checkpoint.read_state_dict(folder)
         checkpoint.check_sizes(state, config, folder, chosen)
         with torch.device("meta"):
@@ -233,11 +234,16 @@ class BertPreTrainedModel(nn.Module):
             mean_resizing: whether new rows start as the mean of the old ones, or else at random. New biases start at 0.
         """
         words, decoder = self.get_input_embeddings(), self.get_output_embeddings()
-        num_tokens = words.num_embeddings if num_tokens is None else operator.index(num_tokens)
+        wanted = (
+            ("num_tokens", words.num_embeddings if num_tokens is None else num_tokens),
+            ("pad_to_multiple_of", pad_to_multiple_of),
+        )
+        for name, value in wanted:
+            if value is not None and not schema.is_integer(value, 1):
+                raise InputError(f"{name} = {schema.shown(value)} must be a positive integer")
+        num_tokens = words.num_embeddings if num_tokens is None else num_tokens
         if pad_to_multiple_of:
             num_tokens = -(-num_tokens // pad_to_multiple_of) * pad_to_multiple_of
-        if num_tokens < 1:
-            raise InputError(f"num_tokens = {num_tokens} must be a positive integer")
         old_size = words.num_embeddings
         if words.padding_idx is not None and words.padding_idx >= num_tokens:
             raise InputError(f"num_tokens = {num_tokens} would cut off the padding token {words.padding_idx}")
@@ -343,8 +349,12 @@ def _own_memory(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any
     """Gives second names of tied parameters memory of their own: no writer of safetensors takes shared memory."""
     for second, first in checkpoint.TIED.items():
         a, b = state.get(prefix + second), state.get(prefix + first)
-        if a is not None and b is not None and not isinstance(a, nn.Parameter) and a.data_ptr() == b.data_ptr():
+        if a is not None and b is not None and not isinstance(a, nn.Parameter) and _share_memory(a, b):
             state[prefix + second] = a.clone()
+
+
+def _share_memory(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage()._cdata == b.untyped_storage()._cdata
 
 
 def _resized(old: Tensor, count: int, start: Tensor) -> nn.Parameter:
@@ -375,7 +385,13 @@ def _resolve_dtype(dtype: torch.dtype | str | None, config: BertConfig, state: d
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+    """The tensor in another floating type, in pieces too small for torch to start its threads: see forking.py."""
+    if not tensor.is_floating_point() or tensor.dtype == dtype:
+        return tensor
+    cast = torch.empty(tensor.shape, dtype=dtype)
+    for target, source in zip(cast.view(-1).split(_PIECE), tensor.reshape(-1).split(_PIECE), strict=True):
+        target.copy_(source)
+    return cast
 
 
 def _log(report: checkpoint.LoadReport, source: str | Path, name: str) -> None:

@@ -40,6 +40,9 @@ class _Steady:
         if self._stream is not None:
             try:
                 self._stream.write(text)
+            except UnicodeEncodeError:
+                encoding = self._stream.encoding or "ascii"
+                self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             except (OSError, ValueError):  # a closed pipe, a closed file
                 self._stream = None
         return len(text)
@@ -60,7 +63,9 @@ class _Steady:
         return self._stream.fileno()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream if self._stream is not None else sys.__stderr__, name)
+        if name.startswith("_") or self._stream is None:
+            raise AttributeError(name)
+        return getattr(self._stream, name)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from fastbert.encoding import (
     PADDED,
     BatchEncoding,
     as_array,
+    check_counts,
     check_side,
     check_texts,
     cutting_strategy,
@@ -84,7 +85,8 @@ class BertTokenizer(Entries):
             "tokenize_chinese_chars": tokenize_chinese_chars,
             "max_input_chars_per_word": max_input_chars_per_word,
         }
-        settings = FolderSettings({**SPECIAL_TOKENS, **special_tokens}, text=handling, limit=model_max_length)
+        names = {name: str(getattr(token, "content", token)) for name, token in special_tokens.items()}
+        settings = FolderSettings({**SPECIAL_TOKENS, **names}, text=handling, limit=model_max_length)
         settings.settings = {"padding_side": padding_side, "truncation_side": truncation_side}
         self._adopt(from_vocab(vocab, settings), settings)
 
@@ -106,6 +108,7 @@ class BertTokenizer(Entries):
         self._names = dict(settings.names)
         self._extra = list(settings.extra)
         kept = dict(settings.settings)
+        check_counts(model_max_length=settings.limit)
         self.model_max_length = settings.limit
         self.padding_side = check_side(kept.pop("padding_side", None) or "right")
         self.truncation_side = check_side(kept.pop("truncation_side", None) or "right", "truncation_side")
@@ -308,15 +311,13 @@ class BertTokenizer(Entries):
         single, inputs = check_texts(text, text_pair, is_split_into_words)
         strategy = cutting_strategy(truncation)
         limit = self.model_max_length if max_length is None else max_length
+        check_counts(max_length=limit, stride=stride, pad_to_multiple_of=pad_to_multiple_of)
         if limit is None and strategy:
             raise InputError("this tokenizer has no model_max_length: pass max_length")
         cuts = strategy is not None and limit is not None
         if cuts and not return_overflowing_tokens and self.truncation_side == "right" and not is_split_into_words:
             assert limit is not None
-            inputs = [
-                tuple(self._beginning(part, limit) for part in one) if isinstance(one, tuple) else self._beginning(one, limit)
-                for one in inputs
-            ]
+            inputs = [self._shortened(one, limit, strategy) for one in inputs]
         rows = [
             [encoding]
             for encoding in self._tokenizer.encode_batch(
@@ -396,6 +397,7 @@ class BertTokenizer(Entries):
             rows = {name: [example[name] for example in examples] for name in names}
         if "input_ids" not in rows:
             raise InputError(f"pad needs input_ids; it got {', '.join(map(str, rows)) or 'nothing'}")
+        check_counts(max_length=max_length, pad_to_multiple_of=pad_to_multiple_of)
         ids = listed(rows["input_ids"])
         single = bool(ids) and not isinstance(ids[0], list)
         lists: dict[str, list[Any]] = {}
@@ -529,15 +531,25 @@ class BertTokenizer(Entries):
             size *= 4
         return text
 
+    def _shortened(self, given: Any, limit: int, strategy: str | None) -> Any:
+        """An input without what cutting it takes away in any case; see `_beginning`."""
+        if not isinstance(given, tuple):
+            return self._beginning(given, limit)
+        first, second = given
+        if strategy == "longest_first" and min(len(first), len(second)) > _CHARACTERS_A_TOKEN * limit:
+            return given  # which of two long texts is the longer one decides about a token
+        return (
+            first if strategy == "only_second" else self._beginning(first, limit),
+            second if strategy == "only_first" else self._beginning(second, limit),
+        )
+
     def _windows(
         self, given: Any, place: int, split: bool, special: bool, room: int, strategy: str, stride: int
     ) -> list[Encoding]:
         """The framed windows of an input that is too long, `room` tokens of text in each; cutting keeps the first one."""
         parts = given if isinstance(given, tuple) else (given,)
         if strategy == "only_second" and len(parts) == 1:
-            raise InputError(
-                f"truncation = 'only_second' cannot bring an input to fewer tokens: text[{place}] is a single text"
-            )
+            raise InputError(f"truncation = 'only_second' cannot shorten text[{place}]: it is a single text")
         encode = partial(self._tokenizer.encode, is_pretokenized=split, add_special_tokens=False)
         first = encode(parts[0])
         # The second one beside an empty first one: then its windows have its segment.

@@ -277,7 +277,7 @@ def load_tokenizer_json(path: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except BaseException as error:  # the library raises a bare Exception, and panics are none
-        if isinstance(error, KeyboardInterrupt | SystemExit):
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise CheckpointError(f"{path} is damaged: {error}") from None
     if type(tokenizer.model).__name__ != "WordPiece":

@@ -46,6 +46,7 @@ def with_added(tokenizer: Tokenizer, settings: FolderSettings) -> Tokenizer:
     used = set(vocab.values())
     wanted = [*settings.added, *((None, token) for token in settings.special)]
     entries: list[tuple[int, str]] = []
+    new: list[tuple[int, str]] = []
     added = []
     size = tokenizer.get_vocab_size(with_added_tokens=False)
     inside = set(tokenizer.get_vocab(with_added_tokens=False))
@@ -62,9 +63,10 @@ def with_added(tokenizer: Tokenizer, settings: FolderSettings) -> Tokenizer:
                 entries.append((number, token.content))
             vocab[token.content] = number
             used.add(number)
+            new.append((number, token.content))
         added.append(token)
     if entries:
-        tokenizer = _with_entries(tokenizer, entries)
+        tokenizer = _with_entries(tokenizer, new)  # all of them: each entry moves the number that the library would give
         tokenizer.no_padding()
         tokenizer.no_truncation()
     known = {repr(token) for token in tokenizer.get_added_tokens_decoder().values()}
@@ -81,7 +83,7 @@ def check_encodes(tokenizer: Tokenizer) -> None:
     try:
         tokenizer.encode("a", "\u2603")
     except BaseException as error:  # the library raises a bare Exception, and panics are none
-        if isinstance(error, KeyboardInterrupt | SystemExit):
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise CheckpointError(f"the tokenizer cannot encode a text: {error}") from None
 

@@ -227,7 +227,7 @@ def test_an_unreachable_hub_is_one_clear_sentence(tmp_path: Path, monkeypatch: p
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(CheckpointNotFoundError, match=r"the hub did not give it .* \(ConnectionError\)"):
+    with pytest.raises(CheckpointNotFoundError, match=r"the hub did not provide it .* \(ConnectionError\)"):
         fastbert.BertModel.from_pretrained("someone/else", cache_dir=tmp_path)
 
 

@@ -249,6 +249,18 @@ def test_meta_sparse_and_quantised_tensors_are_refused_by_name(tmp_path: Path) -
             fastbert.BertModel.from_pretrained(tmp_path)
 
 
+def test_parameters_in_a_file_are_tensors_and_a_given_configuration_stays_as_it_is(tmp_path: Path) -> None:
+    model, _ = make_pair("BertForMaskedLM")
+    model.config.save_pretrained(tmp_path)
+    torch.save(dict(model.named_parameters()), tmp_path / "pytorch_model.bin")
+    config = BertConfig.from_pretrained(tmp_path)
+    before = config.to_dict()
+    loaded = fastbert.BertForMaskedLM.from_pretrained(tmp_path, config=config, dtype="bfloat16")
+    assert config.to_dict() == before
+    assert loaded.dtype == torch.bfloat16
+    assert torch.equal(loaded.bert.embeddings.word_embeddings.weight, model.bert.embeddings.word_embeddings.weight.bfloat16())
+
+
 def test_a_pickle_that_would_run_code_is_refused_without_advice_to_run_it(tmp_path: Path) -> None:
     model, _ = make_pair("BertModel")
     model.config.save_pretrained(tmp_path)
@@ -305,7 +317,7 @@ def test_what_a_file_lacks_is_in_proportion_to_what_it_has(tmp_path: Path) -> No
     change(
         tmp_path, lambda state: [state.pop(name) for name in list(state) if "intermediate" in name or "output.dense" in name]
     )
-    with pytest.raises(CheckpointError, match="values and lacks .*: it is not this model's"):
+    with pytest.raises(CheckpointError, match="values and lacks .*: it belongs to another model"):
         fastbert.BertModel.from_pretrained(tmp_path)
 
 

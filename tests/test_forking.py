@@ -11,12 +11,13 @@ import pytest
 CODE = """
 import os, signal, sys, warnings
 import torch
+torch.set_num_threads(2)
 from fastbert.tasks import Embedder
 
-embedder = Embedder.from_pretrained(sys.argv[1], "cpu")
-texts = ["a text of some words " * 20] * 40
-torch.set_num_threads(2)
-if sys.argv[2] != "load": expected = embedder.encode(texts)
+kind = torch.bfloat16 if sys.argv[2] == "cast" else None
+embedder = Embedder.from_pretrained(sys.argv[1], "cpu", kind)
+texts = ["a text of some words " * 20] * 10
+if sys.argv[2] in ("compute", "threads"): expected = embedder.encode(texts)
 child = os.fork()
 if not child:
     signal.alarm(60)
@@ -40,6 +41,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     ("before", "code", "message"),
     [
         ("load", 0, "0"),
+        ("cast", 0, "0"),
         ("compute", 0, "runs on a single thread: load the model, and compute nothing, before forking"),
         ("threads", 3, "BackendError this process was forked from one that had computed: on 2 threads it would wait"),
     ],

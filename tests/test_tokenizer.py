@@ -264,7 +264,7 @@ def test_added_tokens_work_with_a_resized_model(tmp_path: Path) -> None:
         (lambda t: t("a", padding=True, padding_side="up"), "padding_side = 'up' is neither"),
         (
             lambda t: t(["a b"], is_split_into_words=False, truncation="only_second", max_length=3),
-            "cannot bring an input to fewer tokens",
+            r"cannot shorten text\[0\]: it is a single text",
         ),
         (lambda t: BertTokenizer(["a", "b"]), r"the vocabulary of 2 entries has no \[PAD\], \[UNK\]"),
         (lambda t: BertTokenizer(PIECES, lower=True), "unknown keyword 'lower'"),

@@ -268,6 +268,12 @@ def test_bad_calls_are_one_sentence(ours: BertTokenizer) -> None:
         (lambda: ours.decode([-1]), "token_ids holds -1, which is no id"),
         (lambda: ours.add_tokens([3]), r"new_tokens\[0\] is a int; expected text or an AddedToken"),
         (lambda: ours.add_special_tokens({"entity": "x"}), "special_tokens_dict has the key 'entity'"),
+        (lambda: ours.decode(["x"]), "token_ids is no sequence of ids"),
+        (lambda: ours.decode(None), "token_ids is no sequence of ids"),
+        (lambda: ours.convert_ids_to_tokens(-1), "ids holds -1, which is no id"),
+        (lambda: ours("a", truncation=True, max_length="5"), "max_length = '5' must be a whole number from 1"),
+        (lambda: ours("a", padding=True, pad_to_multiple_of=-3), "pad_to_multiple_of = -3 must be a whole number from 1"),
+        (lambda: BertTokenizer(WORDS, model_max_length="5"), "model_max_length = '5' must be a whole number from 1"),
         (lambda: ours([["a", "b", "c"]]), r"text\[0\] is a list; expected text"),
         (lambda: ours({"a": 1}), "text is a dict; expected text"),
     ):
@@ -303,6 +309,19 @@ def test_the_end_of_a_long_text_is_not_read_where_it_cannot_matter(text: str) ->
         wanted = [*whole[:-1][: limit - 1], tokenizer.sep_token_id]
         assert cut["input_ids"] == wanted
         assert 0 <= cut.num_truncated[0] <= max(0, len(whole) - limit)
+
+
+@pytest.mark.parametrize("strategy", ["longest_first", "only_first", "only_second"])
+def test_a_pair_of_long_texts_is_cut_as_the_library_cuts_it(strategy: str) -> None:
+    tokenizer = BertTokenizer(WORDS)
+    pair = ("on " + " " * 70 + "the cat ") * 700, "a , cat . " * 2000
+    if strategy == "only_first":
+        pair = (pair[0], "a cat")
+    elif strategy == "only_second":
+        pair = ("a cat", pair[1])
+    cutting = copy.deepcopy(tokenizer._tokenizer)
+    cutting.enable_truncation(128, strategy=strategy)
+    assert tokenizer(*pair, truncation=strategy, max_length=128)["input_ids"] == cutting.encode(*pair).ids
 
 
 def test_a_line_of_many_characters_is_cut_before_it_is_read() -> None:

@@ -108,6 +108,18 @@ def test_declared_ids_are_kept_where_they_leave_a_gap(special: bool, tmp_path: P
         tokenizer = BertTokenizer.from_pretrained(tmp_path / "b")
 
 
+def test_declared_ids_are_kept_beside_one_that_leaves_a_gap(tmp_path: Path) -> None:
+    declared = {"16": {"content": "BBB", **TOKEN}, "90": {"content": "AAA", **TOKEN}, "17": {"content": "CCC", **TOKEN}}
+    folder = folder_with(tmp_path / "a", tokenizer_config={"added_tokens_decoder": declared})
+    for place in ("a", "b"):
+        tokenizer = BertTokenizer.from_pretrained(tmp_path / place)
+        assert [tokenizer.convert_tokens_to_ids(token) for token in ("BBB", "CCC", "AAA")] == [16, 17, 90]
+        assert tokenizer("AAA BBB CCC")["input_ids"] == [2, 90, 16, 17, 3]
+        assert tokenizer.add_tokens(["DDD", "EEE"]) == 2
+        assert tokenizer.convert_tokens_to_ids(["DDD", "EEE"]) == [91, 92]
+        BertTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "b")
+
+
 def test_ids_survive_a_repeated_line(tmp_path: Path) -> None:
     lines = [*VOCAB[:5], "a", "b", "a", "c", "c", "d"]
     tokenizer = BertTokenizer.from_pretrained(folder_with(tmp_path / "a", lines))

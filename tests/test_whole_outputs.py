@@ -129,7 +129,7 @@ def test_saving_a_model_changes_all_its_files_at_once(tmp_path: Path, monkeypatc
     before = state_of(tmp_path / "model")
     with monkeypatch.context() as patch:
         patch.setattr(files, "_exchange", lambda *_: (_ for _ in ()).throw(OSError("the power is gone")))
-        with pytest.raises(OSError, match="the power is gone"):
+        with pytest.raises(CheckpointError, match="the power is gone"):
             large.save_pretrained(tmp_path / "model")
     assert state_of(tmp_path / "model") == before
     large.save_pretrained(tmp_path / "model")
@@ -155,9 +155,9 @@ def test_saving_a_model_changes_all_its_files_at_once(tmp_path: Path, monkeypatc
 
 
 def test_leftovers_of_the_dead_are_cleared_and_those_of_the_living_stay(tmp_path: Path) -> None:
-    for name in (".out.npy.abc.part", ".other.npy.abc.part"):
+    for name in (".out.npy.abcdefgh.part", ".other.npy.abcdefgh.part"):
         (tmp_path / name).write_text("left")
-    (tmp_path / ".model.xyz.part").mkdir()
+    (tmp_path / ".model.xyzxyz12.part").mkdir()
     with files.replacing(tmp_path / "out.npy") as living:
         with files.replacing(tmp_path / "out.npy") as second:
             assert living.exists()
@@ -166,7 +166,72 @@ def test_leftovers_of_the_dead_are_cleared_and_those_of_the_living_stay(tmp_path
     assert (tmp_path / "out.npy").read_text() == "one"
     with files.replacing_folder(tmp_path / "model") as part:
         (part / "x").touch()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.npy.abc.part", "model", "out.npy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.npy.abcdefgh.part", "model", "out.npy"]
+
+
+def test_what_others_write_into_a_folder_meanwhile_is_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("a", "b", "download.bin.part"):
+        (folder / name).write_text("old")
+    with files.updating_folder(folder) as part:
+        files.write_text(part / "a", "new")
+        files.write_text(part / "c", "new")
+        (folder / "notes").write_text("another's")
+        files.write_text(folder / "b", "another's")  # replaced, as a save of another process would
+        files.write_text(folder / "c", "another's")
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        "a": "new", "b": "another's", "c": "new", "notes": "another's", "download.bin.part": "old"
+    }  # fmt: skip
+
+    def fill_meanwhile() -> None:
+        with files.new_folder(tmp_path / "x"):
+            (tmp_path / "x").mkdir()
+            (tmp_path / "x" / "another's").touch()
+
+    with pytest.raises(CheckpointError, match="another process has filled it meanwhile"):
+        fill_meanwhile()
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["another's"]
+
+
+def test_a_folder_that_was_aside_when_a_process_died_is_put_back(tmp_path: Path) -> None:
+    model, _ = make_pair("BertModel")
+    (tmp_path / ".model.before").mkdir()
+    (tmp_path / ".model.before" / "README.md").write_text("mine")
+    model.save_pretrained(tmp_path / "model")
+    assert (tmp_path / "model" / "README.md").read_text() == "mine"
+    (tmp_path / ".model.before").mkdir()
+    model.save_pretrained(tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_many_processes_write_one_file(tmp_path: Path) -> None:
+    children = []
+    for number in range(4):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                for _ in range(150):
+                    files.write_text(tmp_path / "shared.json", f"{number}" * 100)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
+    assert len(set((tmp_path / "shared.json").read_text())) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["shared.json"]
+
+
+def test_streams_of_another_encoding_lose_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    from fastbert import terminal
+
+    with open(1, "w", encoding="ascii", closefd=False) as narrow:
+        steady = terminal._Steady(narrow)
+        for word in ("one\n", "café\n", "two\n"):
+            steady.write(word)
+        steady.flush()
+    assert capfd.readouterr().out == "one\ncaf\\xe9\ntwo\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])

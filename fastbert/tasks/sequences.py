@@ -113,7 +113,7 @@ def check_overlap(overlap: int) -> None:
 
 
 def checked_length(max_length: int | None, longest: int) -> int:
-    """The length of a task's sequences; InputError where the model does not take so long ones."""
+    """The length of a task's sequences; InputError where the model does not take sequences that long."""
     if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 5):
         raise InputError(f"max_length = {max_length!r} must be a whole number from 5: the special tokens need room beside text")
     if max_length is not None and max_length > longest:
