@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import operator
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -234,14 +235,8 @@ class BertPreTrainedModel(nn.Module):
             mean_resizing: whether new rows start as the mean of the old ones, or else at random. New biases start at 0.
         """
         words, decoder = self.get_input_embeddings(), self.get_output_embeddings()
-        wanted = (
-            ("num_tokens", words.num_embeddings if num_tokens is None else num_tokens),
-            ("pad_to_multiple_of", pad_to_multiple_of),
-        )
-        for name, value in wanted:
-            if value is not None and not schema.is_integer(value, 1):
-                raise InputError(f"{name} = {schema.shown(value)} must be a positive integer")
-        num_tokens = words.num_embeddings if num_tokens is None else num_tokens
+        num_tokens = _count(words.num_embeddings if num_tokens is None else num_tokens, "num_tokens")
+        pad_to_multiple_of = None if pad_to_multiple_of is None else _count(pad_to_multiple_of, "pad_to_multiple_of")
         if pad_to_multiple_of:
             num_tokens = -(-num_tokens // pad_to_multiple_of) * pad_to_multiple_of
         old_size = words.num_embeddings
@@ -351,6 +346,17 @@ def _own_memory(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any
         a, b = state.get(prefix + second), state.get(prefix + first)
         if a is not None and b is not None and not isinstance(a, nn.Parameter) and _share_memory(a, b):
             state[prefix + second] = a.clone()
+
+
+def _count(value: Any, name: str) -> int:
+    """A positive whole number of any integer type."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise InputError(f"{name} = {schema.shown(value)} must be a positive integer")
+    return count
 
 
 def _share_memory(a: Tensor, b: Tensor) -> bool:

@@ -45,8 +45,7 @@ def with_added(tokenizer: Tokenizer, settings: FolderSettings) -> Tokenizer:
     vocab = tokenizer.get_vocab(with_added_tokens=True)
     used = set(vocab.values())
     wanted = [*settings.added, *((None, token) for token in settings.special)]
-    entries: list[tuple[int, str]] = []
-    new: list[tuple[int, str]] = []
+    follows = True  # whether the library would number all new ones as wanted
     added = []
     size = tokenizer.get_vocab_size(with_added_tokens=False)
     inside = set(tokenizer.get_vocab(with_added_tokens=False))
@@ -57,16 +56,13 @@ def with_added(tokenizer: Tokenizer, settings: FolderSettings) -> Tokenizer:
             continue
         if token.content not in vocab:
             number = token_id if token_id is not None and token_id not in used else max(used, default=-1) + 1
-            if number == following:
-                following += 1
-            else:
-                entries.append((number, token.content))
+            follows = follows and number == following
+            following += 1
             vocab[token.content] = number
             used.add(number)
-            new.append((number, token.content))
         added.append(token)
-    if entries:
-        tokenizer = _with_entries(tokenizer, new)  # all of them: each entry moves the number that the library would give
+    if not follows:  # all of them become entries: each one moves the number that the library would give
+        tokenizer = _with_entries(tokenizer, [(number, text) for text, number in vocab.items() if text not in inside])
         tokenizer.no_padding()
         tokenizer.no_truncation()
     known = {repr(token) for token in tokenizer.get_added_tokens_decoder().values()}

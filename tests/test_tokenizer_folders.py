@@ -120,6 +120,19 @@ def test_declared_ids_are_kept_beside_one_that_leaves_a_gap(tmp_path: Path) -> N
         BertTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "b")
 
 
+def test_a_gap_moves_no_token_that_was_added_before(tmp_path: Path) -> None:
+    tokenizer = BertTokenizer(VOCAB)
+    tokenizer.add_tokens(["BBB", "CCC"], special_tokens=True)
+    tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    settings["added_tokens_decoder"]["90"] = {"content": "AAA", **TOKEN}
+    path.write_text(json.dumps(settings))
+    again = BertTokenizer.from_pretrained(tmp_path)
+    assert again.convert_tokens_to_ids(["BBB", "CCC", "AAA"]) == [16, 17, 90]
+    assert again("BBB AAA CCC")["input_ids"] == [2, 16, 90, 17, 3]
+
+
 def test_ids_survive_a_repeated_line(tmp_path: Path) -> None:
     lines = [*VOCAB[:5], "a", "b", "a", "c", "c", "d"]
     tokenizer = BertTokenizer.from_pretrained(folder_with(tmp_path / "a", lines))
