@@ -579,12 +579,10 @@ def _bias_of_mask(mask: Tensor, batch: PackedBatch, heads: int) -> Tensor:
     if mask.device != batch.device:
         raise InputError(f"attention_mask is on {mask.device}, the other inputs are on {batch.device}")
     additive = mask.is_floating_point() and mask.dim() == 4
-    narrow = mask.is_floating_point() and mask.dtype.itemsize < 2
-    if (
-        mask.is_complex()
-        or narrow
-        or (not additive and not torch.compiler.is_compiling() and ((mask != 0) & (mask != 1)).any())
-    ):
+    unfit = mask.is_complex() or (mask.is_floating_point() and mask.dtype.itemsize < 2)
+    if not (unfit or additive or mask.dtype == torch.bool or torch.compiler.is_compiling()):
+        unfit = bool(((mask != 0) & (mask != 1)).any())
+    if unfit:
         raise InputError(
             f"attention_mask of shape {shape} and {mask.dtype} holds values other than 1, where a token may attend, and 0: "
             "what is added to the scores is a 4-D mask of floats"
