@@ -38,7 +38,7 @@ from fastbert import tasks
 from fastbert.composed import ComposedModel, HeadOptions
 from fastbert.errors import FastbertError
 
-CALLS, EDITS, FOLDERS = 1000, 800, 800  # examples
+CALLS, EDITS, FOLDERS = 600, 500, 500  # examples
 LONGEST = 500  # characters of a message
 SECONDS = 10.0  # that one folder may take
 MEMORY = 64 << 20  # bytes that one folder of some 100 KB may need beside what the process already has
