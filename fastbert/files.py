@@ -164,12 +164,17 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         CheckpointError: `folder` holds something already or is a file; it cannot be written; or the disk is full.
     """
     folder = Path(folder).resolve()
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise CheckpointError(f"cannot write {folder}: {'it is a file' if folder.is_file() else 'the folder is not empty'}")
+    _check_empty(folder)
     with replacing_folder(folder) as part:
         yield part
         if folder.is_dir() and any(folder.iterdir()):
             raise CheckpointError(f"cannot write {folder}: another process has filled it meanwhile")
+
+
+def _check_empty(folder: Path) -> None:
+    """That nothing is at the place of a new folder but an empty one."""
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise CheckpointError(f"cannot write {folder}: {'it is a file' if folder.is_file() else 'the folder is not empty'}")
 
 
 @contextmanager
@@ -180,8 +185,7 @@ def scratch_folder(beside: str | Path) -> Iterator[Path]:
         CheckpointError: `beside` holds something already, or its folder cannot be written.
     """
     beside = Path(beside).resolve()
-    if beside.is_file() or (beside.is_dir() and any(beside.iterdir())):
-        raise CheckpointError(f"cannot write {beside}: {'it is a file' if beside.is_file() else 'the folder is not empty'}")
+    _check_empty(beside)
     part, handle = _temporary_folder(beside)
     try:
         yield part

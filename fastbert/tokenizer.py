@@ -399,7 +399,7 @@ class BertTokenizer(Entries):
             raise InputError(f"pad needs input_ids; it got {', '.join(map(str, rows)) or 'nothing'}")
         check_counts(max_length=max_length, pad_to_multiple_of=pad_to_multiple_of)
         ids = listed(rows["input_ids"])
-        single = bool(ids) and not isinstance(ids[0], list)
+        single = bool(ids) and not isinstance(listed(ids[0]), list | tuple)
         lists: dict[str, list[Any]] = {}
         for name in PADDED:
             if name in rows:

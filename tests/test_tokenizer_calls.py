@@ -94,10 +94,23 @@ def test_pad_keeps_the_type_of_what_a_caller_brings(ours: BertTokenizer, theirs:
 def test_pad_names_what_it_cannot_take(ours: BertTokenizer, example: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ours.pad([example], return_tensors="pt")
+    with pytest.raises(InputError, match=message):
+        ours.pad(example, return_tensors="pt")  # the same as one example, not a list of them
     with pytest.raises(InputError, match="labels has rows of different lengths"):
         ours.pad([{"input_ids": [2], "labels": [1]}, {"input_ids": [2], "labels": [1, 2]}], return_tensors="pt")
     with pytest.raises(InputError, match=r"encoded_inputs\[1\] and encoded_inputs\[0\] differ in their keys: labels"):
         ours.pad([{"input_ids": [2], "labels": 1}, {"input_ids": [2]}])
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, tuple, list])
+def test_pad_takes_rows_of_any_kind(ours: BertTokenizer, kind: Any) -> None:
+    """Data sets give tensors or arrays, row by row."""
+    found = ours.pad(
+        [{"input_ids": kind([2, 5, 3]), "labels": 0.5}, {"input_ids": kind([2, 3]), "labels": 1.5}], return_tensors="pt"
+    )
+    assert found["input_ids"].tolist() == [[2, 5, 3], [2, 3, 0]]
+    assert found["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert found["labels"].tolist() == [0.5, 1.5]
 
 
 def test_pad_takes_one_example(ours: BertTokenizer, theirs: Any) -> None:
