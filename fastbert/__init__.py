@@ -9,6 +9,9 @@ The map of the program:
     tokenizer_files.py  its files                        schema.py      what JSON files of a model may hold
     wordpiece.py   the library's tokenizer, made         forking.py     threads in forked processes
     packing.py     padded batches to packed and back     labels.py      labels and losses
+    masks.py       masks of 3 and 4 dimensions           calling.py     how a model's parts are run, and hooks see them
+    keywords.py    what a forward takes and refuses      interop.py     what libraries ask by isinstance
+                                                         adapters.py    adapters that peft put into a model
     ops.py         every op: which path runs it          outputs.py     what a forward returns
     reference.py   every op, the obvious way             pretrained.py  loading, saving, tying, resizing
     cpu.py         the ops that want more on a CPU       checkpoint.py  names and files of weights

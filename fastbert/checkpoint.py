@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -21,8 +22,10 @@ from torch import Tensor
 
 from fastbert import files, schema
 from fastbert.config import BertConfig
-from fastbert.errors import CheckpointError, CheckpointNotFoundError
+from fastbert.errors import CheckpointError, CheckpointNotFoundError, InputError, SizeMismatchError
 
+INDEX = "model.safetensors.index.json"
+_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 PATTERNS = [
     "config.json",
@@ -66,6 +69,15 @@ class LoadReport:
     renamed: dict[str, str] = field(default_factory=dict)
     untied: list[str] = field(default_factory=list)
     not_finite: list[str] = field(default_factory=list)
+
+    def by_transformers_keys(self) -> dict[str, Any]:
+        """The same as transformers' `output_loading_info` names it."""
+        return {
+            "missing_keys": set(self.missing),
+            "unexpected_keys": set(self.unexpected),
+            "mismatched_keys": set(self.mismatched),
+            "error_msgs": [],
+        }
 
 
 def read_state_dict(folder: Path) -> dict[str, Tensor]:
@@ -122,7 +134,7 @@ def match_names(
         ignore_mismatched_sizes: leave out tensors of another shape instead of refusing them.
 
     Raises:
-        CheckpointError: shapes that do not fit, or no tensor in common at all; the message names them.
+        SizeMismatchError: shapes that do not fit. CheckpointError: no tensor in common at all. The message names them.
     """
     report = LoadReport()
     matched: dict[str, Tensor] = {}
@@ -157,12 +169,16 @@ def match_names(
             report.missing.append(name)
     if report.mismatched and not ignore_mismatched_sizes:
         lines = "; ".join(f"{name}: {a} in the file, {b} in the model" for name, a, b in report.mismatched)
-        raise CheckpointError(f"shapes differ (ignore_mismatched_sizes=True would start these anew): {lines}")
+        raise SizeMismatchError(f"shapes differ (ignore_mismatched_sizes=True would start these anew): {lines}")
     return matched, report
 
 
-def save(state: Mapping[str, Tensor], config: BertConfig, folder: str | Path) -> None:
-    """Writes config.json and model.safetensors, each complete or not at all. Tensors that share memory are written once."""
+def save(state: Mapping[str, Tensor], config: BertConfig, folder: str | Path, max_shard_size: int | str | None = None) -> None:
+    """Writes config.json and model.safetensors, complete or not at all. Tensors that share memory are written once.
+
+    With `max_shard_size` (bytes, or "500MB") what is larger becomes several files and an index. Files of weights that would
+    stand beside the new ones, and be read in their place, are removed.
+    """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"cannot save to {folder}: it is a file")
@@ -176,13 +192,37 @@ def save(state: Mapping[str, Tensor], config: BertConfig, folder: str | Path) ->
         if first is not None and first.shape == tensor.shape and _equal(first, tensor):
             continue
         unique[name] = tensor
+    shards, index = _shards(unique, max_shard_size)
     with files.updating_folder(folder) as place:
-        with files.replacing(place / "model.safetensors") as part:
-            try:
-                safetensors.torch.save_file(unique, part, metadata={"format": "pt"})
-            except safetensors.SafetensorError as error:  # how a full disk arrives
-                raise CheckpointError(f"cannot write {folder / 'model.safetensors'}: {error}") from error
+        for name, tensors in shards.items():
+            with files.replacing(place / name) as part:
+                try:
+                    safetensors.torch.save_file(tensors, part, metadata={"format": "pt"})
+                except safetensors.SafetensorError as error:  # how a full disk arrives
+                    raise CheckpointError(f"cannot write {folder / name}: {error}") from error
+        if index is not None:
+            files.write_text(place / INDEX, json.dumps(index, indent=2) + "\n")
         files.write_text(place / "config.json", config.to_json_string())
+        for old in place.glob("model*.safetensors*"):
+            if old.name not in shards and _WEIGHTS.fullmatch(old.name) and not (index is not None and old.name == INDEX):
+                old.unlink()
+
+
+def _shards(
+    state: dict[str, Tensor], max_shard_size: int | str | None
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any] | None]:
+    """Tensors by the file that holds them, and the index where there is more than one."""
+    if max_shard_size is None:
+        return {"model.safetensors": state}, None
+    import huggingface_hub
+
+    try:
+        split = huggingface_hub.split_torch_state_dict_into_shards(state, max_shard_size=max_shard_size)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"max_shard_size = {schema.shown(max_shard_size)}: {error}") from None
+    shards = {name: {key: state[key] for key in keys} for name, keys in split.filename_to_tensors.items()}
+    index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename} if split.is_sharded else None
+    return shards, index
 
 
 def check_sizes(state: Mapping[str, Tensor], config: BertConfig, source: Path, ours: Iterable[str] = ()) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import torch
 
 from fastbert import files, schema
 from fastbert.errors import ConfigError
@@ -37,7 +41,7 @@ _FIELDS: dict[str, schema.Field] = {
         schema.flag(null=False),
     ),
     "architectures": schema.list_of(schema.text(null=False)),
-    "dtype": schema.text(),
+    "dtype": schema.Field(lambda value: isinstance(value, torch.dtype), "a torch.dtype or its name"),
 }
 _NEVER_NULL = {name for name, field_ in _FIELDS.items() if not field_.null}  # null in a file means the default
 MAX_LABELS = 1 << 20
@@ -50,15 +54,30 @@ _REFUSED_UNLESS = {
     "pruned_heads": ({}, "head pruning is not supported"),
 }
 
+# What libraries read of every configuration and a BERT does without; saved only where somebody sets it.
+_ABSENT: dict[str, Any] = {
+    "is_encoder_decoder": False,
+    "add_cross_attention": False,
+    "gradient_checkpointing": False,
+    "use_cache": True,
+    "chunk_size_feed_forward": 0,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "transformers_version": None,
+}
+
 
 @dataclass
 class BertConfig:
     """The shape and behaviour of a BERT model, field by field as in `transformers.BertConfig`.
 
-    Fields that fastbert does not know are kept in `extra` and written back by `save_pretrained`.
+    Fields that fastbert does not know are kept in `extra`, also those that are set later, and written back by
+    `save_pretrained`. What begins with an underscore stays on the object.
 
     Raises:
-        ConfigError: a value of the wrong kind or out of range; the message names the field, the value and the limit.
+        ConfigError: a value of the wrong kind or out of range; the message names the field, the value and the limit. A value
+            that is set later is checked when a model is built.
+        AttributeError: a field that does not exist.
     """
 
     vocab_size: int = 30522
@@ -84,13 +103,20 @@ class BertConfig:
     output_attentions: bool = False
     return_dict: bool = True
     architectures: list[str] | None = None
-    dtype: str | None = None
+    dtype: torch.dtype | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
-    model_type = "bert"
+    model_type: ClassVar[str] = "bert"
+    attribute_map: ClassVar[dict[str, str]] = {}  # transformers' words for a configuration of parts, which this one is not
+    sub_configs: ClassVar[dict[str, Any]] = {}
+    keys_to_ignore_at_inference: ClassVar[list[str]] = []
+
+    _name_or_path = ""
+    _attn_implementation = None  # fastbert has one attention: what libraries set here changes nothing
 
     def __init__(self, num_labels: int | None = None, **values: Any) -> None:
         values = _with_dtype(values)
+        self._name_or_path = str(values.pop("name_or_path", values.pop("_name_or_path", "")))
         known = {f.name: f for f in fields(self)}
         for name, spec in known.items():
             default = spec.default_factory() if callable(spec.default_factory) else spec.default
@@ -99,7 +125,7 @@ class BertConfig:
             raise ConfigError(f"extra = {schema.shown(self.extra)} must be an object")
         self.extra = {**self.extra, **values}
         self._take_labels(num_labels)
-        self._validate()
+        self._check_fields()
 
     @classmethod
     def of_size(cls, size: str, **fields: Any) -> BertConfig:
@@ -123,9 +149,61 @@ class BertConfig:
 
     def __getattr__(self, name: str) -> Any:
         """Fields that fastbert does not know, from `extra`."""
-        if not name.startswith("__") and name in self.__dict__.get("extra", {}):
-            return self.extra[name]
-        raise AttributeError(f"BertConfig has no field {name!r}")
+        if not name.startswith("_"):
+            extra = self.__dict__.get("extra", {})
+            if name in extra:
+                return extra[name]
+            if name in _ABSENT:
+                return _ABSENT[name]
+        near = difflib.get_close_matches(name, [f.name for f in fields(self)], n=1)
+        raise AttributeError(f"BertConfig has no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A field, or one that fastbert does not know: into `extra`, so that it is saved."""
+        if name.startswith("_") or name in _NAMES or hasattr(type(self), name):
+            object.__setattr__(self, name, _as_dtype(value) if name == "dtype" else value)
+        else:
+            self.__dict__.setdefault("extra", {})[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        if name in self.__dict__.get("extra", {}):
+            del self.extra[name]
+        else:
+            object.__delattr__(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the fields, unknown ones included."""
+        return iter([*(f.name for f in fields(self) if f.name != "extra"), *self.extra])
+
+    def __contains__(self, name: object) -> bool:
+        return name in list(self)
+
+    @property
+    def name_or_path(self) -> str:
+        """Where the configuration was loaded from; "" for one that was made."""
+        return self._name_or_path
+
+    @name_or_path.setter
+    def name_or_path(self, value: str | Path) -> None:
+        self._name_or_path = str(value)
+
+    @property
+    def torch_dtype(self) -> torch.dtype | None:
+        """As `dtype`, by its older name."""
+        return self.dtype
+
+    @torch_dtype.setter
+    def torch_dtype(self, value: torch.dtype | str | None) -> None:
+        self.dtype = value  # type: ignore[assignment]
+
+    @property
+    def use_return_dict(self) -> bool:
+        """As `return_dict`, by its older name."""
+        return self.return_dict
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> BertConfig:
+        """The configuration itself: what transformers asks of models that may be made of parts."""
+        return self
 
     @property
     def head_dim(self) -> int:
@@ -157,14 +235,18 @@ class BertConfig:
         fits = set(label2id.values()) == set(self.id2label)
         self.label2id = label2id if fits else {name: i for i, name in self.id2label.items()}
 
-    def _validate(self) -> None:
-        for name, wanted in _FIELDS.items():
-            if not wanted(getattr(self, name)):
-                raise ConfigError(f"{name} = {schema.shown(getattr(self, name))} must be {wanted.expected}")
+    def validate(self) -> None:
+        """Raises ConfigError where no model can be built from the fields as they stand."""
+        self._check_fields()
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"hidden_size = {self.hidden_size} is not a multiple of num_attention_heads = {self.num_attention_heads}"
             )
+
+    def _check_fields(self) -> None:
+        for name, wanted in _FIELDS.items():
+            if not wanted(getattr(self, name)):
+                raise ConfigError(f"{name} = {schema.shown(getattr(self, name))} must be {wanted.expected}")
         if self.pad_token_id is not None and not schema.is_integer(self.pad_token_id, 0, self.vocab_size - 1):
             pad = schema.shown(self.pad_token_id)
             raise ConfigError(f"pad_token_id = {pad} must be inside the vocabulary (0..{self.vocab_size - 1})")
@@ -174,7 +256,12 @@ class BertConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> BertConfig:
-        """A configuration from the content of a config.json; `overrides` win over it."""
+        """A configuration from the content of a config.json; `overrides` win over it.
+
+        With `return_unused_kwargs` the result is (configuration, {}): every keyword is a field.
+        """
+        if overrides.pop("return_unused_kwargs", False):
+            return cls.from_dict(values, **overrides), {}  # type: ignore[return-value]
         given = {name: v for name, v in _with_dtype(values).items() if v is not None or name not in _NEVER_NULL}
         merged = {**given, **_with_dtype(overrides)}
         model_type = merged.pop("model_type", "bert")
@@ -192,36 +279,74 @@ class BertConfig:
         return cls(**merged)
 
     @classmethod
-    def from_pretrained(cls, path_or_hub_id: str | Path, **options: Any) -> BertConfig:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> BertConfig:
         """Reads config.json from a directory or a hub id.
 
         Args:
-            path_or_hub_id: a directory, or an id such as ``google-bert/bert-base-uncased``.
-            options: `revision`, `cache_dir`, `token`, `local_files_only` for the hub; any other keyword overrides a field.
+            pretrained_model_name_or_path: a directory, or an id such as ``google-bert/bert-base-uncased``.
+            options: those of `files.HUB_OPTIONS`, as of `BertModel.from_pretrained`; any other keyword overrides a field.
         """
         hub, overrides = files.split_hub_options(options)
-        return cls.from_dict(files.read_json(files.locate(path_or_hub_id, ["config.json"], **hub) / "config.json"), **overrides)
+        folder = files.locate(pretrained_model_name_or_path, ["config.json"], **hub)
+        values = {**files.read_json(folder / "config.json"), "_name_or_path": str(pretrained_model_name_or_path)}
+        return cls.from_dict(values, **overrides)
+
+    @classmethod
+    def from_json_file(cls, json_file: str | Path) -> BertConfig:
+        """A configuration from a JSON file."""
+        return cls.from_dict(files.read_json(Path(json_file)))
+
+    def update(self, config_dict: Mapping[str, Any]) -> None:
+        """Sets fields by name."""
+        for name, value in config_dict.items():
+            setattr(self, name, value)
 
     def to_dict(self) -> dict[str, Any]:
         """What config.json holds: every field, unknown ones included."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
         values = {name: value for name, value in values.items() if value is not None or name == "pad_token_id"}
         values["id2label"] = {str(i): name for i, name in self.id2label.items()}
-        return {**self.extra, "model_type": self.model_type, **values}
+        if self.dtype is not None:
+            values["dtype"] = _dtype_name(self.dtype)
+        return copy.deepcopy({**self.extra, "model_type": self.model_type, **values})
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes config.json to `folder`, which is made if absent."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        files.write_text(Path(folder) / "config.json", self.to_json_string())
+    def to_diff_dict(self) -> dict[str, Any]:
+        """The fields that differ from the defaults, and the type of the model."""
+        usual = type(self)().to_dict()
+        differing = {name: value for name, value in self.to_dict().items() if name not in usual or usual[name] != value}
+        return {**differing, "model_type": self.model_type}
 
-    def to_json_string(self) -> str:
-        """config.json as text."""
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True, default=str) + "\n"
+    def save_pretrained(self, save_directory: str | Path, **ignored: Any) -> None:
+        """Writes config.json to `save_directory`, which is made if absent."""
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        self.to_json_file(Path(save_directory) / "config.json")
+
+    def to_json_string(self, use_diff: bool = False) -> str:
+        """config.json as text; with `use_diff` only what `to_diff_dict` has."""
+        values = self.to_diff_dict() if use_diff else self.to_dict()
+        return json.dumps(values, indent=2, sort_keys=True, default=str) + "\n"
+
+    def to_json_file(self, json_file_path: str | Path, use_diff: bool = False) -> None:
+        """Writes what `to_json_string` gives."""
+        files.write_text(Path(json_file_path), self.to_json_string(use_diff))
+
+
+_NAMES = frozenset(f.name for f in fields(BertConfig))
 
 
 def _with_dtype(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with `torch_dtype`, the older name, as `dtype`, and a torch type as its name."""
+    """The values with `torch_dtype`, the older name, as `dtype`, and a type's name as the type."""
     named = {("dtype" if name == "torch_dtype" else name): value for name, value in values.items()}
-    if named.get("dtype") is not None:
-        named["dtype"] = str(named["dtype"]).removeprefix("torch.")
+    if "dtype" in named:
+        named["dtype"] = _as_dtype(named["dtype"])
     return named
+
+
+def _as_dtype(value: Any) -> Any:
+    """The torch.dtype of a name; anything else as it is, for the check to refuse."""
+    found = getattr(torch, value.removeprefix("torch."), value) if isinstance(value, str) else value
+    return None if value == "auto" else found
+
+
+def _dtype_name(value: Any) -> str:
+    return str(value).removeprefix("torch.")

@@ -165,13 +165,22 @@ def explain(model: BertPreTrainedModel, *args: Any, **inputs: Any) -> Explanatio
 
 @contextmanager
 def packed_batches(model: BertPreTrainedModel) -> Iterator[list[PackedBatch]]:
-    """Collects the batches that the encoder's embeddings see inside the block."""
+    """Collects the batches that the encoder runs on inside the block."""
     batches: list[PackedBatch] = []
-    hook = model.base_model.encoder.register_forward_pre_hook(lambda _, args: batches.append(args[1]))
+    encoder = model.base_model
+    pack_inputs = encoder.pack_inputs
+
+    def noted(*args: Any, **inputs: Any) -> PackedBatch:
+        batch = pack_inputs(*args, **inputs)
+        if not any(one is batch for one in batches):  # a head packs, and so does the encoder, which finds it packed
+            batches.append(batch)
+        return batch
+
+    encoder.pack_inputs = noted  # no hook: what is watched runs in another form
     try:
         yield batches
     finally:
-        hook.remove()
+        del encoder.pack_inputs
 
 
 def _sizes(config: BertConfig) -> str:

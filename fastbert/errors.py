@@ -57,6 +57,10 @@ class CheckpointError(FastbertError, ValueError):
     """A checkpoint whose content is damaged or does not fit the model."""
 
 
+class SizeMismatchError(CheckpointError, RuntimeError):
+    """Weights of other shapes than the model's."""
+
+
 class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
     """No checkpoint, or a part of one, at the given path or hub id."""
 

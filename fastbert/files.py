@@ -15,12 +15,12 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fastbert.errors import CheckpointError, CheckpointNotFoundError
 
-HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
+HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
 MAX_JSON_BYTES = 256 << 20  # a tokenizer.json of a large vocabulary has some 20 MB
 MAX_JSON_DEPTH = 64
 PART = ".part"  # ends the names of what is being written
@@ -44,15 +44,28 @@ def locate(
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
+    force_download: bool = False,
+    subfolder: str = "",
 ) -> Path:
     """The local folder of a model. A hub id is downloaded (only the files that match `patterns`) or found in the cache.
+
+    Args:
+        path_or_hub_id: a directory, or an id on the hub.
+        patterns: names of the files that are needed.
+        revision, cache_dir, token, local_files_only, force_download: for `huggingface_hub.snapshot_download`.
+        subfolder: the part of the directory or repository that holds the files.
 
     Raises:
         CheckpointNotFoundError: neither a directory nor an id that the hub or the cache knows.
     """
+    inside = PurePosixPath(subfolder or "")
+    if inside.is_absolute() or ".." in inside.parts:
+        raise CheckpointNotFoundError(f"subfolder = {subfolder!r} is not inside {path_or_hub_id}")
     folder = Path(path_or_hub_id).expanduser()
     if folder.is_dir():
-        return folder
+        if not (folder / inside).is_dir():
+            raise CheckpointNotFoundError(f"{folder} has no folder {subfolder}")
+        return folder / inside
     name = str(path_or_hub_id)
     if folder.exists():
         raise CheckpointNotFoundError(f"{name} is a file; expected a directory that holds config.json")
@@ -63,11 +76,12 @@ def locate(
     try:
         found = huggingface_hub.snapshot_download(
             name,
-            allow_patterns=patterns,
+            allow_patterns=[str(inside / pattern) for pattern in patterns],
             revision=revision,
             cache_dir=cache_dir,
             token=token,
             local_files_only=local_files_only,
+            force_download=force_download,
         )
     # The hub's client lets through connection errors of whichever HTTP library it uses beside its own kinds.
     except Exception as error:
@@ -77,7 +91,7 @@ def locate(
             else f"the hub did not provide it and the local cache does not hold it ({type(error).__name__})"
         )
         raise CheckpointNotFoundError(f"there is no directory {name}, and as a hub id: {why}") from error
-    return Path(found)
+    return Path(found) / inside
 
 
 def read_json(path: Path) -> dict[str, Any]:

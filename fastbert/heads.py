@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastbert.calling import call, is_watched
 from fastbert.config import BertConfig
 from fastbert.errors import ConfigError, InputError
+from fastbert.keywords import named, refuse
 from fastbert.labels import answer_labels, sequence_labels, sequence_loss, token_labels
-from fastbert.model import BertModel, as_asked, refuse
+from fastbert.model import BertModel, as_asked
 from fastbert.outputs import BertModelOutput, ClassifierOutput, QuestionAnsweringOutput
 from fastbert.packing import PackedBatch
 from fastbert.pretrained import BertPreTrainedModel
@@ -31,14 +33,15 @@ class TaskHead(BertPreTrainedModel):
         config = self.config
         hidden_states = config.output_hidden_states if hidden_states is None else hidden_states
         attentions = config.output_attentions if attentions is None else attentions
+        asked = {"output_hidden_states": hidden_states, "output_attentions": attentions, "return_dict": True}
+        bert: nn.Module = self.bert  # type: ignore[assignment]
+        if batch.padded and (is_watched(bert) or not isinstance(bert, BertModel)):
+            inputs = batch.padded_inputs()
+            output = bert(inputs.pop("input_ids"), **inputs, **asked)
+            states = batch.pack(output.last_hidden_state)
+            return (states if rows is None else states.index_select(0, rows)), output
         prune = rows is not None and not hidden_states and not attentions
-        output = self.bert(  # type: ignore[operator]
-            batch,
-            output_hidden_states=hidden_states,
-            output_attentions=attentions,
-            return_dict=True,
-            last_layer_rows=rows if prune else None,
-        )
+        output = bert(batch, **asked, last_layer_rows=rows if prune else None)
         states = output.last_hidden_state
         return (states if prune or rows is None else states.index_select(0, rows)), output
 
@@ -52,11 +55,8 @@ class TaskHead(BertPreTrainedModel):
         first, output = self._encode(batch, batch.first_rows(), hidden_states, attentions)
         return bert.pool_rows(first, batch), output
 
-    def _finish(self, output: Any, encoded: BertModelOutput, batch: PackedBatch, padded: bool, return_dict: bool | None) -> Any:
-        if encoded.hidden_states is not None:
-            states = encoded.hidden_states
-            output.hidden_states = tuple(batch.unpack(state) for state in states) if padded else states
-        output.attentions = encoded.attentions
+    def _finish(self, output: Any, encoded: BertModelOutput, return_dict: bool | None) -> Any:
+        output.hidden_states, output.attentions = encoded.hidden_states, encoded.attentions
         return as_asked(output, return_dict, self.config)
 
 
@@ -66,6 +66,10 @@ class BertOnlyNSPHead(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.seq_relationship = nn.Linear(config.hidden_size, 2)
+
+    def forward(self, pooled_output: Tensor) -> Tensor:
+        """(B, N) -> (B, 2)."""
+        return self.seq_relationship(pooled_output)
 
 
 class BertForNextSentencePrediction(TaskHead):
@@ -77,15 +81,16 @@ class BertForNextSentencePrediction(TaskHead):
         self.cls = BertOnlyNSPHead(self.config)
         self.post_init()
 
+    @named
     def forward(
         self,
         input_ids: Tensor | PackedBatch | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | str | None = None,
-        *,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        *,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -95,12 +100,12 @@ class BertForNextSentencePrediction(TaskHead):
         refuse(self, refused)
         batch = self.bert.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         pooled, encoded = self._pool(batch, output_hidden_states, output_attentions)
-        logits = self.cls.seq_relationship(pooled)
+        logits = self.cls(pooled)
         output = ClassifierOutput(logits=logits)
         if labels is not None:
             follows = sequence_labels(labels, "labels", batch.batch_size, 2)
             output.loss = cross_entropy_of_logits(logits, follows)
-        return self._finish(output, encoded, batch, not isinstance(input_ids, PackedBatch), return_dict)
+        return self._finish(output, encoded, return_dict)
 
 
 class BertForSequenceClassification(TaskHead):
@@ -114,15 +119,16 @@ class BertForSequenceClassification(TaskHead):
         self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
         self.post_init()
 
+    @named
     def forward(
         self,
         input_ids: Tensor | PackedBatch | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | str | None = None,
-        *,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        *,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -143,7 +149,7 @@ class BertForSequenceClassification(TaskHead):
         output = ClassifierOutput(logits=logits)
         if labels is not None:
             output.loss = sequence_loss(logits, labels, self.config.problem_type)
-        return self._finish(output, encoded, batch, not isinstance(input_ids, PackedBatch), return_dict)
+        return self._finish(output, encoded, return_dict)
 
 
 class BertForMultipleChoice(TaskHead):
@@ -156,15 +162,16 @@ class BertForMultipleChoice(TaskHead):
         self.classifier = nn.Linear(self.config.hidden_size, 1)
         self.post_init()
 
+    @named
     def forward(
         self,
         input_ids: Tensor | PackedBatch | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | str | None = None,
-        *,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        *,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -179,7 +186,6 @@ class BertForMultipleChoice(TaskHead):
                 output_hidden_states, return_dict: see `BertModel.forward`.
         """
         refuse(self, refused)
-        padded = not isinstance(input_ids, PackedBatch)
         choices = _number_of_choices(input_ids, inputs_embeds, num_choices)
         batch = self.bert.pack_inputs(
             _merge_choices(input_ids),
@@ -194,7 +200,7 @@ class BertForMultipleChoice(TaskHead):
         if labels is not None:
             right = sequence_labels(labels, "labels", logits.shape[0], choices)
             output.loss = cross_entropy_of_logits(logits, right)
-        return self._finish(output, encoded, batch, padded, return_dict)
+        return self._finish(output, encoded, return_dict)
 
 
 class BertForTokenClassification(TaskHead):
@@ -208,15 +214,16 @@ class BertForTokenClassification(TaskHead):
         self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
         self.post_init()
 
+    @named
     def forward(
         self,
         input_ids: Tensor | PackedBatch | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | str | None = None,
-        *,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        *,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -227,12 +234,12 @@ class BertForTokenClassification(TaskHead):
         batch = self.bert.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         padded = not isinstance(input_ids, PackedBatch)
         states, encoded = self._encode(batch, None, output_hidden_states, output_attentions)
-        logits = self.classifier(self.dropout(states))
+        logits = call(self.classifier, batch, call(self.dropout, batch, states))
         output = ClassifierOutput(logits=batch.unpack(logits) if padded else logits)
         if labels is not None:
             wanted = token_labels(labels, batch, padded, self.config.num_labels)
             output.loss = cross_entropy_of_logits(logits, wanted)
-        return self._finish(output, encoded, batch, padded, return_dict)
+        return self._finish(output, encoded, return_dict)
 
 
 class BertForQuestionAnswering(TaskHead):
@@ -246,16 +253,17 @@ class BertForQuestionAnswering(TaskHead):
         self.qa_outputs = nn.Linear(self.config.hidden_size, 2)
         self.post_init()
 
+    @named
     def forward(
         self,
         input_ids: Tensor | PackedBatch | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | str | None = None,
-        *,
         inputs_embeds: Tensor | None = None,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
+        *,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -273,7 +281,7 @@ class BertForQuestionAnswering(TaskHead):
         batch = self.bert.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         padded = not isinstance(input_ids, PackedBatch)
         states, encoded = self._encode(batch, None, output_hidden_states, output_attentions)
-        packed = self.qa_outputs(states)
+        packed = call(self.qa_outputs, batch, states)
         logits = batch.unpack(packed, fill=torch.finfo(packed.dtype).min)
         start, end = logits.unbind(-1)
         output = QuestionAnsweringOutput()
@@ -288,7 +296,7 @@ class BertForQuestionAnswering(TaskHead):
             output.loss = (losses[0] + losses[1]) / 2
         given = (start, end) if padded else packed.unbind(-1)
         output.start_logits, output.end_logits = (scores.contiguous() for scores in given)
-        return self._finish(output, encoded, batch, padded, return_dict)
+        return self._finish(output, encoded, return_dict)
 
 
 def _number_of_choices(input_ids: Any, inputs_embeds: Tensor | None, num_choices: int | None) -> int:

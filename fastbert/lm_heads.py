@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from fastbert import ops
+from fastbert.calling import dense, dense_and_activation, is_plain, is_watched
 from fastbert.config import BertConfig
 from fastbert.heads import TaskHead
+from fastbert.keywords import named, refuse
 from fastbert.labels import IGNORE, labelled_rows, sequence_labels
-from fastbert.model import BertModel, dense, dense_and_activation, is_plain, refuse
+from fastbert.model import BertModel
 from fastbert.outputs import MaskedLMOutput, PreTrainingOutput
 from fastbert.packing import PackedBatch
 from fastbert.reference import cross_entropy_of_logits
@@ -31,9 +33,11 @@ class BertPredictionHeadTransform(nn.Module):
         self.hidden_act = config.hidden_act
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """(M, N) -> (M, N)."""
+        """(M, N) or (B, S, N) -> the same."""
         x, norm = dense_and_activation(self.dense, hidden_states, self.hidden_act), self.LayerNorm
-        return ops.layer_norm(x, None, norm.weight, norm.bias, norm.eps) if is_plain(norm) else norm(x)
+        if not is_plain(norm):
+            return norm(x)
+        return ops.layer_norm(x.flatten(0, -2), None, norm.weight, norm.bias, norm.eps).view(x.shape)
 
 
 class BertLMPredictionHead(nn.Module):
@@ -46,7 +50,7 @@ class BertLMPredictionHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """(M, N) -> (M, V)."""
+        """(M, N) or (B, S, N) -> (M, V) or (B, S, V)."""
         return dense(self.decoder, self.transform(hidden_states))
 
     def loss(self, hidden_states: Tensor, labels: Tensor) -> Tensor:
@@ -63,6 +67,10 @@ class BertOnlyMLMHead(nn.Module):
         super().__init__()
         self.predictions = BertLMPredictionHead(config)
 
+    def forward(self, sequence_output: Tensor) -> Tensor:
+        """(M, N) or (B, S, N) -> (M, V) or (B, S, V)."""
+        return self.predictions(sequence_output)
+
 
 class BertPreTrainingHeads(nn.Module):
     """Both pre-training heads."""
@@ -71,6 +79,10 @@ class BertPreTrainingHeads(nn.Module):
         super().__init__()
         self.predictions = BertLMPredictionHead(config)
         self.seq_relationship = nn.Linear(config.hidden_size, 2)
+
+    def forward(self, sequence_output: Tensor, pooled_output: Tensor) -> tuple[Tensor, Tensor]:
+        """(M, N) or (B, S, N), and (B, N), -> scores of the vocabulary, and (B, 2)."""
+        return self.predictions(sequence_output), self.seq_relationship(pooled_output)
 
 
 class _MaskedLMHead(TaskHead):
@@ -85,15 +97,16 @@ class _MaskedLMHead(TaskHead):
         self.cls = BertOnlyMLMHead(self.config)
         self.post_init()
 
+    @named
     def forward(
         self,
         input_ids: Tensor | PackedBatch | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | str | None = None,
-        *,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        *,
         scored_rows: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -120,11 +133,11 @@ class _MaskedLMHead(TaskHead):
             vocabulary = self.config.vocab_size
             rows, wanted, count = labelled_rows(labels, scored_rows, batch, padded, vocabulary, self.shifted)
         if return_logits is None:
-            return_logits = labels is None or not self.training
+            return_logits = labels is None or not self.training or is_watched(*self.cls.modules())
         states, encoded = self._encode(batch, None if return_logits else rows, output_hidden_states, output_attentions)
         output = MaskedLMOutput()
         if return_logits:
-            logits = head(states)
+            logits = self._scores(states, batch)
             output.logits = batch.unpack(logits) if padded else logits
         if rows is not None and wanted is not None:
             if return_logits:
@@ -134,7 +147,13 @@ class _MaskedLMHead(TaskHead):
             if self.shifted:  # transformers computes this loss, and no other, in float32
                 output.mlm_loss = output.mlm_loss.to(torch.promote_types(output.mlm_loss.dtype, torch.float32))
             output.loss, output.num_mlm_labels = output.mlm_loss, count
-        return self._finish(output, encoded, batch, padded, return_dict)
+        return self._finish(output, encoded, return_dict)
+
+    def _scores(self, states: Tensor, batch: PackedBatch) -> Tensor:
+        """(T, N) -> (T, V); where any of the head's parts is watched they see (B, S, ...), if the caller's batch was padded."""
+        if batch.padded and is_watched(*self.cls.modules()):
+            return batch.pack(self.cls(batch.unpack(states)))
+        return self.cls(states)
 
 
 class BertForMaskedLM(_MaskedLMHead):
@@ -158,17 +177,18 @@ class BertForPreTraining(TaskHead):
         self.cls = BertPreTrainingHeads(self.config)
         self.post_init()
 
+    @named
     def forward(
         self,
         input_ids: Tensor | PackedBatch | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | str | None = None,
-        *,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        scored_rows: Tensor | None = None,
         next_sentence_label: Tensor | None = None,
+        *,
+        scored_rows: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -195,8 +215,9 @@ class BertForPreTraining(TaskHead):
         follows = None
         if next_sentence_label is not None:
             follows = sequence_labels(next_sentence_label, "next_sentence_label", batch.batch_size, 2)
+        watched = is_watched(*heads.modules())
         if return_logits is None:
-            return_logits = labels is None or not self.training
+            return_logits = labels is None or not self.training or watched
         output = PreTrainingOutput()
         if return_logits or rows is None or not batch.num_tokens:
             states, encoded = self._encode(batch, None, output_hidden_states, output_attentions)
@@ -207,9 +228,13 @@ class BertForPreTraining(TaskHead):
             states, encoded = self._encode(batch, both, output_hidden_states, output_attentions)
             first, at_labels = states.split([batch.batch_size, rows.shape[0]])
             pooled = bert.pool_rows(first, batch)
-        output.seq_relationship_logits = heads.seq_relationship(pooled)
+        if return_logits and watched and batch.padded:
+            scores, output.seq_relationship_logits = heads(batch.unpack(states), pooled)
+            logits = batch.pack(scores)
+        else:
+            output.seq_relationship_logits = heads.seq_relationship(pooled)
+            logits = heads.predictions(states) if return_logits else states
         if return_logits:
-            logits = heads.predictions(states)
             output.prediction_logits = batch.unpack(logits) if padded else logits
         if rows is not None and wanted is not None and at_labels is not None:
             if return_logits:
@@ -222,4 +247,4 @@ class BertForPreTraining(TaskHead):
             output.num_nsp_labels = (follows != IGNORE).sum()
         losses = [loss for loss in (output.mlm_loss, output.nsp_loss) if loss is not None]
         output.loss = sum(losses[1:], losses[0]) if losses else None
-        return self._finish(output, encoded, batch, padded, return_dict)
+        return self._finish(output, encoded, return_dict)

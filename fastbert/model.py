@@ -3,48 +3,43 @@
     embeddings -> L x [ attention -> join -> feed-forward -> join ] -> pooler
 
 Read top to bottom. Sizes: B sequences, S padded length, T packed tokens, H heads, D head size, N hidden, F intermediate,
-M rows that a head reads. Layers see (T, N); `packing` stands at the door, so no layer ever meets padding.
+M rows that a head reads. Inside a model every part sees packed rows, (T, N); `packing` stands at the door, so no layer ever
+meets padding. Called alone, or while a hook looks on, a part takes and gives (B, S, N), as transformers' part of that name
+does: see `calling`.
 """
 
 from __future__ import annotations
 
-import difflib
-import inspect
-from collections.abc import Callable
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint as recompute
 
-from fastbert import forking, late, ops, packing
+from fastbert import forking, late, masks, ops, packing
+from fastbert.calling import (
+    GELU_FORMS,
+    call,
+    call_part,
+    dense,
+    dense_and_activation,
+    dropout_p,
+    fresh_seeds,
+    is_plain,
+    is_watched,
+    plain,
+    seed_at,
+)
 from fastbert.config import BertConfig
-from fastbert.errors import ArgumentError, BackendError, InputError
-from fastbert.inputs import Limits, check_tensor
+from fastbert.errors import BackendError, InputError
+from fastbert.inputs import Limits, as_index, check_tensor
+from fastbert.keywords import named, refuse
 from fastbert.outputs import BertModelOutput
 from fastbert.packing import PackedBatch
 from fastbert.pretrained import BertPreTrainedModel
-
-_GELU_FORMS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
-_OTHER_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "silu": F.silu,
-    "swish": F.silu,
-    "tanh": torch.tanh,
-}
-
-# What transformers' BERT takes and an encoder has no use for: fine when None or False, refused by name otherwise.
-_REFUSED = {
-    "encoder_hidden_states": "fastbert is an encoder and has no cross-attention",
-    "encoder_attention_mask": "fastbert is an encoder and has no cross-attention",
-    "past_key_values": "fastbert keeps no key-value cache",
-    "use_cache": "fastbert keeps no key-value cache",
-    "cache_position": "fastbert keeps no key-value cache",
-    "head_mask": "head masks are not supported; attention can be masked by a 4-D attention_mask",
-    "cross_attn_head_mask": "fastbert is an encoder and has no cross-attention",
-}
 
 
 class BertEmbeddings(nn.Module):
@@ -58,20 +53,52 @@ class BertEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, batch: PackedBatch, seed: Tensor | None = None) -> Tensor:
-        """Packed batch -> (T, N)."""
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values_length: int = 0,
+        *,
+        batch: PackedBatch | None = None,
+        seed: Tensor | None = None,
+    ) -> Tensor:
+        """(B, S) integers, or word embeddings (B, S, N), -> (B, S, N). A packed batch alone -> (T, N)."""
+        if batch is not None and input_ids is None and inputs_embeds is None:
+            return self._embed(batch, seed)
+        if batch is None:
+            source = inputs_embeds if input_ids is None else input_ids
+            if position_ids is None and past_key_values_length and source is not None:
+                start = past_key_values_length
+                position_ids = torch.arange(start, start + source.shape[1], device=source.device)
+            batch = packing.pack(input_ids, None, token_type_ids, position_ids, inputs_embeds=inputs_embeds)
+            batch.padded, seed = True, seed_at(fresh_seeds(self, 1, batch.device), 0)
+        else:  # the caller's batch, with what the hooks of this part made of it
+            given: dict[str, Any] = {"input_ids": input_ids, "token_type_ids": token_type_ids, "position_ids": position_ids}
+            changed: dict[str, Any] = {name: batch.pack(as_index(value)) for name, value in given.items() if value is not None}
+            changed["inputs_embeds"] = None if inputs_embeds is None else batch.pack(inputs_embeds)
+            batch = replace(batch, **{"input_ids": None, **changed})
+        return batch.unpack(self._embed(batch, seed))
+
+    def _embed(self, batch: PackedBatch, seed: Tensor | None) -> Tensor:
+        """(T, N)."""
         word, position, segment = self.word_embeddings, self.position_embeddings, self.token_type_embeddings
         ids, types, positions = batch.input_ids, batch.token_type_ids, batch.position_ids
-        if ids is not None and is_plain(word, position, segment, self.LayerNorm, self.dropout):
+        norm, p = self.LayerNorm, dropout_p(self.dropout)
+        if ids is not None and is_plain(word, position, segment, norm, self.dropout):
             tables = (word.weight, position.weight, segment.weight)
-            norm = self.LayerNorm
-            p = dropout_p(self.dropout)
             return ops.embedding(ids, types, positions, *tables, norm.weight, norm.bias, norm.eps, p, seed, word.padding_idx)
-        words = batch.inputs_embeds if ids is None else word(ids) if is_plain(word) else _called(word, batch, ids)
-        return self.dropout(self.LayerNorm(words + segment(types) + position(positions)))
+        if ids is not None:
+            words = word(ids) if is_plain(word) else _looked_up(word, batch, ids)
+        else:
+            assert batch.inputs_embeds is not None
+            words = batch.inputs_embeds
+        summed = words + call(segment, batch, types) + call(position, batch, positions)
+        return call(self.dropout, batch, call(norm, batch, summed))
 
 
-def _called(word: nn.Module, batch: PackedBatch, ids: Tensor) -> Tensor:
+def _looked_up(word: nn.Module, batch: PackedBatch, ids: Tensor) -> Tensor:
     """(T, N) from word embeddings that must be called: a hook or another class sees (B, S) ids, and gives (B, S, N)."""
     padded = batch.unpack(ids)
     words = word(padded)
@@ -83,6 +110,7 @@ def _called(word: nn.Module, batch: PackedBatch, ids: Tensor) -> Tensor:
     return batch.pack(words)
 
 
+@plain
 class BertSelfAttention(nn.Module):
     """softmax(q k^T / sqrt(D)) v for H heads. Paper, section 3; Vaswani et al. 2017."""
 
@@ -96,34 +124,50 @@ class BertSelfAttention(nn.Module):
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
         self.is_causal = config.is_decoder
 
+    @named
     def forward(
         self,
         hidden_states: Tensor,
-        batch: PackedBatch,
+        attention_mask: Tensor | None = None,
+        *,
+        batch: PackedBatch | None = None,
         seed: Tensor | None = None,
         rows: Tensor | None = None,
         output_attentions: bool = False,
+        **refused: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """(T, N) -> (T, N), or (M, N) for the given rows; and the probabilities (B, H, S, S) where asked for."""
-        qkv = self._project(hidden_states, rows).view(-1, 3, self.num_attention_heads, self.attention_head_size)
+        """(B, S, N), or (T, N) with `batch`, -> the same shape; and the probabilities (B, H, S, S) where asked for.
+
+        With `rows` (M,) only these queries are computed: (T, N) -> (M, N).
+        """
+        refuse(self, refused)
+        padded = hidden_states.dim() == 3
+        if batch is None:
+            batch = masks.pack_hidden(hidden_states, attention_mask, self.num_attention_heads)
+            seed = seed_at(fresh_seeds(self, 1, batch.device), 0)
+        x = batch.pack(hidden_states) if padded else hidden_states
+        qkv = self._project(x, batch, rows).view(-1, 3, self.num_attention_heads, self.attention_head_size)
         p = dropout_p(self.dropout)
         probs = None
         if batch.attention_bias is None and not output_attentions:
             context = ops.attention(qkv, batch.cu_seqlens, batch.max_seqlen, p, seed, self.is_causal)
         else:
-            padded, probs = ops.masked_attention(batch.unpack(qkv), _dense_bias(batch, self.is_causal), p, seed)
-            context = batch.pack(padded)
+            bias = masks.dense_bias(batch, self.is_causal)
+            together, probs = ops.masked_attention(batch.unpack(qkv), bias, p, seed)
+            context = batch.pack(together)
         context = context.flatten(1)
+        if padded:
+            return batch.unpack(context), probs
         return (context if rows is None else context.index_select(0, rows)), probs
 
-    def _project(self, x: Tensor, rows: Tensor | None) -> Tensor:
+    def _project(self, x: Tensor, batch: PackedBatch, rows: Tensor | None) -> Tensor:
         """(T, N) -> (T, 3N)."""
         linears = (self.query, self.key, self.value)
         if rows is not None:
             return torch.cat([self._queries_at(x, rows), dense(self.key, x), dense(self.value, x)], dim=1)
         if is_plain(*linears):
             return ops.joined_linear(x, [m.weight for m in linears], [m.bias for m in linears])
-        return torch.cat([dense(m, x) for m in linears], dim=1)
+        return torch.cat([dense(m, x, batch) for m in linears], dim=1)
 
     def _queries_at(self, x: Tensor, rows: Tensor) -> Tensor:
         """(T, N) with the queries of `rows`, and zeros elsewhere: nobody reads what those rows attend to."""
@@ -135,20 +179,55 @@ class BertSelfAttention(nn.Module):
         return query.new_zeros(x.shape[0], query.shape[1]).index_copy(0, rows, query)
 
 
-class BertSelfOutput(nn.Module):
-    """LayerNorm(dropout(x W + b) + residual), after attention."""
+class _Join(nn.Module):
+    """LayerNorm(dropout(x W + b) + residual): the end of both halves of a layer."""
 
-    def __init__(self, config: BertConfig) -> None:
+    dense: nn.Linear
+    LayerNorm: nn.LayerNorm
+    dropout: nn.Dropout
+
+    def __init__(self, width: int, config: BertConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = nn.Linear(width, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden_states: Tensor, input_tensor: Tensor, seed: Tensor | None = None) -> Tensor:
-        """(T, N) and the residual (T, N) -> (T, N)."""
-        return _dense_and_join(self, hidden_states, input_tensor, seed)
+    def forward(
+        self, hidden_states: Tensor, input_tensor: Tensor, *, batch: PackedBatch | None = None, seed: Tensor | None = None
+    ) -> Tensor:
+        """(B, S, F or N) and the residual (B, S, N), or both packed with `batch`, -> the residual's shape."""
+        padded = hidden_states.dim() == 3
+        if batch is None:
+            batch, seed = _alone(self, hidden_states)
+        if padded:
+            hidden_states, input_tensor = batch.pack(hidden_states), batch.pack(input_tensor)
+        if is_plain(self.dense) and ops.fuses_bias(hidden_states):
+            x = ops.linear(hidden_states, self.dense.weight, None)
+            joined = self.join(x, self.dense.bias, input_tensor, batch, seed)
+        else:
+            joined = self.join(dense(self.dense, hidden_states, batch), None, input_tensor, batch, seed)
+        return batch.unpack(joined) if padded else joined
+
+    def join(
+        self, x: Tensor, x_bias: Tensor | None, residual: Tensor, batch: PackedBatch | None, seed: Tensor | None
+    ) -> Tensor:
+        """LayerNorm(dropout(x + bias) + residual), (T, N): the post-norm join."""
+        norm = self.LayerNorm
+        if is_plain(norm, self.dropout):
+            return ops.layer_norm(x, residual, norm.weight, norm.bias, norm.eps, x_bias, dropout_p(self.dropout), seed)
+        x = x if x_bias is None else x + x_bias
+        return call(norm, batch, call(self.dropout, batch, x) + residual)
 
 
+@plain
+class BertSelfOutput(_Join):
+    """The join after attention."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config.hidden_size, config)
+
+
+@plain
 class BertAttention(nn.Module):
     """Self-attention and its join."""
 
@@ -157,20 +236,33 @@ class BertAttention(nn.Module):
         self.self = BertSelfAttention(config)
         self.output = BertSelfOutput(config)
 
+    @named
     def forward(
         self,
         hidden_states: Tensor,
-        batch: PackedBatch,
+        attention_mask: Tensor | None = None,
+        *,
+        batch: PackedBatch | None = None,
         seeds: Tensor | None = None,
         rows: Tensor | None = None,
         output_attentions: bool = False,
+        **refused: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """(T, N) -> (T, N), or (M, N) for the given rows; and the probabilities where asked for."""
-        context, probs = self.self(hidden_states, batch, _seed(seeds, 0), rows, output_attentions)
-        residual = hidden_states if rows is None else hidden_states.index_select(0, rows)
-        return self.output(context, residual, _seed(seeds, 1)), probs
+        """(B, S, N), or (T, N) with `batch`, -> the same shape, or (M, N) for `rows`; and the probabilities where asked for."""
+        refuse(self, refused)
+        padded = hidden_states.dim() == 3
+        if batch is None:
+            batch = masks.pack_hidden(hidden_states, attention_mask, self.self.num_attention_heads)
+            seeds = fresh_seeds(self, 2, batch.device)
+        x = batch.pack(hidden_states) if padded else hidden_states
+        asked = {"seed": seed_at(seeds, 0), "rows": rows, "output_attentions": output_attentions}
+        context, probs = call_part(self.self, BertSelfAttention, batch, self.self.is_causal, x, **asked)
+        residual = x if rows is None else x.index_select(0, rows)
+        joined = _call_rows(self.output, BertSelfOutput, batch, context, residual, seed=seed_at(seeds, 1))
+        return (batch.unpack(joined) if padded else joined), probs
 
 
+@plain
 class BertIntermediate(nn.Module):
     """The first half of the feed-forward block: activation(x W + b)."""
 
@@ -179,25 +271,25 @@ class BertIntermediate(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
         self.hidden_act = config.hidden_act
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """(T, N) -> (T, F)."""
-        return dense_and_activation(self.dense, hidden_states, self.hidden_act)
+    def forward(self, hidden_states: Tensor, *, batch: PackedBatch | None = None) -> Tensor:
+        """(B, S, N), or (T, N) with `batch`, -> (B, S, F) or (T, F)."""
+        padded = hidden_states.dim() == 3
+        if batch is None:
+            batch, _ = _alone(self, hidden_states)
+        x = batch.pack(hidden_states) if padded else hidden_states
+        x = dense_and_activation(self.dense, x, self.hidden_act, batch)
+        return batch.unpack(x) if padded else x
 
 
-class BertOutput(nn.Module):
+@plain
+class BertOutput(_Join):
     """The second half of the feed-forward block and its join."""
 
     def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, hidden_states: Tensor, input_tensor: Tensor, seed: Tensor | None = None) -> Tensor:
-        """(T, F) and the residual (T, N) -> (T, N)."""
-        return _dense_and_join(self, hidden_states, input_tensor, seed)
+        super().__init__(config.intermediate_size, config)
 
 
+@plain
 class BertLayer(nn.Module):
     """One layer: attention, then feed-forward, each with its join."""
 
@@ -207,23 +299,57 @@ class BertLayer(nn.Module):
         self.intermediate = BertIntermediate(config)
         self.output = BertOutput(config)
 
+    @named
     def forward(
         self,
         hidden_states: Tensor,
-        batch: PackedBatch,
+        attention_mask: Tensor | None = None,
+        *,
+        batch: PackedBatch | None = None,
         seeds: Tensor | None = None,
         rows: Tensor | None = None,
-        output_attentions: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        """(T, N) -> (T, N), or (M, N) for the given rows; and the probabilities where asked for."""
-        x, probs = self.attention(hidden_states, batch, seeds, rows, output_attentions)
+        attentions: list[Tensor] | None = None,
+        **refused: Any,
+    ) -> Tensor:
+        """(B, S, N), or (T, N) with `batch`, -> the same shape, or (M, N) for `rows`.
+
+        Args:
+            hidden_states, attention_mask: states, and a mask as `BertModel.forward` takes it.
+            batch: the form of packed states, in place of a mask.
+            seeds: (3,) of the dropout sites; None alone in training draws them.
+            rows: (M,) packed rows that are wanted.
+            attentions: a list that the probabilities (B, H, S, S) are added to.
+        """
+        refuse(self, refused)
+        padded = hidden_states.dim() == 3
+        if batch is None:
+            batch = masks.pack_hidden(hidden_states, attention_mask, self.attention.self.num_attention_heads)
+            seeds = fresh_seeds(self, 3, batch.device)
+        x = batch.pack(hidden_states) if padded else hidden_states
+        asked = {"seeds": seeds, "rows": rows, "output_attentions": attentions is not None}
+        x, probs = call_part(self.attention, BertAttention, batch, self.attention.self.is_causal, x, **asked)
+        if attentions is not None and probs is not None:
+            attentions.append(probs)
+        x = self._feed_forward(x, batch, seed_at(seeds, 2))
+        return batch.unpack(x) if padded else x
+
+    def _feed_forward(self, x: Tensor, batch: PackedBatch, seed: Tensor | None) -> Tensor:
+        """(T, N) -> (T, N)."""
         up, down = self.intermediate, self.output
-        form = _GELU_FORMS.get(up.hidden_act) if isinstance(up, BertIntermediate) else None
+        form = GELU_FORMS.get(up.hidden_act) if isinstance(up, BertIntermediate) else None
         if form is not None and is_plain(up, down, up.dense, down.dense):
             down_bias, join_bias = (None, down.dense.bias) if ops.fuses_bias(x) else (down.dense.bias, None)
             y = ops.ffn(x, up.dense.weight, up.dense.bias, down.dense.weight, down_bias, form)
-            return _join(down, y, join_bias, x, _seed(seeds, 2)), probs
-        return down(up(x), x, _seed(seeds, 2)), probs
+            return down.join(y, join_bias, x, batch, seed)
+        return _call_rows(down, BertOutput, batch, _call_rows(up, BertIntermediate, batch, x), x, seed=seed)
+
+
+@dataclass
+class Recomputation:
+    """Which layers are computed again in backward: one of `every`, their inputs in the host's memory with `offload`."""
+
+    every: int = 1
+    offload: bool = False
 
 
 class BertEncoder(nn.Module):
@@ -232,41 +358,76 @@ class BertEncoder(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.layer = nn.ModuleList([BertLayer(config) for _ in range(config.num_hidden_layers)])
+        self.num_attention_heads = config.num_attention_heads
+        self.is_causal = config.is_decoder
 
+    @named
     def forward(
         self,
         hidden_states: Tensor,
-        batch: PackedBatch,
+        attention_mask: Tensor | None = None,
+        *,
+        batch: PackedBatch | None = None,
         seeds: Tensor | None = None,
         rows: Tensor | None = None,
+        output_hidden_states: bool = False,
         output_attentions: bool = False,
-        recompute_every: int = 0,
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """(T, N) -> the hidden states before and after each layer, and the probabilities where asked for.
+        recomputation: Recomputation | None = None,
+        **refused: Any,
+    ) -> BertModelOutput:
+        """(B, S, N), or (T, N) with `batch`, -> the last state of that shape, or (M, N) for `rows`; and what is asked for.
 
-        Only the last layer is restricted to `rows`: the layers before it need all tokens as keys and values. Of each
-        `recompute_every` layers one is computed again in backward; 0 means none.
+        The hidden states, of which the first is the input, have the form of the caller's batch, and are what the layers after
+        them were computed from. Only the last layer is restricted to `rows`: the layers before it need all tokens as keys and
+        values.
         """
-        states, attentions = [hidden_states], []
+        refuse(self, refused)
+        padded = hidden_states.dim() == 3
+        if batch is None:
+            batch = masks.pack_hidden(hidden_states, attention_mask, self.num_attention_heads)
+            seeds = fresh_seeds(self, 3 * len(self.layer), batch.device)
+        x = batch.pack(hidden_states) if padded else hidden_states
+        states: list[Tensor] | None = [] if output_hidden_states else None
+        attentions: list[Tensor] | None = [] if output_attentions else None
+        pruned = rows is not None and len(self.layer) > 0 and not is_watched(*self.layer[-1].modules())
+        x = _kept(x, batch, states)
         for i, layer in enumerate(self.layer):
-            layer_seeds = None if seeds is None else seeds[3 * i : 3 * i + 3]
-            layer_rows = rows if i == len(self.layer) - 1 else None
-            arguments = (states[-1], batch, layer_seeds, layer_rows, output_attentions)
-            if recompute_every and i % recompute_every == 0:
-                state, probs = recompute(
-                    _under(ops.current_backend(), layer),
-                    *arguments,
-                    use_reentrant=False,
-                    preserve_rng_state=not is_plain(*layer.modules()),
-                )
+            asked = {
+                "seeds": None if seeds is None else seeds[3 * i : 3 * i + 3],
+                "rows": rows if pruned and i == len(self.layer) - 1 else None,
+                "attentions": attentions,
+            }
+            if recomputation is not None and i % recomputation.every == 0:
+                x = self._recomputed(layer, x, batch, recomputation.offload, asked)
             else:
-                state, probs = layer(*arguments)
-            states.append(state)
-            if probs is not None:
-                attentions.append(probs)
-        if rows is not None and not self.layer:
-            states.append(hidden_states.index_select(0, rows))
-        return states, attentions
+                x = call_part(layer, BertLayer, batch, self.is_causal, x, **asked)
+            x = _kept(x, batch, states)
+        if rows is not None and not pruned:
+            x = x.index_select(0, rows)
+        return BertModelOutput(
+            last_hidden_state=batch.unpack(x) if padded else x,
+            hidden_states=None if states is None else tuple(states),
+            attentions=None if attentions is None else tuple(attentions[: len(self.layer)]),
+        )
+
+    def _recomputed(self, layer: nn.Module, x: Tensor, batch: PackedBatch, offload: bool, asked: dict[str, Any]) -> Tensor:
+        """A layer of which only the input is kept. A recomputation may run in another thread and block than the forward did."""
+        backend = ops.current_backend()
+
+        def run(states: Tensor) -> Tensor:
+            with ops.backend(backend):
+                return call_part(layer, BertLayer, batch, self.is_causal, states, **asked)
+
+        with save_on_cpu(pin_memory=x.is_cuda) if offload else nullcontext():
+            return recompute(run, x, use_reentrant=False, preserve_rng_state=not is_plain(*layer.modules()))
+
+
+def _kept(x: Tensor, batch: PackedBatch, states: list[Tensor] | None) -> Tensor:
+    """Adds a hidden state in the caller's form, and gives what to go on with: that very state, where gradients may be asked."""
+    if states is None:
+        return x
+    states.append(batch.unpack(x) if batch.padded else x)
+    return batch.pack(states[-1]) if batch.padded and torch.is_grad_enabled() else x
 
 
 class BertPooler(nn.Module):
@@ -277,9 +438,10 @@ class BertPooler(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = nn.Tanh()
 
-    def forward(self, first_token_states: Tensor) -> Tensor:
-        """(B, N) -> (B, N)."""
-        return self.activation(dense(self.dense, first_token_states))
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(B, S, N), or the first tokens' states (B, N), -> (B, N)."""
+        first = hidden_states[:, 0] if hidden_states.dim() == 3 else hidden_states
+        return self.activation(dense(self.dense, first))
 
 
 class BertModel(BertPreTrainedModel):
@@ -295,18 +457,20 @@ class BertModel(BertPreTrainedModel):
         self.embeddings = BertEmbeddings(self.config)
         self.encoder = BertEncoder(self.config)
         self.pooler = BertPooler(self.config) if add_pooling_layer else None
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing = bool(self.config.gradient_checkpointing)
         self.checkpointing_interval = 1
+        self.checkpointing_offload = False
         self.post_init()
 
+    @named
     def forward(
         self,
         input_ids: Tensor | PackedBatch | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | str | None = None,
-        *,
         inputs_embeds: Tensor | None = None,
+        *,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -343,29 +507,42 @@ class BertModel(BertPreTrainedModel):
 
         if last_layer_rows is not None:
             self._check_rows(last_layer_rows, batch)
-        seeds = self._draw_seeds(batch.device)
-        hidden_states = self.embeddings(batch, _seed(seeds, 0))
-        states, attentions = self.encoder(
-            hidden_states,
+        seeds = fresh_seeds(self, 1 + 3 * len(self.encoder.layer), batch.device)
+        recomputes = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+        encoded = call_part(
+            self.encoder,
+            BertEncoder,
             batch,
-            None if seeds is None else seeds[1:],
-            last_layer_rows,
-            output_attentions,
-            self.checkpointing_interval if self.gradient_checkpointing and self.training and torch.is_grad_enabled() else 0,
+            config.is_decoder,
+            self._embed(batch, seed_at(seeds, 0)),
+            seeds=None if seeds is None else seeds[1:],
+            rows=last_layer_rows,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            recomputation=Recomputation(self.checkpointing_interval, self.checkpointing_offload) if recomputes else None,
         )
+        states = getattr(encoded, "last_hidden_state", encoded)
+        hidden_states, attentions = getattr(encoded, "hidden_states", None), getattr(encoded, "attentions", None)
         pooled = None
         if self.pooler is not None and last_layer_rows is None:
-            pooled = self.pool(states[-1], batch)
+            pooled = self.pool(states, batch)
         if padded and last_layer_rows is None:
-            kept = states if output_hidden_states else states[-1:]
-            states = [batch.unpack(state) for state in kept]
+            states = batch.unpack(states) if hidden_states is None else hidden_states[-1]
         output = BertModelOutput(
-            last_hidden_state=states[-1],
-            pooler_output=pooled,
-            hidden_states=tuple(states) if output_hidden_states else None,
-            attentions=tuple(attentions) if output_attentions else None,
+            last_hidden_state=states, pooler_output=pooled, hidden_states=hidden_states, attentions=attentions
         )
         return as_asked(output, return_dict, config)
+
+    def _embed(self, batch: PackedBatch, seed: Tensor | None) -> Tensor:
+        """(T, N) from the embeddings; where they are watched or of another class they see what the caller passed, (B, S)."""
+        part = self.embeddings
+        if isinstance(part, BertEmbeddings) and not (batch.padded and is_watched(part)):
+            return part(batch=batch, seed=seed)
+        inputs = {"input_ids": batch.input_ids, "token_type_ids": batch.token_type_ids, "position_ids": batch.position_ids}
+        inputs["inputs_embeds"] = batch.inputs_embeds
+        padded = {name: None if value is None else batch.unpack(value) for name, value in inputs.items()}
+        ours = {"batch": batch, "seed": seed} if isinstance(part, BertEmbeddings) else {}
+        return batch.pack(part(**padded, **ours))
 
     def pack_inputs(
         self,
@@ -386,8 +563,9 @@ class BertModel(BertPreTrainedModel):
         source = inputs_embeds if input_ids is None else input_ids
         if isinstance(source, PackedBatch):
             check_tensor(source.position_ids, "position_ids")
-        if isinstance(source, Tensor | PackedBatch) and source.device != self.device:
-            raise InputError(f"the inputs are on {source.device}, the model is on {self.device}")
+        device = self.device
+        if isinstance(source, Tensor | PackedBatch) and source.device != device and device.type != "meta":
+            raise InputError(f"the inputs are on {source.device}, the model is on {device}")
         wait = True
         if not torch.compiler.is_compiling():
             if self.device.type == "cpu":
@@ -410,8 +588,10 @@ class BertModel(BertPreTrainedModel):
                 limits=limits,
                 wait=wait,
             )
+            batch.padded = True
+            batch.mark_checked(limits)
             if dense is not None:
-                batch.attention_bias = _bias_of_mask(dense, batch, config.num_attention_heads)
+                batch.attention_bias = masks.bias_of_mask(dense, batch, config.num_attention_heads)
         bias, heads = batch.attention_bias, config.num_attention_heads
         if bias is not None and bias.shape[1] not in (1, heads):
             raise InputError(f"attention_bias has shape {tuple(bias.shape)}; the model has {heads} heads")
@@ -455,66 +635,8 @@ class BertModel(BertPreTrainedModel):
     def pool_rows(self, first_token_states: Tensor, batch: PackedBatch) -> Tensor:
         """(B, N) first tokens' states -> pooled (B, N); an empty sequence gives zeros."""
         assert self.pooler is not None
-        return batch.blank_empty(self.pooler(first_token_states))
-
-    def _draw_seeds(self, device: torch.device) -> Tensor | None:
-        """One seed for each dropout site, (1 + 3L,) int64, from torch's generator of that device; None in evaluation."""
-        if not self.training:
-            return None
-        return torch.randint(2**62, (1 + 3 * len(self.encoder.layer),), device=device)
-
-
-# -- helpers of the layers, shared with the heads ----------------------------------------------------------------------------
-
-_LAYER_PARTS = (BertLayer, BertAttention, BertSelfAttention, BertSelfOutput, BertIntermediate, BertOutput)
-_PLAIN = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Dropout, *_LAYER_PARTS)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def is_plain(*modules: nn.Module) -> bool:
-    """Whether modules may be bypassed for an op on their parameters, and draw no random numbers but from the seeds.
-
-    Only the very classes that BERT is built of, with plain Parameters, no hook and no forward of their own: a LoRA layer, a
-    quantised linear or a hooked module is called instead.
-    """
-    return all(
-        type(module) in _PLAIN
-        and not any(getattr(module, hooks) for hooks in _HOOKS)
-        and "forward" not in module.__dict__
-        and all(type(value) is nn.Parameter for value in module._parameters.values())
-        and ("weight" in module._parameters or not isinstance(module, nn.Linear | nn.LayerNorm | nn.Embedding))
-        for module in modules
-    )
-
-
-def dropout_p(module: nn.Module) -> float:
-    """The probability that a dropout module applies now."""
-    return float(module.p) if isinstance(module, nn.Dropout) and module.training else 0.0
-
-
-def dense(module: nn.Linear, x: Tensor) -> Tensor:
-    """x W + b."""
-    return ops.linear(x, module.weight, module.bias) if is_plain(module) else module(x)
-
-
-def dense_and_activation(module: nn.Linear, x: Tensor, name: str) -> Tensor:
-    """activation(x W + b)."""
-    if name in _GELU_FORMS and is_plain(module):
-        return ops.linear_gelu(x, module.weight, module.bias, _GELU_FORMS[name])
-    x = dense(module, x)
-    return F.gelu(x, approximate=_GELU_FORMS[name]) if name in _GELU_FORMS else _OTHER_ACTIVATIONS[name](x)
-
-
-def refuse(model: nn.Module, keywords: dict[str, Any]) -> None:
-    """Raises for a keyword that `model.forward` does not have, naming the nearest, or that an encoder has no use for."""
-    for name, value in keywords.items():
-        if name not in _REFUSED:
-            known = [p.name for p in inspect.signature(model.forward).parameters.values() if p.kind is not p.VAR_KEYWORD]
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known)}"
-            raise ArgumentError(f"{type(model).__name__} got an unknown keyword {name!r}{hint}")
-        if value is not None and value is not False:
-            raise ArgumentError(f"{name} is not supported: {_REFUSED[name]}")
+        whole = not isinstance(self.pooler, BertPooler) or (batch.padded and is_watched(self.pooler))
+        return batch.blank_empty(self.pooler(first_token_states[:, None] if whole else first_token_states))
 
 
 def as_asked(output: Any, return_dict: bool | None, config: BertConfig) -> Any:
@@ -522,71 +644,16 @@ def as_asked(output: Any, return_dict: bool | None, config: BertConfig) -> Any:
     return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
 
-def _under(backend: str, layer: nn.Module) -> Callable[..., Any]:
-    """The layer, in whatever thread and block it is called: a recomputation may run in another than the forward did."""
-
-    def run(*arguments: Any) -> Any:
-        with ops.backend(backend):
-            return layer(*arguments)
-
-    return run
+def _alone(part: nn.Module, hidden_states: Tensor) -> tuple[PackedBatch, Tensor | None]:
+    """The batch and the seed of a part that is called without either: every row is a token."""
+    batch = masks.pack_hidden(hidden_states if hidden_states.dim() == 3 else hidden_states[None], None, 1)
+    return batch, seed_at(fresh_seeds(part, 1, batch.device), 0)
 
 
-def _dense_and_join(module: BertSelfOutput | BertOutput, x: Tensor, residual: Tensor, seed: Tensor | None) -> Tensor:
-    if is_plain(module.dense) and ops.fuses_bias(x):
-        return _join(module, ops.linear(x, module.dense.weight, None), module.dense.bias, residual, seed)
-    return _join(module, dense(module.dense, x), None, residual, seed)
-
-
-def _join(
-    module: BertSelfOutput | BertOutput, x: Tensor, x_bias: Tensor | None, residual: Tensor, seed: Tensor | None
-) -> Tensor:
-    """LayerNorm(dropout(x + bias) + residual): the post-norm join."""
-    norm = module.LayerNorm
-    if is_plain(norm, module.dropout):
-        return ops.layer_norm(x, residual, norm.weight, norm.bias, norm.eps, x_bias, dropout_p(module.dropout), seed)
-    x = x if x_bias is None else x + x_bias
-    return norm(module.dropout(x) + residual)
-
-
-def _seed(seeds: Tensor | None, index: int) -> Tensor | None:
-    return None if seeds is None else seeds[index]
-
-
-def _dense_bias(batch: PackedBatch, causal: bool) -> Tensor | None:
-    """What is added to the padded scores: the caller's mask, else padding and causality."""
-    if batch.attention_bias is not None and batch.valid is None:
-        return batch.attention_bias
-    bias = batch.attention_bias
-    if bias is None:
-        ones = torch.ones(batch.num_tokens, dtype=torch.bool, device=batch.device)
-        bias = packing.mask_to_bias(batch.unpack(ones)[:, None, None, :])
-    if causal:
-        bias = bias + ops.reference.causal_bias(batch.padded_length, batch.device)
-    return bias
-
-
-def _bias_of_mask(mask: Tensor, batch: PackedBatch, heads: int) -> Tensor:
-    """A 3-D or 4-D mask as an additive bias that broadcasts to (B, H, S, S)."""
-    check_tensor(mask, "attention_mask")
-    size, length = batch.batch_size, batch.padded_length
-    shape = tuple(mask.shape)
-    if shape not in ((size, length, length), (size, 1, length, length), (size, heads, length, length)):
-        raise InputError(
-            f"attention_mask has shape {shape}; expected ({size}, {length}), ({size}, {length}, {length}) "
-            f"or ({size}, 1 or {heads}, {length}, {length})"
-        )
-    if mask.device != batch.device:
-        raise InputError(f"attention_mask is on {mask.device}, the other inputs are on {batch.device}")
-    additive = mask.is_floating_point() and mask.dim() == 4
-    unfit = mask.is_complex() or (mask.is_floating_point() and mask.dtype.itemsize < 2)
-    if not (unfit or additive or mask.dtype == torch.bool or torch.compiler.is_compiling()):
-        unfit = bool(((mask != 0) & (mask != 1)).any())
-    if unfit:
-        raise InputError(
-            f"attention_mask of shape {shape} and {mask.dtype} holds values other than 1, where a token may attend, and 0: "
-            "what is added to the scores is a 4-D mask of floats"
-        )
-    if not additive:
-        return packing.mask_to_bias(mask != 0 if mask.dim() == 4 else (mask != 0)[:, None])
-    return mask.masked_fill(mask <= torch.finfo(mask.dtype).min, float("-inf"))
+def _call_rows(part: nn.Module, kind: type, batch: PackedBatch, *rows: Tensor, **options: Any) -> Tensor:
+    """A part that maps row by row; one of another class takes rows alone."""
+    if not isinstance(part, kind):
+        return call(part, batch, *rows)
+    if batch.padded and is_watched(part):
+        return batch.pack(part(*(batch.unpack(value) for value in rows), batch=batch, **options))
+    return part(*rows, batch=batch, **options)

@@ -1,66 +1,134 @@
-"""What a forward returns: fields by attribute, by name and by index, in transformers' order and with its tuple form."""
+"""What a forward returns: ordered dicts of the fields that are present, which are attributes as well, as in transformers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+
+from fastbert import interop
 
 # A field that transformers' output of the same name lacks: an attribute only, so that tuples and names stay its own.
 _BESIDE = {"beside": True}
 
 
-@dataclass
-class ModelOutput:
-    """Base of the outputs. A field that is None does not appear in the tuple form, in `keys()` or under an index."""
+@interop.joins("transformers.utils.generic", "ModelOutput")
+class ModelOutput(OrderedDict[str, Any]):
+    """Base of the outputs: a dict in the order of the fields. A field that is None is no entry of it.
 
-    def __init_subclass__(cls) -> None:
-        _OUTPUT_TYPES.append(cls)
+    The first argument may be a mapping or pairs of names and values, as whoever rebuilds a dict of some type passes them. An
+    index or slice counts through the tuple form. Entries are replaced and added, never taken out.
+    """
 
-    def _present(self) -> list[tuple[str, Any]]:
-        named = ((f.name, getattr(self, f.name)) for f in fields(self) if not f.metadata.get("beside"))
-        return [(name, value) for name, value in named if value is not None]
+    _names: ClassVar[tuple[str, ...]] = ()  # of the fields that are entries
+    _beside: ClassVar[tuple[str, ...]] = ()  # and of those that are attributes only
+
+    def __post_init__(self) -> None:
+        first = self._names[0]
+        given = _pairs(getattr(self, first)) if self.keys() <= {first} else None
+        if given is not None:
+            setattr(self, first, None)
+            self.update(given)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name in self._names:
+            if value is not None:
+                self._put(name, value)
+            elif dict.__contains__(self, name):
+                OrderedDict.__delitem__(self, name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        setattr(self, name, value)
+        if name not in self._names and name not in self._beside:
+            OrderedDict.__setitem__(self, name, value)
+
+    def _put(self, name: str, value: Any) -> None:
+        """Sets an entry at its field's place."""
+        new = not dict.__contains__(self, name)
+        OrderedDict.__setitem__(self, name, value)
+        if new:
+            for later in self._names[self._names.index(name) + 1 :]:
+                if dict.__contains__(self, later):
+                    self.move_to_end(later)
+
+    def __getitem__(self, key: Any) -> Any:
+        return OrderedDict.__getitem__(self, key) if isinstance(key, str) else self.to_tuple()[key]
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """The fields that are present, in order: what `return_dict=False` returns."""
-        return tuple(value for _, value in self._present())
+        """The entries in order: what `return_dict=False` returns."""
+        return tuple(self.values())
 
-    def keys(self) -> list[str]:
-        """Names of the fields that are present."""
-        return [name for name, _ in self._present()]
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(f"nothing is taken out of a {type(self).__name__}: set its fields, or copy it to a dict")
 
-    def values(self) -> list[Any]:
-        """The fields that are present."""
-        return [value for _, value in self._present()]
+    pop = popitem = clear = __delitem__ = _refuse
 
-    def items(self) -> list[tuple[str, Any]]:
-        """Names and values of the fields that are present."""
-        return self._present()
+    def update(self, *others: Any, **values: Any) -> None:
+        """Sets several entries."""
+        for name, value in dict(*others, **values).items():
+            self[name] = value
 
-    def get(self, name: str, default: Any = None) -> Any:
-        """A field by name, or `default` where it is absent."""
-        return dict(self._present()).get(name, default)
+    def __reduce__(self) -> Any:
+        return _rebuilt, (type(self), {**self, **{f.name: getattr(self, f.name) for f in fields(self)}})  # type: ignore[arg-type]
 
-    def __getitem__(self, key: int | slice | str) -> Any:
-        return dict(self._present())[key] if isinstance(key, str) else self.to_tuple()[key]
+    def __copy__(self) -> ModelOutput:
+        return _rebuilt(*self.__reduce__()[1])
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
-
-    def __len__(self) -> int:
-        return len(self._present())
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.keys()
+    def copy(self) -> ModelOutput:
+        """The same fields in an output of their own."""
+        return self.__copy__()
 
 
-_OUTPUT_TYPES: list[type[ModelOutput]] = []
+def _pairs(first: Any) -> dict[str, Any] | None:
+    """Entries from a mapping or an iterable of pairs; None for anything else."""
+    if isinstance(first, Mapping):
+        return dict(first)
+    if first is None or isinstance(first, Tensor | tuple | list) or not isinstance(first, Iterable):
+        return None
+    return dict(first)
 
 
-@dataclass
+def _rebuilt(kind: type[ModelOutput], values: dict[str, Any]) -> ModelOutput:
+    made = kind()
+    made.update(values)
+    return made
+
+
+def _output(cls: type) -> Any:
+    """Makes a class of fields an output: a dataclass, and a node that torch's pytrees see into by name."""
+    made: Any = dataclass(cls, eq=False, repr=False)
+    made._names = tuple(f.name for f in fields(made) if not f.metadata.get("beside"))
+    made._beside = tuple(f.name for f in fields(made) if f.metadata.get("beside"))
+    flatten, unflatten, keys = _tree_functions(made)
+    torch.utils._pytree.register_pytree_node(
+        made, flatten, unflatten, serialized_type_name=f"fastbert.{cls.__name__}", flatten_with_keys_fn=keys
+    )
+    return made
+
+
+def _tree_functions(kind: type[ModelOutput]) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+
+    def flatten(output: ModelOutput) -> tuple[list[Any], list[str]]:
+        present = [name for name in names if getattr(output, name) is not None]
+        return [getattr(output, name) for name in present], present
+
+    def unflatten(values: Iterable[Any], present: list[str]) -> ModelOutput:
+        return kind(**dict(zip(present, values, strict=True)))
+
+    def keys(output: ModelOutput) -> tuple[list[tuple[Any, Any]], list[str]]:
+        values, present = flatten(output)
+        return [(torch.utils._pytree.GetAttrKey(name), value) for name, value in zip(present, values, strict=True)], present
+
+    return flatten, unflatten, keys
+
+
+@_output
 class BertModelOutput(ModelOutput):
     """Output of `BertModel`: hidden states (B, S, N), or (T, N) for a packed batch; pooler output (B, N)."""
 
@@ -70,7 +138,7 @@ class BertModelOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
+@_output
 class PreTrainingOutput(ModelOutput):
     """Output of `BertForPreTraining`. `mlm_loss` and `nsp_loss` are means over `num_mlm_labels` and `num_nsp_labels`."""
 
@@ -85,7 +153,7 @@ class PreTrainingOutput(ModelOutput):
     num_nsp_labels: Tensor | None = field(default=None, metadata=_BESIDE)
 
 
-@dataclass
+@_output
 class MaskedLMOutput(ModelOutput):
     """Output of `BertForMaskedLM` and `BertLMHeadModel`; `mlm_loss` is the mean over `num_mlm_labels`."""
 
@@ -97,7 +165,7 @@ class MaskedLMOutput(ModelOutput):
     num_mlm_labels: Tensor | None = field(default=None, metadata=_BESIDE)
 
 
-@dataclass
+@_output
 class ClassifierOutput(ModelOutput):
     """Output of the NSP, sequence, choice and token classifiers."""
 
@@ -107,7 +175,7 @@ class ClassifierOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
+@_output
 class QuestionAnsweringOutput(ModelOutput):
     """Output of `BertForQuestionAnswering`: start and end logits (B, S), or (T,) for a packed batch."""
 
@@ -116,15 +184,3 @@ class QuestionAnsweringOutput(ModelOutput):
     end_logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
-
-
-def _flatten(output: ModelOutput) -> tuple[list[Any], Any]:
-    return [getattr(output, f.name) for f in fields(output)], type(output)
-
-
-def _unflatten(values: Any, kind: Any) -> ModelOutput:
-    return kind(**dict(zip((f.name for f in fields(kind)), values, strict=True)))
-
-
-for _kind in _OUTPUT_TYPES:  # torch.export and torch.func see inside the outputs
-    torch.utils._pytree.register_pytree_node(_kind, _flatten, _unflatten, serialized_type_name=f"fastbert.{_kind.__name__}")

@@ -46,6 +46,7 @@ class PackedBatch:
         attention_bias: (B or 1, H or 1, S, S) added to the attention scores: masks that packing cannot express.
         valid: (T,) bool, only while a graph is traced: the tokens that are real, as the traced form keeps the padding.
         tail: rows at the end that belong to no sequence; see `fixed_budget`.
+        padded: whether the caller of a model passed the padded form, which hooks on its parts are shown then.
     """
 
     input_ids: Tensor | None
@@ -59,6 +60,7 @@ class PackedBatch:
     attention_bias: Tensor | None = None
     valid: Tensor | None = None
     tail: int = 0
+    padded: bool = False
     checked: Limits | None = field(default=None, repr=False)  # what it was checked against, while it stays as it is
     _checked_state: tuple[Any, ...] = field(default=(), repr=False)
 
@@ -122,6 +124,18 @@ class PackedBatch:
             padded = padded.reshape(-1, *padded.shape[2:])
             padded = torch.cat([padded, padded.new_zeros(1, *padded.shape[1:])])[None]
         return _take(padded, self.indices)
+
+    def padded_inputs(self) -> dict[str, Tensor | None]:
+        """What a model is called with to compute this batch: ids, segments and positions (B, S), and the mask."""
+        ones = torch.ones(self.num_tokens, dtype=torch.long, device=self.device)
+        values = {
+            "input_ids": self.input_ids,
+            "token_type_ids": self.token_type_ids,
+            "position_ids": self.position_ids,
+            "inputs_embeds": self.inputs_embeds,
+        }
+        inputs = {name: None if value is None else self.unpack(value) for name, value in values.items()}
+        return {**inputs, "attention_mask": self.unpack(ones) if self.attention_bias is None else self.attention_bias}
 
     def first_rows(self) -> Tensor:
         """(B,) packed row of each sequence's first token ([CLS]). For an empty sequence some row: see `blank_empty`."""
@@ -333,6 +347,8 @@ def _check_form(batch: PackedBatch, limits: Limits) -> None:
         value = getattr(batch, name)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise InputError(f"{name} = {str(value)[:40]} must be a whole number from {low} to {high}")
+    if not isinstance(batch.padded, bool):
+        raise InputError(f"padded = {str(batch.padded)[:40]} must be True or False")
     if batch.valid is not None:
         raise InputError("valid is set while a graph is traced, and is None otherwise")
     if batch.attention_bias is not None:

@@ -6,7 +6,7 @@ import copy
 import logging
 import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -15,30 +15,48 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from fastbert import checkpoint, files, onednn, schema
+from fastbert import adapters, checkpoint, files, interop, onednn, schema
 from fastbert.config import BertConfig
-from fastbert.errors import ConfigError, InputError
+from fastbert.errors import ArgumentError, BackendError, ConfigError, InputError
 
 logger = logging.getLogger("fastbert")
 _PIECE = 1 << 14  # values that torch copies on one thread
+# Keywords of transformers' from_pretrained that ask for what happens anyway, or that choose among ways to the same numbers.
+_HARMLESS = (
+    "use_safetensors",
+    "low_cpu_mem_usage",
+    "trust_remote_code",
+    "weights_only",
+    "use_fast",
+    "attn_implementation",
+    "proxies",
+    "resume_download",
+)
 _OTHER_PARTS = re.compile(r"(^|\.)(pooler|cls|classifier|qa_outputs)\.")  # leaving out another head's parts is no news
 
 
+@interop.joins("transformers.modeling_utils", "PreTrainedModel")
 class BertPreTrainedModel(nn.Module):
-    """Base of the model classes. Construct from a `BertConfig` for random weights, or use `from_pretrained`."""
+    """Base of the model classes. Construct from a `BertConfig` for random weights, or use `from_pretrained`.
+
+    Where transformers is loaded its `PreTrainedModel` is a base of this class: see `interop`.
+    """
 
     config_class = BertConfig
     base_model_prefix = "bert"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
+    _supports_sdpa = True  # transformers' word: `attn_implementation="sdpa"` is taken, and changes nothing
     accepts_loss_kwargs = False  # transformers' Trainer adds no num_items_in_batch
     has_mlm_head: ClassVar[bool] = False
 
     load_report: checkpoint.LoadReport | None = None
+    _require_grads_hook: Any = None
     _keys_to_ignore_on_save: ClassVar[list[str] | None] = None  # transformers' Trainer looks at it after loading
 
     def __init__(self, config: BertConfig) -> None:
-        super().__init__()
+        interop.join()
+        nn.Module.__init__(self)  # not the constructor of transformers' base, which expects its own classes
         self._untied: tuple[str, ...] = ()  # second names whose tensors are no copies of the first
         self.register_state_dict_post_hook(_own_memory)
         if not isinstance(config, BertConfig):
@@ -46,24 +64,35 @@ class BertPreTrainedModel(nn.Module):
             if to_dict is None:
                 raise ConfigError(f"config is a {type(config).__name__}; expected a BertConfig")
             config = BertConfig.from_dict(to_dict())
+        config.validate()
         self.config = config
+        self.name_or_path = config.name_or_path
+        self.warnings_issued: dict[str, bool] = {}  # where trainers note what they said once
 
     def post_init(self) -> None:
         """Draws the initial weights and ties what is tied; the last line of each class's constructor.
 
-        The encoder inside a head has drawn its own: from one seed, the weights are those that transformers draws.
+        What has weights already, such as the encoder inside a head, keeps them: from one seed, the weights are those that
+        transformers draws, and a further call draws only what was put in since.
         """
-        for child in self.children():
-            if not isinstance(child, BertPreTrainedModel):
-                self.init_weights(child)
+        for module in self.modules():
+            if not getattr(module, "_is_hf_initialized", False):  # the name under which transformers notes the same
+                self._init_weights(module)
         self.tie_weights()
 
+    def init_weights(self, module: nn.Module | None = None) -> None:
+        """Draws the initial value of every parameter in `module`, or in the model, anew: see `_init_parameter`."""
+        for child in (self if module is None else module).modules():
+            self._init_weights(child)
+        if module is None:
+            self.tie_weights()
+
     @torch.no_grad()
-    def init_weights(self, module: nn.Module) -> None:
-        """Draws the initial value of every parameter in `module`: see `_init_parameter`."""
-        for child in module.modules():
-            for name, parameter in child.named_parameters(recurse=False):
-                self._init_parameter(child, name, parameter)
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draws the initial value of the parameters that a module has itself."""
+        for name, parameter in module.named_parameters(recurse=False):
+            self._init_parameter(module, name, parameter)
+        module._is_hf_initialized = True  # type: ignore[assignment]
 
     def _init_parameter(self, module: nn.Module, name: str, value: Tensor) -> None:
         """Normal(0, initializer_range) for weights, 0 for biases and the padding row, 1 for LayerNorm's weight."""
@@ -81,43 +110,61 @@ class BertPreTrainedModel(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        path_or_hub_id: str | Path,
+        pretrained_model_name_or_path: str | Path | None,
         *,
-        config: BertConfig | None = None,
+        config: BertConfig | str | Path | None = None,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
+        state_dict: Mapping[str, Tensor] | None = None,
         **options: Any,
     ) -> Any:
         """Loads a checkpoint from a directory or a hub id, in evaluation mode.
 
         Args:
-            path_or_hub_id: a directory with config.json and weights, or an id on the hub.
-            config: in place of the checkpoint's own.
+            pretrained_model_name_or_path: a directory with config.json and weights, or an id on the hub; None with `config`
+                and `state_dict`.
+            config: in place of the checkpoint's own; also a directory or an id that has one.
             dtype: of the parameters; None or "auto" keeps the checkpoint's.
             device: where to put the model; None means the CPU.
             ignore_mismatched_sizes: start tensors of another shape anew instead of refusing them.
-            output_loading_info: return (model, report) with the names that were missing, unexpected or renamed; otherwise
-                what is missing or foreign is logged as a warning.
-            options: `revision`, `cache_dir`, `token`, `local_files_only` for the hub; `add_pooling_layer` for `BertModel`;
-                any other keyword overrides a field of the configuration (`num_labels=3`).
+            output_loading_info: return (model, names), with what was missing, unexpected or of another shape by transformers'
+                keys; otherwise what is missing or foreign is logged as a warning. Either way the model has a `load_report`.
+            state_dict: tensors in place of the checkpoint's own.
+            options: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`, `subfolder` for the hub;
+                `add_pooling_layer` for `BertModel`; `device_map` with one device; what transformers takes and makes no
+                difference here, such as `low_cpu_mem_usage`; any other keyword overrides a field of the configuration
+                (`num_labels=3`).
 
         Raises:
-            CheckpointNotFoundError: nothing there. CheckpointError: damaged files, or shapes that differ, by name.
+            CheckpointNotFoundError: nothing there. CheckpointError: damaged files. SizeMismatchError: shapes that differ, by
+            name. BackendError: inside `torch.device("meta")`, where the weights would have no values.
         """
+        if torch.get_default_device().type == "meta":
+            raise BackendError('from_pretrained inside torch.device("meta") would give weights without values')
         hub, overrides = files.split_hub_options(options)
+        overrides = {name: value for name, value in overrides.items() if name not in _HARMLESS}
         dtype = overrides.pop("torch_dtype", dtype)  # its older name
+        if overrides.get("device_map") is not None:
+            device = _one_device(overrides["device_map"])
+        overrides.pop("device_map", None)
         arguments = {name: overrides.pop(name) for name in ("add_pooling_layer",) if name in overrides}
-        folder = files.locate(path_or_hub_id, checkpoint.PATTERNS, **hub)
         chosen = tuple(overrides)
+        source = pretrained_model_name_or_path
+        if source is None and (config is None or state_dict is None):
+            raise InputError("pretrained_model_name_or_path = None needs both config and state_dict")
+        folder = files.locate(source, checkpoint.PATTERNS, **hub) if source is not None else Path()
         if config is None:
-            config = BertConfig.from_dict(files.read_json(folder / "config.json"), **_known_fields(overrides))
+            values = {**files.read_json(folder / "config.json"), "_name_or_path": str(source)}
+            config = BertConfig.from_dict(values, **_known_fields(overrides))
         elif overrides:
             raise ConfigError(f"config was given, so these keywords have no place: {', '.join(overrides)}")
+        elif isinstance(config, str | Path):
+            chosen, config = ("num_hidden_layers",), BertConfig.from_pretrained(config, **hub)
         else:
             chosen, config = ("num_hidden_layers",), copy.deepcopy(config)
-        state = checkpoint.read_state_dict(folder)
+        state = checkpoint.read_state_dict(folder) if state_dict is None else dict(state_dict)
         checkpoint.check_sizes(state, config, folder, chosen)
         with torch.device("meta"):
             model = cls(config, **arguments)
@@ -132,28 +179,55 @@ class BertPreTrainedModel(nn.Module):
         model._start_missing(target)
         model._untie(report.untied)
         model.tie_weights()
-        config.dtype = str(target).removeprefix("torch.")
+        config.dtype = target
         model.eval()
         if device is not None:
             model.to(device)
         model.load_report = report
         if output_loading_info:
-            return model, report
-        _log(report, path_or_hub_id, cls.__name__)
+            return model, report.by_transformers_keys()
+        _log(report, source, cls.__name__)
         return model
 
-    def save_pretrained(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None, **ignored: Any) -> None:
-        """Writes config.json and model.safetensors to `folder`, readable by transformers as well. Each file is replaced whole.
+    @classmethod
+    def _from_config(cls, config: BertConfig, dtype: torch.dtype | None = None, **ignored: Any) -> Self:
+        """A model with random weights: how transformers' libraries make one."""
+        return cls(config).to(config.dtype if dtype is None else dtype)
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        state_dict: Mapping[str, Tensor] | None = None,
+        push_to_hub: bool = False,
+        max_shard_size: int | str | None = None,
+        **ignored: Any,
+    ) -> None:
+        """Writes config.json and model.safetensors, readable by transformers as well. They appear whole or not at all.
+
+        A model with adapters (`add_adapter`) writes the active one's weights and adapter_config.json in their place.
 
         Args:
-            folder: made if absent.
+            save_directory: made if absent.
+            is_main_process: False writes nothing: another process does.
             state_dict: in place of the model's own.
-            ignored: keywords of transformers' method that have no meaning here, accepted for its Trainer.
+            push_to_hub: only False.
+            max_shard_size: bytes of a file of weights, or "500MB"; more is split into shards with an index. None: one file.
+            ignored: keywords of transformers' method that have no meaning here.
+
+        Raises:
+            ArgumentError: `push_to_hub`. CheckpointError: the folder cannot be written, or a tensor has no values.
         """
-        state = self.state_dict() if state_dict is None else state_dict
+        if push_to_hub:
+            raise ArgumentError("push_to_hub is not supported: save to a folder and call huggingface_hub.upload_folder")
+        if not is_main_process:
+            return
+        if adapters.are_on(self):
+            adapters.save(self, save_directory, state_dict)
+            return
         self.config.architectures = [type(self).__name__]
-        self.config.dtype = str(self.dtype).removeprefix("torch.")
-        checkpoint.save(state, self.config, folder)
+        self.config.dtype = self.dtype
+        checkpoint.save(self.state_dict() if state_dict is None else state_dict, self.config, save_directory, max_shard_size)
 
     @torch.no_grad()
     def _start_missing(self, dtype: torch.dtype) -> None:
@@ -186,7 +260,14 @@ class BertPreTrainedModel(nn.Module):
 
     def enable_input_require_grads(self) -> None:
         """Makes the word embeddings' output require a gradient, as adapters with activation checkpointing need it."""
-        self.get_input_embeddings().register_forward_hook(lambda _, __, output: output.requires_grad_(True))
+        self.disable_input_require_grads()
+        self._require_grads_hook = self.get_input_embeddings().register_forward_hook(_require_grad)
+
+    def disable_input_require_grads(self) -> None:
+        """Takes `enable_input_require_grads` back."""
+        if self._require_grads_hook is not None:
+            self._require_grads_hook.remove()
+        self._require_grads_hook = None
 
     def tie_weights(self, **ignored: Any) -> None:
         """Makes the MLM decoder share its weight with the word embeddings and its bias with the head's.
@@ -224,24 +305,29 @@ class BertPreTrainedModel(nn.Module):
         if "cls.predictions.decoder.weight" in names:
             self.config.tie_word_embeddings = False
 
+    @property
+    def vocab_size(self) -> int:
+        """Entries of the vocabulary."""
+        return self.config.vocab_size
+
     def resize_token_embeddings(
-        self, num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
         """Grows or shrinks the vocabulary, keeping what is there, with the MLM decoder and its bias.
 
         Args:
-            num_tokens: the new size; None keeps the present one.
+            new_num_tokens: the new size; None keeps the present one.
             pad_to_multiple_of: round the size up to a multiple of this.
             mean_resizing: whether new rows start as the mean of the old ones, or else at random. New biases start at 0.
         """
         words, decoder = self.get_input_embeddings(), self.get_output_embeddings()
-        num_tokens = _count(words.num_embeddings if num_tokens is None else num_tokens, "num_tokens")
+        num_tokens = _count(words.num_embeddings if new_num_tokens is None else new_num_tokens, "new_num_tokens")
         pad_to_multiple_of = None if pad_to_multiple_of is None else _count(pad_to_multiple_of, "pad_to_multiple_of")
         if pad_to_multiple_of:
             num_tokens = -(-num_tokens // pad_to_multiple_of) * pad_to_multiple_of
         old_size = words.num_embeddings
         if words.padding_idx is not None and words.padding_idx >= num_tokens:
-            raise InputError(f"num_tokens = {num_tokens} would cut off the padding token {words.padding_idx}")
+            raise InputError(f"new_num_tokens = {num_tokens} would cut off the padding token {words.padding_idx}")
         mean = words.weight.detach().mean(0, dtype=torch.float32)
         words.weight = _resized(words.weight, num_tokens, mean)
         words.num_embeddings = num_tokens
@@ -291,37 +377,57 @@ class BertPreTrainedModel(nn.Module):
         counted = (p for p in self.parameters() if id(p) not in tables)
         return sum(p.numel() for p in counted if p.requires_grad or not only_trainable)
 
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, offload: bool = False
-    ) -> None:
-        """Keeps only each layer's input in training and computes the rest again in backward, with equal gradients.
+    def get_memory_footprint(self, return_buffers: bool = True) -> int:
+        """Bytes of the parameters, shared ones counted once, and of the buffers where they are asked for."""
+        tensors = [*self.parameters(), *(self.buffers() if return_buffers else ())]
+        return sum(tensor.nelement() * tensor.element_size() for tensor in tensors)
 
-        Args:
-            gradient_checkpointing_kwargs: taken for transformers' sake; the non-reentrant form runs, whatever they say.
-            every_n_layers: of how many layers one is computed again.
-            offload: only False: inputs stay on their device.
-        """
-        if not isinstance(every_n_layers, int) or every_n_layers < 1:
-            raise InputError(f"every_n_layers = {every_n_layers!r} must be a positive integer")
-        if offload:
-            raise InputError("offload = True is not supported: the inputs of layers stay on their device")
-        self.base_model.gradient_checkpointing = True
-        self.base_model.checkpointing_interval = every_n_layers
+    @classmethod
+    def can_generate(cls) -> bool:
+        """False: there is no text generation."""
+        return False
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, offload: bool = False
     ) -> None:
-        """As `gradient_checkpointing_enable`, by transformers' newer name."""
-        self.gradient_checkpointing_enable(activation_checkpointing_kwargs, every_n_layers, offload)
+        """Keeps only each layer's input in training and computes the rest again in backward, with equal gradients.
 
-    def gradient_checkpointing_disable(self) -> None:
+        Args:
+            activation_checkpointing_kwargs: taken for transformers' sake; the non-reentrant form runs, whatever they say.
+            every_n_layers: of how many layers one is computed again.
+            offload: keep these inputs in the host's memory.
+        """
+        if not isinstance(every_n_layers, int) or isinstance(every_n_layers, bool) or every_n_layers < 1:
+            raise InputError(f"every_n_layers = {every_n_layers!r} must be a positive integer")
+        encoder = self.base_model
+        encoder.gradient_checkpointing = True
+        encoder.checkpointing_interval, encoder.checkpointing_offload = every_n_layers, bool(offload)
+
+    def activation_checkpointing_disable(self) -> None:
         """Keeps all activations again."""
         self.base_model.gradient_checkpointing = False
 
     @property
-    def is_gradient_checkpointing(self) -> bool:
+    def is_activation_checkpointing(self) -> bool:
         """Whether layers are computed again in backward."""
         return self.base_model.gradient_checkpointing
+
+    # The same by transformers' older names.
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, offload: bool = False
+    ) -> None:
+        """As `activation_checkpointing_enable`."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, every_n_layers, offload)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """As `activation_checkpointing_disable`."""
+        self.activation_checkpointing_disable()
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """As `is_activation_checkpointing`."""
+        return self.is_activation_checkpointing
 
     def train(self, mode: bool = True) -> Self:
         """Training mode, which drops prepacked weights: what a compiled or captured step changes leaves no trace."""
@@ -371,6 +477,21 @@ def _resized(old: Tensor, count: int, start: Tensor) -> nn.Parameter:
     return nn.Parameter(new, requires_grad=old.requires_grad)
 
 
+def _require_grad(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    output.requires_grad_(True)
+
+
+def _one_device(device_map: Any) -> torch.device:
+    """The device of a `device_map` that has one: a device, its name or number, "auto", or a mapping of "" to it."""
+    place: Any = device_map.get("") if isinstance(device_map, Mapping) and len(device_map) == 1 else device_map
+    if place in ("auto", "balanced", "balanced_low_0", "sequential"):
+        place = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.device(place)
+    except (TypeError, RuntimeError):
+        raise InputError(f"device_map = {schema.shown(device_map)} names no single device") from None
+
+
 def _known_fields(overrides: dict[str, Any]) -> dict[str, Any]:
     """The overrides that are fields of a configuration; None and False for anything else mean nothing, other values do."""
     known = {f.name for f in fields(BertConfig)} | {"num_labels"}
@@ -384,7 +505,7 @@ def _resolve_dtype(dtype: torch.dtype | str | None, config: BertConfig, state: d
     name = dtype if dtype not in (None, "auto") else config.dtype
     if name is not None:
         found = getattr(torch, str(name).removeprefix("torch."), None)
-        if found not in checkpoint.TYPES:
+        if found is None or found not in checkpoint.TYPES:
             raise ConfigError(f"dtype = {schema.shown(name)} is not one of {', '.join(map(str, checkpoint.TYPES))}")
         return found
     return next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
@@ -400,7 +521,7 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return cast
 
 
-def _log(report: checkpoint.LoadReport, source: str | Path, name: str) -> None:
+def _log(report: checkpoint.LoadReport, source: str | Path | None, name: str) -> None:
     if report.missing:
         logger.warning("%s from %s: not in the checkpoint, newly initialised: %s", name, source, ", ".join(report.missing))
     if report.mismatched:

@@ -247,10 +247,10 @@ def wrong_mask_shape(call: Call, random_: torch.Generator) -> tuple[dict[str, An
     """Any shape but the ones that are taken, in zeros and ones of any type."""
     (size, length), heads = call.keep.shape, call.models[0].config.num_attention_heads
     right = {(size, length), (1, length), (size, length, length)}
-    right |= {(size, 1, length, length), (size, heads, length, length)}
+    right |= set(itertools.product((1, size), (1, heads), (1, length), (length,)))
     sides = sorted({0, 1, size, length, heads, length + 1, size + 1})
     shapes = [shape for n in range(6) for shape in itertools.product(sides, repeat=n) if shape not in right]
-    wide = {(1, length, length), (1, 1, length, length), (size, 1, 1, length), (size, 1, length), (1, heads, length, length)}
+    wide = {(1, length, length), (size, 1, length), (size, 2, length, length), (size, heads, length, 1)}
     pick = [sorted(wide - right), shapes][int(torch.randint(2, (), generator=random_))] or shapes
     shape = pick[int(torch.randint(len(pick), (), generator=random_))]
     dtype = (torch.bool, torch.int64, torch.float32)[int(torch.randint(3, (), generator=random_))]

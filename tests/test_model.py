@@ -344,7 +344,7 @@ def test_outputs_give_fields_by_attribute_name_and_index() -> None:
     out = model(**ragged([3, 3]))
     assert out[0] is out["last_hidden_state"] is out.last_hidden_state
     assert out.to_tuple()[1] is out.pooler_output
-    assert list(out) == out.keys() == ["last_hidden_state", "pooler_output"]
+    assert list(out) == list(out.keys()) == ["last_hidden_state", "pooler_output"]
     assert "hidden_states" not in out
     assert out.get("attentions") is None
     assert len(out[:2]) == len(out) == 2

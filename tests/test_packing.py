@@ -97,7 +97,7 @@ def test_padded_and_packed_forms_agree_in_every_head() -> None:
         model, _ = make_pair(name)
         a, b = model(**batch, **padded_labels), model(packed, **packed_labels)
         assert a.loss.item() == pytest.approx(b.loss.item(), rel=1e-6), name
-        for key in a.keys()[1:]:
+        for key in list(a)[1:]:
             if a[key].shape[:2] == (4, 11):
                 assert worst(packed.pack(a[key]), b[key]) < 1e-5
 

@@ -79,10 +79,11 @@ def build_model(problem: Problem, folder: Path, options: FineTuneOptions, seed: 
                 f"the checkpoint has a head for {before.num_labels} labels, this task wants {len(problem.labels)}: start a new "
                 "head (new_head, --new-head)"
             )
-        model, report = model_class.from_pretrained(
+        model, _ = model_class.from_pretrained(
             folder, config=config, dtype="float32", output_loading_info=True, ignore_mismatched_sizes=new_head
         )
         check_complete(model, folder, new=_NEW_PARTS)
+        report = model.load_report
         drawn = "classifier.weight" in [*report.missing, *(name for name, *_ in report.mismatched)]
         if new_head and not drawn:
             model.init_weights(model.classifier if hasattr(model, "classifier") else model.qa_outputs)

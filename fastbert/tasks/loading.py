@@ -162,8 +162,8 @@ class HeadTask:
         if is_composed(folder):
             model: Any = ComposedModel.from_pretrained(folder, dtype, target)
         else:
-            model, report = cls.model_class.from_pretrained(folder, dtype=dtype, device=target, output_loading_info=True)
-            absent = [name for name in report.missing if name.startswith(cls.head_parts)]
+            model, _ = cls.model_class.from_pretrained(folder, dtype=dtype, device=target, output_loading_info=True)
+            absent = [name for name in model.load_report.missing if name.startswith(cls.head_parts)]
             if absent:
                 raise CheckpointError(f"{path_or_hub_id} has no {cls.head_name} head: it lacks {', '.join(absent)}")
         check_complete(model, path_or_hub_id)

@@ -1,0 +1,141 @@
+"""How the parts of a model are run: by an op on their parameters, on packed rows, or as transformers calls them.
+
+    nobody looks at it        an op reads the part's parameters, or the part is called on packed rows (T, ...)
+    it is watched             hooks and a forward of its own get (B, S, ...), where the caller's batch was padded
+    it is of another class    a linear, as LoRA makes it, is called on packed rows; a layer or an encoder on (B, S, N)
+
+A watched part computes the same numbers: what it is given is packed inside it again, with the same dropout.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastbert import masks, ops
+from fastbert.packing import PackedBatch
+
+GELU_FORMS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+_OTHER_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+_PLAIN: set[type] = {nn.Linear, nn.LayerNorm, nn.Embedding, nn.Dropout}
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+C = TypeVar("C", bound=type)
+
+
+def plain(cls: C) -> C:
+    """Decorator of the classes that BERT is built of."""
+    _PLAIN.add(cls)
+    return cls
+
+
+def is_plain(*modules: nn.Module) -> bool:
+    """Whether modules may be bypassed for an op on their parameters, and draw no random numbers but from the seeds.
+
+    Only the very classes that BERT is built of, with plain Parameters, no hook and no forward of their own: a LoRA layer, a
+    quantised linear or a hooked module is called instead.
+    """
+    return all(
+        type(module) in _PLAIN
+        and not any(getattr(module, hooks) for hooks in _HOOKS)
+        and "forward" not in module.__dict__
+        and all(type(value) is nn.Parameter for value in module._parameters.values())
+        and ("weight" in module._parameters or not isinstance(module, nn.Linear | nn.LayerNorm | nn.Embedding))
+        for module in modules
+    )
+
+
+def is_watched(*modules: nn.Module) -> bool:
+    """Whether any has a hook, other than those by which torch.distributed shards it, or a forward of its own."""
+    return any(
+        "forward" in module.__dict__
+        or any(not _is_of_torch(hook) for hooks in _HOOKS for hook in getattr(module, hooks).values())
+        for module in modules
+    )
+
+
+def _is_of_torch(hook: Any) -> bool:
+    return (getattr(hook, "__module__", None) or "").startswith("torch.distributed")
+
+
+def call(module: nn.Module, batch: PackedBatch | None, *rows: Tensor) -> Tensor:
+    """`module` on packed rows (T, ...) that it maps row by row; where it is watched, on (B, S, ...), if the caller's are."""
+    if batch is None or not batch.padded or not is_watched(module):
+        return module(*rows)
+    return batch.pack(module(*(batch.unpack(value) for value in rows)))
+
+
+def call_part(part: nn.Module, kind: type, batch: PackedBatch, causal: bool, *rows: Tensor, **options: Any) -> Any:
+    """A part that attends, on packed rows, in the way that it wants.
+
+    Args:
+        part, kind: what stands in the model, and the class that is expected there.
+        batch, rows, options: what `kind` is called with. A part of another class gets (B, S, N) and the mask that is added to
+            the scores, and returns states, or a tuple of them and more, as transformers' parts do.
+        causal: whether that mask lets tokens see only what is before them.
+    """
+    ours = isinstance(part, kind) or _wraps(part, kind)
+    if ours and not (batch.padded and is_watched(part)):
+        return part(*rows, batch=batch, **options)
+    padded = [batch.unpack(value) for value in rows]
+    if ours:
+        return _packed(part(*padded, batch=batch, **options), batch)
+    bias = masks.dense_bias(batch, causal)
+    return _packed(part(*padded, None if bias is None else bias.to(padded[0].dtype)), batch)
+
+
+def _packed(result: Any, batch: PackedBatch) -> Any:
+    """The states (B, S, N) of what a part returned as packed rows, whatever stands beside them."""
+    if isinstance(result, Tensor):
+        return batch.pack(result)
+    if isinstance(result, tuple):
+        return batch.pack(result[0]), *result[1:]
+    result.last_hidden_state = batch.pack(result.last_hidden_state)
+    return result
+
+
+def _wraps(module: nn.Module, kind: type) -> bool:
+    """Whether a module of another class holds one of `kind` and passes keywords on, as FSDP and torch.compile wrap it."""
+    if not any(isinstance(part, kind) for part in module.modules()):
+        return False
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(module.forward).parameters.values())
+
+
+def dropout_p(module: nn.Module) -> float:
+    """The probability that a dropout module applies now."""
+    return float(module.p) if isinstance(module, nn.Dropout) and module.training else 0.0
+
+
+def dense(module: nn.Linear, x: Tensor, batch: PackedBatch | None = None) -> Tensor:
+    """x W + b, of rows (T, ...) or (B, S, ...)."""
+    if not is_plain(module):
+        return call(module, batch, x)
+    return ops.linear(x.flatten(0, -2), module.weight, module.bias).unflatten(0, x.shape[:-1])
+
+
+def dense_and_activation(module: nn.Linear, x: Tensor, name: str, batch: PackedBatch | None = None) -> Tensor:
+    """activation(x W + b)."""
+    if name in GELU_FORMS and is_plain(module):
+        y = ops.linear_gelu(x.flatten(0, -2), module.weight, module.bias, GELU_FORMS[name])
+        return y.unflatten(0, x.shape[:-1])
+    x = dense(module, x, batch)
+    return F.gelu(x, approximate=GELU_FORMS[name]) if name in GELU_FORMS else _OTHER_ACTIVATIONS[name](x)
+
+
+def fresh_seeds(module: nn.Module, count: int, device: torch.device) -> Tensor | None:
+    """One seed for each dropout site, (count,) int64, from torch's generator of that device; None in evaluation."""
+    return torch.randint(2**62, (count,), device=device) if module.training else None
+
+
+def seed_at(seeds: Tensor | None, index: int) -> Tensor | None:
+    """One of the seeds, where there are any."""
+    return None if seeds is None else seeds[index]
