@@ -9,6 +9,7 @@ A watched part computes the same numbers: what it is given is packed inside it a
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -27,7 +28,8 @@ _OTHER_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "swish": F.silu,
     "tanh": torch.tanh,
 }
-_PLAIN: set[type] = {nn.Linear, nn.LayerNorm, nn.Embedding, nn.Dropout}
+_WEIGHTED = (nn.Linear, nn.LayerNorm, nn.Embedding)
+_PLAIN: set[type] = {*_WEIGHTED, nn.Dropout}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 C = TypeVar("C", bound=type)
 
@@ -44,23 +46,32 @@ def is_plain(*modules: nn.Module) -> bool:
     Only the very classes that BERT is built of, with plain Parameters, no hook and no forward of their own: a LoRA layer, a
     quantised linear or a hooked module is called instead.
     """
-    return all(
-        type(module) in _PLAIN
-        and not any(getattr(module, hooks) for hooks in _HOOKS)
-        and "forward" not in module.__dict__
-        and all(type(value) is nn.Parameter for value in module._parameters.values())
-        and ("weight" in module._parameters or not isinstance(module, nn.Linear | nn.LayerNorm | nn.Embedding))
-        for module in modules
-    )
+    for module in modules:  # plain loops: every op of every layer comes by here
+        state = module.__dict__
+        if type(module) not in _PLAIN or "forward" in state:
+            return False
+        for hooks in _HOOKS:
+            if state[hooks]:
+                return False
+        parameters = state["_parameters"]
+        for value in parameters.values():
+            if type(value) is not nn.Parameter:
+                return False
+        if "weight" not in parameters and type(module) in _WEIGHTED:
+            return False
+    return True
 
 
 def is_watched(*modules: nn.Module) -> bool:
     """Whether any has a hook, other than those by which torch.distributed shards it, or a forward of its own."""
-    return any(
-        "forward" in module.__dict__
-        or any(not _is_of_torch(hook) for hooks in _HOOKS for hook in getattr(module, hooks).values())
-        for module in modules
-    )
+    for module in modules:
+        state = module.__dict__
+        if "forward" in state:
+            return True
+        for hooks in _HOOKS:
+            if state[hooks] and not all(map(_is_of_torch, state[hooks].values())):
+                return True
+    return False
 
 
 def _is_of_torch(hook: Any) -> bool:
@@ -99,8 +110,9 @@ def _packed(result: Any, batch: PackedBatch) -> Any:
         return batch.pack(result)
     if isinstance(result, tuple):
         return batch.pack(result[0]), *result[1:]
-    result.last_hidden_state = batch.pack(result.last_hidden_state)
-    return result
+    packed = copy.copy(result)  # a hook may keep what it was shown
+    packed.last_hidden_state = batch.pack(result.last_hidden_state)
+    return packed
 
 
 def _wraps(module: nn.Module, kind: type) -> bool:
@@ -119,6 +131,8 @@ def dense(module: nn.Linear, x: Tensor, batch: PackedBatch | None = None) -> Ten
     """x W + b, of rows (T, ...) or (B, S, ...)."""
     if not is_plain(module):
         return call(module, batch, x)
+    if x.dim() == 2:
+        return ops.linear(x, module.weight, module.bias)
     return ops.linear(x.flatten(0, -2), module.weight, module.bias).unflatten(0, x.shape[:-1])
 
 

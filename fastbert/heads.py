@@ -48,7 +48,7 @@ class TaskHead(BertPreTrainedModel):
     def _pool(self, batch: PackedBatch, hidden_states: bool | None, attentions: bool | None) -> tuple[Tensor, BertModelOutput]:
         """The pooled output (B, N); of the last layer only the [CLS] rows are computed."""
         bert: BertModel = self.bert  # type: ignore[assignment]
-        if not batch.num_tokens:
+        if not batch.num_tokens or not isinstance(bert, BertModel) or not bert.pools_rows(batch):
             _, output = self._encode(batch, None, hidden_states, attentions)
             assert output.pooler_output is not None
             return output.pooler_output, output

@@ -219,9 +219,9 @@ class BertForPreTraining(TaskHead):
         if return_logits is None:
             return_logits = labels is None or not self.training or watched
         output = PreTrainingOutput()
-        if return_logits or rows is None or not batch.num_tokens:
+        if return_logits or rows is None or not batch.num_tokens or not bert.pools_rows(batch):
             states, encoded = self._encode(batch, None, output_hidden_states, output_attentions)
-            pooled = bert.pool(states, batch)
+            pooled = encoded.pooler_output
             at_labels = None if rows is None else states.index_select(0, rows)
         else:
             both = torch.cat([batch.first_rows(), rows])

@@ -508,6 +508,8 @@ class BertModel(BertPreTrainedModel):
         if last_layer_rows is not None:
             self._check_rows(last_layer_rows, batch)
         seeds = fresh_seeds(self, 1 + 3 * len(self.encoder.layer), batch.device)
+        whole = not isinstance(self.encoder, BertEncoder) or (batch.padded and is_watched(self.encoder))
+        rows = None if whole else last_layer_rows
         recomputes = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         encoded = call_part(
             self.encoder,
@@ -516,12 +518,14 @@ class BertModel(BertPreTrainedModel):
             config.is_decoder,
             self._embed(batch, seed_at(seeds, 0)),
             seeds=None if seeds is None else seeds[1:],
-            rows=last_layer_rows,
+            rows=rows,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             recomputation=Recomputation(self.checkpointing_interval, self.checkpointing_offload) if recomputes else None,
         )
-        states = getattr(encoded, "last_hidden_state", encoded)
+        states = encoded[0] if isinstance(encoded, tuple) else getattr(encoded, "last_hidden_state", encoded)
+        if last_layer_rows is not None and rows is None:
+            states = states.index_select(0, last_layer_rows)
         hidden_states, attentions = getattr(encoded, "hidden_states", None), getattr(encoded, "attentions", None)
         pooled = None
         if self.pooler is not None and last_layer_rows is None:
@@ -630,13 +634,22 @@ class BertModel(BertPreTrainedModel):
         """(T, N) -> pooled (B, N); an empty sequence gives zeros."""
         if not batch.num_tokens:
             return hidden_states.new_zeros(batch.batch_size, hidden_states.shape[-1])
-        return self.pool_rows(hidden_states.index_select(0, batch.first_rows()), batch)
+        first = hidden_states.index_select(0, batch.first_rows())
+        if self.pools_rows(batch):
+            return self.pool_rows(first, batch)
+        assert self.pooler is not None
+        # What transformers' pooler is given; a row that is padded on the left has its first token in a place that is free.
+        padded = torch.cat([first[:, None], batch.unpack(hidden_states)[:, 1:]], dim=1)
+        return batch.blank_empty(self.pooler(padded))
+
+    def pools_rows(self, batch: PackedBatch) -> bool:
+        """Whether the pooler may be given first tokens alone: not where it is of another class, or watched."""
+        return isinstance(self.pooler, BertPooler) and not (batch.padded and is_watched(*self.pooler.modules()))
 
     def pool_rows(self, first_token_states: Tensor, batch: PackedBatch) -> Tensor:
         """(B, N) first tokens' states -> pooled (B, N); an empty sequence gives zeros."""
         assert self.pooler is not None
-        whole = not isinstance(self.pooler, BertPooler) or (batch.padded and is_watched(self.pooler))
-        return batch.blank_empty(self.pooler(first_token_states[:, None] if whole else first_token_states))
+        return batch.blank_empty(self.pooler(first_token_states))
 
 
 def as_asked(output: Any, return_dict: bool | None, config: BertConfig) -> Any:

@@ -6,51 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CLASSES, make_pair, ragged, worst
+from conftest import CLASSES, fields_for, labels_for, make_pair, ragged, with_choices, worst
 
 import fastbert
 
 LENGTHS = [11, 5, 8, 1]
 OUTPUT_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 2e-5
-
-
-def labels_for(name: str, batch: dict[str, torch.Tensor], seed: int = 5) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    size, width = batch["input_ids"].shape
-    mask = batch["attention_mask"].bool()
-
-    def draw(high: int, *shape: int) -> torch.Tensor:
-        return torch.randint(0, high, shape, generator=generator)
-
-    scored = (torch.rand(size, width, generator=generator) < 0.4) & mask
-    scored[0, 0] = True  # a label at [CLS], which the pre-training head reads twice
-    mlm = draw(101, size, width).masked_fill(~scored, -100)
-    return {
-        "BertModel": {},
-        "BertForPreTraining": {"labels": mlm, "next_sentence_label": draw(2, size)},
-        "BertForMaskedLM": {"labels": mlm},
-        "BertLMHeadModel": {"labels": batch["input_ids"].masked_fill(~mask, -100)},
-        "BertForNextSentencePrediction": {"labels": draw(2, size)},
-        "BertForSequenceClassification": {"labels": draw(3, size)},
-        "BertForMultipleChoice": {"labels": draw(2, size // 2)},
-        "BertForTokenClassification": {"labels": draw(3, size, width).masked_fill(~mask, -100)},
-        "BertForQuestionAnswering": {
-            "start_positions": torch.tensor([3, 1, 0, 50]),
-            "end_positions": torch.tensor([9, 4, 7, 0]),
-        },
-    }[name]
-
-
-def fields_for(name: str) -> dict[str, Any]:
-    needs_labels = name in ("BertForSequenceClassification", "BertForTokenClassification")
-    return {"num_labels": 3} if needs_labels else {}
-
-
-def with_choices(name: str, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    if name != "BertForMultipleChoice":
-        return batch
-    return {key: value.view(2, -1, value.shape[1]) for key, value in batch.items()}
 
 
 def compare(name: str, ours: Any, theirs: Any, mask: torch.Tensor) -> None:

@@ -1,0 +1,276 @@
+"""The parts of a model by themselves: called alone, watched by hooks, replaced, and hidden states that are held on to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import CLASSES, fields_for, labels_for, make_pair, ragged, with_choices, worst
+from torch import Tensor, nn
+
+import fastbert
+from fastbert import packing
+from fastbert.errors import ArgumentError
+from fastbert.model import BertLayer
+
+LENGTHS = [11, 7, 3, 1]
+
+
+def watched(model: nn.Module, seen: dict[str, Any]) -> list[Any]:
+    """Hooks on every module that keep what went in and came out."""
+
+    def hook(name: str) -> Any:
+        def keep(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            seen.setdefault(name, (args, kwargs, output))
+
+        return keep
+
+    return [module.register_forward_hook(hook(name), with_kwargs=True) for name, module in model.named_modules()]
+
+
+def first(value: Any) -> Any:
+    """The states of an output, whatever stands beside them."""
+    if isinstance(value, tuple):
+        return value[0]
+    return value if isinstance(value, Tensor) else value[0]
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_module_shows_a_hook_what_transformers_module_shows(name: str, labelled: bool) -> None:
+    ours, theirs = make_pair(name, **fields_for(name))
+    batch = ragged(LENGTHS)
+    if name == "BertForQuestionAnswering" and labelled:  # the softmax of its loss covers padding there
+        batch = ragged([11, 11, 11, 11])
+    rows = batch["attention_mask"].bool()
+    inputs = {**with_choices(name, batch), **(labels_for(name, batch) if labelled else {})}
+    if name == "BertForMultipleChoice":
+        rows = inputs["attention_mask"].flatten(0, 1).bool()
+    inputs["position_ids"] = torch.arange(11).expand(inputs["input_ids"].shape)  # one row for all of them otherwise
+    seen: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    watched(ours, seen[0]), watched(theirs, seen[1])
+    ours(**inputs), theirs(**inputs)
+    # transformers applies its activation as a module and this dropout as a function: ours are the same the other way round.
+    unseen = {key for key in seen[1] if key.endswith(("act_fn",))}
+    assert seen[0].keys() >= seen[1].keys() - unseen
+    for key in seen[1].keys() - unseen:
+        (args, _, a), (their_args, _, b) = seen[0][key], seen[1][key]
+        a, b = first(a), first(b)
+        assert a.shape == b.shape, key
+        if a.shape[:2] == rows.shape:
+            a, b = a[rows], b[rows]
+        assert worst(a, b) < 1e-5, key
+        for mine, their in zip(args, their_args, strict=False):
+            if isinstance(mine, Tensor) and isinstance(their, Tensor):
+                assert mine.shape == their.shape, key
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_hook_changes_no_number(name: str, training: bool) -> None:
+    model, _ = make_pair(name, **fields_for(name))
+    model.train(training)
+    batch = ragged(LENGTHS)
+    inputs = {**with_choices(name, batch), **labels_for(name, batch)}
+    if training:  # otherwise the last layer runs on the rows that a head reads, and their dropout is another one
+        inputs["output_hidden_states"] = True
+
+    def run() -> tuple[Tensor, list[Tensor]]:
+        torch.manual_seed(3)
+        model.zero_grad()
+        out = model(**inputs)
+        loss = out.loss if out.get("loss") is not None else out[0].pow(2).mean()
+        loss.backward()
+        return loss.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    loss, gradients = run()
+    for module in list(model.modules()):
+        if isinstance(module, nn.Dropout | nn.LayerNorm | nn.Embedding):
+            continue  # a dropout that is called draws its own numbers, from torch's generator
+        handle = module.register_forward_hook(lambda *_: None)
+        again, others = run()
+        assert abs(again - loss) < 1e-6, type(module).__name__
+        assert all(worst(a, b) < 1e-5 for a, b in zip(gradients, others, strict=True)), type(module).__name__
+        handle.remove()
+
+
+def test_hooks_may_change_what_goes_through() -> None:
+    ours, theirs = make_pair("BertForSequenceClassification")
+    batch = ragged(LENGTHS)
+    places = [
+        "bert.embeddings",
+        "bert.encoder.layer.0",
+        "bert.encoder.layer.1.attention.output.dense",
+        "bert.encoder.layer.2",
+        "bert.pooler",
+        "classifier",
+    ]
+    for model in (ours, theirs):
+        for place in places:
+            model.get_submodule(place).register_forward_hook(lambda _, __, output: output * 1.1)
+        layer = model.get_submodule("bert.encoder.layer.1")
+        layer.register_forward_pre_hook(lambda _, args: (args[0] * 0.9, *args[1:]))
+    assert worst(ours(**batch).logits, theirs(**batch).logits) < 1e-5
+
+
+def test_a_packed_caller_sees_packed_rows() -> None:
+    model, _ = make_pair("BertModel")
+    batch = fastbert.pack(ragged(LENGTHS))
+    shapes: list[Any] = []
+    model.encoder.layer[0].register_forward_hook(lambda _, args, out: shapes.append((args[0].shape, out.shape)))
+    model(batch)
+    assert shapes == [((22, 48), (22, 48))]
+
+
+def test_nothing_is_unpacked_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for name in ("unpack", "pack"):
+        whole = getattr(packing.PackedBatch, name)
+        monkeypatch.setattr(packing.PackedBatch, name, lambda *a, n=name, f=whole: (calls.append(n), f(*a))[1])
+    model, _ = make_pair("BertModel")
+    model(**ragged(LENGTHS))
+    assert calls == ["unpack"]  # the last hidden state, for the caller
+    model.encoder.layer[0].register_forward_hook(lambda *_: None)
+    calls.clear()
+    model(**ragged(LENGTHS))
+    assert calls == ["unpack", "pack", "unpack", "pack", "unpack"]
+
+
+@pytest.mark.parametrize("mask", [None, "extended"])
+def test_parts_called_alone_give_transformers_values(mask: str | None) -> None:
+    ours, theirs = make_pair("BertForMaskedLM")
+    other, their_other = make_pair("BertForPreTraining")
+    batch = ragged([6, 4])
+    ids, types = batch["input_ids"], batch["token_type_ids"]
+    bias = None
+    if mask:
+        bias = (1.0 - batch["attention_mask"][:, None, None, :].float()) * torch.finfo(torch.float32).min
+    hidden = torch.randn(2, 6, 48)
+    a, b = ours.bert, theirs.bert
+    assert worst(a.embeddings(ids), b.embeddings(ids)) < 1e-5
+    assert worst(a.embeddings(input_ids=ids, token_type_ids=types), b.embeddings(input_ids=ids, token_type_ids=types)) < 1e-5
+    assert worst(a.embeddings(inputs_embeds=hidden), b.embeddings(inputs_embeds=hidden)) < 1e-5
+    offset = {"past_key_values_length": 3}
+    assert worst(a.embeddings(ids, **offset), b.embeddings(ids, **offset)) < 1e-5
+    assert worst(a.encoder(hidden, bias).last_hidden_state, b.encoder(hidden, bias).last_hidden_state) < 1e-5
+    assert worst(a.encoder(hidden, attention_mask=bias)[0], b.encoder(hidden, attention_mask=bias)[0]) < 1e-5
+    first_layer, their_layer = a.encoder.layer[0], b.encoder.layer[0]
+    assert worst(first_layer(hidden, bias), their_layer(hidden, bias)) < 1e-5
+    assert worst(first_layer.attention(hidden, bias)[0], their_layer.attention(hidden, bias)[0]) < 1e-5
+    assert worst(first_layer.attention.self(hidden, bias)[0], their_layer.attention.self(hidden, bias)[0]) < 1e-5
+    up = first_layer.intermediate(hidden)
+    assert worst(up, their_layer.intermediate(hidden)) < 1e-5
+    assert worst(first_layer.output(up, hidden), their_layer.output(up, hidden)) < 1e-5
+    assert worst(first_layer.attention.output(hidden, hidden), their_layer.attention.output(hidden, hidden)) < 1e-5
+    assert worst(ours.cls(hidden), theirs.cls(hidden)) < 1e-5
+    assert worst(ours.cls.predictions.transform(hidden), theirs.cls.predictions.transform(hidden)) < 1e-5
+    assert worst(other.bert.pooler(hidden), their_other.bert.pooler(hidden)) < 1e-5
+    for mine, their in zip(other.cls(hidden, hidden[:, 0]), their_other.cls(hidden, hidden[:, 0]), strict=True):
+        assert worst(mine, their) < 1e-5
+    nsp, their_nsp = make_pair("BertForNextSentencePrediction")
+    assert worst(nsp.cls(hidden[:, 0]), their_nsp.cls(hidden[:, 0])) < 1e-5
+
+
+def test_parts_called_alone_drop_out_in_training() -> None:
+    model, _ = make_pair("BertModel")
+    model.train()
+    hidden = torch.randn(2, 6, 48)
+    parts = [model.encoder, model.encoder.layer[0], model.encoder.layer[0].attention.output]
+    for part in parts:
+        given = (hidden, hidden) if part is parts[2] else (hidden,)
+        torch.manual_seed(1)
+        a = first(part(*given))
+        assert not torch.equal(a, first(part(*given)))
+        torch.manual_seed(1)
+        assert torch.equal(a, first(part(*given)))
+    with pytest.raises(ArgumentError, match="encoder_hidden_states is not supported"):
+        model.encoder.layer[0](hidden, encoder_hidden_states=hidden)
+
+
+@pytest.mark.parametrize("name", ["BertModel", "BertForSequenceClassification"])
+def test_gradients_reach_every_hidden_state_as_in_transformers(name: str) -> None:
+    ours, theirs = make_pair(name, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    batch = ragged(LENGTHS)
+    rows = batch["attention_mask"].bool()
+    found = []
+    for model in (ours, theirs):
+        model.train()
+        out = model(**batch, output_hidden_states=True)
+        loss = out[0].square().sum() if name != "BertModel" else out.last_hidden_state[rows].square().sum()
+        by_grad = torch.autograd.grad(loss, out.hidden_states, retain_graph=True)
+        for state in out.hidden_states:
+            state.retain_grad()
+        loss.backward()
+        assert all(torch.allclose(state.grad, wanted) for state, wanted in zip(out.hidden_states, by_grad, strict=True))
+        found.append(by_grad)
+    assert len(found[0]) == len(found[1]) == 4
+    for a, b in zip(*found, strict=True):
+        assert worst(a, b) < 1e-5 * max(1.0, b.abs().max().item())
+
+
+def test_attentions_carry_gradients() -> None:
+    model, _ = make_pair("BertModel")
+    out = model(**ragged(LENGTHS), output_attentions=True)
+    for probs in out.attentions:
+        probs.retain_grad()
+    out.last_hidden_state.square().sum().backward()
+    assert all(probs.grad is not None and probs.grad.abs().sum() > 0 for probs in out.attentions)
+
+
+class Scaled(nn.Module):
+    """A layer that somebody wrapped, passing on what it is called with."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return 0.5 * self.layer(hidden_states, *args, **kwargs)
+
+
+class Own(nn.Module):
+    """A layer of another make: it knows (B, S, N) and a mask that is added to the scores."""
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+        assert hidden_states.dim() == 3
+        weights = torch.zeros(hidden_states.shape[0], 1, hidden_states.shape[1], hidden_states.shape[1])
+        weights = (weights if attention_mask is None else weights + attention_mask).softmax(-1)[:, 0]
+        return hidden_states + weights @ hidden_states
+
+
+@pytest.mark.parametrize("kind", ["wrapped", "own", "identity", "theirs"])
+def test_replaced_layers_run(kind: str) -> None:
+    ours, theirs = make_pair("BertForSequenceClassification")
+    for model in (ours, theirs):
+        layers = model.bert.encoder.layer
+        other = {"wrapped": Scaled(layers[1]), "own": Own(), "identity": Identity(), "theirs": theirs.bert.encoder.layer[0]}
+        layers[1] = other[kind]
+    batch = ragged(LENGTHS)
+    assert worst(ours(**batch).logits, theirs(**batch).logits) < 1e-5
+
+
+class Identity(nn.Module):
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        return hidden_states
+
+
+def test_an_encoder_and_a_model_of_another_make_run_inside_a_head() -> None:
+    ours, theirs = make_pair("BertForTokenClassification")
+    batch = ragged(LENGTHS)
+    rows = batch["attention_mask"].bool()
+    wanted = theirs(**batch).logits[rows]
+    ours.bert.encoder = theirs.bert.encoder
+    assert worst(ours(**batch).logits[rows], wanted) < 1e-5
+    ours.bert = theirs.bert
+    ours.bert.pack_inputs = make_pair("BertModel")[0].pack_inputs
+    assert worst(ours(**batch).logits[rows], wanted) < 1e-5
+
+
+def test_layers_of_the_model_are_what_the_hooks_are_told() -> None:
+    model, _ = make_pair("BertModel")
+    kinds: list[type] = []
+    for layer in model.encoder.layer:
+        layer.register_forward_hook(lambda module, *_: kinds.append(type(module)))
+    model(**ragged(LENGTHS))
+    assert kinds == [BertLayer] * 3
