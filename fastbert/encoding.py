@@ -219,11 +219,16 @@ def pair_lengths(first: int, second: int, room: int, strategy: str) -> tuple[int
     return (long, short) if first > second else (short, long)
 
 
+def pads(padding: bool | str | None) -> bool:
+    """Whether a `padding` asks for any."""
+    return padding not in (None, False, "do_not_pad")
+
+
 def padded_width(
     rows: Sequence[Sequence[Any]], padding: bool | str | None, limit: int | None, multiple: int | None
 ) -> int | None:
     """Length to pad rows to, None for no padding."""
-    if padding in (None, False, "do_not_pad"):
+    if not pads(padding):
         return None
     if padding not in (True, "longest", "max_length"):
         raise InputError(f"padding = {padding!r} is not True, False, 'longest' or 'max_length'")

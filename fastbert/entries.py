@@ -7,13 +7,46 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
+from fastbert import interop
 from fastbert.errors import InputError
 from fastbert.tokenizer_files import FolderSettings
 from fastbert.vocabulary import SPECIAL_TOKENS
 from fastbert.wordpiece import as_added, cleaned_up, listed, with_added
 
 
-class Entries:
+def _special(name: str, what: str) -> tuple[property, property]:
+    """The properties of a named special token: its text and its id."""
+
+    def text(self: Entries) -> str | None:
+        return self._names.get(name)
+
+    def number(self: Entries) -> int | None:
+        token = self._names.get(name)
+        return None if token is None else self._tokenizer.token_to_id(token)
+
+    def set_text(self: Entries, token: str | AddedToken | None) -> None:
+        self._name_special(name, token)
+
+    def set_number(self: Entries, token_id: int | None) -> None:
+        token = None if token_id is None else self._tokenizer.id_to_token(_ids([token_id], f"{name}_id")[0])
+        if token_id is not None and token is None:
+            raise InputError(f"{name}_id = {token_id} is no id of the vocabulary")
+        self._name_special(name, token)
+
+    return property(text, set_text, doc=f"Text of the token {what}."), property(
+        number, set_number, doc=f"Id of the token {what}."
+    )
+
+
+class _Joining:
+    """In the place of the base that `interop` gives."""
+
+
+@interop.joins(
+    ("transformers.tokenization_utils_tokenizers", "TokenizersBackend"),
+    ("transformers.tokenization_utils_fast", "PreTrainedTokenizerFast"),
+)
+class Entries(_Joining):
     """What `BertTokenizer` knows of its vocabulary, with transformers' names.
 
     Attributes:
@@ -25,6 +58,11 @@ class Entries:
     _names: dict[str, str]  # text of each named special token
     _extra: list[str]  # texts of the other special tokens
     clean_up_tokenization_spaces: bool
+
+    __setattr__ = object.__setattr__  # not that of transformers' base
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     # -- ids to text -----------------------------------------------------------------------------------------------------
 
@@ -151,22 +189,27 @@ class Entries:
             self._extra = list(dict.fromkeys(extra))
         return added
 
-    def _id(self, name: str) -> int:
-        found = self._tokenizer.token_to_id(self._names[name])
-        assert found is not None  # the constructor refuses a vocabulary without it
-        return found
-
-    pad_token = property(lambda self: self._names["pad_token"], doc="Text of the padding token.")
-    unk_token = property(lambda self: self._names["unk_token"], doc="Text of the token for unknown words.")
-    cls_token = property(lambda self: self._names["cls_token"], doc="Text of the token that opens a sequence.")
-    sep_token = property(lambda self: self._names["sep_token"], doc="Text of the token that ends each text.")
-    mask_token = property(lambda self: self._names["mask_token"], doc="Text of the token that hides a word.")
-    pad_token_id = property(lambda self: self._id("pad_token"), doc="Id of the padding token.")
-    unk_token_id = property(lambda self: self._id("unk_token"), doc="Id of the token for unknown words.")
-    cls_token_id = property(lambda self: self._id("cls_token"), doc="Id of the token that opens a sequence.")
-    sep_token_id = property(lambda self: self._id("sep_token"), doc="Id of the token that ends each text.")
-    mask_token_id = property(lambda self: self._id("mask_token"), doc="Id of the token that hides a word.")
+    # Texts and ids of the special tokens; None where there is none. What is set must be an entry of the vocabulary.
+    bos_token, bos_token_id = _special("bos_token", "that opens a text")
+    eos_token, eos_token_id = _special("eos_token", "that ends a text")
+    unk_token, unk_token_id = _special("unk_token", "for unknown words")
+    sep_token, sep_token_id = _special("sep_token", "that ends each text")
+    pad_token, pad_token_id = _special("pad_token", "of padding")
+    cls_token, cls_token_id = _special("cls_token", "that opens a sequence")
+    mask_token, mask_token_id = _special("mask_token", "that hides a word")
     pad_token_type_id = 0
+
+    def _name_special(self, name: str, token: Any) -> None:
+        """Sets a special token, or takes it away with None."""
+        if token is None:
+            self._names.pop(name, None)
+            return
+        text = str(getattr(token, "content", token))
+        if self._tokenizer.token_to_id(text) is None:
+            raise InputError(f'{name} = {text!r} is not in the vocabulary: add_special_tokens({{"{name}": {text!r}}}) adds it')
+        if text not in self.added_tokens_encoder:
+            self._add([(None, as_added(text, True))])
+        self._names[name] = text
 
     @property
     def special_tokens_map(self) -> dict[str, str]:
@@ -186,10 +229,23 @@ class Entries:
 
     @property
     def extra_special_tokens(self) -> list[str]:
-        """Texts of the special tokens without a name."""
+        """Texts of the special tokens without a name; setting them adds those that are new."""
         return list(self._extra)
 
-    additional_special_tokens = extra_special_tokens
+    @extra_special_tokens.setter
+    def extra_special_tokens(self, tokens: Sequence[str | AddedToken]) -> None:
+        self.add_special_tokens({"extra_special_tokens": list(tokens)})
+
+    @property
+    def extra_special_tokens_ids(self) -> list[int]:
+        """Ids of the special tokens without a name."""
+        return [self.convert_tokens_to_ids(token) for token in self._extra]
+
+    @extra_special_tokens_ids.setter
+    def extra_special_tokens_ids(self, ids: Sequence[int]) -> None:
+        self.extra_special_tokens = self.convert_ids_to_tokens(list(ids))
+
+    additional_special_tokens, additional_special_tokens_ids = extra_special_tokens, extra_special_tokens_ids
 
     def _add(self, tokens: list[tuple[int | None, AddedToken]]) -> None:
         """Adds tokens at the end of the vocabulary."""

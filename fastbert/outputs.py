@@ -16,7 +16,7 @@ from fastbert import interop
 _BESIDE = {"beside": True}
 
 
-@interop.joins("transformers.utils.generic", "ModelOutput")
+@interop.joins(("transformers.utils.generic", "ModelOutput"))
 class ModelOutput(OrderedDict[str, Any]):
     """Base of the outputs: a dict in the order of the fields. A field that is None is no entry of it.
 

@@ -35,7 +35,7 @@ _HARMLESS = (
 _OTHER_PARTS = re.compile(r"(^|\.)(pooler|cls|classifier|qa_outputs)\.")  # leaving out another head's parts is no news
 
 
-@interop.joins("transformers.modeling_utils", "PreTrainedModel")
+@interop.joins(("transformers.modeling_utils", "PreTrainedModel"))
 class BertPreTrainedModel(nn.Module):
     """Base of the model classes. Construct from a `BertConfig` for random weights, or use `from_pretrained`.
 

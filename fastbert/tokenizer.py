@@ -15,7 +15,7 @@ from typing import Any
 from tokenizers import Encoding, Tokenizer, normalizers, processors
 from tokenizers.models import WordPiece
 
-from fastbert import files
+from fastbert import files, interop
 from fastbert.encoding import (
     PADDED,
     BatchEncoding,
@@ -26,11 +26,20 @@ from fastbert.encoding import (
     cutting_strategy,
     pad,
     padded_width,
+    pads,
     pair_lengths,
 )
 from fastbert.entries import Entries
 from fastbert.errors import CheckpointNotFoundError, InputError
-from fastbert.tokenizer_files import PATTERNS, FolderSettings, load_tokenizer_json, read_settings, read_vocab, vocab_lines
+from fastbert.tokenizer_files import (
+    PATTERNS,
+    FolderSettings,
+    load_tokenizer_json,
+    read_settings,
+    read_vocab,
+    settings_of,
+    vocab_lines,
+)
 from fastbert.vocabulary import SPECIAL_TOKENS, train_vocabulary
 from fastbert.wordpiece import as_added, check_encodes, from_vocab, listed, lower_cases, token_fields, with_added
 
@@ -50,7 +59,9 @@ class BertTokenizer(Entries):
         model_max_length: tokens that the model takes; the default limit of truncation.
         max_input_chars_per_word: longer words are [UNK] (100 as in transformers; google's code has 200).
         padding_side, truncation_side: "right" or "left".
-        special_tokens: other names for `pad_token`, `unk_token`, `cls_token`, `sep_token`, `mask_token`.
+        vocab_file: the older name of `vocab`.
+        settings: other names for `pad_token`, `unk_token`, `cls_token`, `sep_token`, `mask_token`, added to the vocabulary
+            where it lacks them; `bos_token`, `eos_token`, `extra_special_tokens`; what else tokenizer_config.json may hold.
 
     Attributes:
         model_input_names: what a call returns; without "token_type_ids" pairs have no segments.
@@ -60,11 +71,16 @@ class BertTokenizer(Entries):
         InputError: a vocabulary without the special tokens. CheckpointError: an unreadable file.
     """
 
-    is_fast = True  # transformers' word for tokenizers over the library
+    is_fast = True  # transformers' words for tokenizers over the library
+    model = WordPiece
+    backend = "tokenizers"
+    name_or_path = ""
+    chat_template = None
+    init_inputs: tuple[Any, ...] = ()
 
     def __init__(
         self,
-        vocab: str | Path | Sequence[str] | Mapping[str, int],
+        vocab: str | Path | Sequence[str] | Mapping[str, int] | None = None,
         *,
         do_lower_case: bool = True,
         strip_accents: bool | None = None,
@@ -73,24 +89,32 @@ class BertTokenizer(Entries):
         max_input_chars_per_word: int = 100,
         padding_side: str = "right",
         truncation_side: str = "right",
-        **special_tokens: str,
+        vocab_file: str | Path | None = None,
+        **settings: Any,
     ) -> None:
-        unknown = set(special_tokens) - set(SPECIAL_TOKENS)
-        if unknown:
-            raise InputError(f"BertTokenizer got an unknown keyword {sorted(unknown)[0]!r}")
+        vocab = vocab_file if vocab is None else vocab
+        if vocab is None:
+            raise InputError("BertTokenizer needs vocab: a vocab.txt, tokens in the order of their ids, or tokens with ids")
         if isinstance(vocab, str | Path):
             vocab = read_vocab(Path(vocab))
-        handling: dict[str, Any] = {"do_lower_case": do_lower_case, "strip_accents": strip_accents}
-        handling |= {
-            "tokenize_chinese_chars": tokenize_chinese_chars,
-            "max_input_chars_per_word": max_input_chars_per_word,
-        }
-        names = {name: str(getattr(token, "content", token)) for name, token in special_tokens.items()}
-        settings = FolderSettings({**SPECIAL_TOKENS, **names}, text=handling, limit=model_max_length)
-        settings.settings = {"padding_side": padding_side, "truncation_side": truncation_side}
-        self._adopt(from_vocab(vocab, settings), settings)
+        check_side(padding_side), check_side(truncation_side, "truncation_side")
+        check_counts(model_max_length=model_max_length)
+        given = settings_of(
+            {
+                "do_lower_case": do_lower_case,
+                "strip_accents": strip_accents,
+                "tokenize_chinese_chars": tokenize_chinese_chars,
+                "max_input_chars_per_word": max_input_chars_per_word,
+                "padding_side": padding_side,
+                "truncation_side": truncation_side,
+                **settings,
+            }
+        )
+        given.limit = model_max_length
+        self._adopt(from_vocab(vocab, given), given)
 
     def _adopt(self, tokenizer: Tokenizer, settings: FolderSettings) -> None:
+        interop.join()
         tokenizer.no_padding()
         tokenizer.no_truncation()
         names = {name: settings.names[name] for name in SPECIAL_TOKENS}
@@ -126,30 +150,31 @@ class BertTokenizer(Entries):
             )
         check_encodes(tokenizer)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name_or_path!r}, vocab_size={self.vocab_size}, entries={len(self)})"
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_literal": None}
 
     # -- making one ------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(cls, path_or_hub_id: str | Path, *, model_max_length: int | None = None, **hub: Any) -> BertTokenizer:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> BertTokenizer:
         """Reads tokenizer.json, or vocab.txt, with all that the files beside them say, from a directory or a hub id.
 
         Args:
-            path_or_hub_id: a directory, or an id on the hub.
-            model_max_length: in place of the smaller of what tokenizer_config.json and config.json say.
-            hub: `revision`, `cache_dir`, `token`, `local_files_only`.
+            pretrained_model_name_or_path: a directory, or an id on the hub.
+            options: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`, `subfolder` for the hub; settings
+                of the constructor, which win over the files; without `model_max_length` it is the smaller of what
+                tokenizer_config.json and config.json say.
 
         Raises:
             CheckpointNotFoundError: neither file. CheckpointError: a damaged file, or settings that need another tokenizer.
+            InputError: a keyword that no tokenizer has, or a value of a wrong kind.
         """
-        options, unknown = files.split_hub_options(hub)
-        if unknown:
-            raise InputError(f"BertTokenizer.from_pretrained got an unknown keyword {next(iter(unknown))!r}")
-        folder = files.locate(path_or_hub_id, PATTERNS, **options)
-        settings = read_settings(folder)
-        if model_max_length is not None:
-            settings.limit = model_max_length
+        hub, keywords = files.split_hub_options(options)
+        folder = files.locate(pretrained_model_name_or_path, PATTERNS, **hub)
+        settings = read_settings(folder, keywords)
         if (folder / "tokenizer.json").is_file():
             tokenizer = load_tokenizer_json(folder / "tokenizer.json")
             current = tokenizer.normalizer
@@ -166,6 +191,7 @@ class BertTokenizer(Entries):
             raise CheckpointNotFoundError(f"{folder} has neither tokenizer.json nor vocab.txt")
         made = cls.__new__(cls)
         made._adopt(tokenizer, settings)
+        made.name_or_path = str(pretrained_model_name_or_path)
         return made
 
     @classmethod
@@ -203,11 +229,11 @@ class BertTokenizer(Entries):
             model_max_length=model_max_length,
         )
 
-    def save_pretrained(self, folder: str | Path, **ignored: Any) -> tuple[str, ...]:
+    def save_pretrained(self, save_directory: str | Path, **ignored: Any) -> tuple[str, ...]:
         """Writes vocab.txt, tokenizer.json and tokenizer_config.json, readable by transformers as well, all at once.
 
         Args:
-            folder: made if absent; other files in it stay.
+            save_directory: made if absent; other files in it stay.
             ignored: keywords of transformers' method that have no meaning here.
 
         Returns:
@@ -217,10 +243,25 @@ class BertTokenizer(Entries):
             InputError: a vocabulary that no vocab.txt can hold.
         """
         lines = vocab_lines(self._tokenizer.get_vocab(with_added_tokens=False))
+        settings: dict[str, Any] = {**self._settings, "tokenizer_class": "BertTokenizer", **self.init_kwargs}
+        if settings["max_input_chars_per_word"] == 100:
+            del settings["max_input_chars_per_word"]
+        if self.model_max_length is None:
+            del settings["model_max_length"]
+        settings["added_tokens_decoder"] = {str(i): token_fields(token) for i, token in self.added_tokens_decoder.items()}
+        with files.updating_folder(save_directory) as part:
+            files.write_text(part / "vocab.txt", "".join(f"{line}\n" for line in lines))
+            files.write_text(part / "tokenizer.json", self._tokenizer.to_str(pretty=True))
+            files.write_text(part / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
+        return tuple(str(Path(save_directory) / name) for name in ("tokenizer_config.json", "vocab.txt", "tokenizer.json"))
+
+    @property
+    def init_kwargs(self) -> dict[str, Any]:
+        """The settings as the constructor takes them."""
         normalizer, model = self._tokenizer.normalizer, self._tokenizer.model
-        settings: dict[str, Any] = {**self._settings, "tokenizer_class": "BertTokenizer", **self._names}
+        settings: dict[str, Any] = dict(self._names)
         settings |= {"padding_side": self.padding_side, "truncation_side": self.truncation_side}
-        settings |= {"model_input_names": self.model_input_names}
+        settings |= {"model_input_names": self.model_input_names, "model_max_length": self.model_max_length}
         settings["clean_up_tokenization_spaces"] = self.clean_up_tokenization_spaces
         if self._tokenizer.encode_special_tokens:
             settings["split_special_tokens"] = True
@@ -230,16 +271,18 @@ class BertTokenizer(Entries):
             settings["do_lower_case"] = normalizer.lowercase
             settings["strip_accents"] = normalizer.strip_accents
             settings["tokenize_chinese_chars"] = normalizer.handle_chinese_chars
-        if isinstance(model, WordPiece) and model.max_input_chars_per_word != 100:
-            settings["max_input_chars_per_word"] = model.max_input_chars_per_word
-        if self.model_max_length is not None:
-            settings["model_max_length"] = self.model_max_length
-        settings["added_tokens_decoder"] = {str(i): token_fields(token) for i, token in self.added_tokens_decoder.items()}
-        with files.updating_folder(folder) as part:
-            files.write_text(part / "vocab.txt", "".join(f"{line}\n" for line in lines))
-            files.write_text(part / "tokenizer.json", self._tokenizer.to_str(pretty=True))
-            files.write_text(part / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
-        return tuple(str(Path(folder) / name) for name in ("tokenizer_config.json", "vocab.txt", "tokenizer.json"))
+        longest = model.max_input_chars_per_word if isinstance(model, WordPiece) else 100
+        return {**settings, "max_input_chars_per_word": longest}
+
+    @property
+    def do_lower_case(self) -> bool:
+        """Whether texts are lower-cased."""
+        return lower_cases(self._tokenizer.normalizer)
+
+    @property
+    def backend_tokenizer(self) -> Tokenizer:
+        """The `tokenizers` library's tokenizer underneath."""
+        return self._tokenizer
 
     def to_json(self) -> str:
         """All that decides how texts become ids, as tokenizer.json holds it."""
@@ -267,7 +310,7 @@ class BertTokenizer(Entries):
         *,
         add_special_tokens: bool = True,
         padding: bool | str | None = False,
-        truncation: bool | str | None = False,
+        truncation: bool | str | None = None,
         max_length: int | None = None,
         stride: int = 0,
         is_split_into_words: bool = False,
@@ -289,7 +332,8 @@ class BertTokenizer(Entries):
                 those, or a list of tuples of two.
             padding: False (ragged lists: `fastbert.pack` takes them as they are), True or "longest", or "max_length".
             truncation: False (nothing is ever cut: the model refuses what is too long), True or "longest_first",
-                "only_first" or "only_second", at `truncation_side`. What was cut is counted in `num_truncated`.
+                "only_first" or "only_second", at `truncation_side`. None, as in transformers, is True where `max_length` is
+                given and `padding` is not, and False otherwise. What was cut is counted in `num_truncated`.
             max_length: limit of truncation and of padding to "max_length"; None means `model_max_length`.
             stride: tokens that neighbouring overflow windows share.
             return_overflowing_tokens: with truncation, one row for each window instead of cutting; which text each row comes
@@ -309,9 +353,11 @@ class BertTokenizer(Entries):
             InputError: something that is not text, with its place; a limit too small for the special tokens.
         """
         single, inputs = check_texts(text, text_pair, is_split_into_words)
-        strategy = cutting_strategy(truncation)
+        strategy = cutting_strategy(max_length is not None and not padding if truncation is None else truncation)
         limit = self.model_max_length if max_length is None else max_length
         check_counts(max_length=limit, stride=stride, pad_to_multiple_of=pad_to_multiple_of)
+        if strategy and pads(padding) and max_length is not None and pad_to_multiple_of and max_length % pad_to_multiple_of:
+            raise InputError(f"max_length = {max_length} is no multiple of pad_to_multiple_of = {pad_to_multiple_of}")
         if limit is None and strategy:
             raise InputError("this tokenizer has no model_max_length: pass max_length")
         cuts = strategy is not None and limit is not None
@@ -340,9 +386,9 @@ class BertTokenizer(Entries):
         flat = [encoding for windows in rows for encoding in windows]
         width = padded_width([e.ids for e in flat], padding, limit, pad_to_multiple_of)
         if width is not None:
-            side, token = check_side(padding_side or self.padding_side), self._names["pad_token"]
+            side, token_id, token = check_side(padding_side or self.padding_side), self._padding_id(), self.pad_token
             for encoding in flat:
-                encoding.pad(width, direction=side, pad_id=self.pad_token_id, pad_type_id=0, pad_token=token)
+                encoding.pad(width, direction=side, pad_id=token_id, pad_type_id=0, pad_token=token)
         values: dict[str, Any] = {"input_ids": [e.ids for e in flat]}
         if self._returns("token_type_ids", return_token_type_ids):
             values["token_type_ids"] = [e.type_ids for e in flat]
@@ -412,8 +458,8 @@ class BertTokenizer(Entries):
             lists.setdefault("attention_mask", [[1] * length for length in lengths])
         width = padded_width(lists["input_ids"], padding, max_length or self.model_max_length, pad_to_multiple_of)
         side = check_side(padding_side or self.padding_side)
-        fills = {"input_ids": self.pad_token_id, "special_tokens_mask": 1}
         if width is not None:
+            fills = {"input_ids": self._padding_id(), "special_tokens_mask": 1}
             lists = {n: [pad(row, width, fills.get(n, 0), side) for row in column] for n, column in lists.items()}
         values: dict[str, Any] = {**rows, **{name: column[0] if single else column for name, column in lists.items()}}
         if return_tensors is not None:
@@ -445,13 +491,21 @@ class BertTokenizer(Entries):
         tokenizer = self._reading_literally() if split_special_tokens else self._tokenizer
         return [e.ids for e in tokenizer.encode_batch_fast(inputs, add_special_tokens=add_special_tokens)]
 
-    def encode(self, text: str, text_pair: str | None = None, add_special_tokens: bool = True, **options: Any) -> Any:
+    def encode(self, text: Any, text_pair: Any = None, add_special_tokens: bool = True, **options: Any) -> Any:
         """Ids of one text or pair; `options` as of a call."""
         return self(text, text_pair, add_special_tokens=add_special_tokens, **options)["input_ids"]
 
-    def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
-        """The word pieces of a text."""
-        return self(text, pair, add_special_tokens=add_special_tokens).tokens()
+    def encode_plus(self, text: Any, text_pair: Any = None, **options: Any) -> BatchEncoding:
+        """As a call, by transformers' older name."""
+        return self(text, text_pair, **options)
+
+    def batch_encode_plus(self, batch_text_or_text_pairs: Sequence[Any], **options: Any) -> BatchEncoding:
+        """As a call with several texts or pairs, by transformers' older name."""
+        return self(list(batch_text_or_text_pairs), **options)
+
+    def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any) -> list[str]:
+        """The word pieces of a text; `options` as of a call."""
+        return self(text, pair, add_special_tokens=add_special_tokens, **options).tokens()
 
     def get_special_tokens_mask(
         self, token_ids_0: Sequence[int], token_ids_1: Sequence[int] | None = None, already_has_special_tokens: bool = False
@@ -470,6 +524,19 @@ class BertTokenizer(Entries):
             raise InputError("token_ids_1 has no place where token_ids_0 has its special tokens already")
         special = set(self.all_special_ids)
         return [int(i in special) for i in listed(token_ids_0)]
+
+    def build_inputs_with_special_tokens(
+        self, token_ids_0: Sequence[int], token_ids_1: Sequence[int] | None = None
+    ) -> list[int]:
+        """Ids of a text, or of a pair, with [CLS] and [SEP] around them."""
+        second = [] if token_ids_1 is None else [*token_ids_1, self.sep_token_id]
+        return [self.cls_token_id, *token_ids_0, self.sep_token_id, *second]
+
+    def create_token_type_ids_from_sequences(
+        self, token_ids_0: Sequence[int], token_ids_1: Sequence[int] | None = None
+    ) -> list[int]:
+        """Segments of what `build_inputs_with_special_tokens` gives."""
+        return [0] * (len(token_ids_0) + 2) + ([] if token_ids_1 is None else [1] * (len(token_ids_1) + 1))
 
     def num_special_tokens(self, pair: bool = False) -> int:
         """How many special tokens frame a text or a pair."""
@@ -494,6 +561,11 @@ class BertTokenizer(Entries):
     def segments_pairs(self) -> bool:
         """Whether the second text of a pair has segment 1: not where `model_input_names` leaves segments out."""
         return "token_type_ids" in self.model_input_names
+
+    def _padding_id(self) -> int:
+        if self.pad_token_id is None:
+            raise InputError("padding needs a padding token, and this tokenizer has none: set pad_token")
+        return self.pad_token_id
 
     def _returns(self, name: str, asked: bool | None) -> bool:
         return name in self.model_input_names if asked is None else asked

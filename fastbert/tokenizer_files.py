@@ -98,6 +98,17 @@ SETTINGS = {
     "tokenizer_class": schema.text(),
     "never_split": schema.list_of(schema.text(null=False)),
 }
+# Keywords of transformers' tokenizers that make no difference to a BERT's.
+_HARMLESS: tuple[str, ...] = (
+    "use_fast",
+    "trust_remote_code",
+    "config",
+    "legacy",
+    "from_slow",
+    "add_bos_token",
+    "add_eos_token",
+)
+_HARMLESS += ("tokenizer_type", "merges", "proxies", "resume_download", "name_or_path")
 
 
 @dataclass
@@ -123,14 +134,20 @@ class FolderSettings:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def read_settings(folder: Path) -> FolderSettings:
+def read_settings(folder: Path, keywords: Mapping[str, Any] | None = None) -> FolderSettings:
     """Reads the files beside a vocabulary.
+
+    Args:
+        folder: that holds them.
+        keywords: settings by the names of tokenizer_config.json, which win over the files.
 
     Raises:
         CheckpointError: an entry of a wrong kind, or a setting that would need a tokenizer that is not implemented, by name.
+        InputError: the same among the keywords.
     """
+    given = _of_keywords(keywords or {})
     path = folder / "tokenizer_config.json"
-    settings = schema.check(files.read_json_if_present(path), SETTINGS, path)
+    settings = {**schema.check(files.read_json_if_present(path), SETTINGS, path), **given}
     config = files.read_json_if_present(folder / "config.json")
     _refuse_others(settings, config, path, (folder / "tokenizer.json").is_file())
     mapped: dict[str, Any] = {}
@@ -147,7 +164,51 @@ def read_settings(folder: Path) -> FolderSettings:
         listed = [(token_id, token) for token, token_id in added.items()]
     else:
         listed = [(_token_id(key, path), token) for key, token in declared.items()]
-    found = {**settings, **{name: value for name, value in mapped.items() if value is not None}}
+    mapped = {name: value for name, value in mapped.items() if value is not None and name not in given}
+    result = _assembled(settings, mapped, listed)
+    result.limit = _limit(given) if given.get("model_max_length") is not None else _limit(settings, config)
+    return result
+
+
+def settings_of(keywords: Mapping[str, Any]) -> FolderSettings:
+    """The same from keywords alone.
+
+    Raises:
+        InputError: a keyword that no tokenizer has, or a value of a wrong kind.
+    """
+    given = _of_keywords(keywords)
+    declared = given.pop("added_tokens_decoder", None) or {}
+    listed: list[tuple[int | None, Any]] = [
+        (_token_id(key, Path("added_tokens_decoder")), token) for key, token in declared.items()
+    ]
+    result = _assembled(given, {}, listed)
+    result.limit = _limit(given)
+    return result
+
+
+def _of_keywords(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that a caller names, in the form of the files."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, AddedToken):
+            return {name: getattr(value, name) for name in _TOKEN_FIELDS}
+        if isinstance(value, Mapping):
+            return {str(key): plain(entry) for key, entry in value.items()}
+        return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+    given = {name: plain(value) for name, value in keywords.items() if name not in _HARMLESS}
+    for name, value in given.items():
+        own = name.endswith("_token") and _is_token(value)
+        if name not in SETTINGS and not own:
+            raise InputError(f"BertTokenizer got an unknown keyword {name!r}")
+        if name in SETTINGS and not SETTINGS[name](value):
+            raise InputError(f"{name} = {schema.shown(keywords[name])} must be {SETTINGS[name].expected}")
+    return given
+
+
+def _assembled(settings: dict[str, Any], mapped: dict[str, Any], listed: list[tuple[int | None, Any]]) -> FolderSettings:
+    """What tokenizer_config.json (`settings`), special_tokens_map.json and lists of added tokens say together."""
+    found = {**settings, **mapped}
     names = {name: _content(found.get(name)) for name in _ALL_NAMES if found.get(name)}
     named = {name: value for name, value in found.items() if name in _ALL_NAMES and value}
     further: list[Any] = []
@@ -164,8 +225,7 @@ def read_settings(folder: Path) -> FolderSettings:
         is_special = _content(token) in texts
         result.added.append((token_id, _as_token(token, is_special, normalized=not is_special)))
     handling = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "max_input_chars_per_word")
-    result.text = {name: settings.pop(name) for name in handling if settings.get(name) is not None}
-    result.limit = _limit(settings, config)
+    result.text = {name: settings[name] for name in handling if settings.get(name) is not None}
     taken = {*_SPECIAL_FIELDS, *handling, "model_max_length", "max_len", "tokenizer_class"}
     result.settings = {name: value for name, value in settings.items() if name not in taken}
     return result
@@ -190,9 +250,9 @@ def _refuse_others(settings: Mapping[str, Any], config: Mapping[str, Any], path:
             )
 
 
-def _limit(settings: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
+def _limit(settings: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> int | None:
     said = settings.get("model_max_length")
-    known = [said if said is not None else settings.get("max_len"), config.get("max_position_embeddings")]
+    known = [said if said is not None else settings.get("max_len"), (config or {}).get("max_position_embeddings")]
     usable = [int(n) for n in known if n is not None and schema.is_number(n) and 0 < n < _UNLIMITED]
     return min(usable) if usable else None
 
