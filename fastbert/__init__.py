@@ -11,12 +11,13 @@ The map of the program:
     packing.py     padded batches to packed and back     labels.py      labels and losses
     masks.py       masks of 3 and 4 dimensions           calling.py     how a model's parts are run, and hooks see them
     keywords.py    what a forward takes and refuses      interop.py     what libraries ask by isinstance
-                                                         adapters.py    adapters that peft put into a model
+    prefixes.py    keys and values before the tokens     adapters.py    adapters that peft put into a model
     ops.py         every op: which path runs it          outputs.py     what a forward returns
     reference.py   every op, the obvious way             pretrained.py  loading, saving, tying, resizing
     cpu.py         the ops that want more on a CPU       checkpoint.py  names and files of weights
     cpu_attention.py  attention with dropout there
     onednn.py      float32 products on a CPU             prepacking.py  weights laid out for them
+    recorded.py    training repeats itself bit by bit
     library/       the ops that kernels run, registered  files.py       finding files, writing them whole
     kernels/       the Triton kernels, one file an op    diagnostics.py parameter counts, FLOPs, which path ran
     graphs.py      CUDA graphs of inference and steps    verification.py  every path against float64, on your weights

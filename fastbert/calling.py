@@ -10,15 +10,16 @@ A watched part computes the same numbers: what it is given is packed inside it a
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastbert import masks, ops
+from fastbert import masks, ops, recorded
 from fastbert.packing import PackedBatch
 
 GELU_FORMS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
@@ -32,6 +33,8 @@ _WEIGHTED = (nn.Linear, nn.LayerNorm, nn.Embedding)
 _PLAIN: set[type] = {*_WEIGHTED, nn.Dropout}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 C = TypeVar("C", bound=type)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def plain(cls: C) -> C:
@@ -145,9 +148,25 @@ def dense_and_activation(module: nn.Linear, x: Tensor, name: str, batch: PackedB
     return F.gelu(x, approximate=GELU_FORMS[name]) if name in GELU_FORMS else _OTHER_ACTIVATIONS[name](x)
 
 
+def repeatable(forward: Callable[P, R]) -> Callable[P, R]:
+    """Decorator of a forward: in training it gives the same bits without gradients as with them. See `recorded`."""
+
+    @functools.wraps(forward)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        module: Any = args[0]
+        if not module.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return forward(*args, **kwargs)
+        with recorded.in_training():
+            return forward(*args, **kwargs)
+
+    return run
+
+
 def fresh_seeds(module: nn.Module, count: int, device: torch.device) -> Tensor | None:
-    """One seed for each dropout site, (count,) int64, from torch's generator of that device; None in evaluation."""
-    return torch.randint(2**62, (count,), device=device) if module.training else None
+    """One seed for each dropout site, (count,) int64, from torch's generator of that device; None where nothing drops out."""
+    if not module.training or not any(dropout_p(part) for part in module.modules()):
+        return None
+    return torch.randint(2**62, (count,), device=device)
 
 
 def seed_at(seeds: Tensor | None, index: int) -> Tensor | None:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastbert import cpu_attention, onednn, reference
+from fastbert.recorded import records
 from fastbert.reference import Seed
 
 # glibc returns each freed activation to the system and takes it back page by page, a fifth of a layer's time, until a program
@@ -87,7 +88,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, approximate: str = "non
 def ffn(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor | None, approximate: str = "none") -> Tensor:
     """As `reference.ffn`: (T, N) -> (T, N). In blocks of rows where no gradient is recorded."""
     block = max(256, _FFN_BLOCK_BYTES // (w1.shape[0] * x.element_size()))
-    if x.shape[0] <= block or torch.is_grad_enabled() or x.device.type != "cpu":
+    if x.shape[0] <= block or torch.is_grad_enabled() or records() or x.device.type != "cpu":
         return linear(linear_gelu(x, w1, b1, approximate), w2, b2)
     return torch.cat([linear(linear_gelu(rows, w1, b1, approximate), w2, b2) for rows in x.split(block)])
 

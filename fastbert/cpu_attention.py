@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fastbert import reference
+from fastbert.recorded import records
 
 Group = tuple[int, int]  # a length, and how many sequences of it stand one behind the other
 Settings = tuple[tuple[Group, ...], float, bool, float]  # the groups, dropout, causal, scale
@@ -38,7 +39,7 @@ def attention(
     ]
     scale = head_dim**-0.5 if scale is None else scale
     settings = (tuple(groups), dropout_p, causal, scale)
-    if torch.is_grad_enabled() and qkv.requires_grad and _is_plain(qkv):
+    if records(qkv) and _is_plain(qkv):
         context: Tensor = _Attention.apply(qkv, settings, *keeps)
         return context
     return _by_autograd(qkv, settings, keeps)

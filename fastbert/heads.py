@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastbert.calling import call, is_watched
+from fastbert.calling import call, is_watched, repeatable
 from fastbert.config import BertConfig
 from fastbert.errors import ConfigError, InputError
 from fastbert.keywords import named, refuse
@@ -82,6 +82,7 @@ class BertForNextSentencePrediction(TaskHead):
         self.post_init()
 
     @named
+    @repeatable
     def forward(
         self,
         input_ids: Tensor | PackedBatch | None = None,
@@ -90,7 +91,6 @@ class BertForNextSentencePrediction(TaskHead):
         position_ids: Tensor | str | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        *,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -120,6 +120,7 @@ class BertForSequenceClassification(TaskHead):
         self.post_init()
 
     @named
+    @repeatable
     def forward(
         self,
         input_ids: Tensor | PackedBatch | None = None,
@@ -128,7 +129,6 @@ class BertForSequenceClassification(TaskHead):
         position_ids: Tensor | str | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        *,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -163,6 +163,7 @@ class BertForMultipleChoice(TaskHead):
         self.post_init()
 
     @named
+    @repeatable
     def forward(
         self,
         input_ids: Tensor | PackedBatch | None = None,
@@ -171,7 +172,6 @@ class BertForMultipleChoice(TaskHead):
         position_ids: Tensor | str | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        *,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -215,6 +215,7 @@ class BertForTokenClassification(TaskHead):
         self.post_init()
 
     @named
+    @repeatable
     def forward(
         self,
         input_ids: Tensor | PackedBatch | None = None,
@@ -223,7 +224,6 @@ class BertForTokenClassification(TaskHead):
         position_ids: Tensor | str | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        *,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -254,6 +254,7 @@ class BertForQuestionAnswering(TaskHead):
         self.post_init()
 
     @named
+    @repeatable
     def forward(
         self,
         input_ids: Tensor | PackedBatch | None = None,
@@ -263,7 +264,6 @@ class BertForQuestionAnswering(TaskHead):
         inputs_embeds: Tensor | None = None,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
-        *,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbert import ops
-from fastbert.calling import dense, dense_and_activation, is_plain, is_watched
+from fastbert.calling import dense, dense_and_activation, is_plain, is_watched, repeatable
 from fastbert.config import BertConfig
 from fastbert.heads import TaskHead
 from fastbert.keywords import named, refuse
@@ -98,6 +98,7 @@ class _MaskedLMHead(TaskHead):
         self.post_init()
 
     @named
+    @repeatable
     def forward(
         self,
         input_ids: Tensor | PackedBatch | None = None,
@@ -106,7 +107,6 @@ class _MaskedLMHead(TaskHead):
         position_ids: Tensor | str | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        *,
         scored_rows: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -178,6 +178,7 @@ class BertForPreTraining(TaskHead):
         self.post_init()
 
     @named
+    @repeatable
     def forward(
         self,
         input_ids: Tensor | PackedBatch | None = None,
@@ -187,7 +188,6 @@ class BertForPreTraining(TaskHead):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         next_sentence_label: Tensor | None = None,
-        *,
         scored_rows: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint as recompute
 
-from fastbert import forking, late, masks, ops, packing
+from fastbert import forking, late, masks, ops, packing, prefixes
 from fastbert.calling import (
     GELU_FORMS,
     call,
@@ -31,6 +31,7 @@ from fastbert.calling import (
     is_plain,
     is_watched,
     plain,
+    repeatable,
     seed_at,
 )
 from fastbert.config import BertConfig
@@ -114,8 +115,9 @@ def _looked_up(word: nn.Module, batch: PackedBatch, ids: Tensor) -> Tensor:
 class BertSelfAttention(nn.Module):
     """softmax(q k^T / sqrt(D)) v for H heads. Paper, section 3; Vaswani et al. 2017."""
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig, layer_idx: int = 0) -> None:
         super().__init__()
+        self.layer_idx = layer_idx
         self.num_attention_heads = config.num_attention_heads
         self.attention_head_size = config.head_dim
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
@@ -153,7 +155,8 @@ class BertSelfAttention(nn.Module):
             context = ops.attention(qkv, batch.cu_seqlens, batch.max_seqlen, p, seed, self.is_causal)
         else:
             bias = masks.dense_bias(batch, self.is_causal)
-            together, probs = ops.masked_attention(batch.unpack(qkv), bias, p, seed)
+            prefix = None if batch.prefix is None else batch.prefix[self.layer_idx]
+            together, probs = ops.masked_attention(batch.unpack(qkv), bias, p, seed, prefix=prefix)
             context = batch.pack(together)
         context = context.flatten(1)
         if padded:
@@ -231,9 +234,9 @@ class BertSelfOutput(_Join):
 class BertAttention(nn.Module):
     """Self-attention and its join."""
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig, layer_idx: int = 0) -> None:
         super().__init__()
-        self.self = BertSelfAttention(config)
+        self.self = BertSelfAttention(config, layer_idx)
         self.output = BertSelfOutput(config)
 
     @named
@@ -293,9 +296,9 @@ class BertOutput(_Join):
 class BertLayer(nn.Module):
     """One layer: attention, then feed-forward, each with its join."""
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig, layer_idx: int = 0) -> None:
         super().__init__()
-        self.attention = BertAttention(config)
+        self.attention = BertAttention(config, layer_idx)
         self.intermediate = BertIntermediate(config)
         self.output = BertOutput(config)
 
@@ -357,7 +360,7 @@ class BertEncoder(nn.Module):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.layer = nn.ModuleList([BertLayer(config) for _ in range(config.num_hidden_layers)])
+        self.layer = nn.ModuleList([BertLayer(config, i) for i in range(config.num_hidden_layers)])
         self.num_attention_heads = config.num_attention_heads
         self.is_causal = config.is_decoder
 
@@ -463,6 +466,7 @@ class BertModel(BertPreTrainedModel):
         self.post_init()
 
     @named
+    @repeatable
     def forward(
         self,
         input_ids: Tensor | PackedBatch | None = None,
@@ -470,10 +474,10 @@ class BertModel(BertPreTrainedModel):
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | str | None = None,
         inputs_embeds: Tensor | None = None,
-        *,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        past_key_values: Any = None,
         last_layer_rows: Tensor | None = None,
         **refused: Any,
     ) -> BertModelOutput | tuple[Any, ...]:
@@ -489,6 +493,8 @@ class BertModel(BertPreTrainedModel):
             output_attentions: return the attention probabilities (B, H, S, S) of each layer.
             output_hidden_states: return the L + 1 hidden states.
             return_dict: False returns a tuple of the fields that are present.
+            past_key_values: keys and values before the tokens, as prefix tuning gives them: a cache of transformers or pairs
+                (B, H, P, D) for each layer. `attention_mask` is (B, P + S) then, and positions start at P.
             last_layer_rows: (M,) packed rows, for heads: the last layer computes only these, `last_hidden_state` is (M, N)
                 and there is no pooled output.
 
@@ -503,8 +509,18 @@ class BertModel(BertPreTrainedModel):
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         padded = not isinstance(input_ids, PackedBatch)
+        heads = config.num_attention_heads
+        prefix = prefixes.read(past_key_values, len(self.encoder.layer), heads, config.head_dim) if past_key_values else []
+        before = None
+        if prefix:
+            length = prefix[0][0].shape[2]
+            before, attention_mask = prefixes.split_mask(attention_mask, length)
+            source = inputs_embeds if input_ids is None else input_ids
+            if position_ids is None and isinstance(source, Tensor) and source.dim() > 1:
+                position_ids = torch.arange(length, length + source.shape[1], device=source.device)
         batch = self.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-
+        if prefix:
+            prefixes.attach(batch, prefix, before, config.is_decoder)
         if last_layer_rows is not None:
             self._check_rows(last_layer_rows, batch)
         seeds = fresh_seeds(self, 1 + 3 * len(self.encoder.layer), batch.device)
@@ -593,7 +609,8 @@ class BertModel(BertPreTrainedModel):
                 wait=wait,
             )
             batch.padded = True
-            batch.mark_checked(limits)
+            if not torch.compiler.is_compiling():
+                batch.mark_checked(limits)
             if dense is not None:
                 batch.attention_bias = masks.bias_of_mask(dense, batch, config.num_attention_heads)
         bias, heads = batch.attention_bias, config.num_attention_heads

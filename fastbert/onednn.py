@@ -19,6 +19,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import register_flop_formula
 from torch.utils.weak import WeakIdKeyDictionary
 
+from fastbert.recorded import records
+
 # oneDNN keeps what it compiled for a shape, 1,024 times over, and batches of real lengths rarely have the same shape twice: a
 # service would grow by some hundred MB. It reads these when it first computes; values that are set already are kept.
 for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
@@ -67,7 +69,7 @@ def fits(x: Tensor, weight: Tensor) -> bool:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weight^T + bias: (T, N) -> (T, F)."""
-    if _records(x, weight, bias):
+    if records(x, weight, bias):
         return F.linear(x, weight, bias) if MKL_TRAINS_FASTER else _Linear.apply(x, weight, bias)
     kept = _lookup((weight,))
     return _product(x, weight if kept is None else kept.weight, bias)
@@ -75,7 +77,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, approximate: str) -> Tensor:
     """GELU(x weight^T + bias): (T, N) -> (T, F). In the product's epilogue where no gradient is recorded."""
-    if _records(x, weight, bias):
+    if records(x, weight, bias):
         return F.gelu(linear(x, weight, bias), approximate=approximate)
     kept = _lookup((weight,))
     return _product(x, weight if kept is None else kept.weight, bias, "gelu", approximate)
@@ -83,7 +85,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, approximate: str) -> Te
 
 def joined_linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor | None:
     """x [w1; w2; ...]^T + [b1; b2; ...] by joined weights that were prepacked; None where there are none."""
-    kept = None if _records(x, *weights, *biases) else _lookup((*weights, *biases))
+    kept = None if records(x, *weights, *biases) else _lookup((*weights, *biases))
     return None if kept is None else _product(x, kept.weight, kept.bias)
 
 
@@ -107,11 +109,6 @@ def forget(*weights: Tensor) -> None:
     if _prepacked:
         for weight in weights:
             _prepacked.pop(weight, None)
-
-
-def _records(*tensors: Tensor | None) -> bool:
-    """Whether an operation on these would record a gradient."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _lookup(tensors: Sequence[Tensor]) -> _Prepacked | None:

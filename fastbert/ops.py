@@ -149,14 +149,19 @@ def attention(
 
 
 def masked_attention(
-    qkv: Tensor, bias: Tensor | None, dropout_p: float = 0.0, seed: Seed = None, scale: float | None = None
+    qkv: Tensor,
+    bias: Tensor | None,
+    dropout_p: float = 0.0,
+    seed: Seed = None,
+    scale: float | None = None,
+    prefix: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention on padded rows with any bias, and its probabilities, always by the reference. See `reference.attend`."""
     reason = "3-D and 4-D masks, output_attentions and traced masks have no kernel"
     if current_backend() == "triton" and not torch.compiler.is_compiling():
         raise BackendError(f"backend 'triton' cannot run attention: {reason}")
     _fall_back("attention", qkv, qkv.shape, "reference", reason)
-    return reference.attend(qkv, bias, dropout_p, seed, scale)
+    return reference.attend(qkv, bias, dropout_p, seed, scale, prefix=prefix)
 
 
 def layer_norm(

@@ -79,13 +79,18 @@ def attend(
     seed: Seed = None,
     scale: float | None = None,
     keep: Tensor | None = None,
+    prefix: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention over equally long sequences with any additive bias: (B, S, 3, H, D) -> (B, S, H, D) and (B, H, S, S).
+
+    With a `prefix`, keys and values (B, H, P, D) that stand before the tokens, the probabilities are (B, H, S, P + S).
 
     The probabilities are returned as they multiply v, that is after dropout, as in transformers. A row whose bias is -inf
     everywhere attends to nothing and gives zeros.
     """
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, S, D)
+    if prefix is not None:
+        k, v = torch.cat([prefix[0].to(k.dtype), k], dim=2), torch.cat([prefix[1].to(v.dtype), v], dim=2)
     scores = q @ k.transpose(-1, -2) * (qkv.shape[-1] ** -0.5 if scale is None else scale)
     if bias is not None:
         bias = bias.to(scores.dtype)
@@ -131,9 +136,10 @@ def joined_linear(
 ) -> Tensor:
     """x [w1; w2; ...]^T + [b1; b2; ...]: (T, N) -> (T, F of all): query, key and value.
 
-    One product with the joined weights where they are smaller than what they give, else one each.
+    One product with the joined weights where they are smaller than what they give, else one each; an exported graph, which
+    must not depend on the number of rows, has one each.
     """
-    if x.shape[0] >= x.shape[1]:
+    if not torch.compiler.is_exporting() and x.shape[0] >= x.shape[1]:
         return product(x, torch.cat(list(weights)), torch.cat(list(biases)))
     return torch.cat([product(x, w, b) for w, b in zip(weights, biases, strict=True)], dim=1)
 
