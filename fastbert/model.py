@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint as recompute
 
-from fastbert import forking, late, masks, ops, packing, prefixes
+from fastbert import forking, interop, late, masks, ops, packing, prefixes
 from fastbert.calling import (
     GELU_FORMS,
     call,
@@ -588,6 +588,7 @@ class BertModel(BertPreTrainedModel):
             raise InputError(f"the inputs are on {source.device}, the model is on {device}")
         wait = True
         if not torch.compiler.is_compiling():
+            interop.join()
             if self.device.type == "cpu":
                 forking.before_forward()
             late.poll()

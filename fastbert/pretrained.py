@@ -431,6 +431,7 @@ class BertPreTrainedModel(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Training mode, which drops prepacked weights: what a compiled or captured step changes leaves no trace."""
+        interop.join()
         if mode:
             onednn.forget(*self.parameters())
         return super().train(mode)

@@ -88,6 +88,7 @@ ALLOWED = {
         "errors",
         "forking",
         "inputs",
+        "interop",
         "keywords",
         "late",
         "masks",
