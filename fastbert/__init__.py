@@ -51,7 +51,7 @@ from fastbert.prepacking import prepack
 from fastbert.tokenizer import BertTokenizer
 from fastbert.verification import verify
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 
 __all__ = [
     "BertConfig",

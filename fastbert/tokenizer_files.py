@@ -210,7 +210,7 @@ def _assembled(settings: dict[str, Any], mapped: dict[str, Any], listed: list[tu
     """What tokenizer_config.json (`settings`), special_tokens_map.json and lists of added tokens say together."""
     found = {**settings, **mapped}
     names = {name: _content(found.get(name)) for name in _ALL_NAMES if found.get(name)}
-    named = {name: value for name, value in found.items() if name in _ALL_NAMES and value}
+    named = {name: found[name] for name in _ALL_NAMES if found.get(name)}
     further: list[Any] = []
     for key in ("additional_special_tokens", "extra_special_tokens"):
         value = found.get(key) or []

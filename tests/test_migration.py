@@ -236,6 +236,16 @@ def _(folder: Path) -> None:
     assert (len(cut.input_ids), cut.num_truncated) == (6, [2])
 
 
+@case("padding to a limit")
+def _(folder: Path) -> None:
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    lengths = []
+    for kit in (fastbert, transformers):
+        made = kit.BertTokenizer.from_pretrained(folder)
+        lengths.append([len(row) for row in made(["a b c d", "a"], padding="max_length", max_length=4).input_ids])
+    assert lengths == [[6, 6], [6, 4]]
+
+
 @case("added tokens")
 def _(folder: Path) -> None:
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
