@@ -69,7 +69,7 @@ def is_watched(*modules: nn.Module) -> bool:
     """Whether any has a hook, other than those by which torch.distributed shards it, or a forward of its own."""
     for module in modules:
         state = module.__dict__
-        if "forward" in state:
+        if "forward" in state and not type(module).__module__.startswith("torch._dynamo"):
             return True
         for hooks in _HOOKS:
             if state[hooks] and not all(map(_is_of_torch, state[hooks].values())):
@@ -97,7 +97,7 @@ def call_part(part: nn.Module, kind: type, batch: PackedBatch, causal: bool, *ro
             the scores, and returns states, or a tuple of them and more, as transformers' parts do.
         causal: whether that mask lets tokens see only what is before them.
     """
-    ours = isinstance(part, kind) or _wraps(part, kind)
+    ours = _takes_packed(part, kind)
     if ours and not (batch.padded and is_watched(part)):
         return part(*rows, batch=batch, **options)
     padded = [batch.unpack(value) for value in rows]
@@ -118,11 +118,14 @@ def _packed(result: Any, batch: PackedBatch) -> Any:
     return packed
 
 
-def _wraps(module: nn.Module, kind: type) -> bool:
-    """Whether a module of another class holds one of `kind` and passes keywords on, as FSDP and torch.compile wrap it."""
-    if not any(isinstance(part, kind) for part in module.modules()):
+def _takes_packed(part: nn.Module, kind: Any) -> bool:
+    """Whether a part is of `kind`, or holds one and passes keywords on to it, as FSDP and torch.compile wrap it."""
+    if isinstance(part, kind) and type(part).forward is kind.forward:
+        return True
+    if not any(isinstance(inner, kind) for inner in part.modules()):
         return False
-    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(module.forward).parameters.values())
+    parameters = inspect.signature(part.forward).parameters
+    return "batch" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def dropout_p(module: nn.Module) -> float:

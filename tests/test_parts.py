@@ -250,6 +250,38 @@ def test_replaced_layers_run(kind: str) -> None:
     assert worst(ours(**batch).logits, theirs(**batch).logits) < 1e-5
 
 
+class Halved(BertLayer):
+    """A layer of ours with a forward of its own, written as transformers' layers are."""
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        assert hidden_states.dim() == 3
+        return 0.5 * super().forward(hidden_states, attention_mask)
+
+
+def test_a_layer_with_a_forward_of_its_own_is_called_as_there() -> None:
+    ours, theirs = make_pair("BertModel")
+    mine = Halved(ours.config)
+    mine.load_state_dict(ours.encoder.layer[1].state_dict())
+    ours.encoder.layer[1] = mine.eval()
+    theirs.encoder.layer[1].register_forward_hook(lambda _, __, output: output * 0.5)
+    batch = ragged(LENGTHS)
+    rows = batch["attention_mask"].bool()
+    assert worst(ours(**batch).last_hidden_state[rows], theirs(**batch).last_hidden_state[rows]) < 1e-5
+
+
+def test_a_compiled_layer_stays_on_packed_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = make_pair("BertModel")
+    batch = ragged(LENGTHS)
+    wanted = model(**batch).last_hidden_state
+    model.encoder.layer[1] = torch.compile(model.encoder.layer[1], backend="eager")
+    assert worst(model(**batch).last_hidden_state, wanted) < 1e-5
+    unpacked: list[int] = []
+    whole = packing.PackedBatch.unpack
+    monkeypatch.setattr(packing.PackedBatch, "unpack", lambda *a, **k: (unpacked.append(1), whole(*a, **k))[1])
+    model(**batch)
+    assert len(unpacked) == 1
+
+
 class Identity(nn.Module):
     def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
         return hidden_states
