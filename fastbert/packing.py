@@ -118,7 +118,7 @@ class PackedBatch:
             return packed.view(shape)
         places = shape[0] * shape[1]
         flat = packed.new_full((places + (self.tail > 0), *packed.shape[1:]), fill)  # the tail goes to one place behind
-        return flat.index_copy(0, self.indices, packed)[:places].view(shape)
+        return flat.index_copy(0, self.indices.long(), packed)[:places].view(shape)
 
     def pack(self, padded: Tensor) -> Tensor:
         """(B, S, ...) -> the rows of its real tokens (T, ...), zeros in the tail."""

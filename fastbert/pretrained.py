@@ -82,8 +82,12 @@ class BertPreTrainedModel(nn.Module):
 
     def init_weights(self, module: nn.Module | None = None) -> None:
         """Draws the initial value of every parameter in `module`, or in the model, anew: see `_init_parameter`."""
+        drawn: set[int] = set()
         for child in (self if module is None else module).modules():
-            self._init_weights(child)
+            own = {id(parameter) for parameter in child.parameters(recurse=False)}
+            if not own & drawn:  # a tied decoder has the embeddings' values
+                self._init_weights(child)
+            drawn |= own
         if module is None:
             self.tie_weights()
 

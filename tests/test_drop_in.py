@@ -202,6 +202,7 @@ def test_weights_are_drawn_once_and_again_when_asked() -> None:
     empty.to_empty(device="cpu")
     empty.init_weights()
     assert empty.cls.predictions.decoder.weight is empty.get_input_embeddings().weight
+    assert (empty.get_input_embeddings().weight[0] == 0).all()  # padding
     assert torch.isfinite(empty.eval()(**ragged([5, 3])).logits).all()
 
 

@@ -27,7 +27,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import make_pair, worst
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from task_cases import WORDS, save_head, tokenizer
 from torch import Tensor
@@ -548,6 +548,7 @@ def run_edit(name: str, edit: tuple[str, Any], checked_before: bool, attentions:
 
 
 @settings(HOW, max_examples=EDITS)
+@example("indices", ("tensor", "int32"), False, True)
 @given(st.sampled_from(EDITED), st.sampled_from(EDIT_VALUES), st.booleans(), st.booleans())
 def test_an_edited_batch_is_checked_again(name: str, edit: tuple[str, Any], checked_before: bool, attentions: bool) -> None:
     run_edit(name, edit, checked_before, attentions)
