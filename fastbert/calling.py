@@ -2,7 +2,7 @@
 
     nobody looks at it        an op reads the part's parameters, or the part is called on packed rows (T, ...)
     it is watched             hooks and a forward of its own get (B, S, ...), where the caller's batch was padded
-    it is of another class    a linear, as LoRA makes it, is called on packed rows; a layer or an encoder on (B, S, N)
+    it is of another class    it gets (B, S, ...) as well, unless it is known to map row by row: linears, and adapters on them
 
 A watched part computes the same numbers: what it is given is packed inside it again, with the same dropout.
 """
@@ -31,6 +31,7 @@ _OTHER_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 _WEIGHTED = (nn.Linear, nn.LayerNorm, nn.Embedding)
 _PLAIN: set[type] = {*_WEIGHTED, nn.Dropout}
+_ROW_BY_ROW = (*_WEIGHTED, nn.Dropout, nn.Identity)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 C = TypeVar("C", bound=type)
 P = ParamSpec("P")
@@ -51,11 +52,8 @@ def is_plain(*modules: nn.Module) -> bool:
     """
     for module in modules:  # plain loops: every op of every layer comes by here
         state = module.__dict__
-        if type(module) not in _PLAIN or "forward" in state:
+        if type(module) not in _PLAIN or _may_be_watched(state):
             return False
-        for hooks in _HOOKS:
-            if state[hooks]:
-                return False
         parameters = state["_parameters"]
         for value in parameters.values():
             if type(value) is not nn.Parameter:
@@ -67,25 +65,38 @@ def is_plain(*modules: nn.Module) -> bool:
 
 def is_watched(*modules: nn.Module) -> bool:
     """Whether any has a hook, other than those by which torch.distributed shards it, or a forward of its own."""
-    for module in modules:
-        state = module.__dict__
-        if "forward" in state and not type(module).__module__.startswith("torch._dynamo"):
-            return True
-        for hooks in _HOOKS:
-            if state[hooks] and not all(map(_is_of_torch, state[hooks].values())):
-                return True
-    return False
+    return any(_may_be_watched(module.__dict__) and _is_watched(module) for module in modules)
 
 
-def _is_of_torch(hook: Any) -> bool:
-    return (getattr(hook, "__module__", None) or "").startswith("torch.distributed")
+def _may_be_watched(state: dict[str, Any]) -> Any:
+    """Whether a module of these attributes has any hook at all, or a forward of its own."""
+    return (
+        state["_forward_hooks"]
+        or state["_forward_pre_hooks"]
+        or state["_backward_hooks"]
+        or state["_backward_pre_hooks"]
+        or "forward" in state
+    )
+
+
+def _is_watched(module: nn.Module) -> bool:
+    if "forward" in module.__dict__ and not _is_compiled(module):
+        return True
+    hooks = [hook for kind in _HOOKS for hook in getattr(module, kind).values()]
+    return any(not (getattr(hook, "__module__", None) or "").startswith("torch.distributed") for hook in hooks)
 
 
 def call(module: nn.Module, batch: PackedBatch | None, *rows: Tensor) -> Tensor:
-    """`module` on packed rows (T, ...) that it maps row by row; where it is watched, on (B, S, ...), if the caller's are."""
-    if batch is None or not batch.padded or not is_watched(module):
+    """A module on packed rows (T, ...); where it is watched, or may mix rows, on (B, S, ...), if the caller's batch was."""
+    if batch is None or not batch.padded or not (is_watched(module) or not _maps_rows(module)):
         return module(*rows)
     return batch.pack(module(*(batch.unpack(value) for value in rows)))
+
+
+def _maps_rows(module: nn.Module) -> bool:
+    """Whether a module is known to map row by row: linears and the like, quantised ones, and adapters around them."""
+    known = isinstance(module, _ROW_BY_ROW) or hasattr(module, "base_layer")
+    return known or type(module).__module__.startswith(("torch.ao.", "torch.nn.quantized"))
 
 
 def call_part(part: nn.Module, kind: type, batch: PackedBatch, causal: bool, *rows: Tensor, **options: Any) -> Any:
@@ -97,14 +108,23 @@ def call_part(part: nn.Module, kind: type, batch: PackedBatch, causal: bool, *ro
             the scores, and returns states, or a tuple of them and more, as transformers' parts do.
         causal: whether that mask lets tokens see only what is before them.
     """
-    ours = _takes_packed(part, kind)
-    if ours and not (batch.padded and is_watched(part)):
+    ours = takes_packed(part, kind)
+    if ours and not (batch.padded and _may_be_watched(part.__dict__) and _is_watched(part)):
         return part(*rows, batch=batch, **options)
     padded = [batch.unpack(value) for value in rows]
+    mask = masks.shown(batch, causal, padded[0].dtype)
     if ours:
-        return _packed(part(*padded, batch=batch, **options), batch)
-    bias = masks.dense_bias(batch, causal)
-    return _packed(part(*padded, None if bias is None else bias.to(padded[0].dtype)), batch)
+        return _packed(part(*padded, mask, batch=batch, **options), batch)
+    return _packed(part(*padded, mask), batch)
+
+
+def call_rows(part: nn.Module, kind: type, batch: PackedBatch, *rows: Tensor, **options: Any) -> Tensor:
+    """A part that maps row by row, on packed rows; one of another class takes rows alone."""
+    if not takes_packed(part, kind):
+        return call(part, batch, *rows)
+    if batch.padded and is_watched(part):
+        return batch.pack(part(*(batch.unpack(value) for value in rows), batch=batch, **options))
+    return part(*rows, batch=batch, **options)
 
 
 def _packed(result: Any, batch: PackedBatch) -> Any:
@@ -118,14 +138,18 @@ def _packed(result: Any, batch: PackedBatch) -> Any:
     return packed
 
 
-def _takes_packed(part: nn.Module, kind: Any) -> bool:
-    """Whether a part is of `kind`, or holds one and passes keywords on to it, as FSDP and torch.compile wrap it."""
-    if isinstance(part, kind) and type(part).forward is kind.forward:
-        return True
-    if not any(isinstance(inner, kind) for inner in part.modules()):
+def takes_packed(part: nn.Module, kind: Any) -> bool:
+    """Whether a part is of `kind`, or holds one and passes keywords on to it, as FSDP, accelerate and torch.compile wrap it."""
+    own = "forward" in part.__dict__ and not hasattr(part, "_hf_hook") and not _is_compiled(part)
+    if isinstance(part, kind):
+        return type(part).forward is kind.forward and not own
+    if own or not any(isinstance(inner, kind) for child in part.children() for inner in child.modules()):
         return False
-    parameters = inspect.signature(part.forward).parameters
-    return "batch" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(part.forward).parameters.values())
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch._dynamo")
 
 
 def dropout_p(module: nn.Module) -> float:

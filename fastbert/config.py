@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 from fastbert import files, schema
-from fastbert.errors import ConfigError
+from fastbert.errors import ConfigError, refuse_push
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -171,6 +171,11 @@ class BertConfig:
         else:
             object.__delattr__(self, name)
 
+    def __copy__(self) -> BertConfig:
+        made = type(self).__new__(type(self))
+        made.__dict__.update({**self.__dict__, "extra": dict(self.extra)})
+        return made
+
     def __iter__(self) -> Iterator[str]:
         """Names of the fields, unknown ones included."""
         return iter([*(f.name for f in fields(self) if f.name != "extra"), *self.extra])
@@ -318,6 +323,7 @@ class BertConfig:
 
     def save_pretrained(self, save_directory: str | Path, **ignored: Any) -> None:
         """Writes config.json to `save_directory`, which is made if absent."""
+        refuse_push(ignored)
         Path(save_directory).mkdir(parents=True, exist_ok=True)
         self.to_json_file(Path(save_directory) / "config.json")
 

@@ -42,10 +42,7 @@ class _Joining:
     """In the place of the base that `interop` gives."""
 
 
-@interop.joins(
-    ("transformers.tokenization_utils_tokenizers", "TokenizersBackend"),
-    ("transformers.tokenization_utils_fast", "PreTrainedTokenizerFast"),
-)
+@interop.joins("transformers", "PreTrainedTokenizerFast")
 class Entries(_Joining):
     """What `BertTokenizer` knows of its vocabulary, with transformers' names.
 
@@ -153,7 +150,7 @@ class Entries(_Joining):
         for i, token in enumerate(given):
             if not isinstance(token, str | AddedToken):
                 raise InputError(f"new_tokens[{i}] is a {type(token).__name__}; expected text or an AddedToken")
-            new.append(token if isinstance(token, AddedToken) else as_added(token, special_tokens))
+            new.append(as_added(token, special_tokens))
         before = self.added_tokens_encoder
         self._add([(None, token) for token in new])
         return len(self.added_tokens_encoder.keys() - before.keys())
@@ -178,11 +175,9 @@ class Entries(_Joining):
             else:
                 known = ", ".join([*SPECIAL_TOKENS, "extra_special_tokens"])
                 raise InputError(f"special_tokens_dict has the key {key!r}; it may hold {known}")
-        tokens = [
-            token
-            for value in special_tokens_dict.values()
-            for token in ([value] if not isinstance(value, list | tuple) else value)
-        ]
+        lists = [value for value in special_tokens_dict.values() if isinstance(value, list | tuple)]
+        named = [value for value in special_tokens_dict.values() if not isinstance(value, list | tuple)]
+        tokens = [*named, *(token for value in lists for token in value)]  # named ones first, as in transformers
         added = self.add_tokens(tokens, special_tokens=True)
         self._names.update(names)
         if given:

@@ -7,6 +7,7 @@ characters that a terminal would obey.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 LIMIT = 480  # characters of a message
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -51,6 +52,12 @@ class BackendError(FastbertError, RuntimeError):
 
 class TrainingError(FastbertError, RuntimeError):
     """A training run that cannot go on; the message names the step and the last good checkpoint."""
+
+
+def refuse_push(keywords: Mapping[str, object]) -> None:
+    """Raises ArgumentError where the keywords of a save_pretrained ask to push to the hub."""
+    if keywords.get("push_to_hub"):
+        raise ArgumentError("push_to_hub is not supported: save to a folder and call huggingface_hub.upload_folder")
 
 
 class CheckpointError(FastbertError, ValueError):

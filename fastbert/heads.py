@@ -35,20 +35,29 @@ class TaskHead(BertPreTrainedModel):
         attentions = config.output_attentions if attentions is None else attentions
         asked = {"output_hidden_states": hidden_states, "output_attentions": attentions, "return_dict": True}
         bert: nn.Module = self.bert  # type: ignore[assignment]
-        if batch.padded and (is_watched(bert) or not isinstance(bert, BertModel)):
+        if batch.padded and not self._reads_rows():
             inputs = batch.padded_inputs()
             output = bert(inputs.pop("input_ids"), **inputs, **asked)
             states = batch.pack(output.last_hidden_state)
             return (states if rows is None else states.index_select(0, rows)), output
-        prune = rows is not None and not hidden_states and not attentions
+        prune = rows is not None and not hidden_states and not attentions and self._reads_rows()
         output = bert(batch, **asked, last_layer_rows=rows if prune else None)
         states = output.last_hidden_state
         return (states if prune or rows is None else states.index_select(0, rows)), output
 
+    def _reads_rows(self) -> bool:
+        """Whether the encoder may be asked for the rows that the head reads: not one that is watched, or of another make."""
+        bert: Any = self.bert
+        return isinstance(bert, BertModel) and type(bert).forward is BertModel.forward and not is_watched(bert)
+
     def _pool(self, batch: PackedBatch, hidden_states: bool | None, attentions: bool | None) -> tuple[Tensor, BertModelOutput]:
         """The pooled output (B, N); of the last layer only the [CLS] rows are computed."""
         bert: BertModel = self.bert  # type: ignore[assignment]
-        if not batch.num_tokens or not isinstance(bert, BertModel) or not bert.pools_rows(batch):
+        if not self._reads_rows():
+            _, output = self._encode(batch, None, hidden_states, attentions)
+            assert output.pooler_output is not None
+            return output.pooler_output, output
+        if not batch.num_tokens or not bert.pools_rows(batch):
             _, output = self._encode(batch, None, hidden_states, attentions)
             assert output.pooler_output is not None
             return output.pooler_output, output

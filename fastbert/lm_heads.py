@@ -85,6 +85,16 @@ class BertPreTrainingHeads(nn.Module):
         return self.predictions(sequence_output), self.seq_relationship(pooled_output)
 
 
+_USUAL = (BertOnlyMLMHead, BertPreTrainingHeads, BertLMPredictionHead, BertPredictionHeadTransform)
+
+
+def is_usual(heads: nn.Module) -> bool:
+    """Whether a head's loss may be computed without its forward: no part is watched, or stands in the place of ours."""
+    predictions = getattr(heads, "predictions", None)
+    parts = (heads, predictions, getattr(predictions, "transform", None))
+    return all(type(part) in _USUAL for part in parts) and not is_watched(*heads.modules())
+
+
 class _MaskedLMHead(TaskHead):
     """The shared forward of the two language-model heads."""
 
@@ -133,14 +143,16 @@ class _MaskedLMHead(TaskHead):
             vocabulary = self.config.vocab_size
             rows, wanted, count = labelled_rows(labels, scored_rows, batch, padded, vocabulary, self.shifted)
         if return_logits is None:
-            return_logits = labels is None or not self.training or is_watched(*self.cls.modules())
-        states, encoded = self._encode(batch, None if return_logits else rows, output_hidden_states, output_attentions)
+            return_logits = labels is None or not self.training or not is_usual(self.cls)
+        scores_all = return_logits or not is_usual(self.cls)
+        states, encoded = self._encode(batch, None if scores_all else rows, output_hidden_states, output_attentions)
         output = MaskedLMOutput()
-        if return_logits:
+        if scores_all:
             logits = self._scores(states, batch)
+        if return_logits:
             output.logits = batch.unpack(logits) if padded else logits
         if rows is not None and wanted is not None:
-            if return_logits:
+            if scores_all:
                 output.mlm_loss = cross_entropy_of_logits(logits.index_select(0, rows), wanted)
             else:
                 output.mlm_loss = head.loss(states, wanted)
@@ -151,7 +163,7 @@ class _MaskedLMHead(TaskHead):
 
     def _scores(self, states: Tensor, batch: PackedBatch) -> Tensor:
         """(T, N) -> (T, V); where any of the head's parts is watched they see (B, S, ...), if the caller's batch was padded."""
-        if batch.padded and is_watched(*self.cls.modules()):
+        if batch.padded and not is_usual(self.cls):
             return batch.pack(self.cls(batch.unpack(states)))
         return self.cls(states)
 
@@ -215,11 +227,12 @@ class BertForPreTraining(TaskHead):
         follows = None
         if next_sentence_label is not None:
             follows = sequence_labels(next_sentence_label, "next_sentence_label", batch.batch_size, 2)
-        watched = is_watched(*heads.modules())
+        usual = is_usual(heads)
         if return_logits is None:
-            return_logits = labels is None or not self.training or watched
+            return_logits = labels is None or not self.training or not usual
+        scores_all = return_logits or not usual
         output = PreTrainingOutput()
-        if return_logits or rows is None or not batch.num_tokens or not bert.pools_rows(batch):
+        if scores_all or rows is None or not batch.num_tokens or not bert.pools_rows(batch):
             states, encoded = self._encode(batch, None, output_hidden_states, output_attentions)
             pooled = encoded.pooler_output
             at_labels = None if rows is None else states.index_select(0, rows)
@@ -228,16 +241,16 @@ class BertForPreTraining(TaskHead):
             states, encoded = self._encode(batch, both, output_hidden_states, output_attentions)
             first, at_labels = states.split([batch.batch_size, rows.shape[0]])
             pooled = bert.pool_rows(first, batch)
-        if return_logits and watched and batch.padded:
-            scores, output.seq_relationship_logits = heads(batch.unpack(states), pooled)
-            logits = batch.pack(scores)
+        if not usual:
+            logits, output.seq_relationship_logits = heads(batch.unpack(states) if batch.padded else states, pooled)
+            logits = batch.pack(logits) if batch.padded else logits
         else:
             output.seq_relationship_logits = heads.seq_relationship(pooled)
-            logits = heads.predictions(states) if return_logits else states
+            logits = heads.predictions(states) if scores_all else states
         if return_logits:
             output.prediction_logits = batch.unpack(logits) if padded else logits
         if rows is not None and wanted is not None and at_labels is not None:
-            if return_logits:
+            if scores_all:
                 output.mlm_loss = cross_entropy_of_logits(logits.index_select(0, rows), wanted)
             else:
                 output.mlm_loss = heads.predictions.loss(at_labels, wanted)

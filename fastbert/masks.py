@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,25 @@ def pack_hidden(hidden_states: Tensor, attention_mask: Tensor | None, heads: int
     if dense is not None:
         batch.attention_bias = bias_of_mask(dense, batch, heads)
     return batch
+
+
+def shown(batch: PackedBatch, causal: bool, dtype: torch.dtype) -> Tensor | None:
+    """The mask that a part is given which is called on (B, S, N): what is added to its scores."""
+    if batch.shown_mask is None:
+        bias = dense_bias(batch, causal)
+        assert bias is not None
+        batch.shown_mask = bias.to(dtype).expand(batch.batch_size, -1, batch.padded_length, -1)
+    return batch.shown_mask
+
+
+def form_of(hidden_states: Tensor, attention_mask: Tensor | None, batch: PackedBatch | None, heads: int) -> PackedBatch:
+    """The batch of a part's inputs: that of the model, under another mask where a hook changed it, or one made of them."""
+    if batch is None:
+        return pack_hidden(hidden_states, attention_mask, heads)
+    if attention_mask is None or attention_mask is batch.shown_mask:
+        return batch
+    bias = bias_of_mask(attention_mask, batch, heads)
+    return replace(batch, attention_bias=bias, shown_mask=attention_mask)
 
 
 def dense_bias(batch: PackedBatch, causal: bool) -> Tensor | None:

@@ -24,6 +24,7 @@ from fastbert.calling import (
     GELU_FORMS,
     call,
     call_part,
+    call_rows,
     dense,
     dense_and_activation,
     dropout_p,
@@ -33,12 +34,13 @@ from fastbert.calling import (
     plain,
     repeatable,
     seed_at,
+    takes_packed,
 )
 from fastbert.config import BertConfig
 from fastbert.errors import BackendError, InputError
 from fastbert.inputs import Limits, as_index, check_tensor
 from fastbert.keywords import named, refuse
-from fastbert.outputs import BertModelOutput
+from fastbert.outputs import BertModelOutput, ModelOutput
 from fastbert.packing import PackedBatch
 from fastbert.pretrained import BertPreTrainedModel
 
@@ -145,8 +147,8 @@ class BertSelfAttention(nn.Module):
         refuse(self, refused)
         padded = hidden_states.dim() == 3
         if batch is None:
-            batch = masks.pack_hidden(hidden_states, attention_mask, self.num_attention_heads)
-            seed = seed_at(fresh_seeds(self, 1, batch.device), 0)
+            seed = seed_at(fresh_seeds(self, 1, hidden_states.device), 0)
+        batch = masks.form_of(hidden_states, attention_mask, batch, self.num_attention_heads)
         x = batch.pack(hidden_states) if padded else hidden_states
         qkv = self._project(x, batch, rows).view(-1, 3, self.num_attention_heads, self.attention_head_size)
         p = dropout_p(self.dropout)
@@ -255,13 +257,13 @@ class BertAttention(nn.Module):
         refuse(self, refused)
         padded = hidden_states.dim() == 3
         if batch is None:
-            batch = masks.pack_hidden(hidden_states, attention_mask, self.self.num_attention_heads)
-            seeds = fresh_seeds(self, 2, batch.device)
+            seeds = fresh_seeds(self, 2, hidden_states.device)
+        batch = masks.form_of(hidden_states, attention_mask, batch, self.self.num_attention_heads)
         x = batch.pack(hidden_states) if padded else hidden_states
         asked = {"seed": seed_at(seeds, 0), "rows": rows, "output_attentions": output_attentions}
         context, probs = call_part(self.self, BertSelfAttention, batch, self.self.is_causal, x, **asked)
         residual = x if rows is None else x.index_select(0, rows)
-        joined = _call_rows(self.output, BertSelfOutput, batch, context, residual, seed=seed_at(seeds, 1))
+        joined = call_rows(self.output, BertSelfOutput, batch, context, residual, seed=seed_at(seeds, 1))
         return (batch.unpack(joined) if padded else joined), probs
 
 
@@ -326,8 +328,8 @@ class BertLayer(nn.Module):
         refuse(self, refused)
         padded = hidden_states.dim() == 3
         if batch is None:
-            batch = masks.pack_hidden(hidden_states, attention_mask, self.attention.self.num_attention_heads)
-            seeds = fresh_seeds(self, 3, batch.device)
+            seeds = fresh_seeds(self, 3, hidden_states.device)
+        batch = masks.form_of(hidden_states, attention_mask, batch, self.attention.self.num_attention_heads)
         x = batch.pack(hidden_states) if padded else hidden_states
         asked = {"seeds": seeds, "rows": rows, "output_attentions": attentions is not None}
         x, probs = call_part(self.attention, BertAttention, batch, self.attention.self.is_causal, x, **asked)
@@ -344,7 +346,7 @@ class BertLayer(nn.Module):
             down_bias, join_bias = (None, down.dense.bias) if ops.fuses_bias(x) else (down.dense.bias, None)
             y = ops.ffn(x, up.dense.weight, up.dense.bias, down.dense.weight, down_bias, form)
             return down.join(y, join_bias, x, batch, seed)
-        return _call_rows(down, BertOutput, batch, _call_rows(up, BertIntermediate, batch, x), x, seed=seed)
+        return call_rows(down, BertOutput, batch, call_rows(up, BertIntermediate, batch, x), x, seed=seed)
 
 
 @dataclass
@@ -387,8 +389,8 @@ class BertEncoder(nn.Module):
         refuse(self, refused)
         padded = hidden_states.dim() == 3
         if batch is None:
-            batch = masks.pack_hidden(hidden_states, attention_mask, self.num_attention_heads)
-            seeds = fresh_seeds(self, 3 * len(self.layer), batch.device)
+            seeds = fresh_seeds(self, 3 * len(self.layer), hidden_states.device)
+        batch = masks.form_of(hidden_states, attention_mask, batch, self.num_attention_heads)
         x = batch.pack(hidden_states) if padded else hidden_states
         states: list[Tensor] | None = [] if output_hidden_states else None
         attentions: list[Tensor] | None = [] if output_attentions else None
@@ -524,7 +526,7 @@ class BertModel(BertPreTrainedModel):
         if last_layer_rows is not None:
             self._check_rows(last_layer_rows, batch)
         seeds = fresh_seeds(self, 1 + 3 * len(self.encoder.layer), batch.device)
-        whole = not isinstance(self.encoder, BertEncoder) or (batch.padded and is_watched(self.encoder))
+        whole = is_watched(self.encoder) or not takes_packed(self.encoder, BertEncoder)
         rows = None if whole else last_layer_rows
         recomputes = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         encoded = call_part(
@@ -547,7 +549,7 @@ class BertModel(BertPreTrainedModel):
         if self.pooler is not None and last_layer_rows is None:
             pooled = self.pool(states, batch)
         if padded and last_layer_rows is None:
-            states = batch.unpack(states) if hidden_states is None else hidden_states[-1]
+            states = batch.unpack(states) if hidden_states is None or whole else hidden_states[-1]
         output = BertModelOutput(
             last_hidden_state=states, pooler_output=pooled, hidden_states=hidden_states, attentions=attentions
         )
@@ -556,13 +558,13 @@ class BertModel(BertPreTrainedModel):
     def _embed(self, batch: PackedBatch, seed: Tensor | None) -> Tensor:
         """(T, N) from the embeddings; where they are watched or of another class they see what the caller passed, (B, S)."""
         part = self.embeddings
-        if isinstance(part, BertEmbeddings) and not (batch.padded and is_watched(part)):
+        ours = takes_packed(part, BertEmbeddings)
+        if ours and not (batch.padded and is_watched(part)):
             return part(batch=batch, seed=seed)
         inputs = {"input_ids": batch.input_ids, "token_type_ids": batch.token_type_ids, "position_ids": batch.position_ids}
         inputs["inputs_embeds"] = batch.inputs_embeds
         padded = {name: None if value is None else batch.unpack(value) for name, value in inputs.items()}
-        ours = {"batch": batch, "seed": seed} if isinstance(part, BertEmbeddings) else {}
-        return batch.pack(part(**padded, **ours))
+        return batch.pack(part(**padded, **({"batch": batch, "seed": seed} if ours else {})))
 
     def pack_inputs(
         self,
@@ -588,7 +590,7 @@ class BertModel(BertPreTrainedModel):
             raise InputError(f"the inputs are on {source.device}, the model is on {device}")
         wait = True
         if not torch.compiler.is_compiling():
-            interop.join()
+            interop.join(BertPreTrainedModel, ModelOutput)
             if self.device.type == "cpu":
                 forking.before_forward()
             late.poll()
@@ -662,7 +664,10 @@ class BertModel(BertPreTrainedModel):
 
     def pools_rows(self, batch: PackedBatch) -> bool:
         """Whether the pooler may be given first tokens alone: not where it is of another class, or watched."""
-        return isinstance(self.pooler, BertPooler) and not (batch.padded and is_watched(*self.pooler.modules()))
+        pooler = self.pooler
+        if not isinstance(pooler, BertPooler) or type(pooler).forward is not BertPooler.forward:
+            return False
+        return not (batch.padded and is_watched(*pooler.modules()))
 
     def pool_rows(self, first_token_states: Tensor, batch: PackedBatch) -> Tensor:
         """(B, N) first tokens' states -> pooled (B, N); an empty sequence gives zeros."""
@@ -679,12 +684,3 @@ def _alone(part: nn.Module, hidden_states: Tensor) -> tuple[PackedBatch, Tensor 
     """The batch and the seed of a part that is called without either: every row is a token."""
     batch = masks.pack_hidden(hidden_states if hidden_states.dim() == 3 else hidden_states[None], None, 1)
     return batch, seed_at(fresh_seeds(part, 1, batch.device), 0)
-
-
-def _call_rows(part: nn.Module, kind: type, batch: PackedBatch, *rows: Tensor, **options: Any) -> Tensor:
-    """A part that maps row by row; one of another class takes rows alone."""
-    if not isinstance(part, kind):
-        return call(part, batch, *rows)
-    if batch.padded and is_watched(part):
-        return batch.pack(part(*(batch.unpack(value) for value in rows), batch=batch, **options))
-    return part(*rows, batch=batch, **options)

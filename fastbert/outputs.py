@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from fastbert import interop
 _BESIDE = {"beside": True}
 
 
-@interop.joins(("transformers.utils.generic", "ModelOutput"))
+@interop.joins("transformers.utils", "ModelOutput")
 class ModelOutput(OrderedDict[str, Any]):
     """Base of the outputs: a dict in the order of the fields. A field that is None is no entry of it.
 
@@ -66,7 +66,7 @@ class ModelOutput(OrderedDict[str, Any]):
     def _refuse(self, *_: Any, **__: Any) -> Any:
         raise TypeError(f"nothing is taken out of a {type(self).__name__}: set its fields, or copy it to a dict")
 
-    pop = popitem = clear = __delitem__ = _refuse
+    pop = popitem = clear = setdefault = __delitem__ = _refuse
 
     def update(self, *others: Any, **values: Any) -> None:
         """Sets several entries."""
@@ -85,12 +85,14 @@ class ModelOutput(OrderedDict[str, Any]):
 
 
 def _pairs(first: Any) -> dict[str, Any] | None:
-    """Entries from a mapping or an iterable of pairs; None for anything else."""
+    """Entries from a mapping, or from an iterator or list of pairs; None for anything else, which is a value."""
     if isinstance(first, Mapping):
         return dict(first)
-    if first is None or isinstance(first, Tensor | tuple | list) or not isinstance(first, Iterable):
+    if not isinstance(first, Iterator | list):
         return None
-    return dict(first)
+    entries = list(first)
+    pairs = all(isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[0], str) for entry in entries)
+    return dict(entries) if pairs else None
 
 
 def _rebuilt(kind: type[ModelOutput], values: dict[str, Any]) -> ModelOutput:

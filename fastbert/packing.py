@@ -47,6 +47,7 @@ class PackedBatch:
         valid: (T,) bool, only while a graph is traced: the tokens that are real, as the traced form keeps the padding.
         tail: rows at the end that belong to no sequence; see `fixed_budget`.
         prefix: keys and values (B, H, P, D) of each layer that stand before the tokens, from `past_key_values`.
+        shown_mask: the mask that hooks on parts see; set by a model.
         padded: whether the caller of a model passed the padded form, which hooks on its parts are shown then.
     """
 
@@ -63,6 +64,7 @@ class PackedBatch:
     tail: int = 0
     padded: bool = False
     prefix: Sequence[tuple[Tensor, Tensor]] | None = None
+    shown_mask: Tensor | None = None
     checked: Limits | None = field(default=None, repr=False)  # what it was checked against, while it stays as it is
     _checked_state: tuple[Any, ...] = field(default=(), repr=False)
 
@@ -351,8 +353,8 @@ def _check_form(batch: PackedBatch, limits: Limits) -> None:
             raise InputError(f"{name} = {str(value)[:40]} must be a whole number from {low} to {high}")
     if not isinstance(batch.padded, bool):
         raise InputError(f"padded = {str(batch.padded)[:40]} must be True or False")
-    if batch.prefix is not None:
-        raise InputError("prefix is set by a model, from past_key_values")
+    if batch.prefix is not None or batch.shown_mask is not None:
+        raise InputError("prefix and shown_mask are set by a model, from past_key_values and for hooks")
     if batch.valid is not None:
         raise InputError("valid is set while a graph is traced, and is None otherwise")
     if batch.attention_bias is not None:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from fastbert import adapters, checkpoint, files, interop, onednn, schema
 from fastbert.config import BertConfig
-from fastbert.errors import ArgumentError, BackendError, ConfigError, InputError
+from fastbert.errors import BackendError, ConfigError, InputError, refuse_push
+from fastbert.outputs import ModelOutput
 
 logger = logging.getLogger("fastbert")
 _PIECE = 1 << 14  # values that torch copies on one thread
@@ -35,7 +36,7 @@ _HARMLESS = (
 _OTHER_PARTS = re.compile(r"(^|\.)(pooler|cls|classifier|qa_outputs)\.")  # leaving out another head's parts is no news
 
 
-@interop.joins(("transformers.modeling_utils", "PreTrainedModel"))
+@interop.joins("transformers", "PreTrainedModel")
 class BertPreTrainedModel(nn.Module):
     """Base of the model classes. Construct from a `BertConfig` for random weights, or use `from_pretrained`.
 
@@ -55,7 +56,7 @@ class BertPreTrainedModel(nn.Module):
     _keys_to_ignore_on_save: ClassVar[list[str] | None] = None  # transformers' Trainer looks at it after loading
 
     def __init__(self, config: BertConfig) -> None:
-        interop.join()
+        interop.join(BertPreTrainedModel, ModelOutput)
         nn.Module.__init__(self)  # not the constructor of transformers' base, which expects its own classes
         self._untied: tuple[str, ...] = ()  # second names whose tensors are no copies of the first
         self.register_state_dict_post_hook(_own_memory)
@@ -196,7 +197,9 @@ class BertPreTrainedModel(nn.Module):
     @classmethod
     def _from_config(cls, config: BertConfig, dtype: torch.dtype | None = None, **ignored: Any) -> Self:
         """A model with random weights: how transformers' libraries make one."""
-        return cls(config).to(config.dtype if dtype is None else dtype)
+        given = ignored.get("torch_dtype", dtype)
+        made = BertConfig(dtype=config.dtype if given is None else given)
+        return cls(config).to(made.dtype or torch.float32)
 
     def save_pretrained(
         self,
@@ -222,8 +225,7 @@ class BertPreTrainedModel(nn.Module):
         Raises:
             ArgumentError: `push_to_hub`. CheckpointError: the folder cannot be written, or a tensor has no values.
         """
-        if push_to_hub:
-            raise ArgumentError("push_to_hub is not supported: save to a folder and call huggingface_hub.upload_folder")
+        refuse_push({"push_to_hub": push_to_hub})
         if not is_main_process:
             return
         if adapters.are_on(self):
@@ -435,7 +437,7 @@ class BertPreTrainedModel(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Training mode, which drops prepacked weights: what a compiled or captured step changes leaves no trace."""
-        interop.join()
+        interop.join(BertPreTrainedModel, ModelOutput)
         if mode:
             onednn.forget(*self.parameters())
         return super().train(mode)

@@ -30,8 +30,9 @@ from fastbert.encoding import (
     pair_lengths,
 )
 from fastbert.entries import Entries
-from fastbert.errors import CheckpointNotFoundError, InputError
+from fastbert.errors import CheckpointNotFoundError, InputError, refuse_push
 from fastbert.tokenizer_files import (
+    MAY_LACK,
     PATTERNS,
     FolderSettings,
     load_tokenizer_json,
@@ -114,10 +115,10 @@ class BertTokenizer(Entries):
         self._adopt(from_vocab(vocab, given), given)
 
     def _adopt(self, tokenizer: Tokenizer, settings: FolderSettings) -> None:
-        interop.join()
+        interop.join(Entries)
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        names = {name: settings.names[name] for name in SPECIAL_TOKENS}
+        names = {name: settings.names[name] for name in SPECIAL_TOKENS if name in settings.names}
         tokenizer = with_added(tokenizer, settings)
         blank = [name for name, token in names.items() if not token.strip()]
         if blank:
@@ -154,7 +155,12 @@ class BertTokenizer(Entries):
         return f"{type(self).__name__}({self.name_or_path!r}, vocab_size={self.vocab_size}, entries={len(self)})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_literal": None}
+        literal = self._tokenizer.encode_special_tokens  # the library's own state is without it
+        return {**self.__dict__, "_literal": None, "_reads_literally": literal}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._tokenizer.encode_special_tokens = self.__dict__.pop("_reads_literally")
 
     # -- making one ------------------------------------------------------------------------------------------------------
 
@@ -240,8 +246,9 @@ class BertTokenizer(Entries):
             The files.
 
         Raises:
-            InputError: a vocabulary that no vocab.txt can hold.
+            InputError: a vocabulary that no vocab.txt can hold. ArgumentError: `push_to_hub`.
         """
+        refuse_push(ignored)
         lines = vocab_lines(self._tokenizer.get_vocab(with_added_tokens=False))
         settings: dict[str, Any] = {**self._settings, "tokenizer_class": "BertTokenizer", **self.init_kwargs}
         if settings["max_input_chars_per_word"] == 100:
@@ -259,7 +266,7 @@ class BertTokenizer(Entries):
     def init_kwargs(self) -> dict[str, Any]:
         """The settings as the constructor takes them."""
         normalizer, model = self._tokenizer.normalizer, self._tokenizer.model
-        settings: dict[str, Any] = dict(self._names)
+        settings: dict[str, Any] = {**dict.fromkeys(MAY_LACK), **self._names}
         settings |= {"padding_side": self.padding_side, "truncation_side": self.truncation_side}
         settings |= {"model_input_names": self.model_input_names, "model_max_length": self.model_max_length}
         settings["clean_up_tokenization_spaces"] = self.clean_up_tokenization_spaces
@@ -294,7 +301,7 @@ class BertTokenizer(Entries):
         if lower_cases(normalizer):
             return self
         copied = type(self).__new__(type(self))
-        copied.__dict__.update(self.__getstate__())
+        copied.__dict__.update({**self.__dict__, "_literal": None})
         copied._tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
         steps = [normalizers.Lowercase(), *([] if normalizer is None else [normalizer])]
         copied._tokenizer.normalizer = normalizers.Sequence(steps)

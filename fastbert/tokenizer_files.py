@@ -76,6 +76,7 @@ _ALL_NAMES = (
     "cls_token",
     "mask_token",
 )  # in transformers' order
+MAY_LACK = ("pad_token", "mask_token")  # tokens that a file may set to null
 _SPECIAL_FIELDS = {
     **dict.fromkeys(_ALL_NAMES, _TOKEN),
     "additional_special_tokens": _TOKENS,
@@ -219,7 +220,8 @@ def _assembled(settings: dict[str, Any], mapped: dict[str, Any], listed: list[tu
     further += [v for k, v in settings.items() if k.endswith("_token") and k not in SETTINGS and v is not None and _is_token(v)]
     special = [_as_token(value, True) for value in (*named.values(), *further)]
     texts = {token.content for token in special}
-    result = FolderSettings({**SPECIAL_TOKENS, **names}, special)
+    usual = {name: text for name, text in SPECIAL_TOKENS.items() if not (name in MAY_LACK and name in found)}
+    result = FolderSettings({**usual, **names}, special)
     result.extra = list(dict.fromkeys(_content(value) for value in further))
     for token_id, token in sorted(listed, key=lambda one: -1 if one[0] is None else one[0]):
         is_special = _content(token) in texts

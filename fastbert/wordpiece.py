@@ -84,9 +84,15 @@ def check_encodes(tokenizer: Tokenizer) -> None:
         raise CheckpointError(f"the tokenizer cannot encode a text: {error}") from None
 
 
-def as_added(text: str, special: bool) -> AddedToken:
-    """A token that is matched before the text is cut into words; a special one as it stands, others after normalisation."""
-    return AddedToken(text, special=special, normalized=not special)
+def as_added(token: str | AddedToken, special: bool) -> AddedToken:
+    """A token that is matched before the text is cut into words; a special one as it stands, others after normalisation.
+
+    An AddedToken is matched as it says, and is special if it says so or `special` does.
+    """
+    if not isinstance(token, AddedToken):
+        return AddedToken(token, special=special, normalized=not special)
+    fields = token_fields(token)
+    return AddedToken(**{**fields, "special": bool(fields["special"] or special)})
 
 
 def token_fields(token: AddedToken) -> dict[str, Any]:

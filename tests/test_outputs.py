@@ -116,10 +116,11 @@ model = fastbert.BertModel(config).eval()
 out = model(torch.ones(1, 3, dtype=torch.long))
 made = fastbert.BertTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"])
 assert "transformers" not in sys.modules and isinstance(out, dict) and not hasattr(model, "push_to_hub")
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
-from transformers.utils import ModelOutput
+import transformers
 other, again = model(torch.ones(1, 3, dtype=torch.long)), fastbert.BertModel(config)
-assert isinstance(model, PreTrainedModel) and isinstance(out, ModelOutput) and isinstance(made, PreTrainedTokenizerFast)
+fastbert.BertTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"])
+assert isinstance(model, transformers.PreTrainedModel) and isinstance(out, transformers.utils.ModelOutput)
+assert isinstance(made, transformers.PreTrainedTokenizerBase)
 assert type(again) is type(model)
 assert torch.equal(out[0], other[0]) and made("a").input_ids == [2, 5, 3]
 print(type(model).__mro__[2].__name__)
@@ -136,15 +137,15 @@ def test_a_half_imported_transformers_is_waited_for(monkeypatch: pytest.MonkeyPa
     class Base(Common):
         pass
 
-    @interop.joins(("a_module_that_comes_later", "Base"))
+    @interop.joins("a_module_that_comes_later", "Base")
     class Mine(Common):
         pass
 
     monkeypatch.setitem(sys.modules, "a_module_that_comes_later", type(sys)("a_module_that_comes_later"))
-    interop.join()
+    interop.join(Mine)
     assert Mine.__bases__ != (Base,)
     sys.modules["a_module_that_comes_later"].Base = Base  # type: ignore[attr-defined]
-    interop.join()
+    interop.join(Mine)
     assert Mine.__bases__ == (Base,)
 
 
