@@ -1,4 +1,4 @@
-"""Adapters that peft put into a model by `add_adapter` (a method of transformers' base): saving them alone."""
+"""Adapters that peft put into a model by `add_adapter` (a method of transformers' base): saving them alone, and loading."""
 
 from __future__ import annotations
 
@@ -13,12 +13,46 @@ from fastbert import files
 from fastbert.errors import CheckpointError
 
 WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+PATTERNS = [CONFIG, "adapter_model.*"]
 _PREFIX = "base_model.model."  # before the names in peft's own files
 
 
 def are_on(model: Any) -> bool:
     """Whether the model has adapters that `add_adapter` or `load_adapter` put in."""
     return bool(getattr(model, "_hf_peft_config_loaded", False)) and hasattr(model, "peft_config")
+
+
+def base_folder(folder: Path, patterns: list[str], hub: Mapping[str, Any]) -> Path:
+    """Where the weights are that an adapter's folder is for: there, or in the folder or repository that it names.
+
+    Raises:
+        CheckpointError: it names none.
+    """
+    if (folder / "config.json").is_file() or not (folder / CONFIG).is_file():
+        return folder
+    base = files.read_json(folder / CONFIG).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise CheckpointError(f"{folder / CONFIG} names no base_model_name_or_path, and {folder} has no config.json")
+    options = {name: value for name, value in hub.items() if name not in ("revision", "subfolder")}
+    return files.locate(base, patterns, **options)
+
+
+def load(model: Any, folder: Path) -> None:
+    """Puts the adapter of a folder into a model, where there is one.
+
+    Raises:
+        CheckpointError: peft or transformers, which it takes, are not installed.
+    """
+    if not (folder / CONFIG).is_file():
+        return
+    try:
+        import peft  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise CheckpointError(f"{folder} holds an adapter: loading it takes peft and transformers ({error})") from None
+    model.train(model.training)  # makes transformers' class a base of the model's, which brings `load_adapter`
+    model.load_adapter(str(folder))
 
 
 def save(model: Any, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:

@@ -9,7 +9,7 @@ import json
 import math
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,10 @@ def _is_beside(folder: Path, name: str) -> bool:
 
 
 def match_names(
-    state: Mapping[str, Tensor], expected: Mapping[str, torch.Size], ignore_mismatched_sizes: bool = False
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, torch.Size],
+    ignore_mismatched_sizes: bool = False,
+    integers: Collection[str] = (),
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """A file's tensors under the names of a model.
 
@@ -132,6 +135,7 @@ def match_names(
         state: tensors as they stand in the file.
         expected: shape of each parameter of the model.
         ignore_mismatched_sizes: leave out tensors of another shape instead of refusing them.
+        integers: names of the model's tensors that are not floating, such as counts in buffers.
 
     Raises:
         SizeMismatchError: shapes that do not fit. CheckpointError: no tensor in common at all. The message names them.
@@ -153,7 +157,7 @@ def match_names(
             f"the model {_some(expected)}"
         )
     for name, tensor in matched.items():
-        why = _unusable(tensor)
+        why = "" if name in integers and not tensor.is_meta and not tensor.is_floating_point() else _unusable(tensor)
         if why:
             raise CheckpointError(f"{name} is {why}: no forward can use it")
     _fill_tied(matched, expected)

@@ -175,9 +175,8 @@ class Entries(_Joining):
             else:
                 known = ", ".join([*SPECIAL_TOKENS, "extra_special_tokens"])
                 raise InputError(f"special_tokens_dict has the key {key!r}; it may hold {known}")
-        lists = [value for value in special_tokens_dict.values() if isinstance(value, list | tuple)]
-        named = [value for value in special_tokens_dict.values() if not isinstance(value, list | tuple)]
-        tokens = [*named, *(token for value in lists for token in value)]  # named ones first, as in transformers
+        in_order = sorted(special_tokens_dict.items(), key=lambda item: item[0] == "additional_special_tokens")  # as there
+        tokens = [token for _, value in in_order for token in (value if isinstance(value, list | tuple) else [value])]
         added = self.add_tokens(tokens, special_tokens=True)
         self._names.update(names)
         if given:

@@ -7,7 +7,7 @@ import logging
 import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,6 +21,7 @@ from fastbert.errors import BackendError, ConfigError, InputError, refuse_push
 from fastbert.outputs import ModelOutput
 
 logger = logging.getLogger("fastbert")
+_DRAWN = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d)  # modules whose weights are drawn
 _PIECE = 1 << 14  # values that torch copies on one thread
 # Keywords of transformers' from_pretrained that ask for what happens anyway, or that choose among ways to the same numbers.
 _HARMLESS = (
@@ -100,12 +101,19 @@ class BertPreTrainedModel(nn.Module):
         module._is_hf_initialized = True  # type: ignore[assignment]
 
     def _init_parameter(self, module: nn.Module, name: str, value: Tensor) -> None:
-        """Normal(0, initializer_range) for weights, 0 for biases and the padding row, 1 for LayerNorm's weight."""
-        if name != "weight":
+        """Normal(0, initializer_range) for weights, 0 for biases and the padding row, 1 for the weight of a norm.
+
+        Modules that are neither linears, embeddings, convolutions nor norms keep what their constructor gave them, as in
+        transformers: recurrent ones, for example.
+        """
+        norm = "Norm" in type(module).__name__
+        if not (norm or isinstance(module, _DRAWN) or type(module).__module__.startswith("fastbert.")):
+            return
+        if name == "bias":
             value.zero_()
-        elif isinstance(module, nn.LayerNorm):
+        elif norm and name == "weight":
             value.fill_(1.0)
-        else:
+        elif name == "weight":
             value.normal_(0.0, self.config.initializer_range)
             if isinstance(module, nn.Embedding) and module.padding_idx is not None:
                 value[module.padding_idx].zero_()
@@ -129,7 +137,7 @@ class BertPreTrainedModel(nn.Module):
 
         Args:
             pretrained_model_name_or_path: a directory with config.json and weights, or an id on the hub; None with `config`
-                and `state_dict`.
+                and `state_dict`. An adapter that stands there, or alone with the name of its base, is put in by peft.
             config: in place of the checkpoint's own; also a directory or an id that has one.
             dtype: of the parameters; None or "auto" keeps the checkpoint's.
             device: where to put the model; None means the CPU.
@@ -159,7 +167,8 @@ class BertPreTrainedModel(nn.Module):
         source = pretrained_model_name_or_path
         if source is None and (config is None or state_dict is None):
             raise InputError("pretrained_model_name_or_path = None needs both config and state_dict")
-        folder = files.locate(source, checkpoint.PATTERNS, **hub) if source is not None else Path()
+        found = None if source is None else files.locate(source, [*checkpoint.PATTERNS, *adapters.PATTERNS], **hub)
+        folder = Path() if found is None else adapters.base_folder(found, checkpoint.PATTERNS, hub)
         if config is None:
             values = {**files.read_json(folder / "config.json"), "_name_or_path": str(source)}
             config = BertConfig.from_dict(values, **_known_fields(overrides))
@@ -171,10 +180,13 @@ class BertPreTrainedModel(nn.Module):
             chosen, config = ("num_hidden_layers",), copy.deepcopy(config)
         state = checkpoint.read_state_dict(folder) if state_dict is None else dict(state_dict)
         checkpoint.check_sizes(state, config, folder, chosen)
-        with torch.device("meta"):
+        ours = cls.__module__.startswith("fastbert.")  # a class of the caller's own may compute values in its constructor
+        with torch.device("meta") if ours else nullcontext():
             model = cls(config, **arguments)
-        expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        matched, report = checkpoint.match_names(state, expected, ignore_mismatched_sizes)
+        own = model.state_dict()
+        expected = {name: tensor.shape for name, tensor in own.items()}
+        integers = {name for name, tensor in own.items() if not tensor.is_floating_point()}
+        matched, report = checkpoint.match_names(state, expected, ignore_mismatched_sizes, integers)
         new = [*report.missing, *(name for name, *_ in report.mismatched)]
         checkpoint.check_new({name: expected[name] for name in new}, state)
         report.not_finite = checkpoint.not_finite(matched)
@@ -182,6 +194,8 @@ class BertPreTrainedModel(nn.Module):
         matched = {name: _cast(tensor, target) for name, tensor in matched.items()}
         model.load_state_dict(matched, strict=False, assign=True)
         model._start_missing(target)
+        if not ours:
+            model.to(target)
         model._untie(report.untied)
         model.tie_weights()
         config.dtype = target
@@ -189,6 +203,8 @@ class BertPreTrainedModel(nn.Module):
         if device is not None:
             model.to(device)
         model.load_report = report
+        if found is not None:
+            adapters.load(model, found)
         if output_loading_info:
             return model, report.by_transformers_keys()
         _log(report, source, cls.__name__)

@@ -87,12 +87,13 @@ def check_encodes(tokenizer: Tokenizer) -> None:
 def as_added(token: str | AddedToken, special: bool) -> AddedToken:
     """A token that is matched before the text is cut into words; a special one as it stands, others after normalisation.
 
-    An AddedToken is matched as it says, and is special if it says so or `special` does.
+    An AddedToken is matched as it says; where `special` makes it a special one, it is matched as it stands.
     """
     if not isinstance(token, AddedToken):
         return AddedToken(token, special=special, normalized=not special)
-    fields = token_fields(token)
-    return AddedToken(**{**fields, "special": bool(fields["special"] or special)})
+    if token.special or not special:
+        return token
+    return AddedToken(**{**token_fields(token), "special": True, "normalized": False})
 
 
 def token_fields(token: AddedToken) -> dict[str, Any]:

@@ -118,3 +118,22 @@ def test_an_adapter_is_added_saved_alone_and_loaded(tmp_path: Path) -> None:
     again.enable_adapters()
     with pytest.raises(CheckpointError, match="the adapters default, other are active"):
         again.save_pretrained(tmp_path / "two")
+
+
+def test_a_folder_with_an_adapter_opens_with_it(tmp_path: Path) -> None:
+    batch = ragged([9, 4, 6])
+    model, _ = make_pair("BertForSequenceClassification")
+    model.save_pretrained(tmp_path / "base")
+    model.add_adapter(peft.LoraConfig(target_modules=["query"], init_lora_weights=False, base_model_name_or_path="x"))
+    model.save_pretrained(tmp_path / "base")
+    wanted = model(**batch).logits
+    config = json.loads((tmp_path / "base/adapter_config.json").read_text())
+    alone = tmp_path / "alone"
+    model.save_pretrained(alone)
+    (alone / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(tmp_path / "base")}))
+    for folder in (tmp_path / "base", alone):
+        again = fastbert.BertForSequenceClassification.from_pretrained(folder)
+        assert worst(again(**batch).logits, wanted) < 1e-5
+    (alone / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
+    with pytest.raises(CheckpointError, match="names no base_model_name_or_path"):
+        fastbert.BertForSequenceClassification.from_pretrained(alone)

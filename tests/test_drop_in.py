@@ -66,6 +66,13 @@ def test_a_configuration_is_what_libraries_ask() -> None:
         fastbert.BertModel(config)
 
 
+def test_a_shallow_copy_has_fields_of_its_own() -> None:
+    config = fastbert.BertConfig(pooling="cls", **SMALL)
+    other = copy.copy(config)
+    other.pooling, other.hidden_size = "mean", 24
+    assert (config.pooling, config.hidden_size) == ("cls", 48)
+
+
 def test_a_configuration_knows_its_files(tmp_path: Path) -> None:
     config = fastbert.BertConfig(**SMALL)
     config.to_json_file(tmp_path / "one.json")
@@ -204,6 +211,45 @@ def test_weights_are_drawn_once_and_again_when_asked() -> None:
     assert empty.cls.predictions.decoder.weight is empty.get_input_embeddings().weight
     assert (empty.get_input_embeddings().weight[0] == 0).all()  # padding
     assert torch.isfinite(empty.eval()(**ragged([5, 3])).logits).all()
+
+
+class Own(fastbert.BertForTokenClassification):
+    """A user's model: other modules beside BERT's, and a constant of its own."""
+
+    def __init__(self, config: fastbert.BertConfig) -> None:
+        super().__init__(config)
+        self.lstm = torch.nn.LSTM(48, 24)
+        self.batch_norm, self.group_norm = torch.nn.BatchNorm1d(48), torch.nn.GroupNorm(4, 48)
+        self.heads = torch.nn.MultiheadAttention(48, 4)
+        self.register_buffer("steps", torch.arange(5), persistent=False)
+        self.extra = torch.nn.Linear(48, 2)
+        self.post_init()
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        super()._init_weights(module)
+        if module is getattr(self, "extra", None):
+            torch.nn.init.constant_(module.weight, 7.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_models_of_a_users_own_start_save_and_load(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = Own(fastbert.BertConfig(**SMALL))
+    assert model.lstm.weight_hh_l0.std() > 0.05
+    assert model.heads.in_proj_weight.std() > 0.05
+    assert (model.batch_norm.weight == 1).all()
+    assert (model.group_norm.weight == 1).all()
+    assert (model.extra.weight == 7).all()
+    model.save_pretrained(tmp_path / "own")
+    again = Own.from_pretrained(tmp_path / "own", dtype=dtype)
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value.to(again.state_dict()[name].dtype)), name
+    fastbert.BertModel(fastbert.BertConfig(**SMALL)).save_pretrained(tmp_path / "plain")
+    started = Own.from_pretrained(tmp_path / "plain", dtype=dtype)
+    assert started.steps.tolist() == [0, 1, 2, 3, 4]
+    assert (started.extra.weight == 7).all()
+    assert (started.batch_norm.running_var == 1).all()
+    assert started.lstm.weight_hh_l0.std() > 0.05
+    assert {value.dtype for value in started.parameters()} == {dtype}
 
 
 def test_what_trainers_ask_of_a_model() -> None:

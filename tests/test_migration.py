@@ -189,11 +189,34 @@ def _(_: Path) -> None:
             shapes.append(input.shape)
             return super().forward(input)
 
+    class Rows(nn.Module):
+        def forward(self, states: Tensor) -> Tensor:
+            shapes.append(states.shape)
+            return states
+
     shapes: list[Any] = []
-    model, _ = make_pair("BertModel")
-    model.encoder.layer[0].attention.self.query = Own(48, 48)
+    model, _ = make_pair("BertForTokenClassification")
+    model.bert.encoder.layer[0].attention.self.query = Own(48, 48)
+    model.dropout = Rows()
     model(**ragged([5, 2]))
-    assert shapes == [(7, 48)]
+    assert shapes == [(7, 48), (2, 5, 48)]
+
+
+@case("parts called alone")
+def _(_: Path) -> None:
+    layer, hidden = make_pair("BertModel")[0].encoder.layer[0], torch.randn(1, 3, 48)
+    assert layer(hidden, torch.zeros(1, 1, 1, 3)).shape == hidden.shape
+    refused(ArgumentError, "encoder_hidden_states is not supported", layer, hidden, encoder_hidden_states=hidden)
+    with pytest.raises(TypeError):
+        layer(hidden, None, None)
+
+
+@case("activations")
+def _(_: Path) -> None:
+    ours, theirs = make_pair("BertModel", hidden_act="relu")
+    assert not hasattr(ours.encoder.layer[0].intermediate, "intermediate_act_fn")
+    assert ours.encoder.layer[0].intermediate.hidden_act == "relu"
+    assert hasattr(theirs.encoder.layer[0].intermediate, "intermediate_act_fn")
 
 
 @case("the class itself")
@@ -445,7 +468,8 @@ def _(folder: Path) -> None:
 @case("pushing")
 def _(folder: Path) -> None:
     model, _ = make_pair("BertModel")
-    refused(ArgumentError, "push_to_hub is not supported", model.save_pretrained, folder / "m", push_to_hub=True)
+    for one in (model, model.config, tokenizer()):
+        refused(ArgumentError, "push_to_hub is not supported", one.save_pretrained, folder / "m", push_to_hub=True)
     assert not (folder / "m").exists()
 
 

@@ -50,9 +50,10 @@ def test_entries_and_attributes_are_one() -> None:
     assert (out.mine, list(out)) == (3, ["logits", "mine"])
     out.update(hidden_states=(torch.ones(1),))
     assert list(out) == ["logits", "hidden_states", "mine"] or list(out) == ["logits", "mine", "hidden_states"]
-    for take in (lambda: out.pop("logits"), lambda: out.clear(), lambda: out.popitem(), lambda: out.__delitem__("logits")):
+    takes = (out.pop, out.clear, out.popitem, out.setdefault, out.__delitem__)
+    for take in takes:
         with pytest.raises(TypeError, match="nothing is taken out of a MaskedLMOutput"):
-            take()
+            take("logits")
     assert out.get("attentions") is None
     with pytest.raises(KeyError):
         out["attentions"]
@@ -80,6 +81,10 @@ def test_libraries_rebuild_it() -> None:
     half = BertModelOutput(last_hidden_state=torch.ones(2, dtype=torch.float16), hidden_states=(torch.ones(1).half(),))
     whole = convert_to_fp32(half)
     assert (type(whole), whole.last_hidden_state.dtype, whole.hidden_states[0].dtype) == (BertModelOutput, *[torch.float32] * 2)
+    lone = BertModelOutput(last_hidden_state=torch.ones(2, 3))
+    assert _pytree.tree_map(lambda value: value.numpy(), lone).last_hidden_state.shape == (2, 3)
+    assert _pytree.tree_map(str, lone)[0].startswith("tensor")
+    assert list(BertModelOutput([("last_hidden_state", 1), ("pooler_output", 2)])) == ["last_hidden_state", "pooler_output"]
     doubled = _pytree.tree_map(lambda value: value * 2, out)
     assert (doubled.loss, doubled.nsp_loss) == (2, 4)
 
@@ -147,6 +152,25 @@ def test_a_half_imported_transformers_is_waited_for(monkeypatch: pytest.MonkeyPa
     sys.modules["a_module_that_comes_later"].Base = Base  # type: ignore[attr-defined]
     interop.join(Mine)
     assert Mine.__bases__ == (Base,)
+
+
+def test_threads_that_join_at_once_do_no_harm() -> None:
+    program = """
+import sys, threading, fastbert
+import transformers
+sys.setswitchinterval(1e-6)
+errors = []
+def work():
+    try:
+        fastbert.BertModel(fastbert.BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=0, num_attention_heads=2))
+    except BaseException as error:
+        errors.append(repr(error))
+threads = [threading.Thread(target=work) for _ in range(16)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(errors, issubclass(fastbert.BertModel, transformers.PreTrainedModel))
+"""
+    assert run_alone(program) == "[] True"
 
 
 def test_compiled_models_return_it() -> None:

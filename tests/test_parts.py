@@ -306,3 +306,150 @@ def test_layers_of_the_model_are_what_the_hooks_are_told() -> None:
         layer.register_forward_hook(lambda module, *_: kinds.append(type(module)))
     model(**ragged(LENGTHS))
     assert kinds == [BertLayer] * 3
+
+
+# -- parts that were changed, as transformers would have run them --------------------------------------------------------------
+
+
+class Recurrent(nn.Module):
+    """A classifier that mixes the tokens of a text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(48, 2, batch_first=True)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.rnn(states)[0]
+
+
+def centred(kind: type) -> type:
+    """A subclass whose forward, in transformers' words, mixes the tokens of a text."""
+
+    class Centred(kind):  # type: ignore[misc, valid-type]
+        def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+            assert hidden_states.dim() == 3
+            out = super().forward(hidden_states, *args, **kwargs)
+            return (out[0] * 1.5, *out[1:]) if isinstance(out, tuple) else out * 1.5
+
+    return Centred
+
+
+def change_class(model: nn.Module, place: str) -> None:
+    part = model.get_submodule(place)
+    part.__class__ = centred(type(part))
+
+
+def change_forward(model: nn.Module, place: str) -> None:
+    part = model.get_submodule(place)
+    whole = part.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        out = whole(*args, **kwargs)
+        if isinstance(out, Tensor):
+            return out * 1.5
+        if isinstance(out, tuple):
+            return (out[0] * 1.5, *out[1:])
+        out.last_hidden_state = out.last_hidden_state * 1.5
+        return out
+
+    part.forward = forward  # type: ignore[method-assign]
+
+
+def add_hook(model: nn.Module, place: str) -> None:
+    def hook(_: nn.Module, args: Any, out: Any) -> Any:
+        if isinstance(out, Tensor):
+            return out * 1.5
+        if isinstance(out, tuple):
+            return (out[0] * 1.5, *out[1:])
+        for key in ("last_hidden_state", "pooler_output"):
+            if out.get(key) is not None:
+                out[key] = out[key] * 1.5
+        return out
+
+    model.get_submodule(place).register_forward_hook(hook)
+
+
+LAYER = "bert.encoder.layer.1"
+PLACES = ["bert.embeddings", "bert.encoder", LAYER, f"{LAYER}.attention", f"{LAYER}.attention.self", f"{LAYER}.intermediate"]
+PLACES += [f"{LAYER}.attention.output", f"{LAYER}.output", f"{LAYER}.output.dense", "bert.pooler", "classifier"]
+SUBCLASSED = [
+    place for place in PLACES if place not in ("bert.embeddings", "bert.encoder", "classifier", f"{LAYER}.output.dense")
+]
+
+
+@pytest.mark.parametrize("states", [False, True])
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        *((change_class, place) for place in SUBCLASSED),
+        *((change_forward, place) for place in PLACES),
+        *((add_hook, place) for place in [*PLACES, "bert"]),
+    ],
+)
+def test_a_changed_part_gives_what_it_gives_in_transformers(change: Any, place: str, states: bool) -> None:
+    ours, theirs = make_pair("BertForSequenceClassification")
+    for model in (ours, theirs):
+        change(model, place)
+    batch = ragged(LENGTHS)
+    a, b = (model(**batch, output_hidden_states=states) for model in (ours, theirs))
+    assert worst(a.logits, b.logits) < 1e-5
+
+
+def test_modules_that_mix_tokens_see_one_text_each() -> None:
+    ours, theirs = make_pair("BertForTokenClassification")
+    ours.classifier = theirs.classifier = Recurrent()
+    batch = ragged(LENGTHS)
+    rows = batch["attention_mask"].bool()
+    assert worst(ours(**batch).logits[rows], theirs(**batch).logits[rows]) < 1e-5
+
+
+def test_a_pre_hook_may_change_the_mask() -> None:
+    ours, theirs = make_pair("BertModel")
+    batch = ragged(LENGTHS)
+    rows = batch["attention_mask"].bool()
+
+    def first_token_only(_: nn.Module, args: Any) -> Any:
+        mask = torch.full((4, 1, 11, 11), torch.finfo(torch.float32).min)
+        mask[..., 0] = 0.0
+        return (args[0], mask, *args[2:])
+
+    for model in (ours, theirs):
+        model.encoder.layer[1].register_forward_pre_hook(first_token_only)
+    assert worst(ours(**batch).last_hidden_state[rows], theirs(**batch).last_hidden_state[rows]) < 1e-5
+
+
+@pytest.mark.parametrize("place", ["predictions", "predictions.transform"])
+@pytest.mark.parametrize("name", ["BertForMaskedLM", "BertForPreTraining"])
+def test_a_changed_head_counts_in_training(name: str, place: str) -> None:
+    ours, theirs = make_pair(name, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    for model in (ours, theirs):
+        change_class_of_head(model.cls.get_submodule(place))
+    batch = ragged(LENGTHS)
+    inputs = {**batch, **labels_for(name, batch)}
+    for training in (False, True):
+        for extra in ({}, {"return_logits": False}):
+            wanted = theirs.train(training)(**inputs).loss
+            assert worst(ours.train(training)(**inputs, **extra).loss, wanted) < 1e-5
+
+
+def change_class_of_head(part: nn.Module) -> None:
+    class Own(type(part)):  # type: ignore[misc]
+        def forward(self, hidden_states: Tensor) -> Tensor:
+            return super().forward(hidden_states) * 3
+
+    part.__class__ = Own
+
+
+def test_hooks_under_a_packed_batch_see_every_row() -> None:
+    model, _ = make_pair("BertForSequenceClassification")
+    batch = fastbert.pack(ragged(LENGTHS))
+    plain = model(batch).logits
+    shapes: list[Any] = []
+    model.bert.encoder.register_forward_hook(lambda _, __, out: shapes.append(out[0].shape))
+    model.bert.register_forward_hook(lambda _, __, out: shapes.append(out[0].shape))
+    assert worst(model(batch).logits, plain) < 1e-5
+    assert shapes == [(22, 48), (22, 48)]
+    both, _ = make_pair("BertForPreTraining")
+    both.cls.register_forward_hook(lambda _, __, out: shapes.append(out[0].shape))
+    both(batch)
+    assert shapes[2:] == [(22, 101)]

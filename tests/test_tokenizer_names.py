@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,42 @@ def test_older_methods_and_what_libraries_read(folder: Path) -> None:
         ours("the", padding=True, truncation=True, max_length=12, pad_to_multiple_of=8)
     batch = ours(["the cat", "a"], padding=True, return_tensors="pt")
     assert isinstance(batch["input_ids"], torch.Tensor)
+
+
+@pytest.mark.parametrize("extra", ["extra_special_tokens", "additional_special_tokens"])
+def test_added_tokens_given_as_objects_are_special_and_have_transformers_ids(extra: str, folder: Path) -> None:
+    ours, theirs = both(folder)
+    given = {extra: ["<e1>"], "bos_token": "<bos>", "mask_token": AddedToken("<M>", lstrip=True)}
+    assert ours.add_special_tokens(given) == theirs.add_special_tokens(given) == 3
+    assert ours.add_tokens([AddedToken("<X>")], special_tokens=True) == theirs.add_tokens(
+        [AddedToken("<X>")], special_tokens=True
+    )
+    text = "the <M> cat <X> <e1> <bos> <m>"
+    assert ours(text).input_ids == theirs(text).input_ids
+    for one in (ours, fastbert.BertTokenizer.from_pretrained(saved(ours, folder))):
+        assert one.decode(one(text).input_ids, skip_special_tokens=True) == theirs.decode(
+            theirs(text).input_ids, skip_special_tokens=True
+        )
+
+
+def saved(tokenizer: fastbert.BertTokenizer, folder: Path) -> Path:
+    tokenizer.save_pretrained(folder / "saved")
+    return folder / "saved"
+
+
+@pytest.mark.parametrize("copied", [lambda one: pickle.loads(pickle.dumps(one)), copy.deepcopy, copy.copy])
+def test_copies_read_special_tokens_as_the_original_does(copied: Any, folder: Path) -> None:
+    literal = fastbert.BertTokenizer.from_pretrained(folder, split_special_tokens=True)
+    ids = literal("a [MASK] mat").input_ids
+    assert literal.mask_token_id not in ids
+    assert copied(literal)("a [MASK] mat").input_ids == ids
+    assert literal("a [MASK] mat").input_ids == ids
+
+
+def test_a_token_that_was_taken_away_stays_away(folder: Path) -> None:
+    made = fastbert.BertTokenizer.from_pretrained(folder)
+    made.pad_token = None
+    again = fastbert.BertTokenizer.from_pretrained(saved(made, folder))
+    assert again.pad_token is None
+    assert again.cls_token == "[CLS]"
+    assert fastbert.BertTokenizer.from_pretrained(folder / "saved", pad_token="a").pad_token_id == 11
