@@ -88,12 +88,12 @@ def _is_watched(module: nn.Module) -> bool:
 
 def call(module: nn.Module, batch: PackedBatch | None, *rows: Tensor) -> Tensor:
     """A module on packed rows (T, ...); where it is watched, or may mix rows, on (B, S, ...), if the caller's batch was."""
-    if batch is None or not batch.padded or not (is_watched(module) or not _maps_rows(module)):
+    if batch is None or not batch.padded or not (is_watched(module) or not maps_rows(module)):
         return module(*rows)
     return batch.pack(module(*(batch.unpack(value) for value in rows)))
 
 
-def _maps_rows(module: nn.Module) -> bool:
+def maps_rows(module: nn.Module) -> bool:
     """Whether a module is known to map row by row: linears and the like, quantised ones, and adapters around them."""
     known = isinstance(module, _ROW_BY_ROW) or hasattr(module, "base_layer")
     return known or type(module).__module__.startswith(("torch.ao.", "torch.nn.quantized"))

@@ -31,6 +31,7 @@ from fastbert.calling import (
     fresh_seeds,
     is_plain,
     is_watched,
+    maps_rows,
     plain,
     repeatable,
     seed_at,
@@ -394,7 +395,7 @@ class BertEncoder(nn.Module):
         x = batch.pack(hidden_states) if padded else hidden_states
         states: list[Tensor] | None = [] if output_hidden_states else None
         attentions: list[Tensor] | None = [] if output_attentions else None
-        pruned = rows is not None and len(self.layer) > 0 and not is_watched(*self.layer[-1].modules())
+        pruned = rows is not None and len(self.layer) > 0 and _prunes(self.layer[-1])
         x = _kept(x, batch, states)
         for i, layer in enumerate(self.layer):
             asked = {
@@ -425,6 +426,21 @@ class BertEncoder(nn.Module):
 
         with save_on_cpu(pin_memory=x.is_cuda) if offload else nullcontext():
             return recompute(run, x, use_reentrant=False, preserve_rng_state=not is_plain(*layer.modules()))
+
+
+def _prunes(layer: nn.Module) -> bool:
+    """Whether a layer may be asked for some rows only: nobody looks on, and its parts are ours or known to map row by row."""
+    if not takes_packed(layer, BertLayer) or not isinstance(layer, BertLayer) or is_watched(*layer.modules()):
+        return False
+    attention, up, down = layer.attention, layer.intermediate, layer.output
+    if not takes_packed(attention, BertAttention) or not isinstance(attention, BertAttention):
+        return False
+    inner, join = attention.self, attention.output
+    parts = ((inner, BertSelfAttention), (join, BertSelfOutput), (up, BertIntermediate), (down, BertOutput))
+    if not all(isinstance(part, kind) and takes_packed(part, kind) for part, kind in parts):
+        return False
+    joins = [leaf for part in (join, down) for leaf in (part.dense, part.LayerNorm, part.dropout)]
+    return all(map(maps_rows, (inner.query, inner.key, inner.value, up.dense, *joins)))
 
 
 def _kept(x: Tensor, batch: PackedBatch, states: list[Tensor] | None) -> Tensor:

@@ -369,12 +369,10 @@ def add_hook(model: nn.Module, place: str) -> None:
     model.get_submodule(place).register_forward_hook(hook)
 
 
-LAYER = "bert.encoder.layer.1"
-PLACES = ["bert.embeddings", "bert.encoder", LAYER, f"{LAYER}.attention", f"{LAYER}.attention.self", f"{LAYER}.intermediate"]
-PLACES += [f"{LAYER}.attention.output", f"{LAYER}.output", f"{LAYER}.output.dense", "bert.pooler", "classifier"]
-SUBCLASSED = [
-    place for place in PLACES if place not in ("bert.embeddings", "bert.encoder", "classifier", f"{LAYER}.output.dense")
-]
+LAYERS = ["bert.encoder.layer.1", "bert.encoder.layer.2"]  # one inside, and the last one, of which heads want some rows
+SUBCLASSED = ["", ".attention", ".attention.self", ".attention.output", ".intermediate", ".output"]
+SUBCLASSED = ["bert.pooler", *(layer + name for layer in LAYERS for name in SUBCLASSED)]
+PLACES = ["bert.embeddings", "bert.encoder", "classifier", *SUBCLASSED, *(f"{layer}.output.dense" for layer in LAYERS)]
 
 
 @pytest.mark.parametrize("states", [False, True])
@@ -393,6 +391,32 @@ def test_a_changed_part_gives_what_it_gives_in_transformers(change: Any, place: 
     batch = ragged(LENGTHS)
     a, b = (model(**batch, output_hidden_states=states) for model in (ours, theirs))
     assert worst(a.logits, b.logits) < 1e-5
+
+
+class Summed(nn.Module):
+    """A module that mixes tokens, around the one that stood there."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, states: Tensor) -> Tensor:
+        assert states.dim() == 3
+        return self.inner(states.cumsum(1))
+
+
+@pytest.mark.parametrize(
+    "place", ["attention.self.query", "attention.output.dropout", "intermediate.dense", "output.LayerNorm"]
+)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_replaced_modules_of_a_layer_see_one_text_each(layer: str, place: str) -> None:
+    ours, theirs = make_pair("BertForSequenceClassification")
+    for model in (ours, theirs):
+        parent, _, name = f"{layer}.{place}".rpartition(".")
+        part = model.get_submodule(parent)
+        setattr(part, name, Summed(getattr(part, name)))
+    batch = ragged(LENGTHS)
+    assert worst(ours(**batch).logits, theirs(**batch).logits) < 1e-5
 
 
 def test_modules_that_mix_tokens_see_one_text_each() -> None:
