@@ -78,7 +78,7 @@ ALLOWED = {
     "graphs": {"ops", "outputs", "packing", "errors"},
     "checkpoint": {"config", "errors", "files", "schema"},
     "adapters": {"errors", "files"},
-    "pretrained": {"adapters", "checkpoint", "config", "errors", "files", "interop", "onednn", "schema"},
+    "pretrained": {"adapters", "checkpoint", "config", "errors", "files", "interop", "onednn", "outputs", "schema"},
     "masks": {"errors", "inputs", "ops", "packing"},
     "calling": {"masks", "ops", "packing", "recorded"},
     "prefixes": {"errors", "masks", "packing"},
