@@ -9,7 +9,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from fastbert import files
+from fastbert import files, interop
 from fastbert.errors import CheckpointError
 
 WEIGHTS = "adapter_model.safetensors"
@@ -51,7 +51,7 @@ def load(model: Any, folder: Path) -> None:
         import transformers  # noqa: F401
     except ImportError as error:
         raise CheckpointError(f"{folder} holds an adapter: loading it takes peft and transformers ({error})") from None
-    model.train(model.training)  # makes transformers' class a base of the model's, which brings `load_adapter`
+    interop.join(*type(model).__mro__)  # transformers' base brings `load_adapter`
     model.load_adapter(str(folder))
 
 

@@ -138,14 +138,22 @@ def _packed(result: Any, batch: PackedBatch) -> Any:
     return packed
 
 
+def is_unchanged(part: Any, kind: Any) -> bool:
+    """Whether a part is of `kind` and runs its forward; accelerate's, which passes keywords on to it, counts as well."""
+    return isinstance(part, kind) and type(part).forward is kind.forward and not _has_own_forward(part)
+
+
 def takes_packed(part: nn.Module, kind: Any) -> bool:
     """Whether a part is of `kind`, or holds one and passes keywords on to it, as FSDP, accelerate and torch.compile wrap it."""
-    own = "forward" in part.__dict__ and not hasattr(part, "_hf_hook") and not _is_compiled(part)
     if isinstance(part, kind):
-        return type(part).forward is kind.forward and not own
-    if own or not any(isinstance(inner, kind) for child in part.children() for inner in child.modules()):
+        return is_unchanged(part, kind)
+    if _has_own_forward(part) or not any(isinstance(inner, kind) for child in part.children() for inner in child.modules()):
         return False
     return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(part.forward).parameters.values())
+
+
+def _has_own_forward(part: nn.Module) -> bool:
+    return "forward" in part.__dict__ and not hasattr(part, "_hf_hook") and not _is_compiled(part)
 
 
 def _is_compiled(module: nn.Module) -> bool:

@@ -207,8 +207,9 @@ def save(state: Mapping[str, Tensor], config: BertConfig, folder: str | Path, ma
         if index is not None:
             files.write_text(place / INDEX, json.dumps(index, indent=2) + "\n")
         files.write_text(place / "config.json", config.to_json_string())
+        written = {*shards, *([] if index is None else [INDEX])}
         for old in place.glob("model*.safetensors*"):
-            if old.name not in shards and _WEIGHTS.fullmatch(old.name) and not (index is not None and old.name == INDEX):
+            if old.name not in written and _WEIGHTS.fullmatch(old.name):
                 old.unlink()
 
 

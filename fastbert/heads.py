@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastbert.calling import call, is_watched, repeatable
+from fastbert.calling import call, is_unchanged, is_watched, repeatable
 from fastbert.config import BertConfig
 from fastbert.errors import ConfigError, InputError
 from fastbert.keywords import named, refuse
@@ -48,7 +48,7 @@ class TaskHead(BertPreTrainedModel):
     def _reads_rows(self) -> bool:
         """Whether the encoder may be asked for the rows that the head reads: not one that is watched, or of another make."""
         bert: Any = self.bert
-        return isinstance(bert, BertModel) and type(bert).forward is BertModel.forward and not is_watched(bert)
+        return is_unchanged(bert, BertModel) and not is_watched(bert)
 
     def _pool(self, batch: PackedBatch, hidden_states: bool | None, attentions: bool | None) -> tuple[Tensor, BertModelOutput]:
         """The pooled output (B, N); of the last layer only the [CLS] rows are computed."""

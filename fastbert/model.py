@@ -30,6 +30,7 @@ from fastbert.calling import (
     dropout_p,
     fresh_seeds,
     is_plain,
+    is_unchanged,
     is_watched,
     maps_rows,
     plain,
@@ -430,14 +431,14 @@ class BertEncoder(nn.Module):
 
 def _prunes(layer: nn.Module) -> bool:
     """Whether a layer may be asked for some rows only: nobody looks on, and its parts are ours or known to map row by row."""
-    if not takes_packed(layer, BertLayer) or not isinstance(layer, BertLayer) or is_watched(*layer.modules()):
+    if not is_unchanged(layer, BertLayer) or is_watched(*layer.modules()):
         return False
-    attention, up, down = layer.attention, layer.intermediate, layer.output
-    if not takes_packed(attention, BertAttention) or not isinstance(attention, BertAttention):
+    attention, up, down = (getattr(layer, name) for name in ("attention", "intermediate", "output"))
+    if not is_unchanged(attention, BertAttention):
         return False
     inner, join = attention.self, attention.output
     parts = ((inner, BertSelfAttention), (join, BertSelfOutput), (up, BertIntermediate), (down, BertOutput))
-    if not all(isinstance(part, kind) and takes_packed(part, kind) for part, kind in parts):
+    if not all(is_unchanged(part, kind) for part, kind in parts):
         return False
     joins = [leaf for part in (join, down) for leaf in (part.dense, part.LayerNorm, part.dropout)]
     return all(map(maps_rows, (inner.query, inner.key, inner.value, up.dense, *joins)))
@@ -680,10 +681,8 @@ class BertModel(BertPreTrainedModel):
 
     def pools_rows(self, batch: PackedBatch) -> bool:
         """Whether the pooler may be given first tokens alone: not where it is of another class, or watched."""
-        pooler = self.pooler
-        if not isinstance(pooler, BertPooler) or type(pooler).forward is not BertPooler.forward:
-            return False
-        return not (batch.padded and is_watched(*pooler.modules()))
+        pooler: Any = self.pooler
+        return is_unchanged(pooler, BertPooler) and not (batch.padded and is_watched(*pooler.modules()))
 
     def pool_rows(self, first_token_states: Tensor, batch: PackedBatch) -> Tensor:
         """(B, N) first tokens' states -> pooled (B, N); an empty sequence gives zeros."""

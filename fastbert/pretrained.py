@@ -213,9 +213,7 @@ class BertPreTrainedModel(nn.Module):
     @classmethod
     def _from_config(cls, config: BertConfig, dtype: torch.dtype | None = None, **ignored: Any) -> Self:
         """A model with random weights: how transformers' libraries make one."""
-        given = ignored.get("torch_dtype", dtype)
-        made = BertConfig(dtype=config.dtype if given is None else given)
-        return cls(config).to(made.dtype or torch.float32)
+        return cls(config).to(_resolve_dtype(ignored.get("torch_dtype", dtype), config, {}))
 
     def save_pretrained(
         self,

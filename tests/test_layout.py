@@ -77,7 +77,7 @@ ALLOWED = {
     "prepacking": {"ops", "model"},
     "graphs": {"ops", "outputs", "packing", "errors"},
     "checkpoint": {"config", "errors", "files", "schema"},
-    "adapters": {"errors", "files"},
+    "adapters": {"errors", "files", "interop"},
     "pretrained": {"adapters", "checkpoint", "config", "errors", "files", "interop", "onednn", "outputs", "schema"},
     "masks": {"errors", "inputs", "ops", "packing"},
     "calling": {"masks", "ops", "packing", "recorded"},
