@@ -7,8 +7,9 @@ batch in blocks of rows, so that the wide intermediate stays in memory that the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby, pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,34 +35,55 @@ def attention(
     seed: Seed = None,
     causal: bool = False,
     scale: float | None = None,
+    plan: Callable[[], Plan] | None = None,
 ) -> Tensor:
-    """As `reference.attention`: (T, 3, H, D) -> (T, H, D)."""
+    """As `reference.attention`: (T, 3, H, D) -> (T, H, D). See `ops.attention` for `plan`."""
     if torch.compiler.is_compiling():
         return _traced_attention(qkv, cu_seqlens, max_seqlen, dropout_p, seed, causal, scale)
-    tokens, batch_size = qkv.shape[0], cu_seqlens.shape[0] - 1
+    tokens = qkv.shape[0]
     if not tokens:
         return qkv[:, 2]
-    starts = cu_seqlens.tolist()
-    if starts[-1] < tokens:
-        context = attention(qkv[: starts[-1]], cu_seqlens, max_seqlen, dropout_p, seed, causal, scale)
-        return torch.cat([context, torch.zeros_like(qkv[starts[-1] :, 0])])
+    known = plan_attention(cu_seqlens.tolist()) if plan is None else plan()
+    if known.end < tokens:
+        context = attention(qkv[: known.end], cu_seqlens, max_seqlen, dropout_p, seed, causal, scale, lambda: known)
+        return torch.cat([context, torch.zeros_like(qkv[known.end :, 0])])
     generator = _generator(seed, qkv.device) if dropout_p > 0 else None
-    lengths = [end - start for start, end in pairwise(starts)]
-    order = sorted(range(batch_size), key=lambda i: -lengths[i])
-    in_order = order == list(range(batch_size))
-    if not in_order:
-        rows = _rows(starts, lengths, order, qkv.device)
-        qkv = qkv.index_select(0, rows)
-    groups = [(length, sum(1 for _ in group)) for length, group in groupby(order, key=lambda i: lengths[i]) if length]
+    if known.order is not None:
+        qkv = qkv.index_select(0, known.order)
     if dropout_p > 0:
-        context = cpu_attention.attention(qkv, groups, dropout_p, generator, causal, scale)
+        context = cpu_attention.attention(qkv, known.groups, dropout_p, generator, causal, scale)
     else:
-        parts = qkv.split([length * count for length, count in groups])
-        contexts = [_equal_lengths(part, length, causal, scale) for part, (length, _) in zip(parts, groups, strict=True)]
-        context = contexts[0] if len(groups) == 1 else torch.cat(contexts)
-    if in_order:
-        return context
-    return context.index_select(0, torch.empty_like(rows).scatter_(0, rows, torch.arange(tokens, device=rows.device)))
+        parts = qkv.split([length * count for length, count in known.groups])
+        contexts = [_equal_lengths(part, length, causal, scale) for part, (length, _) in zip(parts, known.groups, strict=True)]
+        context = contexts[0] if len(contexts) == 1 else torch.cat(contexts)
+    return context if known.back is None else context.index_select(0, known.back)
+
+
+class Plan(NamedTuple):
+    """What attention needs to know of a batch's lengths: the same in every layer.
+
+    Attributes:
+        end: rows that belong to a sequence; those behind it are a tail.
+        groups: (length, how many sequences have it), longest first, without empty ones.
+        order: packed rows in the order of the groups; None where the batch is in that order already.
+        back: the inverse of `order`.
+    """
+
+    end: int
+    groups: list[tuple[int, int]]
+    order: Tensor | None
+    back: Tensor | None
+
+
+def plan_attention(starts: list[int]) -> Plan:
+    """The plan of a batch, from the row at which each sequence starts, and the end of the last one."""
+    lengths = [end - start for start, end in pairwise(starts)]
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    groups = [(length, sum(1 for _ in group)) for length, group in groupby(order, key=lambda i: lengths[i]) if length]
+    if order == list(range(len(lengths))):
+        return Plan(starts[-1], groups, None, None)
+    rows = _rows(starts, lengths, order)
+    return Plan(starts[-1], groups, rows, torch.empty_like(rows).scatter_(0, rows, torch.arange(len(rows))))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -126,11 +148,11 @@ def _traced_attention(
     return context.flatten(0, 1)[places].masked_fill((tokens >= cu_seqlens[-1])[:, None, None], 0.0)
 
 
-def _rows(starts: list[int], lengths: list[int], order: list[int], device: torch.device) -> Tensor:
+def _rows(starts: list[int], lengths: list[int], order: list[int]) -> Tensor:
     """Packed rows of the sequences taken in `order`."""
     count = torch.tensor([lengths[i] for i in order])
     shift = torch.tensor([starts[i] for i in order]) - (count.cumsum(0) - count)
-    return (torch.arange(int(count.sum())) + shift.repeat_interleave(count)).to(device)
+    return torch.arange(int(count.sum())) + shift.repeat_interleave(count)
 
 
 def _generator(seed: Seed, device: torch.device) -> torch.Generator | None:

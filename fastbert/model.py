@@ -10,6 +10,7 @@ does: see `calling`.
 
 from __future__ import annotations
 
+import functools
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -156,7 +157,8 @@ class BertSelfAttention(nn.Module):
         p = dropout_p(self.dropout)
         probs = None
         if batch.attention_bias is None and not output_attentions:
-            context = ops.attention(qkv, batch.cu_seqlens, batch.max_seqlen, p, seed, self.is_causal)
+            plan = functools.partial(batch.once, ops.plan_attention)
+            context = ops.attention(qkv, batch.cu_seqlens, batch.max_seqlen, p, seed, self.is_causal, plan=plan)
         else:
             bias = masks.dense_bias(batch, self.is_causal)
             prefix = None if batch.prefix is None else batch.prefix[self.layer_idx]

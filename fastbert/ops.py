@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from fastbert import cpu, onednn, reference
+from fastbert.cpu import Plan
+from fastbert.cpu import plan_attention as plan_attention
 from fastbert.errors import BackendError
 from fastbert.reference import Seed
 
@@ -138,14 +140,20 @@ def attention(
     seed: Seed = None,
     causal: bool = False,
     scale: float | None = None,
+    plan: Callable[[], Plan] | None = None,
 ) -> Tensor:
-    """Softmax attention inside each sequence: (T, 3, H, D) -> (T, H, D). See `reference.attention`."""
+    """Softmax attention inside each sequence: (T, 3, H, D) -> (T, H, D). See `reference.attention`.
+
+    `plan` gives what `plan_attention` made of the batch, once for all layers; only a CPU asks. Without it each call makes one.
+    """
     obstacle = ""
     if qkv.shape[-1] not in _HEAD_SIZES:
         obstacle = f"head size {qkv.shape[-1]} is not one of {', '.join(map(str, _HEAD_SIZES))}"
     elif scale is not None and scale <= 0:
         obstacle = f"scale = {scale} is not positive"
-    return _choose("attention", qkv, qkv.shape, obstacle)(qkv, cu_seqlens, max_seqlen, dropout_p, seed, causal, scale)
+    beside = {} if plan is None else {"plan": plan}
+    run = _choose("attention", qkv, qkv.shape, obstacle, **beside)
+    return run(qkv, cu_seqlens, max_seqlen, dropout_p, seed, causal, scale)
 
 
 def masked_attention(
@@ -258,10 +266,15 @@ def _runs_kernel(op: str, x: Tensor) -> bool:
     return _obstacle(op, x) == ""
 
 
-def _choose(op: str, x: Tensor, shape: tuple[int, ...], obstacle: str = "") -> Callable[..., Any]:
-    """The function that runs `op` on `x`; `obstacle` is what the op itself has against its kernel."""
+def _choose(op: str, x: Tensor, shape: tuple[int, ...], obstacle: str = "", **on_cpu: Any) -> Callable[..., Any]:
+    """The function that runs `op` on `x`; `obstacle` is what the op itself has against its kernel.
+
+    `on_cpu` are keywords that only the CPU's own form takes.
+    """
     path = _choose_path(op, x, shape, obstacle)
     chosen = getattr(_library() if path == "triton" else cpu if path == "cpu" else reference, op)
+    if on_cpu and path == "cpu":
+        chosen = functools.partial(chosen, **on_cpu)
     calls = None if torch.compiler.is_compiling() else _tapped.get()
     if calls is None:
         return chosen

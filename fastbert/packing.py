@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastbert import late
@@ -30,6 +32,13 @@ from fastbert.inputs import (
     per_token,
     positions_of,
 )
+
+
+class Origin:
+    """The set of rows that a batch was packed from, and the numbers of its own among them."""
+
+    def __init__(self, framed: Any, rows: Any) -> None:
+        self.framed, self.rows = framed, rows
 
 
 @dataclass
@@ -49,6 +58,7 @@ class PackedBatch:
         prefix: keys and values (B, H, P, D) of each layer that stand before the tokens, from `past_key_values`.
         shown_mask: the mask that hooks on parts see; set by a model.
         padded: whether the caller of a model passed the padded form, which hooks on its parts are shown then.
+        origin: where its sequences come from, if they were framed by this library.
     """
 
     input_ids: Tensor | None
@@ -65,8 +75,11 @@ class PackedBatch:
     padded: bool = False
     prefix: Sequence[tuple[Tensor, Tensor]] | None = None
     shown_mask: Tensor | None = None
+    origin: Origin | None = field(default=None, repr=False)
     checked: Limits | None = field(default=None, repr=False)  # what it was checked against, while it stays as it is
     _checked_state: tuple[Any, ...] = field(default=(), repr=False)
+    _starts: tuple[Any, list[int]] | None = field(default=None, repr=False)  # see `host_starts`
+    _derived: tuple[Any, Any] | None = field(default=None, repr=False)  # see `once`
 
     @property
     def batch_size(self) -> int:
@@ -106,7 +119,27 @@ class PackedBatch:
         """The same values elsewhere: what was checked stays checked."""
         made = self.map(move)
         made.mark_checked(self.checked if self._checked_state == self._state() else None)
+        if self._starts is not None and self._starts[0] == _identity(self.cu_seqlens):
+            made._starts = (_identity(made.cu_seqlens), self._starts[1])
         return made
+
+    def know_lengths(self, lengths: Sequence[int]) -> None:
+        """Tells the batch what `cu_seqlens` holds, so that nobody needs to ask the device."""
+        self._starts = (_identity(self.cu_seqlens), list(accumulate(lengths, initial=0)))
+
+    def host_starts(self) -> list[int]:
+        """`cu_seqlens` as Python ints. They leave the device once, and again only where the tensor was changed."""
+        state = _identity(self.cu_seqlens)
+        if self._starts is None or self._starts[0] != state:
+            self._starts = (state, self.cu_seqlens.tolist())
+        return self._starts[1]
+
+    def once(self, make: Callable[[list[int]], Any]) -> Any:
+        """What `make` derives from `host_starts`, made once for the lengths as they stand."""
+        key = (make, _identity(self.cu_seqlens))
+        if self._derived is None or self._derived[0] != key:
+            self._derived = (key, make(self.host_starts()))
+        return self._derived[1]
 
     def unpack(self, packed: Tensor, fill: float = 0.0) -> Tensor:
         """(T, ...) per token -> (B, S, ...), with `fill` where there is no token."""
@@ -250,6 +283,7 @@ def pack(
         indices=indices,
         inputs_embeds=None if inputs_embeds is None else _take(inputs_embeds, indices),
     )
+    batch.know_lengths(lengths)
     batch.mark_checked(limits)
     return batch
 
@@ -368,7 +402,7 @@ def _check_form(batch: PackedBatch, limits: Limits) -> None:
 
 def _check_bounds(batch: PackedBatch) -> None:
     """That the sequences follow one another from row 0 to the tail, none longer than `max_seqlen`."""
-    starts, tokens = batch.cu_seqlens.tolist(), batch.num_tokens - batch.tail
+    starts, tokens = batch.host_starts(), batch.num_tokens - batch.tail
     lengths = [b - a for a, b in pairwise(starts)]
     if starts[0] != 0 or starts[-1] != tokens or min(lengths) < 0:
         raise InputError(f"cu_seqlens must rise from 0 to the {tokens} tokens; it goes from {starts[0]} to {starts[-1]}")
@@ -434,7 +468,7 @@ def fixed_budget(batch: PackedBatch, tokens: int, sequences: int, max_seqlen: in
     return filled
 
 
-def token_budget_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+def token_budget_batches(lengths: Sequence[int] | NDArray[Any], batch_tokens: int) -> list[NDArray[Any]]:
     """Groups sequences into batches of at most `batch_tokens` tokens, longest first; one longer than that goes alone.
 
     Args:
@@ -446,15 +480,13 @@ def token_budget_batches(lengths: Sequence[int], batch_tokens: int) -> list[list
     """
     if batch_tokens < 1:
         raise InputError(f"batch_tokens = {batch_tokens} must be at least 1")
-    batches: list[list[int]] = []
-    room = 0
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if not batches or lengths[index] > room:
-            batches.append([])
-            room = batch_tokens
-        batches[-1].append(index)
-        room -= lengths[index]
-    return batches
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    before = np.concatenate([[0], np.asarray(lengths, dtype=np.int64)[order].cumsum()])
+    cuts = [0]
+    while cuts[-1] < len(order):
+        last = np.searchsorted(before, before[cuts[-1]] + batch_tokens, "right") - 1
+        cuts.append(max(int(last), cuts[-1] + 1))
+    return [order[low:high] for low, high in pairwise(cuts)]
 
 
 def _pack_lists(
@@ -492,6 +524,7 @@ def _pack_lists(
         max_seqlen=longest,
         padded_length=longest,
     )
+    batch.know_lengths(lengths)
     if min(lengths) != longest:
         batch.indices = torch.cat([torch.arange(n) + row * longest for row, n in enumerate(lengths)])
     return batch if limits is None else check_packed(batch, limits)
