@@ -8,7 +8,8 @@ The map of the program:
     entries.py     its vocabulary and special tokens
     tokenizer_files.py  its files                        schema.py      what JSON files of a model may hold
     wordpiece.py   the library's tokenizer, made         forking.py     threads in forked processes
-    packing.py     padded batches to packed and back     labels.py      labels and losses
+    packing.py     padded batches to packed and back     batching.py    the loop that runs many texts, batch by batch
+    labels.py      labels and losses
     masks.py       masks of 3 and 4 dimensions           calling.py     how a model's parts are run, and hooks see them
     keywords.py    what a forward takes and refuses      interop.py     what libraries ask by isinstance
     prefixes.py    keys and values before the tokens     adapters.py    adapters that peft put into a model

@@ -350,6 +350,7 @@ def test_the_head_beside_an_encoder_is_described(fields: dict[str, Any], message
         ("QuestionAnswerer", {"max_length": 9000}, "max_length = 9000 is above the 64 tokens"),
         ("Classifier", {"overlap": -1}, "overlap = -1 must be a whole number from 0"),
         ("Classifier", {"on_long": "ignore"}, "on_long = 'ignore' must be one of"),
+        ("Classifier", {"overlong": "ignore"}, "overlong = 'ignore' must be one of"),
         ("Classifier", {"window_scores": True}, "window_scores = True must be one of"),
         ("TokenTagger", {"max_length": 3}, "max_length = 3 must be a whole number from 5"),
         ("TokenTagger", {"max_length": True}, "max_length = True must be a whole number"),

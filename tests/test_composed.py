@@ -11,7 +11,9 @@ from task_cases import TEXTS_FOR_FEATURES, save_encoder, tokenizer
 
 import fastbert
 from fastbert import BertModel
+from fastbert.batching import pack_rows
 from fastbert.composed import LAYERS, ComposedModel, HeadOptions, is_composed, layer_numbers
+from fastbert.data.framing import frame
 from fastbert.errors import CheckpointError, InputError
 from fastbert.finetuning.feature_cache import FeatureCache
 from fastbert.packing import pack
@@ -144,15 +146,15 @@ def prepared(folder: Path, cache: Path, layers: str = "concat-last-4", kind: str
             model.encoder.encoder.layer[2].output.dense.bias[3] += 1e-3
     said: list[str] = []
     store = FeatureCache(cache, model, tokenizer(), said.append)
-    rows = tokenizer()(TEXTS_FOR_FEATURES)
-    store.prepare(rows["input_ids"], rows["token_type_ids"], False)
-    return model, store, said
+    framed = frame(tokenizer(), TEXTS_FOR_FEATURES, max_length=64)
+    store.prepare(framed, False)
+    return model, store, said, framed
 
 
 def test_cached_features_are_the_models_own(folder: Path, tmp_path: Path) -> None:
     for kind in ("token", "sequence"):
-        model, store, _ = prepared(folder, tmp_path, kind=kind)
-        packed = batch()
+        model, store, _, framed = prepared(folder, tmp_path, kind=kind)
+        packed = pack_rows(framed, [2, 0])
         with torch.no_grad():
             plain = model(packed).logits
             model.cache = store
@@ -165,17 +167,18 @@ def test_cached_features_are_the_models_own(folder: Path, tmp_path: Path) -> Non
 
 
 def test_the_cache_is_used_again_and_refused_after_a_change(folder: Path, tmp_path: Path) -> None:
-    *_, said = prepared(folder, tmp_path)
+    said = prepared(folder, tmp_path)[2]
     assert "features of 3 sequences: 4 layers" in said[0]
-    *_, said = prepared(folder, tmp_path)
+    said = prepared(folder, tmp_path)[2]
     assert said[0].startswith("features of 3 sequences found")
-    *_, said = prepared(folder, tmp_path, "sum-all")
+    said = prepared(folder, tmp_path, "sum-all")[2]
     assert "1 layers" in said[0]  # only what is missing
-    model, store, said = prepared(folder, tmp_path, change=True)
+    model, store, said, framed = prepared(folder, tmp_path, change=True)
     assert "are refused: the weights changed" in said[0]
-    found = store.lookup(batch(), model.layers)
+    packed = pack_rows(framed, range(3))
+    found = store.lookup(packed, model.layers)
     with torch.no_grad():
-        assert torch.allclose(found[0], model.features(batch())[0], atol=1e-5)
+        assert torch.allclose(found[0], model.features(packed)[0], atol=1e-5)
 
 
 def test_a_disk_without_room_is_said_before_the_work(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

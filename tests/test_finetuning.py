@@ -375,7 +375,7 @@ def test_windows_read_long_texts_to_their_end(encoder: Path, tmp_path: Path) -> 
     """The word that decides stands behind 80 others: cut off by truncation, in the second window."""
     long = [TextExample("the a is in " * 20 + e.text, None, e.label) for e in texts(4, 1)]
     said: list[str] = []
-    how = options(on_long="window", epochs=1)
+    how = options(overlong="window", epochs=1)
     result = finetune(
         "classify", encoder, [*texts(64, 0), *long], texts(16, 2), long, output=tmp_path / "run", say=said.append, options=how,
         show_progress=False,
@@ -383,14 +383,14 @@ def test_windows_read_long_texts_to_their_end(encoder: Path, tmp_path: Path) -> 
     sequences = next(line.split() for line in said[0].splitlines() if line.startswith("sequences"))
     assert sequences[1:] == ["72", "16", "8"]
     task = Classifier.from_pretrained(result.folder / "model", "cpu")
-    assert (task.on_long, task.window_scores) == ("window", "mean")
+    assert (task.overlong, task.window_scores) == ("window", "mean")
     saved = [json.loads(line)["score"] for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
     assert saved == pytest.approx([row["score"] for row in task.predict([e.text for e in long])], abs=1e-5)
     both = ["the a is in " * 20 + word for word in ("cat", "paris")]
     whole = task.predict(both, None)
     assert whole[0] != whole[1]
     with pytest.warns(UserWarning, match="2 of 2 inputs have more than 64 tokens"):
-        cut = task.predict(both, None, on_long="truncate")
+        cut = task.predict(both, None, overlong="truncate")
     assert cut[0] == cut[1]
 
 
@@ -470,7 +470,7 @@ def test_long_sentences_are_trained_and_tagged_whole(encoder: Path, tmp_path: Pa
         ("classify", texts(8, 0), None, {"mode": "both"}, "mode = 'both' is not one of finetune, features"),
         ("classify", texts(8, 0), None, {"max_length": 500}, "max_length = 500 is above the 64 tokens"),
         ("classify", texts(8, 0), None, {"metrics": ("bleu",)}, "metric = 'bleu' is not one of"),
-        ("choice", choices(8, 0), None, {"on_long": "window"}, "on_long = 'window' is not for multiple choice"),
+        ("choice", choices(8, 0), None, {"overlong": "window"}, "overlong = 'window' is not for multiple choice"),
         ("tagging", sentences(8, 0), None, {}, "task = 'tagging' is not one of classify"),
         ("ner", sentences(8, 0), None, {"mode": "features"}, "wants 4 hidden states; the model has 3"),
     ],

@@ -34,6 +34,7 @@ ENCODER = {
     "pretrained",
 }
 ENCODER |= {
+    "batching",
     "calling",
     "keywords",
     "masks",
@@ -58,6 +59,7 @@ ALLOWED = {
     "late": set(),
     "inputs": {"errors", "late"},
     "packing": {"errors", "inputs", "late"},
+    "batching": {"data", "packing"},
     "schema": {"errors"},
     "forking": {"errors"},
     "terminal": {"errors"},
@@ -117,7 +119,7 @@ ALLOWED = {
     },
     "diagnostics": ENCODER,
     "verification": ENCODER | {"diagnostics"},
-    "data": {"errors", "files", "inputs", "tokenizer", "packing", "data"},
+    "data": {"encoding", "errors", "files", "inputs", "tokenizer", "packing", "data"},
     "training": ENCODER | {"data", "diagnostics", "graphs", "training"},
     "tasks": ENCODER | {"prepacking", "tasks", "data"},
     "finetuning": ENCODER | {"data", "diagnostics", "prepacking", "tasks", "training", "finetuning"},

@@ -35,7 +35,7 @@ def nli(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def classifier(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    how = replace(ONE, on_long="window", max_length=12)
+    how = replace(ONE, overlong="window", max_length=12)
     return train("classify", encoder, tmp_path_factory.mktemp("classify") / "run", texts(64, 0), how)
 
 
@@ -67,7 +67,7 @@ def test_eval_reads_long_texts_as_asked_and_says_what_it_cuts(classifier: Path) 
     for how in (None, "window", "truncate"):
         warns = pytest.warns(UserWarning, match="16 of 16 inputs have more than 12 tokens and were cut")
         with warns if how == "truncate" else nullcontext():
-            found = evaluate_model(classifier, split, options=FineTuneOptions(on_long=how), device="cpu")
+            found = evaluate_model(classifier, split, options=FineTuneOptions(overlong=how), device="cpu")
         scores[how] = [row["score"] for row in found.predictions]
     assert scores[None] == scores["window"] != scores["truncate"]
 

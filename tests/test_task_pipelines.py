@@ -75,7 +75,7 @@ def test_hub_ids_bring_what_fine_tuning_wrote_beside_the_model(tmp_path: Path) -
     save_head(repo / "snapshots/abc123", "BertForSequenceClassification")
     (repo / "snapshots/abc123/fastbert_task.json").write_text('{"task": "classify", "max_length": 7, "on_long": "window"}')
     found = Classifier.from_pretrained("someone/small-bert", "cpu", cache_dir=tmp_path, local_files_only=True)
-    assert (found.max_length, found.on_long) == (7, "window")
+    assert (found.max_length, found.overlong) == (7, "window")
 
 
 @pytest.mark.parametrize(("kind", "count"), [("regression", 1), ("multi_label_classification", 3)])
@@ -94,14 +94,14 @@ def test_long_texts_are_cut_with_a_warning_refused_or_read_in_windows(classifier
     with pytest.warns(UserWarning, match="1 of 2 inputs have more than 64 tokens and were cut, by 58 tokens in all"):
         task.predict(["the", long])
     with pytest.raises(InputError, match=r"inputs\[1\] has 122 tokens, the limit is 64"):
-        task.predict(["the", long], on_long="error")
+        task.predict(["the", long], overlong="error")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        whole = task.predict([long, "the cat"], None, on_long="window")
+        whole = task.predict([long, "the cat"], None, overlong="window")
     framed = task.frame([long], "window")
     rows = task.logits(framed)
-    assert len(framed.ids) == 3
-    ids = [task.tokenizer.convert_ids_to_tokens(row[1:-1]) for row in framed.ids]
+    assert len(framed) == 3
+    ids = [task.tokenizer.convert_ids_to_tokens(row[1:-1]) for row in map(framed.row, range(3))]
     single = [task.logits(task.frame([" ".join(map(str, tokens))])) for tokens in ids]
     assert torch.allclose(rows[0], torch.cat(single).mean(0), atol=1e-5)
     task.window_scores = "max"
@@ -266,7 +266,7 @@ def test_spans_lie_in_the_context_of_five_thousand_words(answerer: tuple[Path, A
     assert all(context[x["start"] : x["end"]] == x["answer"] != "" for x in found)
     windows = task.frame([("where is the owl in bern ?", context)]).framed
     assert all(column > 1 for column in windows.columns)  # the question stands first and is never among the scores
-    assert windows.starts[:3] == [0, 32, 64]
+    assert windows.firsts[:3].tolist() == [0, 32, 64]
 
 
 def test_a_span_starts_only_where_its_token_has_most_context() -> None:

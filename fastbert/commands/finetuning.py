@@ -16,7 +16,7 @@ from fastbert import files
 from fastbert.commands.adding import Commands, add, add_group, add_model, check_outputs
 from fastbert.composed import LAYERS
 from fastbert.data import read_texts
-from fastbert.data.framing import ON_LONG
+from fastbert.data.framing import OVERLONG
 from fastbert.data.layouts import LAYOUTS
 from fastbert.data.tables import is_table
 from fastbert.errors import InputError, printable
@@ -58,7 +58,9 @@ def register(commands: Commands) -> None:
     sub.add_argument("-o", "--output", help="JSON lines; for questions .json is SQuAD's form of predictions (default: stdout)")
     sub.add_argument("--task", choices=[*_EXAMPLES, "zero-shot", "next-sentence"], help="default: the model's own")
     _add_reading(sub, None)
-    sub.add_argument("--on-long", choices=ON_LONG, help="texts beyond the limit (default: as in training, else truncate)")
+    sub.add_argument(
+        "--overlong", "--on-long", choices=OVERLONG, help="texts beyond the limit (default: as in training, else truncate)"
+    )
     sub.add_argument("--top-k", type=int, help="labels, or answers, an input (default: 1; of several labels those above 0.5)")
     sub.add_argument("--aggregation", default="first", help="of entities: none, simple, first, average, max (default: first)")
     sub.add_argument("--candidates", help="of zero-shot classification: labels, with commas")
@@ -74,7 +76,9 @@ def register(commands: Commands) -> None:
     sub.add_argument("--metric", action="append", default=[], help="a name; once more for another (default: the task's)")
     sub.add_argument("--labels", help="what 0, 1, ... in the data stand for, or other names for the model's, with commas")
     sub.add_argument("--strict", action="store_true", help="tags: spans count only where their scheme's rules are kept")
-    sub.add_argument("--on-long", choices=ON_LONG, help="texts beyond the limit (default: as in training, else truncate)")
+    sub.add_argument(
+        "--overlong", "--on-long", choices=OVERLONG, help="texts beyond the limit (default: as in training, else truncate)"
+    )
     sub.add_argument("--predictions", help="write them, as JSON lines")
     sub.add_argument("-o", "--output", help="write the metrics as JSON (default: stdout)")
 
@@ -86,7 +90,9 @@ def register(commands: Commands) -> None:
     sub.add_argument("-o", "--output", required=True, help=".npz, or .jsonl in the form of google's extract_features")
     sub.add_argument("--layers", default="-1", help="hidden states, with commas: 0 the embeddings, -1 the last (default: -1)")
     sub.add_argument("--column", help="of a table (default: text)")
-    sub.add_argument("--on-long", choices=ON_LONG, default="error", help="texts beyond the limit (default: error)")
+    sub.add_argument(
+        "--overlong", "--on-long", choices=OVERLONG, default="error", help="texts beyond the limit (default: error)"
+    )
 
 
 def add_training(parser: argparse.ArgumentParser, kind: str | None) -> None:
@@ -108,7 +114,9 @@ def add_training(parser: argparse.ArgumentParser, kind: str | None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="the first seed (default: 0)")
     parser.add_argument("--seeds", type=int, default=1, help="trainings, for mean and spread (default: 1)")
     parser.add_argument("--max-length", type=int, help="tokens of a sequence (default: the model's limit; questions: 384)")
-    parser.add_argument("--on-long", choices=ON_LONG, default="truncate", help="texts beyond it (default: truncate, counted)")
+    parser.add_argument(
+        "--overlong", "--on-long", choices=OVERLONG, default="truncate", help="texts beyond it (default: truncate, counted)"
+    )
     parser.add_argument(
         "--window-scores", choices=["mean", "max"], default="mean", help="how windows are joined (default: mean)"
     )
@@ -171,7 +179,7 @@ def fine_tune_options(args: argparse.Namespace) -> Any:
         "weight_decay",
         "dropout",
         "max_length",
-        "on_long",
+        "overlong",
         "window_scores",
     )
     names += ("doc_stride", "new_head", "fix_bio", "layers", "bilstm", "pooling", "seed", "precision")
@@ -281,7 +289,7 @@ def _predictions(args: argparse.Namespace, folder: Path, kind: str) -> list[dict
     if kind == "choice":
         examples = read_split("choice", args.input, "input", read_options(args), labelled=False).examples
         chooser = tasks.MultipleChoice.from_pretrained(folder, **place)
-        return chooser.predict([(e.text, e.choices) for e in examples], on_long=args.on_long, show_progress=show)
+        return chooser.predict([(e.text, e.choices) for e in examples], overlong=args.overlong, show_progress=show)
     inputs = list(_texts(args))
     if kind == "next-sentence":
         return tasks.NextSentence.from_pretrained(folder, **place).predict(inputs)
@@ -293,9 +301,9 @@ def _predictions(args: argparse.Namespace, folder: Path, kind: str) -> list[dict
         return model.zero_shot(inputs, labels, hypothesis_template=args.template, show_progress=show)
     task: Any = (tasks.NLI if kind == "nli" else tasks.Classifier).from_pretrained(folder, **place)
     if task.problem_type == "multi_label_classification" and args.top_k is None:
-        scores = task.probabilities(task.logits(task.frame(inputs, args.on_long), show_progress=show))
+        scores = task.probabilities(task.logits(task.frame(inputs, args.overlong), show_progress=show))
         return [several_labels(task.labels, row) for row in scores.tolist()]
-    rows = task.predict(inputs, top_k, on_long=args.on_long, show_progress=show)
+    rows = task.predict(inputs, top_k, overlong=args.overlong, show_progress=show)
     return [row if isinstance(row, dict) else {"labels": row} for row in rows]
 
 
@@ -353,7 +361,7 @@ def _evaluate(args: argparse.Namespace, folder: Path, kind: str, how: Any, writt
     from fastbert.finetuning.results import write_predictions
 
     split = read_split(kind, args.input, "input", how)
-    options = FineTuneOptions(metrics=tuple(args.metric) or how.metrics, labels=_names(args.labels), on_long=args.on_long)
+    options = FineTuneOptions(metrics=tuple(args.metric) or how.metrics, labels=_names(args.labels), overlong=args.overlong)
     found = evaluate_model(folder, split, kind, options, args.device)
     metrics = dict(found.metrics)
     if args.strict and kind == "ner":
@@ -394,7 +402,7 @@ def features(args: argparse.Namespace) -> None:
     )
     check_complete(model, args.model)
     tokenizer = load_tokenizer(args.model, model, local_files_only=args.local_files_only)
-    found = extract_features(model, tokenizer, texts, layers, on_long=args.on_long)
+    found = extract_features(model, tokenizer, texts, layers, overlong=args.overlong)
     write_features(args.output, found, layers)
     tokens = sum(len(one.tokens) for one in found)
     print(f"{len(texts):,} texts, {tokens:,} tokens, {len(layers)} layers -> {args.output}", file=sys.stderr)

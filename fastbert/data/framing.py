@@ -1,147 +1,287 @@
-"""From token ids of texts to the sequences that a BERT reads: [CLS] A [SEP] B [SEP], cut or in windows where they are too long.
+"""From texts to the rows that a BERT reads: [CLS] A [SEP] B [SEP], cut or in windows where they are too long.
+
+    texts -> token ids -> Framed: all rows in one flat array, and for each row the text it came from and what it holds of it
 
 Nothing is lost without a count. Cutting takes from the longer text first, and from B where both are equally long, as the
-released code of BERT does. Windows walk along one text and repeat the other.
+released code of BERT does. Windows walk along one text and repeat the other. No model is needed: only its limits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
+from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from fastbert.encoding import check_text
 from fastbert.errors import InputError
 from fastbert.tokenizer import BertTokenizer
 
-ON_LONG = ("truncate", "error", "window")
+OVERLONG = ("truncate", "error", "window")
+TEXTS_AT_ONCE = 2048  # tokenised between two steps of the bar
+
+Ints = NDArray[np.int64]
+Place = Callable[[int], str]  # from the number of a text to what messages call it
+Cut = Callable[[int, int, int], tuple[int, int]]  # lengths of A and B, and the room for both -> how much of each is kept
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Framed:
-    """Sequences made of texts, each at most so long.
+    """Rows made of texts, one behind the other, each at most so long. R rows of n texts, T tokens.
 
     Attributes:
-        ids, types: of each sequence.
-        owners: the text, by its number, that each sequence belongs to; ascending.
-        starts: for each sequence, the first token of the walked text that it holds, counted within that text.
-        columns: for each sequence, the column at which that token stands.
-        counts: for each sequence, how many tokens of the walked text it holds.
-        cut: for each text, how many of its tokens are in no sequence.
+        ids: (T,) int32 token ids.
+        segments: (T,) int8.
+        starts: (R + 1,) where each row starts in `ids`, and T.
+        owners: (R,) the text, by its number, that each row belongs to; ascending.
+        firsts: (R,) the first token of the walked text that the row holds, counted within that text: where its window starts.
+        columns: (R,) the column of the row at which that token stands.
+        counts: (R,) how many tokens of the walked text the row holds.
+        cut: (n,) how many tokens of each text are in no row.
+        place: what messages call a text: "inputs[3]", or a file and a line.
     """
 
-    ids: list[list[int]] = field(default_factory=list)
-    types: list[list[int]] = field(default_factory=list)
-    owners: list[int] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)
-    columns: list[int] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
-    cut: list[int] = field(default_factory=list)
+    ids: NDArray[np.int32]
+    segments: NDArray[np.int8]
+    starts: Ints
+    owners: Ints
+    firsts: Ints
+    columns: Ints
+    counts: Ints
+    cut: Ints
+    place: Place
+
+    def __len__(self) -> int:
+        """R."""
+        return len(self.owners)
+
+    @cached_property
+    def lengths(self) -> Ints:
+        """(R,) tokens of each row."""
+        return np.diff(self.starts)
 
     @property
-    def lengths(self) -> list[int]:
-        """Tokens of each sequence."""
-        return [len(row) for row in self.ids]
+    def num_texts(self) -> int:
+        """How many texts there were, n."""
+        return len(self.cut)
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return len(self.ids)
+
+    def row(self, number: int) -> NDArray[np.int32]:
+        """The token ids of a row."""
+        return self.ids[self.starts[number] : self.starts[number + 1]]
+
+    def rows_of_texts(self) -> list[range]:
+        """For each text, the numbers of its rows."""
+        bounds = np.searchsorted(self.owners, np.arange(self.num_texts + 1)).tolist()
+        return [range(*pair) for pair in pairwise(bounds)]
+
+
+class _Template(NamedTuple):
+    """What a tokenizer puts around texts: ids and segments in front, between, behind; the segments of A and B."""
+
+    parts: tuple[list[int], list[int], list[int]]
+    segments: tuple[bytes, bytes, bytes]
+    a: int
+    b: int
+
+    @classmethod
+    def of(cls, tokenizer: BertTokenizer, pair: bool) -> _Template:
+        """The template as the tokenizer applies it to a text, or to a pair."""
+        probe = str(tokenizer.sep_token)  # which is a token of every such tokenizer
+        encoding = tokenizer.backend_tokenizer.encode(probe, probe if pair else None)
+        ids, segments, texts = encoding.ids, encoding.type_ids, encoding.sequence_ids
+        if not tokenizer.segments_pairs:
+            segments = [0] * len(ids)
+        begin = texts.index(0)
+        end = len(texts) - texts[::-1].index(0)
+        second = texts.index(1) if pair else len(texts)
+        behind = len(texts) - texts[::-1].index(1) if pair else end
+        spans = ((0, begin), (end, second if pair else end), (behind, len(ids)))
+        return cls(
+            tuple(ids[low:high] for low, high in spans),  # type: ignore[arg-type]
+            tuple(bytes(segments[low:high]) for low, high in spans),  # type: ignore[arg-type]
+            segments[begin],
+            segments[second] if pair else 0,
+        )
+
+    @property
+    def size(self) -> int:
+        """How many special tokens there are."""
+        return sum(map(len, self.parts))
 
 
 class Framer:
-    """Frames texts for a model.
+    """Collects the rows of texts, one text after the other.
 
     Args:
         tokenizer: gives the special tokens.
-        max_length: tokens of a sequence, special ones included.
+        max_length: tokens of a row, special ones included.
+        place: what messages call a text, or the name of the argument that holds them.
+        cut: how a pair is cut that is too long.
     """
 
-    def __init__(self, tokenizer: BertTokenizer, max_length: int) -> None:
-        self.cls, self.sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-        self.max_length = max_length
-        self.cuts_left = tokenizer.truncation_side == "left"
-        self.second_segment = int(tokenizer.segments_pairs)
-        if max_length < 5:
-            raise InputError(f"max_length = {max_length} leaves no room for text beside the special tokens")
+    def __init__(
+        self, tokenizer: BertTokenizer, max_length: int, place: Place | str = "inputs", cut: Cut | None = None
+    ) -> None:
+        self.max_length, self.place = max_length, place_of(place)
+        self._templates = (_Template.of(tokenizer, False), _Template.of(tokenizer, True))
+        self._cuts_left = tokenizer.truncation_side == "left"
+        self._cut_pair = cut_pair if cut is None else cut
+        self._ids, self._segments = array("i"), array("b")
+        self._starts, self._cut = array("q", [0]), array("q")
+        self._owners, self._firsts, self._columns, self._counts = (array("q") for _ in range(4))
 
-    def frame(
-        self,
-        first: Sequence[list[int]],
-        second: Sequence[list[int]] | None = None,
-        on_long: str = "truncate",
-        overlap: int = 64,
-        name: str = "texts",
-    ) -> Framed:
-        """Frames single texts, or pairs.
+    def add(self, a: Sequence[int], b: Sequence[int] | None = None, overlong: str = "truncate", overlap: int = 64) -> None:
+        """Frames the next text, or pair.
 
         Args:
-            first, second: token ids without special tokens.
-            on_long: "truncate", "error", or "window": the longer text of a pair is walked along.
+            a, b: token ids without special tokens.
+            overlong: where it is too long: "truncate", "error", or "window": the longer text of a pair is walked along.
             overlap: tokens that neighbouring windows share, at most half of their room.
-            name: of the texts, for messages.
 
         Raises:
             InputError: a text that is too long where that is an error, or a pair whose shorter text leaves no room.
         """
-        if on_long not in ON_LONG:
-            raise InputError(f"on_long = {on_long!r} is not one of {', '.join(ON_LONG)}")
-        framed = Framed()
-        for owner, a in enumerate(first):
-            b = None if second is None else second[owner]
-            length = len(a) + (2 if b is None else len(b) + 3)
-            if length > self.max_length and on_long == "error":
-                raise InputError(
-                    f"{name}[{owner}] has {length} tokens, the limit is {self.max_length}: shorten it, or truncate or window"
-                )
-            if length > self.max_length and on_long == "window":
-                walks_first = b is None or len(a) > len(b)
-                self.walk(framed, owner, a, b, walks_first, overlap=overlap, place=f"{name}[{owner}]")
-                continue
-            room = self.max_length - (2 if b is None else 3)
-            keep = (min(len(a), room), 0) if b is None else cut_pair(len(a), len(b), room)
-            framed.cut.append(len(a) + (0 if b is None else len(b)) - sum(keep))
-            begin = len(a) - keep[0] if self.cuts_left else 0
-            kept = None if b is None else b[len(b) - keep[1] :] if self.cuts_left else b[: keep[1]]
-            self._add(framed, owner, a[begin : begin + keep[0]], kept, begin, True)
-        return framed
+        room = self.max_length - self._templates[b is not None].size
+        total = len(a) + len(b or ())
+        if total > room and overlong == "error":
+            raise InputError(
+                f"{self.place(len(self._cut))} has {total + self.max_length - room} tokens, the limit is {self.max_length}"
+            )
+        if total > room and overlong == "window":
+            self.walk(a, b, b is None or len(a) > len(b), overlap=overlap)
+            return
+        if room < 1:
+            raise InputError(f"max_length = {self.max_length} leaves no room for text beside the special tokens")
+        keep = (min(len(a), room), 0) if b is None else self._cut_pair(len(a), len(b), room)
+        begin = len(a) - keep[0] if self._cuts_left else 0
+        kept = None if b is None else b[len(b) - keep[1] :] if self._cuts_left else b[: keep[1]]
+        self._row(a[begin : begin + keep[0]], kept, begin, True)
+        self._cut.append(total - sum(keep))
 
     def walk(
         self,
-        framed: Framed,
-        owner: int,
-        a: list[int],
-        b: list[int] | None,
+        a: Sequence[int],
+        b: Sequence[int] | None,
         walks_first: bool,
         *,
         overlap: int | None = None,
         step: int | None = None,
-        place: str,
+        cut: int = 0,
     ) -> None:
-        """Adds windows over one text of a pair, or over a single one; the other text is whole in each.
+        """Frames the next text in windows over one text of a pair, or over a single one; the other text is whole in each.
 
         Args:
+            a, b: as of `add`.
             walks_first: whether A is walked along, or else B.
             overlap, step: tokens that neighbours share, or from the start of one to that of the next: one of both.
-            place: of the pair, for messages.
+            cut: tokens that were cut before.
         """
-        walked, other = (a, b) if walks_first else (b or [], a)
-        room = self.max_length - (2 if other is None else len(other) + 3)
-        if room < min(8, len(walked)):
+        walked, other = (a, b) if walks_first else (b or (), a)
+        room = self.max_length - self._templates[b is not None].size - len(other or ())
+        if room < (1 if other is None else min(8, len(walked))):
             raise InputError(
-                f"{place}: its shorter text has {len(other or [])} tokens, which leaves no room for windows of "
-                f"{self.max_length} tokens (max_length)"
+                f"{self.place(len(self._cut))}: its shorter text has {len(other or ())} tokens, which leaves no room for "
+                f"windows of {self.max_length} tokens (max_length)"
             )
         step = max(1, room - min(overlap or 0, room // 2)) if step is None else min(step, room)
-        framed.cut.append(0)
         for start, end in windows(len(walked), room, step):
             part = walked[start:end]
-            self._add(framed, owner, part if walks_first else a, b if walks_first else part, start, walks_first)
+            self._row(part if walks_first else a, b if walks_first else part, start, walks_first)
+        self._cut.append(cut)
 
-    def _add(self, framed: Framed, owner: int, a: list[int], b: list[int] | None, start: int, walks_first: bool) -> None:
-        ids, types = [self.cls, *a, self.sep], [0] * (len(a) + 2)
+    def _row(self, a: Sequence[int], b: Sequence[int] | None, first: int, walks_first: bool) -> None:
+        template = self._templates[b is not None]
+        front, between, behind = template.parts
+        ids, segments = self._ids, self._segments
+        ids.extend(front)
+        ids.extend(a)
+        segments.frombytes(template.segments[0] + bytes([template.a]) * len(a))
         if b is not None:
-            ids, types = [*ids, *b, self.sep], [*types, *[self.second_segment] * (len(b) + 1)]
-        framed.ids.append(ids)
-        framed.types.append(types)
-        framed.owners.append(owner)
-        framed.starts.append(start)
-        framed.columns.append(1 if walks_first else len(a) + 2)
-        framed.counts.append(len(a) if walks_first else len(b or ()))
+            ids.extend(between)
+            ids.extend(b)
+            segments.frombytes(template.segments[1] + bytes([template.b]) * len(b))
+        ids.extend(behind)
+        segments.frombytes(template.segments[2])
+        self._starts.append(len(ids))
+        self._owners.append(len(self._cut))
+        self._firsts.append(first)
+        self._columns.append(len(front) if walks_first else len(front) + len(a) + len(between))
+        self._counts.append(len(a) if walks_first else len(b or ()))
+
+    def framed(self) -> Framed:
+        """The rows of all texts so far."""
+        starts, owners, firsts, columns, counts, cut = (
+            np.array(one, dtype=np.int64)
+            for one in (self._starts, self._owners, self._firsts, self._columns, self._counts, self._cut)
+        )
+        ids, segments = np.array(self._ids, dtype=np.int32), np.array(self._segments, dtype=np.int8)
+        return Framed(ids, segments, starts, owners, firsts, columns, counts, cut, self.place)
+
+
+def frame(
+    tokenizer: BertTokenizer,
+    first: Sequence[str],
+    second: Sequence[str] | None = None,
+    *,
+    max_length: int,
+    overlong: str = "truncate",
+    overlap: int = 64,
+    place: Place | str = "inputs",
+    cut: Cut | None = None,
+    show: bool = False,
+) -> Framed:
+    """The rows of single texts, or of pairs.
+
+    Args:
+        tokenizer: of the model.
+        first, second: texts.
+        max_length, place, cut: as of `Framer`.
+        overlong, overlap: as of `Framer.add`.
+        show: a bar on stderr, where there are many texts.
+
+    Raises:
+        InputError: see `Framer.add`; or something that is not a text.
+    """
+    check_overlong(overlong)
+    framer = Framer(tokenizer, max_length, place, cut)
+    # Of a text that is cut at its end only a beginning is read.
+    bound = max_length if overlong == "truncate" and tokenizer.truncation_side == "right" else None
+
+    def encode(texts: Sequence[str], start: int) -> list[list[int]]:
+        for number, text in enumerate(texts, start):
+            check_text(text, framer.place(number))
+        return tokenizer.encode_ids(texts, add_special_tokens=False, max_tokens=bound)
+
+    with tqdm(total=len(first), unit="text", desc="tokenize", disable=not show or len(first) <= TEXTS_AT_ONCE) as bar:
+        for start in range(0, len(first), TEXTS_AT_ONCE):
+            a = encode(first[start : start + TEXTS_AT_ONCE], start)
+            b: Sequence[Any] = [None] * len(a) if second is None else encode(second[start : start + len(a)], start)
+            for pair in zip(a, b, strict=True):
+                framer.add(*pair, overlong, overlap)
+            bar.update(len(a))
+    return framer.framed()
+
+
+def check_overlong(overlong: str) -> None:
+    """Raises InputError unless it is one of `OVERLONG`."""
+    if overlong not in OVERLONG:
+        raise InputError(f"overlong = {overlong!r} is not one of {', '.join(OVERLONG)}")
+
+
+def place_of(place: Place | str) -> Place:
+    """From the name of an argument to the places of its entries."""
+    return place if callable(place) else lambda number: f"{place}[{number}]"
 
 
 def cut_pair(a: int, b: int, room: int) -> tuple[int, int]:

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from fastbert.data.framing import Framed
 from fastbert.data.squad import Question, misplaced
 from fastbert.errors import InputError
 from fastbert.finetuning.metrics import answer_f1, answer_metrics, chosen_metrics
-from fastbert.finetuning.problems import Prediction, Problem, Sample, Split
-from fastbert.tasks.question_answerer import QuestionAnswerer
+from fastbert.finetuning.problems import FramedSplit, Prediction, Problem, Split
+from fastbert.tasks.question_answerer import QuestionAnswerer, frame_questions, window_length
 
 LISTED = 5
 
@@ -65,30 +64,42 @@ class Answering(Problem):
         """`QuestionAnswerer`."""
         return QuestionAnswerer(model, self.tokenizer, max_length=self.options.max_length, **self.settings)
 
-    def samples(self, task: Any, split: Split) -> tuple[list[Sample], Framed]:
-        """A sample a window, with the columns of the answer's first and last token."""
-        made = task.frame(_pairs(split.examples))
-        framed = made.framed
-        spans = [_tokens(q, offsets) for q, offsets in zip(split.examples, made.offsets, strict=True)]
-        rows = []
-        for i, owner in enumerate(framed.owners):
-            label = (0, 0)
-            span, first = spans[owner], framed.starts[i]
-            if span is not None and first <= span[0] and span[1] < first + framed.counts[i]:
-                shift = framed.columns[i] - first
-                label = (span[0] + shift, span[1] + shift)
-            rows.append(Sample([framed.ids[i]], [framed.types[i]], label))
-        return rows, framed
+    def length(self, longest: int) -> int:
+        """Tokens of a window."""
+        return window_length(self.options.max_length, longest)
 
-    def targets(self, samples: Sequence[Sample]) -> dict[str, Any]:
+    def frame(self, split: Split) -> FramedSplit:
+        """Windows of contexts behind their questions."""
+        questions = frame_questions(
+            self.tokenizer,
+            [(question.question, question.context) for question in split.examples],
+            max_length=self.max_length,
+            doc_stride=self.options.doc_stride,
+            place=split.where,
+        )
+        return FramedSplit(split, questions.framed, questions)
+
+    def targets(self, part: FramedSplit) -> list[Any]:
+        """A sample a window, with the columns of the answer's first and last token."""
+        framed = part.framed
+        spans = [_tokens(q, offsets) for q, offsets in zip(part.split.examples, part.inputs.offsets, strict=True)]
+        found = []
+        for i, owner in enumerate(framed.owners):
+            span, first = spans[owner], int(framed.firsts[i])
+            inside = span is not None and first <= span[0] and span[1] < first + framed.counts[i]
+            shift = int(framed.columns[i]) - first
+            found.append((span[0] + shift, span[1] + shift) if span is not None and inside else (0, 0))
+        return found
+
+    def keywords(self, targets: Sequence[Any]) -> dict[str, Any]:
         """(B,) columns of starts and ends."""
-        starts, ends = (torch.tensor([sample.label[side] for sample in samples]) for side in (0, 1))
+        starts, ends = (torch.tensor([target[side] for target in targets]) for side in (0, 1))
         return {"start_positions": starts, "end_positions": ends}
 
-    def predict(self, task: Any, split: Split, batch_tokens: int) -> list[Prediction]:
+    def predict(self, task: Any, part: FramedSplit, batch_tokens: int) -> list[Prediction]:
         """Answers with their places, beside the right ones; with what choosing "no answer" needs."""
-        rows = []
-        for question, found in zip(split.examples, task.answer(_pairs(split.examples), batch_tokens=batch_tokens), strict=True):
+        rows, split = [], part.split
+        for question, found in zip(split.examples, task.answer(part.inputs, batch_tokens=batch_tokens), strict=True):
             best = found.choose(None)
             row = {"id": question.id, "answer": best.text, "start": best.start, "end": best.end, "score": best.score}
             if question.answers or question.impossible:
@@ -127,10 +138,6 @@ def best_threshold(rows: Sequence[Prediction]) -> float:
         if total > best:
             best, best_at = total, margin - 1.0 if below is None else below
     return best_at
-
-
-def _pairs(questions: Sequence[Question]) -> list[tuple[str, str]]:
-    return [(question.question, question.context) for question in questions]
 
 
 def _tokens(question: Question, offsets: Sequence[tuple[int, int]]) -> tuple[int, int] | None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from fastbert.data.framing import Framed
 from fastbert.errors import InputError
 from fastbert.finetuning.metrics import chosen_metrics, class_metrics
-from fastbert.finetuning.problems import Prediction, Problem, Sample, Split
+from fastbert.finetuning.problems import FramedSplit, Prediction, Problem, Split
 from fastbert.tasks.multiple_choice import MultipleChoice
+from fastbert.tasks.sequences import frame_texts
 
 
 class Choosing(Problem):
@@ -34,30 +34,42 @@ class Choosing(Problem):
     @property
     def settings(self) -> dict[str, Any]:
         """Lengths."""
-        return {"on_long": self.options.on_long}
+        return {"overlong": self.options.overlong}
 
     def task(self, model: Any) -> Any:
         """`MultipleChoice`."""
         return MultipleChoice(model, self.tokenizer, max_length=self.options.max_length, **self.settings)
 
-    def samples(self, task: Any, split: Split) -> tuple[list[Sample], Framed]:
-        """A sample an example, with a sequence a candidate."""
-        framed = task.frame([(e.text, choice) for e in split.examples for choice in e.choices])
-        rows, at = [], 0
-        for example in split.examples:
-            part = slice(at, at + len(example.choices))
-            rows.append(Sample(framed.ids[part], framed.types[part], example.label))
-            at = part.stop
-        return rows, framed
+    @property
+    def rows_a_sample(self) -> int:
+        """A row a candidate."""
+        return self.num_choices
 
-    def targets(self, samples: Sequence[Sample]) -> dict[str, Any]:
+    def frame(self, split: Split) -> FramedSplit:
+        """The text with each candidate."""
+        owners = [number for number, example in enumerate(split.examples) for _ in example.choices]
+        framed = frame_texts(
+            self.tokenizer,
+            [(example.text, choice) for example in split.examples for choice in example.choices],
+            max_length=self.max_length,
+            overlong=self.options.overlong or "truncate",
+            place=lambda pair: split.where(owners[pair]),
+        )
+        return FramedSplit(split, framed, framed)
+
+    def targets(self, part: FramedSplit) -> list[Any]:
+        """A sample an example."""
+        return [example.label for example in part.split.examples]
+
+    def keywords(self, targets: Sequence[Any]) -> dict[str, Any]:
         """(B,) numbers of the right candidates."""
-        return {"labels": torch.tensor([sample.label for sample in samples]), "num_choices": self.num_choices}
+        return {"labels": torch.tensor(targets), "num_choices": self.num_choices}
 
-    def predict(self, task: Any, split: Split, batch_tokens: int) -> list[Prediction]:
+    def predict(self, task: Any, part: FramedSplit, batch_tokens: int) -> list[Prediction]:
         """Numbers of candidates with probabilities, beside the right ones."""
-        rows = task.predict([(e.text, e.choices) for e in split.examples], batch_tokens=batch_tokens, show_progress=False)
-        return [r if e.label is None else {**r, "gold": e.label} for r, e in zip(rows, split.examples, strict=True)]
+        examples = part.split.examples
+        rows = task.decode([example.choices for example in examples], task.scores(part.inputs, batch_tokens))
+        return [r if e.label is None else {**r, "gold": e.label} for r, e in zip(rows, examples, strict=True)]
 
     def score(self, split: Split, predictions: Sequence[Prediction]) -> dict[str, float]:
         """The metrics of predictions."""

@@ -14,10 +14,11 @@ from fastbert.config import BertConfig
 from fastbert.errors import InputError
 from fastbert.finetuning.metrics import check_installed
 from fastbert.finetuning.options import FineTuneOptions
-from fastbert.finetuning.problems import Checkpoint, Prediction, Split, make_problem, places_of
+from fastbert.finetuning.problems import Checkpoint, Prediction, Split, make_problem
 from fastbert.finetuning.seed_run import evaluate_saved
 from fastbert.tasks.loading import PATTERNS, default_device, task_settings
 from fastbert.tasks.nli import relation
+from fastbert.tasks.sequences import warn_of_cuts
 from fastbert.tokenizer import BertTokenizer
 
 _TASKS = {
@@ -94,7 +95,9 @@ def evaluate_model(
     settings = task_settings(folder)
     options = options or FineTuneOptions()
     known = {
-        name: settings[name] for name in ("max_length", "on_long", "overlap", "window_scores", "doc_stride") if name in settings
+        name: settings[name]
+        for name in ("max_length", "overlong", "overlap", "window_scores", "doc_stride")
+        if name in settings
     }
     defaults = FineTuneOptions()
     given = {name: value for name, value in known.items() if getattr(options, name) == getattr(defaults, name)}
@@ -103,8 +106,8 @@ def evaluate_model(
     if is_composed(folder) and kind in ("qa", "choice"):
         labels = []
     tokenizer = BertTokenizer.from_pretrained(folder)
-    problem = make_problem(kind, options, tokenizer, split, (), Checkpoint(labels, fixed=True))
-    target = default_device(device)
-    with places_of(split):
-        found, predictions = evaluate_saved(problem, folder, split, target, "float32", quiet=False)
+    problem = make_problem(kind, options, tokenizer, split, (), Checkpoint(labels, config.max_position_embeddings, True))
+    part = problem.frame(split)
+    warn_of_cuts(part.framed, problem.max_length)
+    found, predictions = evaluate_saved(problem, folder, part, default_device(device), "float32")
     return Evaluation(found, predictions)

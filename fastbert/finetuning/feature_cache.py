@@ -13,7 +13,6 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastbert import files
+from fastbert.batching import run
 from fastbert.composed import ComposedModel
+from fastbert.data.framing import Framed
 from fastbert.errors import CheckpointError, printable
-from fastbert.packing import PackedBatch, pack, token_budget_batches
-from fastbert.tasks.sequences import CPU_BATCH_TOKENS
+from fastbert.packing import PackedBatch
 from fastbert.tokenizer import BertTokenizer
 
 MANIFEST = "cache.json"
 
 
 class FeatureCache:
-    """Features by sequence. `ComposedModel.cache` takes one.
+    """Features by the number of a framed row. `ComposedModel.cache` takes one.
 
     Args:
         folder: made if absent; several runs may share it.
@@ -46,14 +46,12 @@ class FeatureCache:
         self.folder, self.model, self.say = folder, model, say
         self._weights = _hash_of_weights(model)
         self._tokenizer = hashlib.sha256(tokenizer.to_json().encode()).hexdigest()
-        self._places: dict[bytes, tuple[int, int, int]] = {}  # sequence -> store, first row, rows
-        self._stores: list[dict[int, np.ndarray]] = []
+        self._stores: dict[Framed, tuple[np.ndarray, dict[int, np.ndarray]]] = {}  # bounds of rows; layers
 
-    def prepare(self, ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]], show: bool) -> None:
-        """Computes the features of sequences, or finds them on disk."""
-        keys = [_key(*row) for row in zip(ids, types, strict=True)]
+    def prepare(self, framed: Framed, show: bool) -> None:
+        """Computes the features of rows, or finds them on disk."""
         pooled = self.model.pools_first
-        texts = hashlib.sha256(b"".join(hashlib.sha256(key).digest() for key in keys)).hexdigest()
+        texts = _hash_of_rows(framed)
         manifest = {"texts": texts, "pooling": self.model.options.pooling if pooled else "", "weights": self._weights}
         manifest |= {"tokenizer": self._tokenizer, "left_to_right": self.model.config.is_decoder}
         name = hashlib.sha256(f"{texts} {manifest['pooling']} {manifest['left_to_right']}".encode()).hexdigest()[:16]
@@ -70,68 +68,51 @@ class FeatureCache:
         if changed or not before:
             shutil.rmtree(store, ignore_errors=True)
             store.mkdir(parents=True, exist_ok=True)
-        lengths = [1 if pooled else len(row) for row in ids]
+        ends = np.cumsum(np.ones_like(framed.lengths) if pooled else framed.lengths)
+        bounds = np.concatenate([[0], ends])
         missing = [layer for layer in self.model.layers if f"layer-{layer}" not in hashes]
         if missing:
-            self._compute(store, missing, ids, types, lengths, show)
+            self._compute(store, missing, framed, bounds, show)
             hashes |= {f"layer-{layer}": files.sha256(store / f"layer-{layer}.npy") for layer in missing}
             files.write_text(store / MANIFEST, json.dumps({**manifest, "values": hashes}) + "\n")
         else:
-            self.say(f"features of {len(ids):,} sequences found in {store}")
-        self._stores.append({layer: np.load(store / f"layer-{layer}.npy", mmap_mode="r") for layer in self.model.layers})
-        start = 0
-        for key, length in zip(keys, lengths, strict=True):
-            self._places[key] = (len(self._stores) - 1, start, length)
-            start += length
+            self.say(f"features of {len(framed):,} sequences found in {store}")
+        layers = {layer: np.load(store / f"layer-{layer}.npy", mmap_mode="r") for layer in self.model.layers}
+        self._stores[framed] = (bounds, layers)
 
     def lookup(self, batch: PackedBatch, layers: Sequence[int]) -> list[Tensor] | None:
-        """The features of a batch, None where one of its sequences is not here."""
-        if batch.input_ids is None:
+        """The features of a batch by the numbers of its rows; None where it was packed from others."""
+        if batch.origin is None or batch.origin.framed not in self._stores:
             return None
-        starts = batch.cu_seqlens.tolist()
-        ids, types = batch.input_ids.tolist(), batch.token_type_ids.tolist()
-        places = []
-        for first, end in pairwise(starts):
-            place = self._places.get(_key(ids[first:end], types[first:end]))
-            if place is None:
-                return None
-            places.append(place)
+        bounds, stored = self._stores[batch.origin.framed]
         found = []
         for layer in layers:
-            rows = [self._stores[store][layer][first : first + count] for store, first, count in places]
+            rows = [stored[layer][bounds[i] : bounds[i + 1]] for i in batch.origin.rows]
             found.append(torch.from_numpy(np.concatenate(rows)).to(batch.device))
         return found
 
-    def _compute(
-        self,
-        store: Path,
-        layers: Sequence[int],
-        ids: Sequence[Sequence[int]],
-        types: Sequence[Sequence[int]],
-        lengths: Sequence[int],
-        show: bool,
-    ) -> None:
-        rows, width = sum(lengths), self.model.config.hidden_size
+    def _compute(self, store: Path, layers: Sequence[int], framed: Framed, bounds: np.ndarray, show: bool) -> None:
+        rows, width = int(bounds[-1]), self.model.config.hidden_size
         size = rows * width * 4 * len(layers)
         free = shutil.disk_usage(store).free
         if size > free:
             raise CheckpointError(f"the features want {size / 2**20:,.0f} MiB in {store}, {free / 2**20:,.0f} MiB are free")
-        self.say(f"features of {len(ids):,} sequences: {len(layers)} layers, {size / 2**20:,.0f} MiB -> {store}")
+        self.say(f"features of {len(framed):,} sequences: {len(layers)} layers, {size / 2**20:,.0f} MiB -> {store}")
         parts = [store / f"layer-{layer}.part.npy" for layer in layers]
         arrays = [np.lib.format.open_memmap(part, "w+", np.float32, (rows, width)) for part in parts]
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        budget = CPU_BATCH_TOKENS if self.model.device.type == "cpu" else 16384
-        with torch.inference_mode(), tqdm(total=sum(map(len, ids)), unit="tok", unit_scale=True, disable=not show) as bar:
-            bar.set_description("features")
-            for indices in token_budget_batches([len(row) for row in ids], budget):
-                batch = pack([list(ids[i]) for i in indices], token_type_ids=[list(types[i]) for i in indices])
-                for array, state in zip(arrays, self.model.features(batch.to(self.model.device), layers), strict=True):
-                    for i, part in zip(indices, state.float().cpu().split([lengths[i] for i in indices]), strict=True):
-                        array[starts[i] : starts[i + 1]] = part.numpy()
-                bar.update(batch.num_tokens)
-        for array, layer, part in zip(arrays, layers, parts, strict=True):
+
+        def states(batch: PackedBatch) -> list[Tensor]:
+            return [state.float() for state in self.model.features(batch, layers)]
+
+        with torch.inference_mode():
+            for numbers, found in run(framed, states, self.model.device, name="features", show=show):
+                sizes = (bounds[numbers + 1] - bounds[numbers]).tolist()
+                for array, state in zip(arrays, found, strict=True):
+                    for i, part in zip(numbers, state.split(sizes), strict=True):
+                        array[bounds[i] : bounds[i + 1]] = part.numpy()
+        for array, layer, path in zip(arrays, layers, parts, strict=True):
             array.flush()
-            part.replace(store / f"layer-{layer}.npy")
+            path.replace(store / f"layer-{layer}.npy")
 
 
 def say_on_stderr(text: str) -> None:
@@ -143,8 +124,13 @@ def _differs(path: Path, digest: str) -> bool:
     return not path.is_file() or files.sha256(path) != digest
 
 
-def _key(ids: Sequence[int], types: Sequence[int]) -> bytes:
-    return np.asarray([*ids, *types], dtype=np.int32).tobytes()
+def _hash_of_rows(framed: Framed) -> str:
+    digest = hashlib.sha256()
+    for i in range(len(framed)):
+        row = slice(framed.starts[i], framed.starts[i + 1])
+        content = framed.ids[row].tobytes() + framed.segments[row].astype(np.int32).tobytes()
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
 
 
 def _hash_of_weights(model: ComposedModel) -> str:

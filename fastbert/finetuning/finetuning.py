@@ -25,9 +25,9 @@ from fastbert.finetuning.metrics import check_installed
 from fastbert.finetuning.models import build_model, look_at
 from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.overview import overview
-from fastbert.finetuning.problems import Problem, Split, make_problem
+from fastbert.finetuning.problems import FramedSplit, Problem, Split, make_problem
 from fastbert.finetuning.results import spread, summary, write_errors, write_predictions
-from fastbert.finetuning.seed_run import SeedResult, SeedRun, evaluate_saved, precision_of, quiet_task
+from fastbert.finetuning.seed_run import SeedResult, SeedRun, evaluate_saved, precision_of
 from fastbert.tasks.loading import default_device
 from fastbert.tokenizer import BertTokenizer
 
@@ -99,10 +99,11 @@ def finetune(
     splits = [_split(part, name) for part, name in ((train, "train"), (dev, "dev"), (test, "test")) if part is not None]
     before = [_fingerprint(split) for split in splits]
     problem = make_problem(kind, options, tokenizer, splits[0], splits[1:], look_at(source, kind))
-    named = {split.name: split for split in splits}
-    task = quiet_task(problem, build_model(problem, source, options, options.seed))
-    text = overview(problem, task, splits)
+    parts = [problem.frame(split) for split in splits]
+    named = {part.split.name: part for part in parts}
+    text = overview(problem, parts)
     say(text)
+    build_model(problem, source, options, options.seed)  # a checkpoint that does not fit is refused before a file is written
     about = {
         "task": kind,
         "model": str(model),
@@ -121,7 +122,7 @@ def finetune(
             results.append(SeedResult(**done))
             continue
         cache = Path(feature_cache) if feature_cache is not None else folder / "features"
-        run = SeedRun(problem, source, splits[0], named.get("dev"), replace(options, seed=seed), one, target, cache, show, say)
+        run = SeedRun(problem, source, parts[0], named.get("dev"), replace(options, seed=seed), one, target, cache, show, say)
         results.append(run.run())
     return _finish(folder, problem, named, results, target, text, say)
 
@@ -129,7 +130,7 @@ def finetune(
 def _finish(
     folder: Path,
     problem: Problem,
-    named: dict[str, Split],
+    named: dict[str, FramedSplit],
     results: list[SeedResult],
     device: torch.device,
     text: str,
@@ -156,7 +157,7 @@ def _finish(
     if judged is not None:
         write_predictions(folder / "predictions.jsonl", predictions)
     lines = _report(problem, results, sets, text)
-    lines += ["", f"# Errors on {judged.name}, seed {best.seed}", ""] if judged is not None else []
+    lines += ["", f"# Errors on {judged.split.name}, seed {best.seed}", ""] if judged is not None else []
     lines += write_errors(folder, problem, predictions)
     files.write_text(folder / "report.md", "\n".join(lines) + "\n")
     for name, scores in sets.items():
@@ -214,7 +215,10 @@ def _begin(folder: Path, about: dict[str, Any], model: str | Path) -> None:
     path = folder / "run.json"
     about = json.loads(json.dumps(about))
     if path.is_file():
-        found = _differences(files.read_json(path), about)
+        written = files.read_json(path)
+        if "on_long" in written.get("options", {}):  # its name until 0.7
+            written["options"]["overlong"] = written["options"].pop("on_long")
+        found = _differences(written, about)
         for key, before, now in sorted(found, key=lambda one: one[0] != "options.mode"):  # others follow from the mode
             if key.startswith("data."):
                 part = key.removeprefix("data.")

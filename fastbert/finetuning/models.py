@@ -37,7 +37,7 @@ def look_at(folder: Path, kind: str) -> Checkpoint:
         state = checkpoint.read_state_dict(folder)
         if any(name.startswith("classifier.") for name in state):
             labels = config.label_names
-    return Checkpoint(labels)
+    return Checkpoint(labels, config.max_position_embeddings)
 
 
 def build_model(problem: Problem, folder: Path, options: FineTuneOptions, seed: int) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from fastbert.composed import LAYERS
-from fastbert.data.framing import ON_LONG
+from fastbert.data.framing import OVERLONG
 from fastbert.errors import InputError
 from fastbert.pooling import check_modes
 from fastbert.tasks.sequences import WINDOW_SCORES
@@ -34,7 +34,7 @@ class FineTuneOptions:
         schedule, optimizer, weight_decay, max_grad_norm: see `fastbert.training`.
         dropout: of the whole model, or of the task model on features; None keeps the checkpoint's, or 0.1.
         max_length: tokens of a sequence, special ones included; None means what the model takes, 384 for questions.
-        on_long: "truncate" (None), "error" or "window"; tags and questions always use windows.
+        overlong: "truncate" (None), "error" or "window"; tags and questions always use windows.
         overlap: tokens that neighbouring windows of texts share.
         window_scores: how scores of windows are joined, "mean" or "max".
         doc_stride: tokens between the starts of windows of contexts.
@@ -63,7 +63,7 @@ class FineTuneOptions:
     max_grad_norm: float = 1.0
     dropout: float | None = None
     max_length: int | None = None
-    on_long: str | None = None
+    overlong: str | None = None
     overlap: int = 64
     window_scores: str = "mean"
     doc_stride: int = 128
@@ -92,7 +92,7 @@ class FineTuneOptions:
         values: dict[str, Any] = {
             "epochs": EPOCHS[self.mode] if self.epochs is None else self.epochs,
             "lr": RATE[self.mode] if self.lr is None else self.lr,
-            "on_long": self.on_long or "truncate",
+            "overlong": self.overlong or "truncate",
         }
         if features:
             values["layers"] = self.layers or ("concat-last-4" if tokens else "last")
@@ -110,7 +110,7 @@ class FineTuneOptions:
     def _check(self, kind: str) -> None:
         if kind not in KINDS:
             raise InputError(f"task = {kind!r} is not one of {', '.join(KINDS)}")
-        self._one_of("on_long", ON_LONG)
+        self._one_of("overlong", OVERLONG)
         self._one_of("window_scores", WINDOW_SCORES)
         self._one_of("schedule", SCHEDULES)
         self._one_of("optimizer", OPTIMIZERS)
@@ -132,8 +132,8 @@ class FineTuneOptions:
                 raise InputError(f"{name} = {value} must be in [0, 1)")
         if not self.max_grad_norm >= 0:
             raise InputError(f"max_grad_norm = {self.max_grad_norm} must be at least 0")
-        if self.on_long == "window" and kind == "choice":
-            raise InputError("on_long = 'window' is not for multiple choice: truncate, or error")
+        if self.overlong == "window" and kind == "choice":
+            raise InputError("overlong = 'window' is not for multiple choice: truncate, or error")
         if self.multi_label and kind != "classify":
             raise InputError(f"multi_label goes with 'classify', not with {kind!r}")
 

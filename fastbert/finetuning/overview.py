@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from fastbert.diagnostics import align
-from fastbert.finetuning.problems import Problem, Split, places_of
+from fastbert.finetuning.problems import FramedSplit, Problem
 
 MOST_LABELS = 30
 
 
-def overview(problem: Problem, task: Any, splits: Sequence[Split]) -> str:
+def overview(problem: Problem, parts: Sequence[FramedSplit]) -> str:
     """A table, and what reading the data has noted.
 
     Args:
-        problem, task: the task and its class around any model.
-        splits: train first.
+        problem: what is to be learned.
+        parts: the framed splits, train first.
     """
+    splits, framed = [part.split for part in parts], [part.framed for part in parts]
     rows: list[tuple[str, ...]] = [("", *(split.name for split in splits))]
-    framed = []
-    for split in splits:
-        with places_of(split):
-            framed.append(problem.samples(task, split)[1])
-    lengths = [np.asarray(one.lengths) for one in framed]
+    lengths = [one.lengths for one in framed]
     rows.append(("examples", *(f"{len(split.examples):,}" for split in splits)))
-    rows.append(("sequences", *(f"{len(one.ids):,}" for one in framed)))
+    rows.append(("sequences", *(f"{len(one):,}" for one in framed)))
     rows.append(("tokens, mean", *(f"{one.mean():.1f}" for one in lengths)))
     rows.append(("tokens, 95 % below", *(f"{np.percentile(one, 95):.0f}" for one in lengths)))
-    rows.append(("tokens, longest", *(f"{one.max()} of {task.max_length}" for one in lengths)))
-    cut = [[count for count in one.cut if count] for one in framed]
-    rows.append(("cut", *(f"{len(one)} examples, {sum(one):,} tokens" if one else "none" for one in cut)))
+    rows.append(("tokens, longest", *(f"{one.max()} of {problem.max_length}" for one in lengths)))
+    cut = [one.cut[one.cut > 0] for one in framed]
+    rows.append(("cut", *(f"{len(one)} examples, {one.sum():,} tokens" if len(one) else "none" for one in cut)))
     counts = [problem.counts(split) for split in splits]
     names = [name for name in problem.labels if any(name in count for count in counts)]
     names += sorted({name for count in counts for name in count} - set(names))

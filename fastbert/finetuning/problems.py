@@ -5,22 +5,20 @@ A `Problem` is made from the training examples, which decide the labels. sentenc
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 
+from fastbert.batching import pack_rows
 from fastbert.data.framing import Framed
-from fastbert.errors import InputError
 from fastbert.finetuning.metrics import LOWER_IS_BETTER
 from fastbert.finetuning.options import FineTuneOptions
-from fastbert.packing import pack
-from fastbert.tasks.loading import HeadTask
+from fastbert.packing import PackedBatch
+from fastbert.tasks.loading import HeadTask, checked_length
 from fastbert.tokenizer import BertTokenizer
 
 Prediction = dict[str, Any]
@@ -47,30 +45,19 @@ class Split:
         return f"{self.name}[{number}]" if self.place is None else self.place(number)
 
 
-@contextmanager
-def places_of(split: Split) -> Iterator[None]:
-    """A task calls what it is given inputs[n]; a user wants the file and the line."""
-    try:
-        yield
-    except InputError as error:
-        found = re.match(r"inputs\[(\d+)\]", str(error))
-        if found is None or hasattr(split.examples[0], "choices"):  # several inputs an example
-            raise
-        raise InputError(split.where(int(found[1])) + str(error)[found.end() :]) from None
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What training draws: a sequence, or the several of one choice.
+@dataclass(frozen=True, eq=False)
+class FramedSplit:
+    """A split as a model reads it: made once, before any model is.
 
     Attributes:
-        ids, types: of each sequence.
-        label: of the problem's own form.
+        split: the examples.
+        framed: their rows.
+        inputs: what the task decodes predictions from: the rows alone, or with pieces of words, or with contexts.
     """
 
-    ids: list[list[int]]
-    types: list[list[int]]
-    label: Any
+    split: Split
+    framed: Framed
+    inputs: Any
 
 
 @dataclass(frozen=True)
@@ -79,10 +66,12 @@ class Checkpoint:
 
     Attributes:
         labels: names of its labels where it has a trained head for the task, else None.
+        longest: tokens of a row that the model takes.
         fixed: it is not trained, only evaluated: its labels are what they are, whatever the examples have.
     """
 
     labels: list[str] | None
+    longest: int
     fixed: bool = False
 
 
@@ -113,6 +102,7 @@ class Problem(ABC):
         self.kind, self.options, self.tokenizer = kind, options, tokenizer
         self.labels: list[str] = []
         self.metrics: tuple[str, ...] = ()
+        self.max_length = self.length(min(checkpoint.longest, tokenizer.model_max_length or checkpoint.longest))
 
     @property
     def config_fields(self) -> dict[str, Any]:
@@ -132,16 +122,29 @@ class Problem(ABC):
     def task(self, model: Any) -> Any:
         """The task's class around a model."""
 
-    @abstractmethod
-    def samples(self, task: Any, split: Split) -> tuple[list[Sample], Framed]:
-        """What training draws from, and the sequences as they were framed."""
+    @property
+    def rows_a_sample(self) -> int:
+        """Rows of one of the samples that training draws: more than one where they compete."""
+        return 1
+
+    def length(self, longest: int) -> int:
+        """Tokens of a row, of those that model and tokenizer take."""
+        return checked_length(self.options.max_length, longest)
 
     @abstractmethod
-    def targets(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """The labels of a batch, as keywords of the model's forward."""
+    def frame(self, split: Split) -> FramedSplit:
+        """The rows of a split."""
 
     @abstractmethod
-    def predict(self, task: Any, split: Split, batch_tokens: int) -> list[Prediction]:
+    def targets(self, part: FramedSplit) -> list[Any]:
+        """What is to be learned of each sample of the rows, in the problem's own form."""
+
+    @abstractmethod
+    def keywords(self, targets: Sequence[Any]) -> dict[str, Any]:
+        """The targets of a batch, as keywords of the model's forward."""
+
+    @abstractmethod
+    def predict(self, task: Any, part: FramedSplit, batch_tokens: int) -> list[Prediction]:
         """One prediction an example, ready for JSON."""
 
     @abstractmethod
@@ -157,16 +160,15 @@ class Problem(ABC):
         first = self.metrics[0]
         return found.get(first, 0.0) * (-1 if first in LOWER_IS_BETTER else 1)
 
-    def inputs(self, samples: Sequence[Sample], device: torch.device) -> dict[str, Any]:
-        """The keywords of the model's forward for a step: one packed batch, and labels."""
-        samples = sorted(samples, key=lambda sample: -len(sample.ids[0]))  # attention on a CPU wants the longest first
-        rows = [row for sample in samples for row in sample.ids]
-        types = [row for sample in samples for row in sample.types]
-        targets = {
-            name: value.to(device) if isinstance(value, torch.Tensor) else value
-            for name, value in self.targets(samples).items()
-        }
-        return {"batch": pack(rows, token_type_ids=types).to(device), **targets}
+    def step(
+        self, framed: Framed, targets: Sequence[Any], samples: Sequence[int], device: torch.device
+    ) -> tuple[PackedBatch, dict[str, Any]]:
+        """The batch of some samples, the longest first, and the keywords of the model's forward."""
+        count = self.rows_a_sample
+        samples = sorted(samples, key=lambda sample: -framed.lengths[sample * count])
+        batch = pack_rows(framed, [sample * count + row for sample in samples for row in range(count)], device)
+        keywords = self.keywords([targets[sample] for sample in samples])
+        return batch, {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in keywords.items()}
 
 
 def make_problem(

@@ -24,12 +24,13 @@ from torch import nn
 from tqdm import tqdm
 
 from fastbert import files
+from fastbert.batching import BATCH_TOKENS
 from fastbert.composed import ComposedModel
 from fastbert.errors import TrainingError
 from fastbert.finetuning.feature_cache import FeatureCache
 from fastbert.finetuning.models import build_model, load_model, save_model
 from fastbert.finetuning.options import FineTuneOptions
-from fastbert.finetuning.problems import Prediction, Problem, Split
+from fastbert.finetuning.problems import FramedSplit, Prediction, Problem
 from fastbert.training.allocator import keep_freed_memory
 from fastbert.training.checkpoints import Checkpoints
 from fastbert.training.metrics import MetricsWriter
@@ -41,7 +42,6 @@ from fastbert.training.speed import peak_memory
 from fastbert.training.stepper import autocast
 
 LOG_EVERY = 50
-BATCH_TOKENS = 16384  # of evaluation on a GPU; on a CPU the tasks take less
 
 
 @dataclass
@@ -88,8 +88,8 @@ class SeedRun:
         self,
         problem: Problem,
         source: Path,
-        train: Split,
-        dev: Split | None,
+        train: FramedSplit,
+        dev: FramedSplit | None,
         options: FineTuneOptions,
         folder: Path,
         device: torch.device,
@@ -101,14 +101,14 @@ class SeedRun:
         self.device, self.show, self.say = device, show, say
         self.precision = precision_of(options.precision, device)
         self.model = build_model(problem, source, options, options.seed).to(device)
-        self.task = quiet_task(problem, self.model)
-        self.samples, _ = problem.samples(self.task, train)
+        self.task = problem.task(self.model)
+        self.targets = problem.targets(train)
         began = time.perf_counter()
         if options.mode == "features":
             self._cache_features(features)
         self.feature_seconds = time.perf_counter() - began
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.per_epoch = math.ceil(len(self.samples) / options.batch_size)
+        self.per_epoch = math.ceil(len(self.targets) / options.batch_size)
         assert options.epochs is not None
         self.steps = self.per_epoch * options.epochs
         self.warmup = math.ceil(self.steps * options.warmup)  # as transformers' Trainer
@@ -157,9 +157,9 @@ class SeedRun:
         epoch, place = divmod(self.step, self.per_epoch)
         order = self._order(epoch)[place * options.batch_size : (place + 1) * options.batch_size]
         torch.manual_seed(mixed_seed(options.seed, self.step))
-        inputs = self.problem.inputs([self.samples[i] for i in order], self.device)
+        batch, keywords = self.problem.step(self.train.framed, self.targets, order, self.device)
         with autocast(self.device, self.precision):
-            loss = self.model(inputs.pop("batch"), return_dict=True, **inputs).loss
+            loss = self.model(batch, return_dict=True, **keywords).loss
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.trained, options.max_grad_norm or float("inf"))
@@ -169,14 +169,14 @@ class SeedRun:
         self.optimizer.zero_grad()
         self.losses.append(loss.detach().float())
         self.step += 1
-        self.tokens += sum(len(row) for i in order for row in self.samples[i].ids)
+        self.tokens += batch.num_tokens
         self.seconds += time.perf_counter() - began
 
     def _order(self, epoch: int) -> list[int]:
         """The samples of an epoch, in the order in which they come."""
         if getattr(self, "_ordered", (-1,))[0] != epoch:
             draws = torch.Generator().manual_seed(mixed_seed(self.options.seed, -1 - epoch))
-            self._ordered = (epoch, torch.randperm(len(self.samples), generator=draws).tolist())
+            self._ordered = (epoch, torch.randperm(len(self.targets), generator=draws).tolist())
         return self._ordered[1]
 
     def _record(self, writer: MetricsWriter) -> float:
@@ -247,12 +247,9 @@ class SeedRun:
 
     def _cache_features(self, folder: Path) -> None:
         cache = FeatureCache(folder, self.model, self.problem.tokenizer, self.say)
-        splits = [self.samples]
-        if self.dev is not None:
-            splits.append(self.problem.samples(self.task, self.dev)[0])
-        for samples in splits:
-            rows = [row for sample in samples for row in zip(sample.ids, sample.types, strict=True)]
-            cache.prepare([ids for ids, _ in rows], [types for _, types in rows], self.show)
+        for part in (self.train, self.dev):
+            if part is not None:
+                cache.prepare(part.framed, self.show)
         self.model.cache = cache
 
     def _finish(self) -> SeedResult:
@@ -270,28 +267,19 @@ class SeedRun:
         return result
 
 
-def evaluate(problem: Problem, task: Any, split: Split, precision: str) -> tuple[dict[str, float], list[Prediction]]:
+def evaluate(problem: Problem, task: Any, part: FramedSplit, precision: str) -> tuple[dict[str, float], list[Prediction]]:
     """Metrics and predictions of some examples; the model is in evaluation mode afterwards."""
     task.model.eval()
     with autocast(task.model.device, precision):
-        predictions = problem.predict(task, split, BATCH_TOKENS)
-    return problem.score(split, predictions), predictions
+        predictions = problem.predict(task, part, BATCH_TOKENS)
+    return problem.score(part.split, predictions), predictions
 
 
 def evaluate_saved(
-    problem: Problem, folder: Path, split: Split, device: torch.device, precision: str, quiet: bool = True
+    problem: Problem, folder: Path, part: FramedSplit, device: torch.device, precision: str
 ) -> tuple[dict[str, float], list[Prediction]]:
-    """As `evaluate`, with a model that was saved; unless `quiet` it warns of texts that are cut."""
-    task = problem.task(load_model(problem, folder, device))
-    task.warns_of_cuts = not quiet
-    return evaluate(problem, task, split, precision)
-
-
-def quiet_task(problem: Problem, model: Any) -> Any:
-    """The task around a model; what is cut stands in the overview, and need not be warned of at every evaluation."""
-    task = problem.task(model)
-    task.warns_of_cuts = False
-    return task
+    """As `evaluate`, with a model that was saved."""
+    return evaluate(problem, problem.task(load_model(problem, folder, device)), part, precision)
 
 
 def precision_of(name: str, device: torch.device) -> str:

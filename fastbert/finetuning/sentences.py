@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from fastbert.data.framing import Framed
 from fastbert.errors import InputError
 from fastbert.finetuning.labels import decide_labels, names_of_numbers
 from fastbert.finetuning.metrics import chosen_metrics, class_metrics, multi_label_metrics, number_metrics, positive_label
-from fastbert.finetuning.problems import Prediction, Problem, Sample, Split
+from fastbert.finetuning.problems import FramedSplit, Prediction, Problem, Split
 from fastbert.tasks.classifier import Classifier, several_labels
 from fastbert.tasks.nli import NLI, relation
+from fastbert.tasks.sequences import frame_texts
 
 
 class Sentences(Problem):
@@ -65,27 +65,37 @@ class Sentences(Problem):
     @property
     def settings(self) -> dict[str, Any]:
         """Lengths."""
-        names = ("on_long", "overlap", "window_scores")
+        names = ("overlong", "overlap", "window_scores")
         return {name: getattr(self.options, name) for name in names}
 
     def task(self, model: Any) -> Any:
         """`Classifier` or `NLI`."""
         return self.task_class(model, self.tokenizer, max_length=self.options.max_length, **self.settings)
 
-    def samples(self, task: Any, split: Split) -> tuple[list[Sample], Framed]:
-        """A sample a sequence: each window of a text carries the text's label."""
-        framed = task.frame(_inputs(split))
-        labels = [self._target(example) for example in split.examples]
-        rows = zip(framed.ids, framed.types, framed.owners, strict=True)
-        return [Sample([ids], [types], labels[owner]) for ids, types, owner in rows], framed
+    def frame(self, split: Split) -> FramedSplit:
+        """Texts or pairs."""
+        framed = frame_texts(
+            self.tokenizer,
+            [e.text if e.pair is None else (e.text, e.pair) for e in split.examples],
+            max_length=self.max_length,
+            overlong=self.options.overlong or "truncate",
+            overlap=self.options.overlap,
+            place=split.where,
+        )
+        return FramedSplit(split, framed, framed)
 
-    def targets(self, samples: Sequence[Sample]) -> dict[str, Any]:
+    def targets(self, part: FramedSplit) -> list[Any]:
+        """A sample a row: each window of a text carries the text's label."""
+        labels = [self._target(example) for example in part.split.examples]
+        return [labels[owner] for owner in part.framed.owners]
+
+    def keywords(self, targets: Sequence[Any]) -> dict[str, Any]:
         """(B,) numbers of labels, or floats, or (B, C) floats."""
-        return {"labels": torch.tensor([sample.label for sample in samples])}
+        return {"labels": torch.tensor(targets)}
 
-    def predict(self, task: Any, split: Split, batch_tokens: int) -> list[Prediction]:
+    def predict(self, task: Any, part: FramedSplit, batch_tokens: int) -> list[Prediction]:
         """Labels with probabilities, beside the right ones."""
-        logits = task.logits(task.frame(_inputs(split)), batch_tokens)
+        logits = task.logits(part.inputs, batch_tokens)
         if self.kind == "regress":
             found: list[Prediction] = [{"score": value} for value in logits.view(-1).tolist()]
         elif self.options.multi_label:
@@ -98,7 +108,7 @@ class Sentences(Problem):
                 found.append({"label": self.labels[best], "score": row[best], "scores": scores})
         return [
             row if example.label is None else {**row, "gold": self._gold(example)}
-            for row, example in zip(found, split.examples, strict=True)
+            for row, example in zip(found, part.split.examples, strict=True)
         ]
 
     def score(self, split: Split, predictions: Sequence[Prediction]) -> dict[str, float]:
@@ -148,7 +158,3 @@ class Sentences(Problem):
             raise InputError(f"{split.name} mixes single texts and pairs: {pairs} of {len(split.examples)} are pairs")
         if self.kind == "nli" and not pairs:
             raise InputError(f"{split.name} holds single texts; NLI needs pairs: name the column of the second text")
-
-
-def _inputs(split: Split) -> list[Any]:
-    return [e.text if e.pair is None else (e.text, e.pair) for e in split.examples]

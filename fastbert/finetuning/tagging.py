@@ -9,14 +9,13 @@ from typing import Any
 import torch
 
 from fastbert.data.conll import TaggedSentence
-from fastbert.data.framing import Framed
 from fastbert.data.tags import all_tags, convert, find_scheme, illegal, split
 from fastbert.errors import InputError
 from fastbert.finetuning.labels import decide_labels
 from fastbert.finetuning.metrics import chosen_metrics, tag_metrics
-from fastbert.finetuning.problems import Prediction, Problem, Sample, Split
+from fastbert.finetuning.problems import FramedSplit, Prediction, Problem, Split
 from fastbert.labels import IGNORE
-from fastbert.tasks.token_tagger import TokenTagger, split_words
+from fastbert.tasks.token_tagger import TokenTagger, frame_words, split_words
 
 
 class Tagging(Problem):
@@ -47,33 +46,39 @@ class Tagging(Problem):
         """`TokenTagger`."""
         return TokenTagger(model, self.tokenizer, max_length=self.options.max_length)
 
-    def samples(self, task: Any, split: Split) -> tuple[list[Sample], Framed]:
-        """A sample a window; a word counts in the windows in which its first piece stands."""
-        pieces = split_words(self.tokenizer, [sentence.words for sentence in split.examples])
-        framed = task.frame(pieces)
+    def frame(self, split: Split) -> FramedSplit:
+        """Words in pieces, in windows where there are many."""
+        pieces = split_words(self.tokenizer, [sentence.words for sentence in split.examples], split.where)
+        words = frame_words(self.tokenizer, pieces, max_length=self.max_length, place=split.where)
+        return FramedSplit(split, words.framed, words)
+
+    def targets(self, part: FramedSplit) -> list[Any]:
+        """A sample a window: a tag for each token, of those where a word's first piece stands."""
         known = {name: i for i, name in enumerate(self.labels)}
         labels = []
-        for one, sentence in zip(pieces, split.examples, strict=True):
+        for one, sentence in zip(part.inputs.pieces, part.split.examples, strict=True):
             row = [IGNORE] * len(one.ids)
             for at in one.first:
                 row[at] = known[sentence.tags[one.words[at]]]
             labels.append(row)
-        rows = []
+        framed, found = part.framed, []
         for i, owner in enumerate(framed.owners):
-            part = labels[owner][framed.starts[i] : framed.starts[i] + framed.counts[i]]
-            rows.append(Sample([framed.ids[i]], [framed.types[i]], [IGNORE, *part, IGNORE]))
-        return rows, framed
+            row = [IGNORE] * int(framed.lengths[i])
+            first, count, column = int(framed.firsts[i]), int(framed.counts[i]), int(framed.columns[i])
+            row[column : column + count] = labels[owner][first : first + count]
+            found.append(row)
+        return found
 
-    def targets(self, samples: Sequence[Sample]) -> dict[str, Any]:
+    def keywords(self, targets: Sequence[Any]) -> dict[str, Any]:
         """(T,) numbers of tags."""
-        return {"labels": torch.tensor([label for sample in samples for label in sample.label])}
+        return {"labels": torch.tensor([tag for target in targets for tag in target])}
 
-    def predict(self, task: Any, split: Split, batch_tokens: int) -> list[Prediction]:
+    def predict(self, task: Any, part: FramedSplit, batch_tokens: int) -> list[Prediction]:
         """Tags of words, beside the right ones."""
-        tags = task.tag([sentence.words for sentence in split.examples], batch_tokens=batch_tokens, show_progress=False)
+        tags = task.tags_of(part.inputs.pieces, task.probabilities(part.inputs, batch_tokens))
         return [
             {"words": list(sentence.words), "tags": found} | ({"gold": list(sentence.tags)} if sentence.tags else {})
-            for sentence, found in zip(split.examples, tags, strict=True)
+            for sentence, found in zip(part.split.examples, tags, strict=True)
         ]
 
     def score(self, split: Split, predictions: Sequence[Prediction]) -> dict[str, float]:

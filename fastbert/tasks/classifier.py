@@ -44,7 +44,7 @@ class Classifier(SequenceTask):
         inputs: Sequence[Any],
         top_k: int | None = 1,
         *,
-        on_long: str | None = None,
+        overlong: str | None = None,
         batch_tokens: int = 16384,
         show_progress: bool | None = None,
     ) -> list[Any]:
@@ -54,7 +54,7 @@ class Classifier(SequenceTask):
             inputs: texts; pairs as tuples, or as {"text": ..., "text_pair": ...}.
             top_k: 1 gives one {"label", "score"} an input; more, or None for all, a list of them, best first: the forms of
                 transformers' text-classification pipeline.
-            on_long: in place of the task's own.
+            overlong: in place of the task's own.
             batch_tokens: tokens run at once.
             show_progress: a bar on stderr; None means if stderr is a terminal.
 
@@ -63,7 +63,7 @@ class Classifier(SequenceTask):
             those above `THRESHOLD` are its labels: ask for all, and choose.
         """
         check_top_k(top_k)
-        framed = self.frame(inputs, on_long)
+        framed = self.frame(inputs, overlong)
         scores = self.probabilities(self.logits(framed, batch_tokens, show_progress))
         found = []
         for row in scores.tolist():

@@ -10,20 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from fastbert import checkpoint, files, schema, tokenizer_files
+from fastbert.batching import BATCH_TOKENS, run
+from fastbert.data.framing import Framed, check_overlong, frame
+from fastbert.encoding import pair_lengths
 from fastbert.errors import CheckpointError, InputError
 from fastbert.model import BertModel
-from fastbert.packing import pack, token_budget_batches
 from fastbert.pooling import MODES, check_modes, modes_of_config, pool
 from fastbert.tasks.loading import check_complete, check_vocabulary, default_device, load_tokenizer
+from fastbert.tasks.sequences import split_pairs
 from fastbert.tokenizer import BertTokenizer
 
-# More tokens at once only push the activations out of a CPU's caches: measured, 2,048 run a tenth faster than 8,192.
-CPU_BATCH_TOKENS = 2048
-_TEXTS_AT_ONCE = 8192  # tokenised between two steps of the bar
-OVERLONG = ("truncate", "error", "window")
 _TEXT = schema.text()
 # One of these holds the limits of the text's module; sentence-transformers names it after the model.
 _LIMITS = tuple(
@@ -117,7 +115,7 @@ class Embedder:
     def encode(
         self,
         texts: str | Sequence[str],
-        batch_tokens: int = 16384,
+        batch_tokens: int = BATCH_TOKENS,
         pooling: str | Sequence[str] | None = None,
         normalize: bool | None = None,
         show_progress: bool | None = None,
@@ -128,7 +126,7 @@ class Embedder:
 
         Args:
             texts: a list of texts, or of pairs of them, whose second text has segment 1; or one text.
-            batch_tokens: real tokens run at once, longest texts first. On a CPU at most `CPU_BATCH_TOKENS` are used.
+            batch_tokens: real tokens run at once, longest texts first. On a CPU at most 2,048 are used.
             pooling, normalize: in place of the embedder's own.
             show_progress: a bar on stderr; None means if stderr is a terminal.
             overlong: what to do with texts of more than `max_length` tokens: "truncate" cuts them, at the tokenizer's
@@ -143,90 +141,55 @@ class Embedder:
         texts = list(texts)
         modes = self.pooling if pooling is None else check_modes(pooling)
         normalize = self.normalize if normalize is None else normalize
-        if overlong not in OVERLONG:
-            raise InputError(f"overlong = {overlong!r} is not one of {', '.join(OVERLONG)}")
-        quiet = not (sys.stderr.isatty() if show_progress is None else show_progress)
-        rows, types, owners = self._rows(texts, overlong, quiet)
-        lengths = [len(row) for row in rows]
-        device = self.model.device
-        limit = min(batch_tokens, CPU_BATCH_TOKENS) if device.type == "cpu" else batch_tokens
-        vectors = np.empty((len(rows), len(modes) * self.model.config.hidden_size), dtype=np.float32)
-        with tqdm(total=sum(lengths), unit="tok", unit_scale=True, desc="embed", disable=quiet) as bar:
-            for indices in token_budget_batches(lengths, limit):
-                segments = None if types is None else [types[i] for i in indices]
-                batch = pack([rows[i] for i in indices], token_type_ids=segments).to(device)
-                hidden = self.model(batch, return_dict=True).last_hidden_state
-                vectors[indices] = pool(hidden, batch.cu_seqlens, modes).cpu().numpy()
-                bar.update(batch.num_tokens)
-        if len(rows) != len(texts):
-            vectors = _mean_of_windows(vectors, owners, lengths, len(texts))
+        check_overlong(overlong)
+        show = sys.stderr.isatty() if show_progress is None else show_progress
+        framed = self.frame(texts, overlong, show)
+        vectors = np.empty((len(framed), len(modes) * self.model.config.hidden_size), dtype=np.float32)
+        done = run(
+            framed,
+            lambda batch: [pool(self.model(batch, return_dict=True).last_hidden_state, batch.cu_seqlens, modes)],
+            self.model.device,
+            batch_tokens,
+            name="embed",
+            show=show,
+        )
+        for rows, (pooled,) in done:
+            vectors[rows] = pooled.numpy()
+        if len(framed) != len(texts):
+            vectors = _mean_of_windows(vectors, framed)
         return _unit(vectors) if normalize else vectors
 
-    def _rows(
-        self, texts: Sequence[Any], overlong: str, quiet: bool
-    ) -> tuple[list[list[int]], list[list[int]] | None, list[int]]:
-        """Rows of at most `max_length` ids, their segments (None: all 0), and the text that each belongs to."""
-        pairs = [i for i, text in enumerate(texts) if isinstance(text, tuple | list) and len(text) == 2]
-        if pairs and len(pairs) < len(texts):
-            raise InputError("texts holds pairs and single texts: give all of one kind")
+    def frame(self, texts: Sequence[Any], overlong: str = "truncate", show: bool = False) -> Framed:
+        """The rows of texts or pairs, each of at most `max_length` tokens; warns of what is cut.
+
+        A pair that is cut is cut as the `tokenizers` library does it, as sentence-transformers' vectors are of that.
+        """
+        first, second = split_pairs(texts, "texts")
         if self.prompt:
-            texts = [self.prompt + t if isinstance(t, str) else (f"{self.prompt}{t[0]}", *t[1:]) if pairs else t for t in texts]
-        ids: list[list[int]] = []
-        types: list[list[int]] = []
-        cut = 0
-        with tqdm(total=len(texts), unit="text", desc="tokenize", disable=quiet or len(texts) <= _TEXTS_AT_ONCE) as bar:
-            for start in range(0, len(texts), _TEXTS_AT_ONCE):
-                some = texts[start : start + _TEXTS_AT_ONCE]
-                if pairs:
-                    encoded = self.tokenizer(
-                        list(some), truncation=overlong == "truncate", max_length=self.max_length, return_token_type_ids=True
-                    )
-                    ids += encoded["input_ids"]
-                    types += encoded["token_type_ids"]
-                    cut += sum(map(bool, encoded.num_truncated))
-                else:
-                    bounded = overlong == "truncate" and self.tokenizer.truncation_side == "right"
-                    ids += self.tokenizer.encode_ids(some, max_tokens=self.max_length if bounded else None)
-                bar.update(len(some))
-        rows, owners = self._windows(ids, overlong, bool(pairs))
-        cut = cut or sum(len(row) > self.max_length for row in ids)
-        if cut and overlong == "truncate":
+            first = [self.prompt + text for text in first]
+        how = "truncate" if overlong == "window" and second is not None else overlong
+        framed = frame(
+            self.tokenizer,
+            first,
+            second,
+            max_length=self.max_length,
+            overlong=how,
+            overlap=0,
+            place="texts",
+            cut=lambda a, b, room: pair_lengths(a, b, room, "longest_first"),
+            show=show,
+        )
+        cut = np.flatnonzero(framed.cut)
+        if len(cut) and how != overlong:
+            tokens = framed.lengths[cut[0]] + framed.cut[cut[0]]
+            raise InputError(f"texts[{cut[0]}] is a pair of {tokens} tokens: windows are for single texts; truncate it")
+        if len(cut):
             warnings.warn(
-                f"{cut} of {len(ids)} texts have more than {self.max_length} tokens and were cut; overlong='window' uses all",
+                f"{len(cut)} of {len(texts)} texts have more than {self.max_length} tokens and were cut; overlong='window' "
+                "uses all",
                 stacklevel=4,  # beyond encode and the decorator of inference mode
             )
-        return rows, types if pairs and self.tokenizer.segments_pairs else None, owners
-
-    def _windows(self, rows: list[list[int]], overlong: str, pairs: bool) -> tuple[list[list[int]], list[int]]:
-        """Rows cut, or in parts, and the text that each belongs to."""
-        limit = self.max_length
-        long = [i for i, row in enumerate(rows) if len(row) > limit]
-        owners = list(range(len(rows)))
-        if not long:
-            return rows, owners
-        first = long[0]
-        if overlong == "error":
-            raise InputError(
-                f"texts[{first}] has {len(rows[first])} tokens, the limit is {limit} ({len(long)} texts are longer)"
-            )
-        if pairs:
-            raise InputError(
-                f"texts[{first}] is a pair of {len(rows[first])} tokens: windows are for single texts; truncate it"
-            )
-        frame = self.tokenizer.num_special_tokens() - 1  # [CLS] opens, the rest closes
-        if overlong == "truncate":
-            if self.tokenizer.truncation_side == "left":
-                return [row if len(row) <= limit else row[:1] + row[len(row) - limit + 1 :] for row in rows], owners
-            return [row if len(row) <= limit else row[: limit - frame] + row[-frame:] for row in rows], owners
-        parts: list[list[int]] = []
-        owners = []
-        for i, row in enumerate(rows):
-            head, body, tail = row[:1], row[1:-frame], row[-frame:]
-            room = limit - 1 - frame
-            pieces = [body[at : at + room] for at in range(0, len(body), room)] or [body]
-            parts += [head + piece + tail for piece in pieces]
-            owners += [i] * len(pieces)
-        return parts, owners
+        return framed
 
 
 def _read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -278,11 +241,12 @@ def _read(path: Path, fields: schema.Fields) -> dict[str, Any]:
     return schema.check(files.read_json(path), fields, path)
 
 
-def _mean_of_windows(vectors: np.ndarray, owners: list[int], lengths: list[int], count: int) -> np.ndarray:
-    weights = np.asarray(lengths, dtype=np.float32)
-    total = np.zeros((count, vectors.shape[1]), dtype=np.float32)
-    np.add.at(total, owners, vectors * weights[:, None])
-    return total / np.bincount(owners, weights=weights, minlength=count)[:, None].astype(np.float32)
+def _mean_of_windows(vectors: np.ndarray, framed: Framed) -> np.ndarray:
+    weights = framed.lengths.astype(np.float32)
+    total = np.zeros((framed.num_texts, vectors.shape[1]), dtype=np.float32)
+    np.add.at(total, framed.owners, vectors * weights[:, None])
+    whole = np.bincount(framed.owners, weights=weights, minlength=framed.num_texts)
+    return total / whole[:, None].astype(np.float32)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fastbert import files
-from fastbert.data.framing import Framer
+from fastbert.batching import BATCH_TOKENS, run
 from fastbert.errors import InputError
 from fastbert.model import BertModel
-from fastbert.tasks.sequences import batches, checked_length, split_pairs, warn_of_cuts
+from fastbert.packing import PackedBatch
+from fastbert.tasks.loading import longest_row
+from fastbert.tasks.sequences import frame_texts, warn_of_cuts
 from fastbert.tokenizer import BertTokenizer
 
 
@@ -41,8 +44,8 @@ def extract_features(
     inputs: Sequence[Any],
     layers: Sequence[int] = (-1,),
     *,
-    on_long: str = "error",
-    batch_tokens: int = 16384,
+    overlong: str = "error",
+    batch_tokens: int = BATCH_TOKENS,
     show_progress: bool | None = None,
 ) -> list[TokenFeatures]:
     """The hidden states of every token.
@@ -51,7 +54,7 @@ def extract_features(
         model, tokenizer: an encoder and its tokenizer.
         inputs: texts, or pairs.
         layers: 0 is the embeddings' output, L or -1 the last layer's, -2 the one before.
-        on_long: "error", "truncate" (with a warning) or "window".
+        overlong: "error", "truncate" (with a warning) or "window".
         batch_tokens: tokens run at once.
         show_progress: a bar on stderr; None means if stderr is a terminal.
 
@@ -62,21 +65,21 @@ def extract_features(
     for layer in layers:
         if not -count - 1 <= layer <= count:
             raise InputError(f"layer = {layer} is not one of the {count + 1} hidden states: {-count - 1}..{count}")
-    first, second = split_pairs(inputs)
-    longest = checked_length(None, min(model.config.max_position_embeddings, tokenizer.model_max_length or 10**9))
-    ids = tokenizer.encode_ids(first, add_special_tokens=False)
-    pairs = None if second is None else tokenizer.encode_ids(second, add_special_tokens=False)
-    framed = Framer(tokenizer, longest).frame(ids, pairs, on_long, name="inputs")
+    longest = longest_row(model.config, tokenizer)
+    framed = frame_texts(tokenizer, inputs, max_length=longest, overlong=overlong)
     warn_of_cuts(framed, longest)
-    found: list[TokenFeatures | None] = [None] * len(framed.ids)
+    found: list[TokenFeatures | None] = [None] * len(framed)
     model.eval()
-    for indices, batch in batches(framed, model.device, batch_tokens, show_progress, "features"):
-        states = model(batch, output_hidden_states=True, return_dict=True).hidden_states
-        sizes = [len(framed.ids[i]) for i in indices]
-        chosen = [states[layer].float().cpu().split(sizes) for layer in layers]
-        for at, i in enumerate(indices):
-            tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(framed.ids[i])]
-            found[i] = TokenFeatures(framed.owners[i], tokens, [layer[at].numpy() for layer in chosen])
+
+    def states(batch: PackedBatch) -> list[Tensor]:
+        hidden = model(batch, output_hidden_states=True, return_dict=True).hidden_states
+        return [hidden[layer].float() for layer in layers]
+
+    for rows, results in run(framed, states, model.device, batch_tokens, name="features", show=show_progress):
+        sizes = framed.lengths[rows].tolist()
+        for i, *of_layers in zip(rows, *(layer.split(sizes) for layer in results), strict=True):
+            tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(framed.row(i).tolist())]
+            found[i] = TokenFeatures(int(framed.owners[i]), tokens, [part.numpy() for part in of_layers])
     return [one for one in found if one is not None]
 
 

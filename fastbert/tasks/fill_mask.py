@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from fastbert.batching import run
+from fastbert.data.framing import frame
 from fastbert.errors import InputError
 from fastbert.lm_heads import BertForMaskedLM
-from fastbert.packing import pack, token_budget_batches
+from fastbert.packing import PackedBatch
 from fastbert.tasks.loading import HeadTask
+from fastbert.tasks.sequences import split_pairs
 
 _SCORES_AT_ONCE = 1 << 24  # of the vocabulary at masks: 64 MiB in float32
 
@@ -25,7 +29,13 @@ class FillMask(HeadTask):
 
     @torch.inference_mode()
     def predict(
-        self, texts: Sequence[str], top_k: int = 5, targets: Sequence[str] | None = None, batch_tokens: int = 4096
+        self,
+        texts: Sequence[Any],
+        top_k: int = 5,
+        targets: Sequence[str] | None = None,
+        batch_tokens: int = 4096,
+        *,
+        show_progress: bool | None = False,
     ) -> list[Any]:
         """The likeliest tokens at each [MASK], each with its probability over the whole vocabulary.
 
@@ -34,6 +44,7 @@ class FillMask(HeadTask):
             top_k: candidates for each mask, best first.
             targets: only these, each an entry of the vocabulary ("##ed" as well) or a word that becomes one.
             batch_tokens: tokens run at once.
+            show_progress: a bar on stderr; None means if stderr is a terminal.
 
         Returns:
             For each text a list of {"score", "token", "token_str", "sequence"}, or with several masks a list of such lists,
@@ -42,45 +53,44 @@ class FillMask(HeadTask):
         Raises:
             InputError: a text without a mask or too long for the model, or a target that is not one token.
         """
-        if isinstance(texts, str):
-            raise InputError("texts is one string; expected a list of texts")
         if top_k < 1:
             raise InputError(f"top_k = {top_k} must be at least 1")
-        wanted = None if targets is None else self._target_ids(targets)
-        encoded = self.tokenizer(list(texts), return_token_type_ids=True)
-        rows, types = encoded["input_ids"], encoded["token_type_ids"]
-        limit = self.longest
-        mask_id = self.tokenizer.mask_token_id
-        for i, row in enumerate(rows):
-            if mask_id not in row:
+        wanted = None if targets is None else torch.tensor(self._target_ids(targets), device=self.model.device)
+        framed = frame(self.tokenizer, *split_pairs(texts, "texts"), max_length=self.longest, overlong="error", place="texts")
+        masks = [np.flatnonzero(framed.row(i) == self.tokenizer.mask_token_id) for i in range(len(framed))]
+        for i, places in enumerate(masks):
+            if not len(places):
                 raise InputError(f"texts[{i}] has no {self.tokenizer.mask_token}")
-            if len(row) > limit:
-                raise InputError(f"texts[{i}] has {len(row)} tokens, the limit is {limit}")
-        found: list[Any] = [None] * len(rows)
-        for indices in token_budget_batches([len(row) for row in rows], batch_tokens):
-            segments = [types[i] for i in indices] if self.tokenizer.segments_pairs else None
-            batch = pack([rows[i] for i in indices], token_type_ids=segments).to(self.model.device)
-            assert batch.input_ids is not None
-            masks = (batch.input_ids == mask_id).nonzero().view(-1)
-            states = self.model.bert(batch, last_layer_rows=masks, return_dict=True).last_hidden_state
-            best = iter(self._best(states, top_k, wanted))
-            for i in indices:
-                places = [at for at, token in enumerate(rows[i]) if token == mask_id]
+        found: list[Any] = [None] * len(framed)
+
+        def best(batch: PackedBatch) -> list[Tensor]:
+            assert batch.origin is not None
+            rows, starts = batch.origin.rows, batch.host_starts()
+            masked = np.concatenate([masks[i] + start for i, start in zip(rows, starts, strict=False)])
+            return self._best(batch, torch.from_numpy(masked).to(batch.device, non_blocking=True), top_k, wanted)
+
+        for rows, (scores, tokens) in run(framed, best, self.model.device, batch_tokens, name="fill mask", show=show_progress):
+            ranked = iter(zip(tokens.tolist(), scores.tolist(), strict=True))
+            for i in rows:
+                row, places = framed.row(i).tolist(), masks[i].tolist()
                 answers = [
-                    [self._answer(rows[i], place, token, score, len(places)) for token, score in next(best)] for place in places
+                    [self._answer(row, place, token, score, len(places)) for token, score in zip(*next(ranked), strict=True)]
+                    for place in places
                 ]
                 found[i] = answers[0] if len(answers) == 1 else answers
         return found
 
-    def _best(self, states: Tensor, top_k: int, wanted: list[int] | None) -> Iterator[list[tuple[int, float]]]:
-        """The best tokens and their probabilities for each row of (M, N), of as many rows at once as memory is kept for."""
+    def _best(self, batch: PackedBatch, masks: Tensor, top_k: int, wanted: Tensor | None) -> list[Tensor]:
+        """(M, k) probabilities and ids of the best tokens at M masks; of as many masks at once as memory is kept for."""
+        states = self.model.bert(batch, last_layer_rows=masks, return_dict=True).last_hidden_state
+        values, tokens = [], []
         for rows in states.split(max(1, _SCORES_AT_ONCE // self.model.config.vocab_size)):
-            probs = self.model.cls.predictions(rows).float().softmax(-1)
-            scores = probs if wanted is None else probs[:, wanted]
-            values, order = scores.topk(min(top_k, scores.shape[1]))
-            for row_values, row in zip(values.tolist(), order.tolist(), strict=True):
-                tokens = row if wanted is None else [wanted[i] for i in row]
-                yield list(zip(tokens, row_values, strict=True))
+            probabilities = self.model.cls.predictions(rows).float().softmax(-1)
+            scores = probabilities if wanted is None else probabilities[:, wanted]
+            best, order = scores.topk(min(top_k, scores.shape[1]))
+            values.append(best)
+            tokens.append(order if wanted is None else wanted[order])
+        return [torch.cat(values), torch.cat(tokens)]
 
     def _answer(self, row: list[int], place: int, token: int, score: float, masks: int) -> dict[str, Any]:
         filled = [i for i in [*row[:place], token, *row[place + 1 :]] if i != self.tokenizer.pad_token_id]

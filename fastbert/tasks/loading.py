@@ -11,7 +11,7 @@ import torch
 from fastbert import checkpoint, files, schema, tokenizer_files
 from fastbert.composed import HEAD_FILE, HEAD_WEIGHTS, ComposedModel, is_composed
 from fastbert.config import BertConfig
-from fastbert.data.framing import ON_LONG
+from fastbert.data.framing import OVERLONG
 from fastbert.errors import CheckpointError, InputError
 from fastbert.pretrained import BertPreTrainedModel
 from fastbert.tokenizer import BertTokenizer
@@ -81,7 +81,8 @@ SETTING_FIELDS = {
     "doc_stride": schema.integer(1, 1 << 20),
     "overlap": schema.integer(0, 1 << 20),
     "null_threshold": schema.number(),
-    "on_long": schema.choice(*ON_LONG),
+    "overlong": schema.choice(*OVERLONG),
+    "on_long": schema.choice(*OVERLONG),  # its name until 0.7
     "window_scores": schema.choice(*WINDOW_SCORES),
 }
 # Heads whose parameters have the same names: only the configuration tells which task a checkpoint was trained for.
@@ -93,7 +94,9 @@ def task_settings(folder: Path) -> dict[str, Any]:
     """What fine-tuning wrote beside a model, without what is None; empty for other models."""
     path = folder / SETTINGS
     settings = schema.check(files.read_json_if_present(path), SETTING_FIELDS, path)
-    return {name: value for name, value in settings.items() if value is not None}
+    known = {name: value for name, value in settings.items() if value is not None}
+    older = known.pop("on_long", None)
+    return known if older is None else {"overlong": older, **known}
 
 
 def head_of(folder: Path) -> str | None:
@@ -103,6 +106,27 @@ def head_of(folder: Path) -> str | None:
         return kinds.get(str(files.read_json(folder / HEAD_FILE).get("kind")))
     name = (BertConfig.from_pretrained(folder).architectures or [""])[0]
     return name if name in CLASSIFIERS else None
+
+
+def longest_row(config: BertConfig, tokenizer: BertTokenizer) -> int:
+    """Tokens of a row that a model and its tokenizer take."""
+    table = int(config.max_position_embeddings)
+    return min(table, tokenizer.model_max_length or table)
+
+
+def checked_length(max_length: int | None, longest: int) -> int:
+    """The length of a task's rows; InputError where the model does not take rows that long."""
+    if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 5):
+        raise InputError(f"max_length = {max_length!r} must be a whole number from 5: the special tokens need room beside text")
+    if max_length is not None and max_length > longest:
+        raise InputError(f"max_length = {max_length} is above the {longest} tokens that model and tokenizer take")
+    return longest if max_length is None else max_length
+
+
+def check_overlap(overlap: int) -> None:
+    """Raises InputError unless it is a whole number from 0."""
+    if isinstance(overlap, bool) or not isinstance(overlap, int) or overlap < 0:
+        raise InputError(f"overlap = {overlap!r} must be a whole number from 0")
 
 
 def check_top_k(top_k: int | None) -> None:
@@ -132,8 +156,7 @@ class HeadTask:
     @property
     def longest(self) -> int:
         """Tokens that the model and the tokenizer take."""
-        table = int(self.model.config.max_position_embeddings)
-        return min(table, self.tokenizer.model_max_length or table)
+        return longest_row(self.model.config, self.tokenizer)
 
     @classmethod
     def from_pretrained(

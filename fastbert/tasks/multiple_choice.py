@@ -24,7 +24,7 @@ class MultipleChoice(SequenceTask):
         self,
         inputs: Sequence[Any],
         *,
-        on_long: str | None = None,
+        overlong: str | None = None,
         batch_tokens: int = 16384,
         show_progress: bool | None = None,
     ) -> list[dict[str, Any]]:
@@ -32,16 +32,21 @@ class MultipleChoice(SequenceTask):
 
         Args:
             inputs: (text, candidates), or {"text": ..., "choices": [...]}; any number of candidates each.
-            on_long, batch_tokens, show_progress: as of `Classifier.predict`.
+            overlong, batch_tokens, show_progress: as of `Classifier.predict`.
 
         Returns:
             {"label": its number from 0, "choice": its text, "score": its probability, "scores": all}, in order.
         """
         examples = [_example(value, i) for i, value in enumerate(inputs)]
         pairs = [(text, choice) for text, choices in examples for choice in choices]
-        scores = self.scores(self.frame(pairs, on_long), batch_tokens, show_progress)
+        owners = [number for number, (_, choices) in enumerate(examples) for _ in choices]
+        framed = self.frame(pairs, overlong, lambda pair: f"inputs[{owners[pair]}]")
+        return self.decode([choices for _, choices in examples], self.scores(framed, batch_tokens, show_progress))
+
+    def decode(self, candidates: Sequence[Sequence[str]], scores: torch.Tensor) -> list[dict[str, Any]]:
+        """The best of the candidates of each text, from the scores of all pairs; see `predict`."""
         found = []
-        for (_, choices), part in zip(examples, scores.split([len(c) for _, c in examples]), strict=True):
+        for choices, part in zip(candidates, scores.split([len(choices) for choices in candidates]), strict=True):
             row = part.softmax(0).tolist()
             best = max(range(len(row)), key=row.__getitem__)
             found.append({"label": best, "choice": choices[best], "score": row[best], "scores": row})

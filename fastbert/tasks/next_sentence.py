@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from fastbert.batching import run
+from fastbert.data.framing import frame
 from fastbert.errors import InputError
 from fastbert.heads import BertForNextSentencePrediction
-from fastbert.packing import pack, token_budget_batches
 from fastbert.tasks.loading import HeadTask
 
 LABELS = ("next", "random")  # 0 = B follows A, 1 = B is random
@@ -23,12 +24,15 @@ class NextSentence(HeadTask):
     head_parts = ("cls.", "bert.pooler.")
 
     @torch.inference_mode()
-    def predict(self, pairs: Sequence[tuple[str, str]], batch_tokens: int = 4096) -> list[dict[str, Any]]:
+    def predict(
+        self, pairs: Sequence[tuple[str, str]], batch_tokens: int = 4096, *, show_progress: bool | None = False
+    ) -> list[dict[str, Any]]:
         """For each pair (A, B) the likelier label, its probability, and the probability that B follows A.
 
         Args:
             pairs: of texts.
             batch_tokens: tokens run at once.
+            show_progress: a bar on stderr; None means if stderr is a terminal.
 
         Returns:
             {"label": "next" or "random", "score": its probability, "next": P(B follows A)} for each pair, in order.
@@ -37,20 +41,21 @@ class NextSentence(HeadTask):
             InputError: not a pair of texts, or a pair too long for the model.
         """
         for i, pair in enumerate(pairs):
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
+            if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
                 raise InputError(f"pairs[{i}] = {pair!r} is not a pair of texts")
-        encoded = self.tokenizer([a for a, _ in pairs], [b for _, b in pairs], return_token_type_ids=True)
-        rows, types = encoded["input_ids"], encoded["token_type_ids"]
-        limit = self.longest
-        for i, row in enumerate(rows):
-            if len(row) > limit:
-                raise InputError(f"pairs[{i}] has {len(row)} tokens, the limit is {limit}")
-        found: list[dict[str, Any]] = [{} for _ in rows]
-        for indices in token_budget_batches([len(row) for row in rows], batch_tokens):
-            segments = [types[i] for i in indices] if self.tokenizer.segments_pairs else None
-            batch = pack([rows[i] for i in indices], token_type_ids=segments).to(self.model.device)
-            probs = self.model(batch, return_dict=True).logits.float().softmax(-1).tolist()
-            for i, (follows, random) in zip(indices, probs, strict=True):
+        first, second = [a for a, _ in pairs], [b for _, b in pairs]
+        framed = frame(self.tokenizer, first, second, max_length=self.longest, overlong="error", place="pairs")
+        found: list[dict[str, Any]] = [{} for _ in pairs]
+        done = run(
+            framed,
+            lambda batch: [self.model(batch, return_dict=True).logits.float().softmax(-1)],
+            self.model.device,
+            batch_tokens,
+            name="next sentence",
+            show=show_progress,
+        )
+        for rows, (probabilities,) in done:
+            for row, (follows, random) in zip(rows.tolist(), probabilities.tolist(), strict=True):
                 label = LABELS[0] if follows >= random else LABELS[1]
-                found[i] = {"label": label, "score": max(follows, random), "next": follows}
+                found[row] = {"label": label, "score": max(follows, random), "next": follows}
         return found

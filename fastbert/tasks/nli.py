@@ -48,7 +48,7 @@ class NLI(Classifier):
         inputs: Sequence[Any],
         top_k: int | None = 1,
         *,
-        on_long: str | None = None,
+        overlong: str | None = None,
         batch_tokens: int = 16384,
         show_progress: bool | None = None,
     ) -> list[Any]:
@@ -57,7 +57,7 @@ class NLI(Classifier):
         Args:
             inputs: (premise, hypothesis), or {"premise": ..., "hypothesis": ...}.
             top_k: as of `Classifier.predict`; with 1 all probabilities stand in the same dictionary.
-            on_long, batch_tokens, show_progress: as of `Classifier.predict`.
+            overlong, batch_tokens, show_progress: as of `Classifier.predict`.
 
         Returns:
             {"label", "score", "entailment": P, "neutral": P, "contradiction": P} for each pair, in order.
@@ -65,7 +65,7 @@ class NLI(Classifier):
         check_top_k(top_k)
         pairs = [_pair(value, i) for i, value in enumerate(inputs)]
         names = self.relations
-        probabilities = self.logits(self.frame(pairs, on_long), batch_tokens, show_progress).softmax(-1)
+        probabilities = self.logits(self.frame(pairs, overlong), batch_tokens, show_progress).softmax(-1)
         found: list[Any] = []
         for row in probabilities.tolist():
             ranked = sorted(zip(names, row, strict=True), key=lambda pair: -pair[1])
@@ -111,7 +111,8 @@ class NLI(Classifier):
         if (multi_label or len(labels) == 1) and against not in names:
             raise InputError(f"the model's labels are {', '.join(names)}: none of them is contradiction")
         pairs = [(text, hypothesis_template.replace("{}", label)) for text in texts for label in labels]
-        scores = self.logits(self.frame(pairs), batch_tokens, show_progress).view(len(texts), len(labels), -1)
+        framed = self.frame(pairs, place=lambda pair: f"texts[{pair // len(labels)}]")
+        scores = self.logits(framed, batch_tokens, show_progress).view(len(texts), len(labels), -1)
         if multi_label or len(labels) == 1:
             both = torch.stack([scores[..., names.index(against)], scores[..., yes]], -1)
             probabilities = both.softmax(-1)[..., 1]

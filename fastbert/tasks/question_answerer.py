@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from fastbert.data.framing import Framed, Framer
+from fastbert.batching import BATCH_TOKENS, run
+from fastbert.data.framing import Framed, Framer, Place, place_of
+from fastbert.encoding import check_text
 from fastbert.errors import InputError
 from fastbert.heads import BertForQuestionAnswering
+from fastbert.packing import PackedBatch
 from fastbert.tasks.answers import Found, ScoredWindow, best_answers, null_score
-from fastbert.tasks.loading import HeadTask, check_top_k
-from fastbert.tasks.sequences import batches, checked_length
+from fastbert.tasks.loading import HeadTask, check_top_k, checked_length
 from fastbert.tokenizer import BertTokenizer
 
 MAX_LENGTH, DOC_STRIDE, MAX_QUESTION, N_BEST, MAX_ANSWER = 384, 128, 64, 20, 30
@@ -26,14 +29,44 @@ class FramedQuestions:
     """Questions on contexts, framed.
 
     Attributes:
-        framed: the sequences; the walked text is the context.
+        framed: the rows; the walked text is the context, what is cut the question.
+        contexts: of each question.
         offsets: for each question, the characters of each token of its context.
-        cut: how many questions were cut.
     """
 
     framed: Framed
+    contexts: list[str]
     offsets: list[list[tuple[int, int]]]
-    cut: int
+
+
+def frame_questions(
+    tokenizer: BertTokenizer,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    max_length: int,
+    doc_stride: int = DOC_STRIDE,
+    max_question: int = MAX_QUESTION,
+    place: Place | str = "inputs",
+) -> FramedQuestions:
+    """The rows of (question, context): the question first, windows along the context; see `QuestionAnswerer`."""
+    for number, pair in enumerate(pairs):
+        for text in pair:
+            check_text(text, place_of(place)(number))
+    contexts = [context for _, context in pairs]
+    distinct = list(dict.fromkeys(contexts))
+    encoded = tokenizer(distinct, add_special_tokens=False).encodings if distinct else []
+    known = {context: (e.ids, list(e.offsets)) for context, e in zip(distinct, encoded, strict=True)}
+    questions = tokenizer.encode_ids([question for question, _ in pairs], add_special_tokens=False)
+    room = min(max_question, max_length // 2)
+    framer = Framer(tokenizer, max_length, place)
+    for ids, context in zip(questions, contexts, strict=True):
+        framer.walk(ids[:room], known[context][0], False, step=doc_stride, cut=max(0, len(ids) - room))
+    return FramedQuestions(framer.framed(), contexts, [known[context][1] for context in contexts])
+
+
+def window_length(max_length: int | None, longest: int) -> int:
+    """Tokens of a window: 384, or what the model takes, where nothing else is asked for."""
+    return min(MAX_LENGTH, longest) if max_length is None else checked_length(max_length, longest)
 
 
 @dataclass(frozen=True)
@@ -79,9 +112,8 @@ class QuestionAnswerer(HeadTask):
         null_threshold: float | None = None,
     ) -> None:
         super().__init__(model, tokenizer)
-        self.max_length = min(MAX_LENGTH, self.longest) if max_length is None else checked_length(max_length, self.longest)
+        self.max_length = window_length(max_length, self.longest)
         self.doc_stride, self.max_question, self.null_threshold = doc_stride, max_question, null_threshold
-        self.warns_of_cuts = True
         for name, value in (("doc_stride", doc_stride), ("max_question", max_question)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} = {value!r} must be a whole number from 1")
@@ -115,7 +147,11 @@ class QuestionAnswerer(HeadTask):
         check_top_k(top_k)
         pairs = [_question(value, i) for i, value in enumerate(inputs)]
         found = []
-        for answered in self.answer(pairs, n_best, max_answer, batch_tokens, show_progress):
+        questions = self.frame(pairs)
+        cut = int((questions.framed.cut > 0).sum())
+        if cut:
+            warnings.warn(f"{cut} of {len(pairs)} questions have over {self.max_question} tokens and were cut", stacklevel=2)
+        for answered in self.answer(questions, n_best, max_answer, batch_tokens, show_progress):
             candidates = list(answered.answers)
             if self.null_threshold is not None or not candidates:
                 candidates.append(Found("", 0, 0, answered.null))
@@ -130,55 +166,48 @@ class QuestionAnswerer(HeadTask):
         return found
 
     def frame(self, pairs: Sequence[tuple[str, str]]) -> FramedQuestions:
-        """The sequences of (question, context): the question first, windows along the context."""
-        contexts = list(dict.fromkeys(context for _, context in pairs))
-        encoded = self.tokenizer(contexts, add_special_tokens=False).encodings if contexts else []
-        known = {context: (e.ids, list(e.offsets)) for context, e in zip(contexts, encoded, strict=True)}
-        questions = self.tokenizer.encode_ids([question for question, _ in pairs], add_special_tokens=False)
-        framer, framed = Framer(self.tokenizer, self.max_length), Framed()
-        for owner, (ids, (_, context)) in enumerate(zip(questions, pairs, strict=True)):
-            room = min(self.max_question, self.max_length // 2)
-            place = f"inputs[{owner}]"
-            framer.walk(framed, owner, ids[:room], known[context][0], False, step=self.doc_stride, place=place)
-            framed.cut[-1] = max(0, len(ids) - room)
-        cut = sum(count > 0 for count in framed.cut)
-        return FramedQuestions(framed, [known[context][1] for _, context in pairs], cut)
+        """The rows of (question, context)."""
+        return frame_questions(
+            self.tokenizer,
+            pairs,
+            max_length=self.max_length,
+            doc_stride=self.doc_stride,
+            max_question=self.max_question,
+        )
 
     @torch.inference_mode()
     def answer(
         self,
-        pairs: Sequence[tuple[str, str]],
+        questions: FramedQuestions,
         n_best: int = N_BEST,
         max_answer: int = MAX_ANSWER,
-        batch_tokens: int = 16384,
+        batch_tokens: int = BATCH_TOKENS,
         show_progress: bool | None = False,
     ) -> list[Answered]:
         """The best answers to each question, with their scores, and the score of having none."""
-        made = self.frame(pairs)
-        framed = made.framed
-        if made.cut and self.warns_of_cuts:
-            warnings.warn(
-                f"{made.cut} of {len(pairs)} questions have over {self.max_question} tokens and were cut", stacklevel=3
-            )
-        windows: list[list[ScoredWindow]] = [[] for _ in pairs]
-        scored: list[ScoredWindow | None] = [None] * len(framed.ids)
-        for indices, batch in batches(framed, self.model.device, batch_tokens, show_progress, "answer"):
+        framed = questions.framed
+        scored: list[ScoredWindow] = [_NOTHING] * len(framed)
+
+        def score(batch: PackedBatch) -> list[Tensor]:
             out = self.model(batch, return_dict=True)
-            sizes = [len(framed.ids[i]) for i in indices]
-            starts, ends = (part.float().cpu().split(sizes) for part in (out.start_logits, out.end_logits))
-            for i, start, end in zip(indices, starts, ends, strict=True):
-                first, count, column = framed.starts[i], framed.counts[i], framed.columns[i]
+            return [out.start_logits.float(), out.end_logits.float()]
+
+        for rows, results in run(framed, score, self.model.device, batch_tokens, name="answer", show=show_progress):
+            sizes = framed.lengths[rows].tolist()
+            for i, start, end in zip(rows, *(part.split(sizes) for part in results), strict=True):
+                first, count, column = int(framed.firsts[i]), int(framed.counts[i]), int(framed.columns[i])
                 inside = slice(column, column + count)
-                offsets = made.offsets[framed.owners[i]][first : first + count]
+                offsets = questions.offsets[framed.owners[i]][first : first + count]
                 null = float(start[0] + end[0])
                 scored[i] = ScoredWindow(start[inside].tolist(), end[inside].tolist(), null, offsets, first)
-        for owner, window in zip(framed.owners, scored, strict=True):
-            assert window is not None
-            windows[owner].append(window)
-        return [
-            Answered(best_answers(parts, context, n_best, max_answer), null_score(parts))
-            for parts, (_, context) in zip(windows, pairs, strict=True)
-        ]
+        found = []
+        for context, rows_of_text in zip(questions.contexts, framed.rows_of_texts(), strict=True):
+            windows = [scored[i] for i in rows_of_text]
+            found.append(Answered(best_answers(windows, context, n_best, max_answer), null_score(windows)))
+        return found
+
+
+_NOTHING = ScoredWindow((), (), 0.0, ())
 
 
 def _question(value: Any, i: int) -> tuple[str, str]:

@@ -14,15 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbert.data.framing import Framed, Framer, most_context
+from fastbert.batching import BATCH_TOKENS, run
+from fastbert.data.framing import Framed, Framer, Place, most_context, place_of
 from fastbert.data.tags import OUTSIDE, spans
+from fastbert.encoding import check_text
 from fastbert.errors import InputError
 from fastbert.heads import BertForTokenClassification
-from fastbert.tasks.loading import HeadTask
-from fastbert.tasks.sequences import batches, check_overlap, checked_length
+from fastbert.tasks.loading import HeadTask, check_overlap, checked_length
 from fastbert.tokenizer import BertTokenizer
 
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
+OVERLAP = 128
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,12 @@ class Pieces:
         return [at for at, word in enumerate(self.words) if not at or word != self.words[at - 1]]
 
 
-def split_words(tokenizer: BertTokenizer, sentences: Sequence[Sequence[str]]) -> list[Pieces]:
+def split_words(tokenizer: BertTokenizer, sentences: Sequence[Sequence[str]], place: Place | str = "inputs") -> list[Pieces]:
     """The pieces of texts that are lists of words; offsets count in the words joined by a space."""
     sentences = [list(words) for words in sentences]
+    for number, words in enumerate(sentences):
+        for word in words:
+            check_text(word, place_of(place)(number))
     encoded = tokenizer(sentences, is_split_into_words=True, add_special_tokens=False).encodings if sentences else []
     found = []
     for words, encoding in zip(sentences, encoded, strict=True):
@@ -62,13 +67,38 @@ def split_words(tokenizer: BertTokenizer, sentences: Sequence[Sequence[str]]) ->
     return found
 
 
-def split_texts(tokenizer: BertTokenizer, texts: Sequence[str]) -> list[Pieces]:
+def split_texts(tokenizer: BertTokenizer, texts: Sequence[str], place: Place | str = "inputs") -> list[Pieces]:
     """The pieces of raw texts, whose words the tokenizer finds: at white space and punctuation."""
+    for number, text in enumerate(texts):
+        check_text(text, place_of(place)(number))
     found = []
     for encoding in tokenizer(list(texts), add_special_tokens=False).encodings if texts else []:
         owners = [w for w in encoding.word_ids if w is not None]
         found.append(Pieces(encoding.ids, owners, list(encoding.offsets), owners[-1] + 1 if owners else 0))
     return found
+
+
+@dataclass(frozen=True)
+class FramedWords:
+    """Texts, framed, and the pieces of each."""
+
+    framed: Framed
+    pieces: list[Pieces]
+
+
+def frame_words(
+    tokenizer: BertTokenizer,
+    pieces: Sequence[Pieces],
+    *,
+    max_length: int,
+    overlap: int = OVERLAP,
+    place: Place | str = "inputs",
+) -> FramedWords:
+    """The rows of texts that are split into pieces; windows where they are too long."""
+    framer = Framer(tokenizer, max_length, place)
+    for one in pieces:
+        framer.walk(one.ids, None, True, overlap=overlap)
+    return FramedWords(framer.framed(), list(pieces))
 
 
 class TokenTagger(HeadTask):
@@ -86,7 +116,7 @@ class TokenTagger(HeadTask):
     head_parts = ("classifier.",)
     setting_names = ("max_length",)
 
-    def __init__(self, model: Any, tokenizer: BertTokenizer, *, max_length: int | None = None, overlap: int = 128) -> None:
+    def __init__(self, model: Any, tokenizer: BertTokenizer, *, max_length: int | None = None, overlap: int = OVERLAP) -> None:
         super().__init__(model, tokenizer)
         check_overlap(overlap)
         self.max_length, self.overlap = checked_length(max_length, self.longest), overlap
@@ -122,7 +152,7 @@ class TokenTagger(HeadTask):
         if aggregation not in AGGREGATIONS:
             raise InputError(f"aggregation = {aggregation!r} is not one of {', '.join(AGGREGATIONS)}")
         texts, pieces = self._pieces(inputs)
-        probabilities = self.probabilities(pieces, batch_tokens, show_progress)
+        probabilities = self.probabilities(self.frame(pieces), batch_tokens, show_progress)
         return [self._entities(*one, aggregation) for one in zip(texts, pieces, probabilities, strict=True)]
 
     def tag(
@@ -134,8 +164,8 @@ class TokenTagger(HeadTask):
             sentences: lists of words, of any length.
             batch_tokens, show_progress: as of `predict`.
         """
-        pieces = split_words(self.tokenizer, sentences)
-        return self.tags_of(pieces, self.probabilities(pieces, batch_tokens, show_progress))
+        words = self.frame(split_words(self.tokenizer, sentences))
+        return self.tags_of(words.pieces, self.probabilities(words, batch_tokens, show_progress))
 
     def tags_of(self, pieces: Sequence[Pieces], scores: Sequence[Tensor]) -> list[list[str]]:
         """One tag for each word from the scores (pieces, C) of each text."""
@@ -150,33 +180,30 @@ class TokenTagger(HeadTask):
             found.append(tags)
         return found
 
-    def frame(self, pieces: Sequence[Pieces]) -> Framed:
-        """The sequences that the model reads."""
-        framer, framed = Framer(self.tokenizer, self.max_length), Framed()
-        for owner, one in enumerate(pieces):
-            framer.walk(framed, owner, one.ids, None, True, overlap=self.overlap, place=f"inputs[{owner}]")
-        return framed
+    def frame(self, pieces: Sequence[Pieces]) -> FramedWords:
+        """The rows that the model reads."""
+        return frame_words(self.tokenizer, pieces, max_length=self.max_length, overlap=self.overlap)
 
     @torch.inference_mode()
     def probabilities(
-        self, pieces: Sequence[Pieces], batch_tokens: int = 16384, show_progress: bool | None = False
+        self, words: FramedWords, batch_tokens: int = BATCH_TOKENS, show_progress: bool | None = False
     ) -> list[Tensor]:
         """For each text (pieces, C) probabilities, float32 on the CPU."""
-        framed = self.frame(pieces)
-        parts: list[Tensor] = [torch.empty(0)] * len(framed.ids)
-        for indices, batch in batches(framed, self.model.device, batch_tokens, show_progress, "tag"):
-            rows = (
-                self.model(batch, return_dict=True)
-                .logits.float()
-                .softmax(-1)
-                .cpu()
-                .split([len(framed.ids[i]) for i in indices])
-            )
-            for i, row in zip(indices, rows, strict=True):
-                parts[i] = row[1 : 1 + framed.counts[i]]
-        numbers = range(len(framed.ids))
-        grouped = {owner: list(group) for owner, group in groupby(numbers, key=framed.owners.__getitem__)}
-        return [_most_context([(framed.starts[i], parts[i]) for i in grouped[owner]]) for owner in range(len(pieces))]
+        framed = words.framed
+        parts: list[Tensor] = [torch.empty(0)] * len(framed)
+        done = run(
+            framed,
+            lambda batch: [self.model(batch, return_dict=True).logits.float().softmax(-1)],
+            self.model.device,
+            batch_tokens,
+            name="tag",
+            show=show_progress,
+        )
+        for rows, (scores,) in done:
+            for i, part in zip(rows, scores.split(framed.lengths[rows].tolist()), strict=True):
+                column = framed.columns[i]
+                parts[i] = part[column : column + framed.counts[i]]
+        return [_most_context([(int(framed.firsts[i]), parts[i]) for i in rows]) for rows in framed.rows_of_texts()]
 
     def _pieces(self, inputs: Sequence[str | Sequence[str]]) -> tuple[list[str], list[Pieces]]:
         if isinstance(inputs, str):
@@ -184,8 +211,12 @@ class TokenTagger(HeadTask):
         raw = [i for i, value in enumerate(inputs) if isinstance(value, str)]
         given = [i for i, value in enumerate(inputs) if not isinstance(value, str)]
         texts: list[str] = [value if isinstance(value, str) else " ".join(value) for value in inputs]
-        pieces: dict[int, Pieces] = dict(zip(raw, split_texts(self.tokenizer, [texts[i] for i in raw]), strict=True))
-        pieces |= zip(given, split_words(self.tokenizer, [inputs[i] for i in given]), strict=True)
+
+        def at(numbers: list[int]) -> Place:
+            return lambda i: f"inputs[{numbers[i]}]"
+
+        pieces: dict[int, Pieces] = dict(zip(raw, split_texts(self.tokenizer, [texts[i] for i in raw], at(raw)), strict=True))
+        pieces |= zip(given, split_words(self.tokenizer, [inputs[i] for i in given], at(given)), strict=True)
         return texts, [pieces[i] for i in range(len(texts))]
 
     def _entities(self, text: str, pieces: Pieces, rows: Tensor, aggregation: str) -> list[dict[str, Any]]:

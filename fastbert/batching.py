@@ -1,0 +1,115 @@
+"""From framed rows to batches and back: the one loop that runs a model over many texts.
+
+    rows, longest first -> PackedBatch of at most so many tokens -> model -> results by row number
+
+While a GPU computes a batch, the next one is packed into page-locked memory and sent, and the results of the one before are
+brought back: nothing waits for the device but the reading of results that have already arrived.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from fastbert.data.framing import Framed
+from fastbert.packing import Origin, PackedBatch, token_budget_batches
+
+# More tokens at once only push the activations out of a CPU's caches: measured, 2,048 run a tenth faster than 8,192.
+CPU_BATCH_TOKENS = 2048
+BATCH_TOKENS = 16384
+
+Rows = NDArray[np.int64]
+
+
+def run(
+    framed: Framed,
+    step: Callable[[PackedBatch], Sequence[Tensor]],
+    device: torch.device,
+    batch_tokens: int = BATCH_TOKENS,
+    *,
+    name: str,
+    show: bool | None = False,
+) -> Iterator[tuple[Rows, list[Tensor]]]:
+    """Runs all rows in batches: yields the numbers of a batch's rows, and what `step` gave for it, on the CPU.
+
+    Args:
+        framed: the rows.
+        step: from a batch on the device to results on the device.
+        device: of the model.
+        batch_tokens: real tokens of a batch; a CPU takes at most `CPU_BATCH_TOKENS`.
+        name: of the work, for the bar.
+        show: a bar on stderr; None means if stderr is a terminal.
+    """
+    quiet = not (sys.stderr.isatty() if show is None else show)
+    waiting: tuple[Rows, int, Callable[[], list[Tensor]]] | None = None
+    with tqdm(total=framed.num_tokens, unit="tok", unit_scale=True, desc=name, disable=quiet, leave=False) as bar:
+        for rows, batch in batches(framed, batch_tokens, device):
+            arriving = _bring_back(step(batch), device)
+            if waiting is not None:
+                yield waiting[0], waiting[2]()
+                bar.update(waiting[1])
+            waiting = rows, batch.num_tokens, arriving
+        if waiting is not None:
+            yield waiting[0], waiting[2]()
+            bar.update(waiting[1])
+
+
+def batches(framed: Framed, batch_tokens: int, device: torch.device) -> Iterator[tuple[Rows, PackedBatch]]:
+    """The rows in packed batches of at most `batch_tokens` on a device, longest first, each with the numbers of its rows."""
+    limit = min(batch_tokens, CPU_BATCH_TOKENS) if device.type == "cpu" else batch_tokens
+    for rows in token_budget_batches(framed.lengths, limit):
+        yield rows, pack_rows(framed, rows, device)
+
+
+def pack_rows(framed: Framed, rows: Sequence[int] | Rows, device: torch.device | str = "cpu") -> PackedBatch:
+    """Some of the rows, in the order given, as a batch on a device; its ids, segments, ... are parts of one int32 tensor.
+
+    For a GPU that tensor is page-locked and sent without waiting; torch keeps it until it has been read.
+    """
+    device, rows = torch.device(device), np.asarray(rows, dtype=np.int64)
+    lengths = framed.lengths[rows]
+    longest, tokens = int(lengths.max()), int(lengths.sum())
+    ends = lengths.cumsum()
+    positions = np.arange(tokens) - np.repeat(ends - lengths, lengths)
+    places = positions + np.repeat(framed.starts[rows], lengths)
+    parts: list[NDArray[Any]] = [framed.ids[places], framed.segments[places], positions, np.append(0, ends)]
+    if lengths.min() < longest:
+        parts.append(positions + np.repeat(np.arange(len(rows)) * longest, lengths))
+    sizes = [len(part) for part in parts]
+    joined = torch.empty(sum(sizes), dtype=torch.int32, pin_memory=device.type == "cuda")
+    np.concatenate(parts, out=joined.numpy(), casting="unsafe")
+    ids, segments, columns, starts, *indices = joined.to(device, non_blocking=True).split(sizes)
+    batch = PackedBatch(
+        input_ids=ids,
+        token_type_ids=segments,
+        position_ids=columns,
+        cu_seqlens=starts,
+        max_seqlen=longest,
+        padded_length=longest,
+        indices=indices[0] if indices else None,
+        origin=Origin(framed, rows),
+    )
+    batch.know_lengths(lengths.tolist())
+    return batch
+
+
+def _bring_back(results: Sequence[Tensor], device: torch.device) -> Callable[[], list[Tensor]]:
+    """Starts copying results to the host; what is returned waits for them."""
+    if device.type != "cuda":
+        return lambda: [result.cpu() for result in results]
+    copies = [torch.empty(r.shape, dtype=r.dtype, pin_memory=True).copy_(r, non_blocking=True) for r in results]
+    arrived = torch.cuda.Event()
+    arrived.record(torch.cuda.current_stream(device))
+
+    def wait() -> list[Tensor]:
+        arrived.synchronize()
+        return copies
+
+    return wait

@@ -1,0 +1,264 @@
+"""One road from text to batch: every text is framed once, lengths are looked at once a batch, and no second loop exists."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SMALL
+from task_cases import choices, pairs, questions, save_encoder, sentences, texts, tokenizer
+from torch.overrides import TorchFunctionMode
+
+import fastbert
+from fastbert import BertConfig, BertModel, BertTokenizer, ops
+from fastbert.batching import CPU_BATCH_TOKENS, batches, pack_rows, run
+from fastbert.data.framing import frame
+from fastbert.finetuning import FineTuneOptions, finetune
+from fastbert.finetuning.answering import Answering
+from fastbert.finetuning.choosing import Choosing
+from fastbert.finetuning.sentences import Sentences
+from fastbert.finetuning.tagging import Tagging
+from fastbert.packing import PackedBatch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+# -- framed once ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def counted_texts(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Counter[str], list[str]]]:
+    """How often each text goes through the tokenizer, and the splits that are framed."""
+    read: Counter[str] = Counter()
+    framed: list[str] = []
+    with monkeypatch.context() as patch:
+        for name in ("__call__", "encode_ids"):
+            before = getattr(BertTokenizer, name)
+
+            def counting(self: Any, text: Any, *others: Any, before: Callable[..., Any] = before, **keywords: Any) -> Any:
+                read.update(" ".join(one) if isinstance(one, list | tuple) else one for one in text)
+                return before(self, text, *others, **keywords)
+
+            patch.setattr(BertTokenizer, name, counting)
+        for problem in (Answering, Choosing, Sentences, Tagging):
+            before = problem.frame
+
+            def framing_of(self: Any, split: Any, before: Callable[..., Any] = before) -> Any:
+                framed.append(split.name)
+                return before(self, split)
+
+            patch.setattr(problem, "frame", framing_of)
+        yield read, framed
+
+
+@pytest.mark.parametrize("mode", ["finetune", "features"])
+@pytest.mark.parametrize(
+    ("kind", "make"), [("classify", texts), ("nli", pairs), ("ner", sentences), ("qa", questions), ("choice", choices)]
+)
+def test_a_fine_tuning_run_frames_each_text_once(
+    kind: str, make: Callable[..., Any], mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three seeds, three epochs, dev and test: the overview, every seed and every evaluation share the rows."""
+    encoder = save_encoder(tmp_path / "encoder", layers=3)
+    splits = [make(count, seed) for count, seed in ((30, 1), (12, 2), (12, 3))]
+    how = FineTuneOptions(mode=mode, epochs=3, batch_size=8, precision="float32")
+    with counted_texts(monkeypatch) as (read, framed):
+        finetune(kind, encoder, *splits, output=tmp_path / "run", options=how, seeds=3, device="cpu", say=lambda text: None)
+    assert framed == ["train", "dev", "test"]
+    expected: Counter[str] = Counter()
+    for split in splits:
+        if kind == "qa":  # a context that several questions share is read once
+            expected.update(question.question for question in split)
+            expected.update({question.context for question in split})
+        elif kind == "ner":
+            expected.update(" ".join(sentence.words) for sentence in split)
+        elif kind == "choice":
+            expected.update(part for example in split for choice in example.choices for part in (example.text, choice))
+        else:
+            expected.update(part for example in split for part in (example.text, example.pair) if part is not None)
+    assert read == expected
+
+
+# -- lengths, once a batch --------------------------------------------------------------------------------------------------
+
+
+class Leaving(TorchFunctionMode):
+    """Counts how often the values of `cu_seqlens` become Python numbers."""
+
+    def __init__(self, starts: torch.Tensor) -> None:
+        super().__init__()
+        self.starts, self.count = starts, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        leaves = func in (torch.Tensor.tolist, torch.Tensor.item, torch.Tensor.__int__, torch.Tensor.numpy)
+        if leaves and args[0].data_ptr() == self.starts.data_ptr():
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def model(**fields: Any) -> BertModel:
+    torch.manual_seed(0)
+    return BertModel(BertConfig(**{**SMALL, "num_hidden_layers": 4, **fields})).eval()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_lengths_leave_a_batch_once(training: bool) -> None:
+    bert = model().train(training)
+    lengths = [3, 30, 7, 7, 0, 12]
+    ids = torch.randint(1, 100, (sum(lengths),))
+    packed = PackedBatch(
+        ids,
+        torch.zeros_like(ids),
+        torch.cat([torch.arange(length) for length in lengths]),
+        torch.tensor([0, *lengths]).cumsum(0).int(),
+        30,
+        30,
+    )
+    with Leaving(packed.cu_seqlens) as counter:
+        bert(packed)
+        bert(packed)
+    assert counter.count == 1  # for four layers, the checks, and a second forward
+    packed.cu_seqlens[1:3] -= 1  # other sequences now: what is known of the old ones must not be used
+    with Leaving(packed.cu_seqlens) as counter:
+        bert(packed)
+    assert counter.count == 1
+
+
+def test_lengths_of_batches_that_we_make_are_known_already() -> None:
+    padded = torch.ones(3, 9, dtype=torch.long)
+    mask = torch.arange(9) < torch.tensor([[4], [9], [1]])
+    rows = frame(tokenizer(), [example.text for example in texts(9, 0)], max_length=40)
+    for packed in (fastbert.pack(padded, mask), fastbert.pack([[1, 2], [3]]), pack_rows(rows, range(9))):
+        assert packed.host_starts() == packed.cu_seqlens.tolist()
+        with Leaving(packed.cu_seqlens) as counter:
+            model()(packed)
+        assert counter.count == 0
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_batchs_plan_gives_the_same_bits(dropout: float) -> None:
+    lengths = [5, 17, 2, 17, 0, 9]
+    starts = torch.tensor([0, *lengths]).cumsum(0).int()
+    qkv = torch.randn(int(starts[-1]) + 3, 3, 4, 16)  # three rows of a tail
+    plan = ops.plan_attention(starts.tolist())
+    seed = torch.tensor(5)
+    with_plan = ops.attention(qkv, starts, 17, dropout, seed, plan=lambda: plan)
+    assert torch.equal(with_plan, ops.attention(qkv, starts, 17, dropout, seed))
+    if not dropout:
+        assert torch.allclose(with_plan, fastbert.reference.attention(qkv, starts, 17), atol=1e-6)
+
+
+# -- one loop, one cutter ---------------------------------------------------------------------------------------------------
+
+
+def calls_of(*names: str) -> dict[str, set[str]]:
+    """For each function, the files of the package that call it or refer to it, imports and its own definition aside."""
+    found: dict[str, set[str]] = {name: set() for name in names}
+    for path in (ROOT / "fastbert").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+            if name in found:
+                found[name].add(path.relative_to(ROOT / "fastbert").as_posix())
+    return found
+
+
+def test_there_is_one_loop_over_batches_and_one_cutter() -> None:
+    found = calls_of("token_budget_batches", "cut_pair", "windows", "CPU_BATCH_TOKENS")
+    assert found["token_budget_batches"] == {"batching.py"}
+    assert found["CPU_BATCH_TOKENS"] == {"batching.py"}
+    assert found["cut_pair"] == {"data/framing.py"}
+    for path in sorted((ROOT / "fastbert/tasks").glob("*.py")) + sorted((ROOT / "fastbert/finetuning").glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        assert "packing.pack" not in source, path  # what is run comes from rows, never from lists
+        assert "import pack\n" not in source, path
+        assert "truncation=" not in source, path  # what is cut is cut by the framer
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------------
+
+
+def test_batches_hold_every_row_once_longest_first_within_the_cpus_limit() -> None:
+    rows = frame(tokenizer(), [example.text for example in texts(1500, 0)], max_length=40)
+    seen: list[int] = []
+    before = 41
+    for numbers, packed in batches(rows, 100_000, torch.device("cpu")):
+        assert packed.num_tokens <= CPU_BATCH_TOKENS
+        assert packed.input_ids is not None
+        assert torch.equal(packed.input_ids.long(), torch.cat([torch.tensor(rows.row(i)) for i in numbers]).long())
+        assert packed.lengths.tolist() == rows.lengths[numbers].tolist() == sorted(packed.lengths.tolist(), reverse=True)
+        assert packed.lengths[0] <= before
+        before = int(packed.lengths[-1])
+        seen += numbers.tolist()
+    assert sorted(seen) == list(range(1500))
+
+
+def test_packed_rows_are_what_packing_lists_gives() -> None:
+    second = [example.pair for example in pairs(20, 0)]
+    rows = frame(tokenizer(), [example.text for example in pairs(20, 0)], second, max_length=40)
+    order = [3, 17, 0, 5]
+    segments = [rows.segments[rows.starts[i] : rows.starts[i + 1]].tolist() for i in order]
+    expected = fastbert.pack([rows.row(i).tolist() for i in order], token_type_ids=segments)
+    found = pack_rows(rows, order)
+    for name in ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "indices"):
+        assert torch.equal(getattr(found, name), getattr(expected, name).int()), name
+    assert (found.max_seqlen, found.padded_length) == (expected.max_seqlen, expected.padded_length)
+    assert torch.equal(model(vocab_size=200)(found)[0], model(vocab_size=200)(expected)[0])
+
+
+def test_results_come_back_by_row_one_batch_late() -> None:
+    rows = frame(tokenizer(), [example.text for example in texts(40, 0)], max_length=40)
+    done: list[str] = []
+
+    def step(packed: PackedBatch) -> list[torch.Tensor]:
+        done.append("run")
+        return [packed.first_rows()]
+
+    for numbers, (first,) in run(rows, step, torch.device("cpu"), 64, name="x"):
+        done.append("read")
+        assert len(numbers) == len(first)
+    assert done[:4] == ["run", "run", "read", "run"]
+    assert done[-2:] == ["read", "read"]
+    assert done.count("run") == done.count("read")
+
+
+# -- many texts -------------------------------------------------------------------------------------------------------------
+
+MANY = """
+import resource, sys, time
+began = time.perf_counter()
+class Watch:
+    first = None
+    def write(self, text):
+        if Watch.first is None and "%" in text and "0%" != text.strip()[:2]:
+            Watch.first = time.perf_counter() - began
+    def flush(self): pass
+    def isatty(self): return True
+from fastbert.tasks import Embedder
+embedder = Embedder.from_pretrained(sys.argv[1], "cpu")
+texts = [f"the cat {i % 97} runs in rome and sits" for i in range(200_000)]
+embedder.encode(texts[:5000])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+sys.stderr, began = Watch(), time.perf_counter()
+vectors = embedder.encode(texts)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print((after - before) / 1024 - vectors.nbytes / 2**20, Watch.first)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
+def test_many_texts_take_little_memory_and_show_progress_at_once(tmp_path: Path) -> None:
+    import subprocess
+
+    tiny = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+    folder = save_encoder(tmp_path / "encoder", layers=1, **tiny)
+    done = subprocess.run([sys.executable, "-c", MANY, str(folder)], capture_output=True, text=True, check=True)
+    more, first = (float(number) for number in done.stdout.split())
+    assert more < 64, f"{more:.0f} MiB beside the vectors"
+    assert first < 2, f"the first progress after {first:.1f} s"
