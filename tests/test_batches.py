@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pretraining_cases import make_corpus
 
-from fastbert.data.batches import Budget, EpochBatches, PreTrainingBatch
+from fastbert.data.batches import Budget, EpochBatches, PreTrainingBatch, collate
 from fastbert.data.corpus import Corpus
-from fastbert.data.examples import CorpusExamples, ExampleOptions
+from fastbert.data.examples import CorpusExamples, Example, ExampleOptions
 from fastbert.data.masking import MaskingOptions
 from fastbert.data.static import StaticExamples, write_static
 from fastbert.errors import CheckpointError, InputError
@@ -46,6 +47,9 @@ def test_batches_hold_every_example_once_in_one_shape(corpus: Corpus, objective:
         shapes.add(tuple(t.shape for t in tensors(batch)))
         check_packed(batch.packed, Limits(90, 2, 48))
         starts = batch.packed.cu_seqlens.tolist()
+        lengths = [b - a for a, b in itertools.pairwise(starts)]
+        assert lengths == sorted(lengths, reverse=True)  # attention on a CPU then takes them as they lie
+        assert batch.packed.host_starts() == starts
         for a, b in itertools.pairwise(starts):
             seen.add(tuple(batch.packed.input_ids[a:b].tolist()))
             assert batch.packed.position_ids[a:b].tolist() == list(range(b - a))
@@ -64,10 +68,15 @@ def test_batches_hold_every_example_once_in_one_shape(corpus: Corpus, objective:
 def test_segments_are_those_of_the_examples(corpus: Corpus) -> None:
     source = CorpusExamples(corpus, ExampleOptions("mlm+nsp", 48), 0)
     batches = EpochBatches(source, Budget.of(source, 256), 0, 0, shuffle=False)
-    one, batch = batches.source[0], batches[0]
-    length = len(one.input_ids)
-    assert batch.packed.token_type_ids[:length].tolist() == [0] * one.second + [1] * (length - one.second)
-    assert batch.next_sentence_label[0] == one.next_sentence_label
+    batch = batches[0]
+    examples = [batches.source[i] for i in range(batch.num_sequences)]
+    examples.sort(key=lambda one: -len(one.input_ids))
+    starts = batch.packed.cu_seqlens.tolist()
+    for one, start, follows in zip(examples, starts, batch.next_sentence_label.tolist(), strict=False):
+        length = len(one.input_ids)
+        segments = batch.packed.token_type_ids[start : start + length].tolist()
+        assert segments == [0] * one.second + [1] * (length - one.second)
+        assert follows == one.next_sentence_label
 
 
 @pytest.mark.parametrize("workers", [0, 1, 4])
@@ -104,6 +113,16 @@ def test_epochs_differ_in_order_and_masks(corpus: Corpus) -> None:
     first, second = (EpochBatches(source, Budget.of(source, 256), 0, epoch) for epoch in (0, 1))
     assert not same(first[0], second[0])
     assert same(first[0], EpochBatches(source, Budget.of(source, 256), 0, 0)[0])
+
+
+def test_predictions_without_room_are_left_out_of_the_last_examples_drawn() -> None:
+    """And not of the shortest, which stand last in the batch."""
+    short, long = (Example(np.arange(n), n, np.arange(4), np.arange(4) + n, -100) for n in (6, 9))
+    batch = collate([short, long], Budget(32, 4, 6, 16), pairs=False)
+    assert batch.packed.cu_seqlens.tolist() == [0, 9, 15, 15, 15]
+    assert batch.scored_rows.tolist() == [0, 1, 9, 10, 11, 12]
+    assert batch.labels.tolist() == [9, 10, 6, 7, 8, 9]
+    assert (batch.num_mlm_labels, batch.num_sequences) == (6, 2)
 
 
 def test_bernoulli_fills_the_same_shape(corpus: Corpus) -> None:

@@ -149,7 +149,13 @@ def _fill(lengths: NDArray[np.int64], predictions: NDArray[np.int64], budget: Bu
 
 
 def collate(examples: list[Example], budget: Budget, pairs: bool, limits: Limits | None = None) -> PreTrainingBatch:
-    """Examples end to end, filled up to the budget. What has no room to be predicted is not (bernoulli only)."""
+    """Examples end to end, the longest first, filled up to the budget.
+
+    What has no room to be predicted is not (bernoulli only): of the last examples as they come, whatever their lengths.
+    """
+    counts = np.diff(np.minimum(np.cumsum([0, *(len(one.rows) for one in examples)]), budget.predictions))
+    order = np.argsort([-len(one.input_ids) for one in examples], kind="stable")
+    examples, counts = [examples[i] for i in order], counts[order]
     lengths = np.array([len(one.input_ids) for one in examples])
     starts = np.concatenate([[0], lengths.cumsum()])
     real = int(starts[-1])
@@ -159,8 +165,8 @@ def collate(examples: list[Example], budget: Budget, pairs: bool, limits: Limits
     types[:real] = positions[:real] >= np.repeat([one.second for one in examples], lengths)
     bounds = np.full(budget.sequences + 1, real, dtype=np.int32)
     bounds[: len(starts)] = starts
-    rows = np.concatenate([one.rows + start for one, start in zip(examples, starts, strict=False)])[: budget.predictions]
-    truth = np.concatenate([one.labels for one in examples])[: budget.predictions]
+    rows = np.concatenate([one.rows[:n] + start for one, n, start in zip(examples, counts, starts, strict=False)])
+    truth = np.concatenate([one.labels[:n] for one, n in zip(examples, counts, strict=True)])
     scored = np.zeros(budget.predictions, dtype=np.int64)
     labels = np.full(budget.predictions, IGNORE, dtype=np.int64)
     scored[: len(rows)], labels[: len(rows)] = rows, truth
@@ -175,6 +181,7 @@ def collate(examples: list[Example], budget: Budget, pairs: bool, limits: Limits
         padded_length=budget.max_length,
         tail=budget.tokens - real,
     )
+    packed.know_lengths(np.diff(bounds).tolist())
     packed.mark_checked(limits)
     return PreTrainingBatch(
         packed,
