@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,19 @@ def test_no_file_imports_what_its_layer_may_not(path: Path) -> None:
 
 def test_the_table_knows_every_file() -> None:
     assert {owner(path) for path in sources(PACKAGE)} == set(ALLOWED)
+
+
+def test_no_file_imports_itself_by_a_way_round() -> None:
+    """Imports inside functions and of types count as well."""
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in sources(PACKAGE)
+    }
+    graph = {}
+    for name, path in modules.items():
+        named = {one if one in modules else one.rpartition(".")[0] for one in imports(path)}
+        graph[name] = {one for one in named & modules.keys() if one != "fastbert" or name == "fastbert"} - {name}
+    with_order = list(TopologicalSorter(graph).static_order())  # raises CycleError, with the circle
+    assert len(with_order) == len(modules)
 
 
 def test_nothing_imports_benchmarks_or_tests_and_extras_are_never_needed() -> None:

@@ -4,9 +4,10 @@ finetuning.py   all seeds, the results folder   feature_cache.py  a frozen encod
 seed_run.py     one training, resumable         labels.py         which labels, in which order
 options.py      the recipe                      metrics.py        scikit-learn, scipy, seqeval, SQuAD's rules
 problems.py     what tasks have in common       overview.py       the data before the training
-sentences.py, choosing.py, tagging.py,          results.py        predictions, confusion, span errors
-answering.py    the tasks                       comparison.py     both modes; studies.py: poolings, directions, layers
-models.py       building, saving, loading       reading.py        files to examples
+registry.py     the problem of each kind:       results.py        predictions, confusion, span errors
+sentences.py, choosing.py, tagging.py, answering.py
+models.py       building, saving, loading       comparison.py     both modes; studies.py: poolings, directions, layers
+reading.py      files to examples
 """
 
 from fastbert.finetuning.finetuning import FineTuneResult, finetune

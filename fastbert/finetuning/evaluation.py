@@ -14,7 +14,8 @@ from fastbert.config import BertConfig
 from fastbert.errors import InputError
 from fastbert.finetuning.metrics import check_installed
 from fastbert.finetuning.options import FineTuneOptions
-from fastbert.finetuning.problems import Checkpoint, Prediction, Split, make_problem
+from fastbert.finetuning.problems import Checkpoint, Prediction, Split
+from fastbert.finetuning.registry import make_problem
 from fastbert.finetuning.seed_run import evaluate_saved
 from fastbert.tasks.loading import PATTERNS, default_device, task_settings
 from fastbert.tasks.nli import relation

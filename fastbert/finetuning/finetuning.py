@@ -25,7 +25,8 @@ from fastbert.finetuning.metrics import check_installed
 from fastbert.finetuning.models import build_model, look_at
 from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.overview import overview
-from fastbert.finetuning.problems import FramedSplit, Problem, Split, make_problem
+from fastbert.finetuning.problems import FramedSplit, Problem, Split
+from fastbert.finetuning.registry import make_problem
 from fastbert.finetuning.results import spread, summary, write_errors, write_predictions
 from fastbert.finetuning.seed_run import SeedResult, SeedRun, evaluate_saved, precision_of
 from fastbert.tasks.loading import default_device

@@ -1,6 +1,6 @@
 """What differs between the tasks: from examples to what a step trains on, from a model to predictions, from those to scores.
 
-A `Problem` is made from the training examples, which decide the labels. sentences.py, tagging.py and answering.py hold them.
+A `Problem` is made from the training examples, which decide the labels. registry.py has those of each kind.
 """
 
 from __future__ import annotations
@@ -169,21 +169,3 @@ class Problem(ABC):
         batch = pack_rows(framed, [sample * count + row for sample in samples for row in range(count)], device)
         keywords = self.keywords([targets[sample] for sample in samples])
         return batch, {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in keywords.items()}
-
-
-def make_problem(
-    kind: str,
-    options: FineTuneOptions,
-    tokenizer: BertTokenizer,
-    train: Split,
-    others: Sequence[Split],
-    checkpoint: Checkpoint,
-) -> Problem:
-    """The problem of a kind."""
-    from fastbert.finetuning.answering import Answering
-    from fastbert.finetuning.choosing import Choosing
-    from fastbert.finetuning.sentences import Sentences
-    from fastbert.finetuning.tagging import Tagging
-
-    classes: dict[str, type[Problem]] = {"choice": Choosing, "ner": Tagging, "qa": Answering}
-    return classes.get(kind, Sentences)(kind, options, tokenizer, train, others, checkpoint)

@@ -1,0 +1,34 @@
+"""Which problem belongs to which kind of task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastbert.finetuning.answering import Answering
+from fastbert.finetuning.choosing import Choosing
+from fastbert.finetuning.options import FineTuneOptions
+from fastbert.finetuning.problems import Checkpoint, Problem, Split
+from fastbert.finetuning.sentences import Sentences
+from fastbert.finetuning.tagging import Tagging
+from fastbert.tokenizer import BertTokenizer
+
+PROBLEMS: dict[str, type[Problem]] = {
+    "classify": Sentences,
+    "nli": Sentences,
+    "regress": Sentences,
+    "choice": Choosing,
+    "ner": Tagging,
+    "qa": Answering,
+}
+
+
+def make_problem(
+    kind: str,
+    options: FineTuneOptions,
+    tokenizer: BertTokenizer,
+    train: Split,
+    others: Sequence[Split],
+    checkpoint: Checkpoint,
+) -> Problem:
+    """The problem of a kind."""
+    return PROBLEMS[kind](kind, options, tokenizer, train, others, checkpoint)
