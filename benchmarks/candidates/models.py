@@ -145,37 +145,40 @@ class Fastbert(Work):
 
     @torch.inference_mode()
     def _encode(self, batch_tokens: int) -> list[Tensor]:
-        import fastbert
-        from fastbert.packing import token_budget_batches
+        from fastbert.batching import run
+        from fastbert.data.framing import Framed
 
         rows = self.inputs.rows
         found: list[Tensor] = [torch.empty(0)] * len(rows)
-        for places in token_budget_batches([len(row) for row in rows], batch_tokens):
-            batch = fastbert.pack([rows[i] for i in places]).to(self.device)
-            for i, one in zip(places, self._apart(batch, [rows[i] for i in places]), strict=True):
-                found[i] = one
+        if self.job.task == "masked words":
+            masked = [[i for i, token in enumerate(row) if token == self.job.mask_token_id] for row in rows]
+            sizes = [len(places) for places in masked]
+        else:
+            masked, sizes = [], [len(row) if self.job.task == "question answering" else 1 for row in rows]
+
+        def step(batch: Any) -> list[Tensor]:
+            return [self._step(batch, masked).float()]
+
+        for numbers, (result,) in run(Framed.of_rows(rows), step, self.device, batch_tokens, name="rows"):
+            for i, one in zip(numbers, result.split([sizes[i] for i in numbers]), strict=True):
+                found[i] = one[0] if self.job.task in ("encoder", "classification") else one
         return found
 
-    def _apart(self, batch: Any, rows: list[list[int]]) -> list[Tensor]:
-        """The result of each text, on the host."""
+    def _step(self, batch: Any, masked: list[list[int]]) -> Tensor:
+        """The results of a batch: a row a text, a token or a mask."""
         if self.job.task == "encoder":
             from fastbert.pooling import pool
 
-            return list(pool(self.states(batch), batch.cu_seqlens, "mean").cpu())
+            return pool(self.states(batch), batch.cu_seqlens, "mean")
         if self.job.task == "classification":
-            return list(self.model(batch).logits.float().cpu())
+            return self.model(batch).logits  # type: ignore[no-any-return]
         if self.job.task == "question answering":
             output = self.model(batch)
-            scores = torch.stack([output.start_logits, output.end_logits], -1).float().cpu()
-            return list(scores.split([len(row) for row in rows]))
-        masked = [[i for i, token in enumerate(row) if token == self.job.mask_token_id] for row in rows]
-        starts = [0]
-        for row in rows:
-            starts.append(starts[-1] + len(row))
-        places = torch.tensor([start + i for start, some in zip(starts, masked, strict=False) for i in some])
+            return torch.stack([output.start_logits, output.end_logits], -1)
+        starts = batch.host_starts()
+        places = torch.tensor([start + i for start, row in zip(starts, batch.origin.rows, strict=False) for i in masked[row]])
         states = self.model.bert(batch, last_layer_rows=places.to(self.device)).last_hidden_state
-        best = self.model.cls.predictions(states).amax(-1).float().cpu()
-        return list(best.split([len(some) for some in masked]))
+        return self.model.cls.predictions(states).amax(-1)  # type: ignore[no-any-return]
 
     def states(self, batch: Any) -> Tensor:
         """(T, N) hidden states of a packed batch."""

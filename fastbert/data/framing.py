@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +56,16 @@ class Framed:
     counts: Ints
     cut: Ints
     place: Place
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Sequence[int]], place: Place | str = "input_ids") -> Framed:
+        """Rows of ids that have their special tokens already, of segment 0: one a text, all of it."""
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        starts = np.concatenate([[0], lengths.cumsum()])
+        ids = np.fromiter(chain.from_iterable(rows), np.int32, int(starts[-1]))
+        none = np.zeros_like(lengths)
+        owners = np.arange(len(rows))
+        return cls(ids, np.zeros(len(ids), np.int8), starts, owners, none, none, lengths, none, place_of(place))
 
     def __len__(self) -> int:
         """R."""
