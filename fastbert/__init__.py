@@ -2,14 +2,11 @@
 
 The map of the program:
 
-    config.py      the fields of a BERT                  model.py       the encoder, as the paper has it
-    tokenizer.py   text to ids and back                  heads.py       the heads of sentence and token tasks
-    encoding.py    what goes into it and comes out       lm_heads.py    MLM, left to right, pre-training
-    entries.py     its vocabulary and special tokens
-    tokenizer_files.py  its files                        schema.py      what JSON files of a model may hold
-    wordpiece.py   the library's tokenizer, made         forking.py     threads in forked processes
+    text/          texts to ids, and to rows of ids      model.py       the encoder, as the paper has it
+    config.py      the fields of a BERT                  heads.py       the heads of sentence and token tasks
+    schema.py      what JSON files of a model may hold   lm_heads.py    MLM, left to right, pre-training
     packing.py     padded batches to packed and back     batching.py    the loop that runs many texts, batch by batch
-    labels.py      labels and losses
+    labels.py      labels and losses                     forking.py     threads in forked processes
     masks.py       masks of 3 and 4 dimensions           calling.py     how a model's parts are run, and hooks see them
     keywords.py    what a forward takes and refuses      interop.py     what libraries ask by isinstance
     prefixes.py    keys and values before the tokens     adapters.py    adapters that peft put into a model
@@ -25,8 +22,8 @@ The map of the program:
     composed.py    an encoder with another head          pooling.py     from tokens to one vector
     tasks/         from texts to labels, tags, answers,  late.py        checks on a GPU that nobody waits for
                    vectors, words at a mask              inputs.py      what callers may pass, checked
-    finetuning/    from examples to models of tasks      vocabulary.py  learning a WordPiece vocabulary
-    training/      pre-training: recipes, steps, resume  commands/      what the commands do
+    finetuning/    from examples to models of tasks      commands/      what the commands do
+    training/      pre-training: recipes, steps, resume
     data/          readers, corpora, batches             errors.py      what is raised
     recipes/       pre-training runs as TOML files       cli.py         the `fastbert` command
                                                          terminal.py    its streams and signals
@@ -49,7 +46,7 @@ from fastbert.model import BertModel
 from fastbert.ops import backend, set_backend
 from fastbert.packing import PackedBatch, pack
 from fastbert.prepacking import prepack
-from fastbert.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import BertTokenizer
 from fastbert.verification import verify
 
 __version__ = "0.7.0"

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from fastbert.data.framing import Framed
 from fastbert.packing import Origin, PackedBatch, token_budget_batches
+from fastbert.text.framing import Framed
 
 # More tokens at once only push the activations out of a CPU's caches: measured, 2,048 run a tenth faster than 8,192.
 CPU_BATCH_TOKENS = 2048

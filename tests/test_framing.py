@@ -9,9 +9,9 @@ import pytest
 from tokenizers import processors
 
 from fastbert import BertTokenizer
-from fastbert.data import framing
-from fastbert.data.framing import Framed, Framer, cut_pair, frame, most_context, windows
 from fastbert.errors import InputError
+from fastbert.text import framing
+from fastbert.text.framing import Framed, Framer, cut_pair, frame, most_context, windows
 
 
 @pytest.fixture(scope="module")

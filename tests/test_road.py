@@ -19,13 +19,13 @@ from torch.overrides import TorchFunctionMode
 import fastbert
 from fastbert import BertConfig, BertModel, BertTokenizer, ops
 from fastbert.batching import CPU_BATCH_TOKENS, batches, pack_rows, run
-from fastbert.data.framing import frame
 from fastbert.finetuning import FineTuneOptions, finetune
 from fastbert.finetuning.answering import Answering
 from fastbert.finetuning.choosing import Choosing
 from fastbert.finetuning.sentences import Sentences
 from fastbert.finetuning.tagging import Tagging
 from fastbert.packing import PackedBatch
+from fastbert.text.framing import frame
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -173,7 +173,7 @@ def test_there_is_one_loop_over_batches_and_one_cutter() -> None:
     found = calls_of("token_budget_batches", "cut_pair", "windows", "CPU_BATCH_TOKENS")
     assert found["token_budget_batches"] == {"batching.py"}
     assert found["CPU_BATCH_TOKENS"] == {"batching.py"}
-    assert found["cut_pair"] == {"data/framing.py"}
+    assert found["cut_pair"] == {"text/framing.py"}
     for path in sorted((ROOT / "fastbert/tasks").glob("*.py")) + sorted((ROOT / "fastbert/finetuning").glob("*.py")):
         source = path.read_text(encoding="utf-8")
         assert "packing.pack" not in source, path  # what is run comes from rows, never from lists

@@ -15,8 +15,8 @@ import transformers
 from tokenizers import AddedToken
 
 from fastbert import BertTokenizer
-from fastbert.encoding import BatchEncoding
 from fastbert.errors import InputError
+from fastbert.text.encoding import BatchEncoding
 
 WORDS = [
     "[PAD]",

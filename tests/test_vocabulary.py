@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastbert import BertTokenizer
-from fastbert.vocabulary import vocabulary_report
+from fastbert.text.vocabulary import vocabulary_report
 
 TRAIN = """
 import sys

@@ -146,7 +146,7 @@ class Fastbert(Work):
     @torch.inference_mode()
     def _encode(self, batch_tokens: int) -> list[Tensor]:
         from fastbert.batching import run
-        from fastbert.data.framing import Framed
+        from fastbert.text.framing import Framed
 
         rows = self.inputs.rows
         found: list[Tensor] = [torch.empty(0)] * len(rows)

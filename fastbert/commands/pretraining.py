@@ -26,8 +26,8 @@ from fastbert.data.plan import BALANCES
 from fastbert.data.static import StaticExamples, is_static, write_static
 from fastbert.data.texts import read_texts
 from fastbert.errors import InputError, printable
-from fastbert.tokenizer_files import PATTERNS as TOKENIZER_FILES
-from fastbert.vocabulary import vocabulary_report
+from fastbert.text.tokenizer_files import PATTERNS as TOKENIZER_FILES
+from fastbert.text.vocabulary import vocabulary_report
 
 
 def register(commands: Commands) -> None:

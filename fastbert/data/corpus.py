@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from fastbert import files
 from fastbert.errors import CheckpointError, InputError
-from fastbert.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import BertTokenizer
 
 VERSION = 1
 HELD_OUT = "held-out"

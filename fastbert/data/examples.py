@@ -15,7 +15,7 @@ from fastbert.data.corpus import Corpus
 from fastbert.data.masking import Ints, Masker, MaskingOptions
 from fastbert.data.plan import IGNORE, Plan, PlanOptions, plan_epoch
 from fastbert.errors import InputError
-from fastbert.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import BertTokenizer
 
 OBJECTIVES = ("mlm+nsp", "mlm+sop", "mlm", "ltr")
 _PAIRS = {"mlm+nsp": "nsp", "mlm+sop": "sop", "mlm": "none", "ltr": "none"}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbert.errors import InputError
-from fastbert.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import BertTokenizer
 
 SELECTIONS = ("exact", "bernoulli")
 RANDOM_WORDS = ("regular", "all")

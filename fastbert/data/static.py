@@ -24,7 +24,7 @@ from fastbert.data.corpus import Corpus, mapped
 from fastbert.data.examples import CorpusExamples, Example, ExampleOptions
 from fastbert.data.masking import MaskingOptions
 from fastbert.errors import CheckpointError, InputError
-from fastbert.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import BertTokenizer
 
 FORMAT = "fastbert static examples"
 VERSION = 1

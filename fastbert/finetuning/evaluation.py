@@ -20,7 +20,7 @@ from fastbert.finetuning.seed_run import evaluate_saved
 from fastbert.tasks.loading import PATTERNS, default_device, task_settings
 from fastbert.tasks.nli import relation
 from fastbert.tasks.sequences import warn_of_cuts
-from fastbert.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import BertTokenizer
 
 _TASKS = {
     "BertForTokenClassification": "ner",

@@ -24,10 +24,10 @@ from tqdm import tqdm
 from fastbert import files
 from fastbert.batching import run
 from fastbert.composed import ComposedModel
-from fastbert.data.framing import Framed
 from fastbert.errors import CheckpointError, printable
 from fastbert.packing import PackedBatch
-from fastbert.tokenizer import BertTokenizer
+from fastbert.text.framing import Framed
+from fastbert.text.tokenizer import BertTokenizer
 
 MANIFEST = "cache.json"
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from fastbert import checkpoint, files, tokenizer_files
+from fastbert import checkpoint, files
 from fastbert.errors import CheckpointError, InputError
 from fastbert.finetuning.feature_cache import say_on_stderr
 from fastbert.finetuning.metrics import check_installed
@@ -30,7 +30,8 @@ from fastbert.finetuning.registry import make_problem
 from fastbert.finetuning.results import spread, summary, write_errors, write_predictions
 from fastbert.finetuning.seed_run import SeedResult, SeedRun, evaluate_saved, precision_of
 from fastbert.tasks.loading import default_device
-from fastbert.tokenizer import BertTokenizer
+from fastbert.text import tokenizer_files
+from fastbert.text.tokenizer import BertTokenizer
 
 _SOURCE = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS]  # files of the model that is started from
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from fastbert.composed import LAYERS
-from fastbert.data.framing import OVERLONG
 from fastbert.errors import InputError
 from fastbert.pooling import check_modes
 from fastbert.tasks.sequences import WINDOW_SCORES
+from fastbert.text.framing import OVERLONG
 from fastbert.training.optimizers import OPTIMIZERS
 from fastbert.training.schedules import SCHEDULES
 

@@ -10,7 +10,7 @@ from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import Checkpoint, Problem, Split
 from fastbert.finetuning.sentences import Sentences
 from fastbert.finetuning.tagging import Tagging
-from fastbert.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import BertTokenizer
 
 PROBLEMS: dict[str, type[Problem]] = {
     "classify": Sentences,

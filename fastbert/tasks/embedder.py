@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastbert import checkpoint, files, schema, tokenizer_files
+from fastbert import checkpoint, files, schema
 from fastbert.batching import BATCH_TOKENS, run
-from fastbert.data.framing import Framed, check_overlong, frame
-from fastbert.encoding import pair_lengths
 from fastbert.errors import CheckpointError, InputError
 from fastbert.model import BertModel
 from fastbert.pooling import MODES, check_modes, modes_of_config, pool
 from fastbert.tasks.loading import check_complete, check_vocabulary, default_device, load_tokenizer
 from fastbert.tasks.sequences import split_pairs
-from fastbert.tokenizer import BertTokenizer
+from fastbert.text import tokenizer_files
+from fastbert.text.encoding import pair_lengths
+from fastbert.text.framing import Framed, check_overlong, frame
+from fastbert.text.tokenizer import BertTokenizer
 
 _TEXT = schema.text()
 # One of these holds the limits of the text's module; sentence-transformers names it after the model.

@@ -19,7 +19,7 @@ from fastbert.model import BertModel
 from fastbert.packing import PackedBatch
 from fastbert.tasks.loading import longest_row
 from fastbert.tasks.sequences import frame_texts, warn_of_cuts
-from fastbert.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import BertTokenizer
 
 
 @dataclass(frozen=True)

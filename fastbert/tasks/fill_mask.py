@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from fastbert.batching import run
-from fastbert.data.framing import frame
 from fastbert.errors import InputError
 from fastbert.lm_heads import BertForMaskedLM
 from fastbert.packing import PackedBatch
 from fastbert.tasks.loading import HeadTask
 from fastbert.tasks.sequences import split_pairs
+from fastbert.text.framing import frame
 
 _SCORES_AT_ONCE = 1 << 24  # of the vocabulary at masks: 64 MiB in float32
 

@@ -8,13 +8,14 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from fastbert import checkpoint, files, schema, tokenizer_files
+from fastbert import checkpoint, files, schema
 from fastbert.composed import HEAD_FILE, HEAD_WEIGHTS, ComposedModel, is_composed
 from fastbert.config import BertConfig
-from fastbert.data.framing import OVERLONG
 from fastbert.errors import CheckpointError, InputError
 from fastbert.pretrained import BertPreTrainedModel
-from fastbert.tokenizer import BertTokenizer
+from fastbert.text import tokenizer_files
+from fastbert.text.framing import OVERLONG
+from fastbert.text.tokenizer import BertTokenizer
 
 
 def default_device(device: torch.device | str | None) -> torch.device:

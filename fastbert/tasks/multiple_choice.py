@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from fastbert.data.framing import Framed
 from fastbert.errors import InputError
 from fastbert.heads import BertForMultipleChoice
 from fastbert.tasks.sequences import SequenceTask
+from fastbert.text.framing import Framed
 
 
 class MultipleChoice(SequenceTask):

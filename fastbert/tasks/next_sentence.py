@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from fastbert.batching import run
-from fastbert.data.framing import frame
 from fastbert.errors import InputError
 from fastbert.heads import BertForNextSentencePrediction
 from fastbert.tasks.loading import HeadTask
+from fastbert.text.framing import frame
 
 LABELS = ("next", "random")  # 0 = B follows A, 1 = B is random
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from fastbert.batching import BATCH_TOKENS, run
-from fastbert.data.framing import Framed, Framer, Place, place_of
-from fastbert.encoding import check_text
 from fastbert.errors import InputError
 from fastbert.heads import BertForQuestionAnswering
 from fastbert.packing import PackedBatch
 from fastbert.tasks.answers import Found, ScoredWindow, best_answers, null_score
 from fastbert.tasks.loading import HeadTask, check_top_k, checked_length
-from fastbert.tokenizer import BertTokenizer
+from fastbert.text.encoding import check_text
+from fastbert.text.framing import Framed, Framer, Place, place_of
+from fastbert.text.tokenizer import BertTokenizer
 
 MAX_LENGTH, DOC_STRIDE, MAX_QUESTION, N_BEST, MAX_ANSWER = 384, 128, 64, 20, 30
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from fastbert.batching import BATCH_TOKENS, run
-from fastbert.data import framing
-from fastbert.data.framing import Framed, Place
 from fastbert.errors import InputError
 from fastbert.tasks.loading import WINDOW_SCORES, HeadTask, check_overlap, checked_length
-from fastbert.tokenizer import BertTokenizer
+from fastbert.text import framing
+from fastbert.text.framing import Framed, Place
+from fastbert.text.tokenizer import BertTokenizer
 
 
 class SequenceTask(HeadTask):

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from fastbert.batching import BATCH_TOKENS, run
-from fastbert.data.framing import Framed, Framer, Place, most_context, place_of
 from fastbert.data.tags import OUTSIDE, spans
-from fastbert.encoding import check_text
 from fastbert.errors import InputError
 from fastbert.heads import BertForTokenClassification
 from fastbert.tasks.loading import HeadTask, check_overlap, checked_length
-from fastbert.tokenizer import BertTokenizer
+from fastbert.text.encoding import check_text
+from fastbert.text.framing import Framed, Framer, Place, most_context, place_of
+from fastbert.text.tokenizer import BertTokenizer
 
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
 OVERLAP = 128

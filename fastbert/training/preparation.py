@@ -21,7 +21,7 @@ from fastbert.data.examples import CorpusExamples, Examples
 from fastbert.data.static import StaticExamples, is_static
 from fastbert.errors import CheckpointError, InputError
 from fastbert.lm_heads import BertForMaskedLM, BertForPreTraining, BertLMHeadModel
-from fastbert.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import BertTokenizer
 from fastbert.training.recipe import Recipe
 
 CLASSES: dict[str, Any] = {

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fastbert.encoding import check_text
 from fastbert.errors import InputError
-from fastbert.tokenizer import BertTokenizer
+from fastbert.text.encoding import check_text
+from fastbert.text.tokenizer import BertTokenizer
 
 OVERLONG = ("truncate", "error", "window")
 TEXTS_AT_ONCE = 2048  # tokenised between two steps of the bar

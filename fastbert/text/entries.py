@@ -9,9 +9,9 @@ from tokenizers import AddedToken, Tokenizer
 
 from fastbert import interop
 from fastbert.errors import InputError
-from fastbert.tokenizer_files import FolderSettings
-from fastbert.vocabulary import SPECIAL_TOKENS
-from fastbert.wordpiece import as_added, cleaned_up, listed, with_added
+from fastbert.text.tokenizer_files import FolderSettings
+from fastbert.text.vocabulary import SPECIAL_TOKENS
+from fastbert.text.wordpiece import as_added, cleaned_up, listed, with_added
 
 
 def _special(name: str, what: str) -> tuple[property, property]:

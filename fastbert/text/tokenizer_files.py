@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from fastbert import files, schema
 from fastbert.errors import CheckpointError, CheckpointNotFoundError, InputError
-from fastbert.vocabulary import SPECIAL_TOKENS
+from fastbert.text.vocabulary import SPECIAL_TOKENS
 
 PATTERNS = [
     "vocab.txt",

@@ -10,8 +10,8 @@ from tokenizers import AddedToken, Tokenizer, normalizers
 from tokenizers.models import WordPiece
 
 from fastbert.errors import CheckpointError, InputError
-from fastbert.tokenizer_files import FolderSettings
-from fastbert.vocabulary import set_text_handling
+from fastbert.text.tokenizer_files import FolderSettings
+from fastbert.text.vocabulary import set_text_handling
 
 
 def from_vocab(vocab: Any, settings: FolderSettings) -> Tokenizer:

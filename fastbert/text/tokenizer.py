@@ -16,7 +16,8 @@ from tokenizers import Encoding, Tokenizer, normalizers, processors
 from tokenizers.models import WordPiece
 
 from fastbert import files, interop
-from fastbert.encoding import (
+from fastbert.errors import CheckpointNotFoundError, InputError, refuse_push
+from fastbert.text.encoding import (
     PADDED,
     BatchEncoding,
     as_array,
@@ -29,9 +30,8 @@ from fastbert.encoding import (
     pads,
     pair_lengths,
 )
-from fastbert.entries import Entries
-from fastbert.errors import CheckpointNotFoundError, InputError, refuse_push
-from fastbert.tokenizer_files import (
+from fastbert.text.entries import Entries
+from fastbert.text.tokenizer_files import (
     MAY_LACK,
     PATTERNS,
     FolderSettings,
@@ -41,8 +41,8 @@ from fastbert.tokenizer_files import (
     settings_of,
     vocab_lines,
 )
-from fastbert.vocabulary import SPECIAL_TOKENS, train_vocabulary
-from fastbert.wordpiece import as_added, check_encodes, from_vocab, listed, lower_cases, token_fields, with_added
+from fastbert.text.vocabulary import SPECIAL_TOKENS, train_vocabulary
+from fastbert.text.wordpiece import as_added, check_encodes, from_vocab, listed, lower_cases, token_fields, with_added
 
 # Texts of more characters a token of the limit than this are cut before they are read.
 _CHARACTERS_A_TOKEN = 64
