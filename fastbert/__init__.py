@@ -5,8 +5,8 @@ The map of the program:
     text/          texts to ids, and to rows of ids      model.py       the encoder, as the paper has it
     config.py      the fields of a BERT                  heads.py       the heads of sentence and token tasks
     schema.py      what JSON files of a model may hold   lm_heads.py    MLM, left to right, pre-training
-    packing.py     padded batches to packed and back     batching.py    the loop that runs many texts, batch by batch
-    labels.py      labels and losses                     forking.py     threads in forked processes
+    packing/       batches without padding, checked      labels.py      labels and losses
+    forking.py     threads in forked processes
     masks.py       masks of 3 and 4 dimensions           calling.py     how a model's parts are run, and hooks see them
     keywords.py    what a forward takes and refuses      interop.py     what libraries ask by isinstance
     prefixes.py    keys and values before the tokens     adapters.py    adapters that peft put into a model
@@ -20,8 +20,7 @@ The map of the program:
     kernels/       the Triton kernels, one file an op    diagnostics.py parameter counts, FLOPs, which path ran
     graphs.py      CUDA graphs of inference and steps    verification.py  every path against float64, on your weights
     composed.py    an encoder with another head          pooling.py     from tokens to one vector
-    tasks/         from texts to labels, tags, answers,  late.py        checks on a GPU that nobody waits for
-                   vectors, words at a mask              inputs.py      what callers may pass, checked
+    tasks/         from texts to labels, tags, answers, vectors, words at a mask
     finetuning/    from examples to models of tasks      commands/      what the commands do
     training/      pre-training: recipes, steps, resume
     data/          readers, corpora, batches             errors.py      what is raised
@@ -40,11 +39,11 @@ from fastbert.heads import (
     BertForSequenceClassification,
     BertForTokenClassification,
 )
-from fastbert.late import check
 from fastbert.lm_heads import BertForMaskedLM, BertForPreTraining, BertLMHeadModel
 from fastbert.model import BertModel
 from fastbert.ops import backend, set_backend
 from fastbert.packing import PackedBatch, pack
+from fastbert.packing.deferred import check
 from fastbert.prepacking import prepack
 from fastbert.text.tokenizer import BertTokenizer
 from fastbert.verification import verify

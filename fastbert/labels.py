@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert import late
 from fastbert.errors import InputError
-from fastbert.inputs import check_tensor
-from fastbert.packing import PackedBatch
+from fastbert.packing import PackedBatch, deferred
+from fastbert.packing.inputs import check_tensor
 from fastbert.reference import cross_entropy_of_logits
 
 IGNORE = -100
@@ -76,7 +75,7 @@ def _checked(flat: Tensor, place: Callable[[int], tuple[int, ...]], name: str, c
         raise InputError(f"{name}[{where}] = {int(flat[bad])} is neither {IGNORE} nor in 0..{count - 1}")
 
     if flat.device.type == "cuda":
-        late.defer(wrong.any()[None], report)
+        deferred.defer(wrong.any()[None], report)
         return flat.masked_fill(wrong, IGNORE)
     if bool(wrong.any()):
         report([True])
@@ -109,9 +108,9 @@ def labelled_rows(
         raise InputError(f"scored_rows[{bad}] = {int(scored_rows[bad])} is not in 0..{last}")
 
     if not torch.compiler.is_compiling():
-        late.defer(outside.any()[None], report)
+        deferred.defer(outside.any()[None], report)
         if labels.device.type == "cpu":
-            late.check()
+            deferred.check()
     wanted = _checked(labels.long(), lambda bad: (bad,), "labels", vocab_size)
     return scored_rows.clamp(0, last), wanted, (wanted != IGNORE).sum()
 

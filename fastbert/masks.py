@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fastbert import ops, packing
 from fastbert.errors import InputError
-from fastbert.inputs import check_tensor
 from fastbert.packing import PackedBatch
+from fastbert.packing.inputs import check_tensor
 
 
 def pack_hidden(hidden_states: Tensor, attention_mask: Tensor | None, heads: int) -> PackedBatch:

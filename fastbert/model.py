@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint as recompute
 
-from fastbert import forking, interop, late, masks, ops, packing, prefixes
+from fastbert import forking, interop, masks, ops, packing, prefixes
 from fastbert.calling import (
     GELU_FORMS,
     call,
@@ -41,10 +41,10 @@ from fastbert.calling import (
 )
 from fastbert.config import BertConfig
 from fastbert.errors import BackendError, InputError
-from fastbert.inputs import Limits, as_index, check_tensor
 from fastbert.keywords import named, refuse
 from fastbert.outputs import BertModelOutput, ModelOutput
-from fastbert.packing import PackedBatch
+from fastbert.packing import PackedBatch, deferred
+from fastbert.packing.inputs import Limits, as_index, check_tensor
 from fastbert.pretrained import BertPreTrainedModel
 
 
@@ -612,7 +612,7 @@ class BertModel(BertPreTrainedModel):
             interop.join(BertPreTrainedModel, ModelOutput)
             if self.device.type == "cpu":
                 forking.before_forward()
-            late.poll()
+            deferred.poll()
             wait = self.device.type == "cpu" or not self._clamps_ids()
         if isinstance(input_ids, PackedBatch):
             beside = (attention_mask, token_type_ids, position_ids, inputs_embeds)

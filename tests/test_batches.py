@@ -16,8 +16,8 @@ from fastbert.data.examples import CorpusExamples, Example, ExampleOptions
 from fastbert.data.masking import MaskingOptions
 from fastbert.data.static import StaticExamples, write_static
 from fastbert.errors import CheckpointError, InputError
-from fastbert.inputs import Limits
 from fastbert.packing import check_packed
+from fastbert.packing.inputs import Limits
 from fastbert.training.stream import PhaseBatches, Position, stream
 from fastbert.training.world import World
 

@@ -20,10 +20,10 @@ from kernel_checks import (
 from pretraining_cases import make_corpus, make_recipe
 
 import fastbert
-from fastbert import graphs, late, ops
+from fastbert import graphs, ops
 from fastbert.errors import InputError
-from fastbert.inputs import Limits
-from fastbert.packing import fixed_budget
+from fastbert.packing import deferred, fixed_budget
+from fastbert.packing.inputs import Limits
 from fastbert.training import pretrain
 from fastbert.training.metrics import read_metrics
 
@@ -234,7 +234,7 @@ def test_a_packed_forward_never_waits_for_the_device(training: bool) -> None:
 def test_out_of_range_ids_raise_and_leave_the_device_alive(form: str) -> None:
     model, _ = make_pair("BertModel", **KERNEL_SIZES)
     model.to("cuda", torch.float16)
-    late._pending.checks.clear()
+    deferred._pending.checks.clear()
     ids = torch.full((2, 5), 500)
     given = {"input_ids": fastbert.pack(ids).to("cuda") if form == "packed" else ids.cuda()}
     if form == "masked":

@@ -13,7 +13,7 @@ from conftest import CLASSES, make_pair, ragged, worst
 from torch import nn
 
 import fastbert
-from fastbert import late, packing, pooling
+from fastbert import packing, pooling
 from fastbert.errors import BackendError, InputError
 
 
@@ -247,19 +247,19 @@ def test_a_check_is_raised_in_the_thread_that_made_it() -> None:
         raise InputError("a bad id")
 
     def bad() -> None:
-        late.defer(torch.tensor([True]), report)
+        deferred.defer(torch.tensor([True]), report)
         deferred.set()
         polled.wait(10)
         try:
-            late.check()
+            deferred.check()
         except InputError as error:
             raised["bad"] = str(error)
 
     thread = threading.Thread(target=bad)
     thread.start()
     assert deferred.wait(10)
-    late.poll()  # nothing of the other thread's
-    late.check()
+    deferred.poll()  # nothing of the other thread's
+    deferred.check()
     polled.set()
     thread.join()
     assert raised == {"bad": "a bad id"}

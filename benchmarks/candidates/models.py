@@ -145,7 +145,7 @@ class Fastbert(Work):
 
     @torch.inference_mode()
     def _encode(self, batch_tokens: int) -> list[Tensor]:
-        from fastbert.batching import run
+        from fastbert.packing.batching import run
         from fastbert.text.framing import Framed
 
         rows = self.inputs.rows

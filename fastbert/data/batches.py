@@ -19,8 +19,8 @@ from torch.utils.data import Dataset
 from fastbert.data.examples import Example, Examples
 from fastbert.data.plan import IGNORE
 from fastbert.errors import InputError
-from fastbert.inputs import Limits
 from fastbert.packing import PackedBatch
+from fastbert.packing.inputs import Limits
 
 
 @dataclass

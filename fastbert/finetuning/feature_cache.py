@@ -22,10 +22,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastbert import files
-from fastbert.batching import run
 from fastbert.composed import ComposedModel
 from fastbert.errors import CheckpointError, printable
 from fastbert.packing import PackedBatch
+from fastbert.packing.batching import run
 from fastbert.text.framing import Framed
 from fastbert.text.tokenizer import BertTokenizer
 

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from fastbert.batching import pack_rows
 from fastbert.finetuning.metrics import LOWER_IS_BETTER
 from fastbert.finetuning.options import FineTuneOptions
 from fastbert.packing import PackedBatch
+from fastbert.packing.batching import pack_rows
 from fastbert.tasks.loading import HeadTask, checked_length
 from fastbert.text.framing import Framed
 from fastbert.text.tokenizer import BertTokenizer

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from fastbert import checkpoint, files, schema
-from fastbert.batching import BATCH_TOKENS, run
 from fastbert.errors import CheckpointError, InputError
 from fastbert.model import BertModel
+from fastbert.packing.batching import BATCH_TOKENS, run
 from fastbert.pooling import MODES, check_modes, modes_of_config, pool
 from fastbert.tasks.loading import check_complete, check_vocabulary, default_device, load_tokenizer
 from fastbert.tasks.sequences import split_pairs

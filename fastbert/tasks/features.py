@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from fastbert import files
-from fastbert.batching import BATCH_TOKENS, run
 from fastbert.errors import InputError
 from fastbert.model import BertModel
 from fastbert.packing import PackedBatch
+from fastbert.packing.batching import BATCH_TOKENS, run
 from fastbert.tasks.loading import longest_row
 from fastbert.tasks.sequences import frame_texts, warn_of_cuts
 from fastbert.text.tokenizer import BertTokenizer

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastbert.batching import run
 from fastbert.errors import InputError
 from fastbert.lm_heads import BertForMaskedLM
 from fastbert.packing import PackedBatch
+from fastbert.packing.batching import run
 from fastbert.tasks.loading import HeadTask
 from fastbert.tasks.sequences import split_pairs
 from fastbert.text.framing import frame

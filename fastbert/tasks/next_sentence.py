@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from fastbert.batching import run
 from fastbert.errors import InputError
 from fastbert.heads import BertForNextSentencePrediction
+from fastbert.packing.batching import run
 from fastbert.tasks.loading import HeadTask
 from fastbert.text.framing import frame
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbert.batching import BATCH_TOKENS, run
 from fastbert.errors import InputError
 from fastbert.heads import BertForQuestionAnswering
 from fastbert.packing import PackedBatch
+from fastbert.packing.batching import BATCH_TOKENS, run
 from fastbert.tasks.answers import Found, ScoredWindow, best_answers, null_score
 from fastbert.tasks.loading import HeadTask, check_top_k, checked_length
 from fastbert.text.encoding import check_text

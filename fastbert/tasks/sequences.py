@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbert.batching import BATCH_TOKENS, run
 from fastbert.errors import InputError
+from fastbert.packing.batching import BATCH_TOKENS, run
 from fastbert.tasks.loading import WINDOW_SCORES, HeadTask, check_overlap, checked_length
 from fastbert.text import framing
 from fastbert.text.framing import Framed, Place

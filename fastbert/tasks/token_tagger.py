@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbert.batching import BATCH_TOKENS, run
 from fastbert.data.tags import OUTSIDE, spans
 from fastbert.errors import InputError
 from fastbert.heads import BertForTokenClassification
+from fastbert.packing.batching import BATCH_TOKENS, run
 from fastbert.tasks.loading import HeadTask, check_overlap, checked_length
 from fastbert.text.encoding import check_text
 from fastbert.text.framing import Framed, Framer, Place, most_context, place_of

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from fastbert.packing import Origin, PackedBatch, token_budget_batches
-from fastbert.text.framing import Framed
+from fastbert.errors import InputError
+from fastbert.packing.batch import Origin, PackedBatch
+from fastbert.text.framing import Framed, Ints
 
 # More tokens at once only push the activations out of a CPU's caches: measured, 2,048 run a tenth faster than 8,192.
 CPU_BATCH_TOKENS = 2048
 BATCH_TOKENS = 16384
-
-Rows = NDArray[np.int64]
 
 
 def run(
@@ -36,7 +36,7 @@ def run(
     *,
     name: str,
     show: bool | None = False,
-) -> Iterator[tuple[Rows, list[Tensor]]]:
+) -> Iterator[tuple[Ints, list[Tensor]]]:
     """Runs all rows in batches: yields the numbers of a batch's rows, and what `step` gave for it, on the CPU.
 
     Args:
@@ -48,7 +48,7 @@ def run(
         show: a bar on stderr; None means if stderr is a terminal.
     """
     quiet = not (sys.stderr.isatty() if show is None else show)
-    waiting: tuple[Rows, int, Callable[[], list[Tensor]]] | None = None
+    waiting: tuple[Ints, int, Callable[[], list[Tensor]]] | None = None
     with tqdm(total=framed.num_tokens, unit="tok", unit_scale=True, desc=name, disable=quiet, leave=False) as bar:
         for rows, batch in batches(framed, batch_tokens, device):
             arriving = _bring_back(step(batch), device)
@@ -61,14 +61,35 @@ def run(
             bar.update(waiting[1])
 
 
-def batches(framed: Framed, batch_tokens: int, device: torch.device) -> Iterator[tuple[Rows, PackedBatch]]:
+def batches(framed: Framed, batch_tokens: int, device: torch.device) -> Iterator[tuple[Ints, PackedBatch]]:
     """The rows in packed batches of at most `batch_tokens` on a device, longest first, each with the numbers of its rows."""
     limit = min(batch_tokens, CPU_BATCH_TOKENS) if device.type == "cpu" else batch_tokens
     for rows in token_budget_batches(framed.lengths, limit):
         yield rows, pack_rows(framed, rows, device)
 
 
-def pack_rows(framed: Framed, rows: Sequence[int] | Rows, device: torch.device | str = "cpu") -> PackedBatch:
+def token_budget_batches(lengths: Sequence[int] | NDArray[Any], batch_tokens: int) -> list[NDArray[Any]]:
+    """Groups sequences into batches of at most `batch_tokens` tokens, longest first; one longer than that goes alone.
+
+    Args:
+        lengths: tokens in each sequence.
+        batch_tokens: the limit, in real tokens.
+
+    Returns:
+        Indices into `lengths`, batch by batch. Equal lengths stay in their order.
+    """
+    if batch_tokens < 1:
+        raise InputError(f"batch_tokens = {batch_tokens} must be at least 1")
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    before = np.concatenate([[0], np.asarray(lengths, dtype=np.int64)[order].cumsum()])
+    cuts = [0]
+    while cuts[-1] < len(order):
+        last = np.searchsorted(before, before[cuts[-1]] + batch_tokens, "right") - 1
+        cuts.append(max(int(last), cuts[-1] + 1))
+    return [order[low:high] for low, high in pairwise(cuts)]
+
+
+def pack_rows(framed: Framed, rows: Sequence[int] | Ints, device: torch.device | str = "cpu") -> PackedBatch:
     """Some of the rows, in the order given, as a batch on a device; its ids, segments, ... are parts of one int32 tensor.
 
     For a GPU that tensor is page-locked and sent without waiting; torch keeps it until it has been read.

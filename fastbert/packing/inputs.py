@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastbert import late
 from fastbert.errors import InputError
+from fastbert.packing import deferred
 
 Place = Callable[[int], tuple[int, ...]] | None  # where a packed row stands in what the caller passed; None: as it is
 
@@ -143,7 +143,7 @@ def lengths_and_checks(
 
 
 def check_limits(ids: Tensor | None, types: Tensor, positions: Tensor, place: Place, limits: Limits, wait: bool = True) -> None:
-    """That all ids lie in their tables; without `wait` nothing waits for the device, see late.py."""
+    """That all ids lie in their tables; without `wait` nothing waits for the device, see deferred.py."""
     tables = _tables(ids, types, positions, limits)
     flags = torch.stack([_outside(values, size).any() for _, values, size, _ in tables])
 
@@ -155,7 +155,7 @@ def check_limits(ids: Tensor | None, types: Tensor, positions: Tensor, place: Pl
     if wait:
         report(flags.tolist())
     else:
-        late.defer(flags, report)
+        deferred.defer(flags, report)
 
 
 def _raise_outside(name: str, values: Tensor, size: int, table: str, *, within: Tensor | None, place_of: Place) -> None:

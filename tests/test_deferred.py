@@ -9,19 +9,19 @@ import torch
 from conftest import make_pair, ragged, worst
 
 import fastbert
-from fastbert import graphs, late, packing
+from fastbert import graphs, packing
 from fastbert.errors import BackendError, InputError
-from fastbert.inputs import Limits
-from fastbert.packing import PackedBatch, fixed_budget
+from fastbert.packing import PackedBatch, deferred, fixed_budget
+from fastbert.packing.inputs import Limits
 
 LIMITS = Limits(vocab_size=101, type_vocab_size=2, max_position_embeddings=40)
 
 
 @pytest.fixture(autouse=True)
 def nothing_pending() -> Any:
-    late._pending.checks.clear()
+    deferred._pending.checks.clear()
     yield
-    late._pending.checks.clear()
+    deferred._pending.checks.clear()
 
 
 def bad_batch() -> PackedBatch:
@@ -68,9 +68,9 @@ def _checked(batch: PackedBatch, wait: bool) -> None:
 
 def test_good_batches_leave_nothing_behind() -> None:
     packing.check_packed(fastbert.pack(**ragged([4, 6])), LIMITS, wait=False)
-    assert late._pending.checks
-    late.poll()
-    assert not late._pending.checks
+    assert deferred._pending.checks
+    deferred.poll()
+    assert not deferred._pending.checks
 
 
 def test_a_fixed_budget_changes_no_result() -> None:
