@@ -26,7 +26,7 @@ class OpCase:
 
     Attributes:
         name: op, size and phase.
-        op: of `fastbert.ops` and `fastbert.reference`.
+        op: of `fastbert.ops` and `fastbert.ops.reference`.
         backward: whether the gradients are measured with the result.
         make: (generator of float tensors, tokens, device) -> arguments by name.
         forward_flops: (tokens) -> FLOPs.

@@ -10,14 +10,12 @@ The map of the program:
     masks.py       masks of 3 and 4 dimensions           calling.py     how a model's parts are run, and hooks see them
     keywords.py    what a forward takes and refuses      interop.py     what libraries ask by isinstance
     prefixes.py    keys and values before the tokens     adapters.py    adapters that peft put into a model
-    ops.py         every op: which path runs it          outputs.py     what a forward returns
-    reference.py   every op, the obvious way             pretrained.py  loading, saving, tying, resizing
-    cpu.py         the ops that want more on a CPU       checkpoint.py  names and files of weights
-    cpu_attention.py  attention with dropout there
-    onednn.py      float32 products on a CPU             prepacking.py  weights laid out for them
-    recorded.py    training repeats itself bit by bit
-    library/       the ops that kernels run, registered  files.py       finding files, writing them whole
-    kernels/       the Triton kernels, one file an op    diagnostics.py parameter counts, FLOPs, which path ran
+    ops/           every op: what, and which path        outputs.py     what a forward returns
+    reference.py   the plain ops, by their public name   pretrained.py  loading, saving, tying, resizing
+    kernels/       the Triton kernels, one file an op    checkpoint.py  names and files of weights
+    files.py       finding files, writing them whole     prepacking.py  weights laid out for a CPU's product
+    diagnostics.py parameter counts, FLOPs, which path ran
+    verification.py  every path against float64, on your weights
     graphs.py      CUDA graphs of inference and steps    verification.py  every path against float64, on your weights
     composed.py    an encoder with another head          pooling.py     from tokens to one vector
     tasks/         from texts to labels, tags, answers, vectors, words at a mask
@@ -28,7 +26,7 @@ The map of the program:
                                                          terminal.py    its streams and signals
 """
 
-from fastbert import ops, reference
+from fastbert import ops
 from fastbert.config import BertConfig
 from fastbert.diagnostics import count_parameters, explain
 from fastbert.errors import FastbertError
@@ -41,7 +39,7 @@ from fastbert.heads import (
 )
 from fastbert.lm_heads import BertForMaskedLM, BertForPreTraining, BertLMHeadModel
 from fastbert.model import BertModel
-from fastbert.ops import backend, set_backend
+from fastbert.ops import backend, reference, set_backend
 from fastbert.packing import PackedBatch, pack
 from fastbert.packing.deferred import check
 from fastbert.prepacking import prepack

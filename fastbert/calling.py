@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastbert import masks, ops, recorded
+from fastbert import masks, ops
+from fastbert.ops import recorded
 from fastbert.packing import PackedBatch
 
 GELU_FORMS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}

@@ -25,10 +25,10 @@ from fastbert.config import MAX_LABELS, PROBLEM_TYPES
 from fastbert.errors import CheckpointError, InputError
 from fastbert.labels import answer_labels, sequence_labels, sequence_loss, token_labels
 from fastbert.model import BertModel
+from fastbert.ops.reference import cross_entropy_of_logits
 from fastbert.outputs import ClassifierOutput, QuestionAnsweringOutput
 from fastbert.packing import PackedBatch
 from fastbert.pooling import MODES, check_modes, pool
-from fastbert.reference import cross_entropy_of_logits
 
 KINDS = ("sequence", "token", "span", "choice")
 HEAD_FILE, HEAD_WEIGHTS = "head.json", "head.safetensors"

@@ -17,10 +17,10 @@ from fastbert.errors import ConfigError, InputError
 from fastbert.keywords import named, refuse
 from fastbert.labels import answer_labels, sequence_labels, sequence_loss, token_labels
 from fastbert.model import BertModel, as_asked
+from fastbert.ops.reference import cross_entropy_of_logits
 from fastbert.outputs import BertModelOutput, ClassifierOutput, QuestionAnsweringOutput
 from fastbert.packing import PackedBatch
 from fastbert.pretrained import BertPreTrainedModel
-from fastbert.reference import cross_entropy_of_logits
 
 
 class TaskHead(BertPreTrainedModel):

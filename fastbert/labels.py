@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastbert.errors import InputError
+from fastbert.ops.reference import cross_entropy_of_logits
 from fastbert.packing import PackedBatch, deferred
 from fastbert.packing.inputs import check_tensor
-from fastbert.reference import cross_entropy_of_logits
 
 IGNORE = -100
 

@@ -18,9 +18,9 @@ from fastbert.heads import TaskHead
 from fastbert.keywords import named, refuse
 from fastbert.labels import IGNORE, labelled_rows, sequence_labels
 from fastbert.model import BertModel
+from fastbert.ops.reference import cross_entropy_of_logits
 from fastbert.outputs import MaskedLMOutput, PreTrainingOutput
 from fastbert.packing import PackedBatch
-from fastbert.reference import cross_entropy_of_logits
 
 
 class BertPredictionHeadTransform(nn.Module):

@@ -15,9 +15,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from fastbert import adapters, checkpoint, files, interop, onednn, schema
+from fastbert import adapters, checkpoint, files, interop, schema
 from fastbert.config import BertConfig
 from fastbert.errors import BackendError, ConfigError, InputError, refuse_push
+from fastbert.ops import onednn
 from fastbert.outputs import ModelOutput
 
 logger = logging.getLogger("fastbert")

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbert import ops, reference
+from fastbert import ops
 from fastbert.diagnostics import align, packed_batches
+from fastbert.ops import reference
 from fastbert.outputs import BertModelOutput
 from fastbert.packing import PackedBatch
 from fastbert.pretrained import BertPreTrainedModel

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 import fastbert
-from fastbert import ops, reference
+from fastbert import ops
+from fastbert.ops import reference
 
 FLOOR = 8 * 2.0**-24  # of the scale: sums of float32 are made in different orders
 LENGTHS = [1, 2, 17, 63, 64, 65, 127, 128, 129, 200, 512]

@@ -268,7 +268,7 @@ def test_op_cases_give_what_their_cost_says(name: str) -> None:
     """The result has as many elements as `outputs`, and PyTorch counts as many FLOPs as the formula."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from fastbert import reference
+    from fastbert.ops import reference
 
     case = OP_CASES[name]
     arguments = case.arguments("cpu", torch.float32, 256)

@@ -15,7 +15,8 @@ from task_cases import save_encoder, save_head, tokenizer
 from torch import nn
 
 import fastbert
-from fastbert import onednn, tasks
+from fastbert import tasks
+from fastbert.ops import onednn
 
 TEXTS = ["the cat runs in paris", "a red dog"]
 PAIRS = [("the cat", "a dog runs"), ("paris", "is red")]

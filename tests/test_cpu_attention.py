@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastbert import cpu_attention, ops, reference
+from fastbert import ops
+from fastbert.ops import cpu_attention, reference
 
 HEADS, HEAD_DIM = 4, 8
 

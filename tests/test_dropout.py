@@ -9,7 +9,8 @@ import torch
 from conftest import make_pair, ragged
 
 import fastbert
-from fastbert import ops, reference
+from fastbert import ops
+from fastbert.ops import reference
 
 
 def kernel_mask(seed: int, shape: tuple[int, ...], p: float) -> torch.Tensor:

@@ -16,8 +16,9 @@ import torch
 from conftest import CLASSES, make_pair, ragged, worst
 
 import fastbert
-from fastbert import cpu, ops, reference
+from fastbert import ops
 from fastbert.errors import BackendError
+from fastbert.ops import cpu, dispatch, reference
 
 SIZES = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 96, "max_position_embeddings": 300}
 OFF = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -112,7 +113,7 @@ def test_ten_training_steps_follow_the_reference(dropout: float, monkeypatch: py
 def kernel_masks(
     seed: Any, shape: tuple[int, ...], p: float, device: Any = None, dtype: torch.dtype = torch.bool
 ) -> torch.Tensor:
-    from fastbert import library
+    from fastbert.ops import custom_ops as library
 
     return library.dropout_mask(seed, tuple(shape), p, torch.device(device or "cpu")).to(dtype)
 
@@ -235,10 +236,10 @@ def test_backend_triton_names_what_has_no_kernel(call: Any, reason: str) -> None
 
 def test_auto_falls_back_on_a_gpu_with_one_warning_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fake device: where kernels are to be expected, what cannot run on one is said once for each reason."""
-    monkeypatch.setattr(ops, "_warned", set())
+    monkeypatch.setattr(dispatch, "_warned", set())
     gpu = type("FakeGpuTensor", (torch.Tensor,), {"device": property(lambda _: torch.device("cuda"))})
-    monkeypatch.setattr(ops, "_capability", lambda: (9, 0))
-    monkeypatch.setattr(ops, "_tf32", lambda: False)
+    monkeypatch.setattr(dispatch, "_capability", lambda: (9, 0))
+    monkeypatch.setattr(dispatch, "_tf32", lambda: False)
     cases = [
         ("attention", torch.zeros(3, 3, 1, 24).half(), "head size 24 is not one of 16, 32, 64, 128"),
         ("layer_norm", torch.zeros(3, 4).double(), "there are no kernels for torch.float64"),
@@ -250,7 +251,7 @@ def test_auto_falls_back_on_a_gpu_with_one_warning_a_reason(monkeypatch: pytest.
             warnings.simplefilter("always")
             for _ in range(2):
                 obstacle = reason if op == "attention" else ""
-                chosen = ops._choose(op, x, x.shape, obstacle)
+                chosen = dispatch._choose(op, x, x.shape, obstacle)
         assert chosen is getattr(cpu if hasattr(cpu, op) else reference, op)
         assert [str(w.message) for w in caught if reason in str(w.message)], op
         assert len(caught) == 1
@@ -258,7 +259,7 @@ def test_auto_falls_back_on_a_gpu_with_one_warning_a_reason(monkeypatch: pytest.
 
 
 def test_dense_masks_are_said_once_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "_warned", set())
+    monkeypatch.setattr(dispatch, "_warned", set())
     gpu = type("FakeGpuTensor", (torch.Tensor,), {"device": property(lambda _: torch.device("cuda"))})
     qkv = torch.randn(1, 4, 3, 2, 16).as_subclass(gpu)
     with warnings.catch_warnings(record=True) as caught:
@@ -319,7 +320,7 @@ def operator_samples() -> list[tuple[str, tuple[Any, ...]]]:
 
 @pytest.mark.parametrize("index", range(14))
 def test_operators_pass_opcheck(index: int) -> None:
-    from fastbert import library  # noqa: F401
+    from fastbert.ops import custom_ops as library  # noqa: F401
 
     name, arguments = operator_samples()[index]
     torch.library.opcheck(getattr(torch.ops.fastbert, name).default, arguments)
@@ -327,7 +328,7 @@ def test_operators_pass_opcheck(index: int) -> None:
 
 def test_every_operator_is_checked() -> None:
     files = ("attention", "cross_entropy", "embedding", "ffn", "layer_norm")
-    values = [value for file in files for value in vars(importlib.import_module(f"fastbert.library.{file}")).values()]
+    values = [value for file in files for value in vars(importlib.import_module(f"fastbert.ops.custom_ops.{file}")).values()]
     defined = {value._name for value in values if isinstance(value, torch.library.CustomOpDef)}
     assert defined == {name for name, _ in operator_samples()}
 

@@ -113,7 +113,7 @@ def test_dropout_follows_the_seed_and_stops_in_evaluation() -> None:
 
 def test_dropout_differs_at_each_site_and_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    from fastbert import reference
+    from fastbert.ops import reference
 
     real = reference.dropout_mask
     monkeypatch.setattr(reference, "dropout_mask", lambda seed, *a: seen.append(int(seed)) or real(seed, *a))

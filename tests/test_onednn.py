@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from conftest import make_pair
 
 import fastbert
-from fastbert import onednn, ops
+from fastbert import ops
+from fastbert.ops import onednn
 
 pytestmark = pytest.mark.skipif(not onednn.AVAILABLE, reason="this PyTorch has no oneDNN")
 

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from conftest import make_pair, ragged
 
 import fastbert
-from fastbert import cpu, ops, reference
+from fastbert import ops
 from fastbert.errors import BackendError
+from fastbert.ops import cpu, dispatch, reference
 
 DOUBLE = torch.float64
 
@@ -153,14 +154,14 @@ def test_backends_agree_and_say_which_path_ran() -> None:
 
 
 def test_backend_triton_raises_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "_INTERPRETED", False)
+    monkeypatch.setattr(dispatch, "_INTERPRETED", False)
     model, _ = make_pair("BertModel")
     with fastbert.backend("triton"), pytest.raises(BackendError, match="cannot run embedding: the tensors are on a CPU"):
         model(**ragged([3]))
 
 
 def test_backend_triton_says_that_triton_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "_HAS_TRITON", False)
+    monkeypatch.setattr(dispatch, "_HAS_TRITON", False)
     model, _ = make_pair("BertModel")
     with fastbert.backend("triton"), pytest.raises(BackendError, match="triton is not installed"):
         model(**ragged([3]))
@@ -171,7 +172,7 @@ def test_backend_is_chosen_by_scope_process_and_environment(monkeypatch: pytest.
     assert ops.current_backend() == "auto"
     monkeypatch.setenv("FASTBERT_BACKEND", "reference")
     assert ops.current_backend() == "reference"
-    monkeypatch.setattr(ops, "_process_backend", None)
+    monkeypatch.setattr(dispatch, "_process_backend", None)
     fastbert.set_backend("triton")
     assert ops.current_backend() == "triton"
     seen = []

@@ -8,9 +8,9 @@ from conftest import make_pair, ragged, worst
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastbert
-from fastbert import cpu
 from fastbert.diagnostics import encoder_flops
 from fastbert.errors import InputError
+from fastbert.ops import cpu
 from fastbert.packing import PackedBatch, token_budget_batches
 
 LENGTHS = [11, 5, 8, 1]

@@ -152,7 +152,7 @@ def test_a_batchs_plan_gives_the_same_bits(dropout: float) -> None:
     with_plan = ops.attention(qkv, starts, 17, dropout, seed, plan=lambda: plan)
     assert torch.equal(with_plan, ops.attention(qkv, starts, 17, dropout, seed))
     if not dropout:
-        assert torch.allclose(with_plan, fastbert.reference.attention(qkv, starts, 17), atol=1e-6)
+        assert torch.allclose(with_plan, fastbert.ops.reference.attention(qkv, starts, 17), atol=1e-6)
 
 
 # -- one loop, one cutter ---------------------------------------------------------------------------------------------------

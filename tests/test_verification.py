@@ -11,6 +11,7 @@ from conftest import make_pair, ragged
 import fastbert
 from fastbert import cli
 from fastbert.kernels import ffn, layer_norm
+from fastbert.ops import dispatch
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -71,10 +72,10 @@ def test_the_command_prints_the_table_and_exits_with_0(minilm: Path, capsys: pyt
 def test_the_command_exits_with_1_where_an_error_is_too_large(
     minilm: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastbert import cpu
+    from fastbert.ops import cpu
 
     real = cpu.attention
-    monkeypatch.setattr(cpu, "attention", lambda *a: real(*a) * 1.001)
+    monkeypatch.setattr(cpu, "attention", lambda *a, **k: real(*a, **k) * 1.001)
     assert cli.main(["verify", "A text.", "--model", str(minilm)]) == 1
     assert "TOO LARGE" in capsys.readouterr().out
 
@@ -82,8 +83,7 @@ def test_the_command_exits_with_1_where_an_error_is_too_large(
 def test_the_command_takes_a_backend(minilm: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["explain", "A text.", "--model", str(minilm), "--backend", "reference"]) == 0
     assert "the backend is 'reference'" in capsys.readouterr().out
-    from fastbert import ops
 
-    monkeypatch.setattr(ops, "_INTERPRETED", False)
+    monkeypatch.setattr(dispatch, "_INTERPRETED", False)
     assert cli.main(["verify", "A text.", "--model", str(minilm), "--backend", "triton"]) == 2
     assert "cannot run embedding: the tensors are on a CPU" in capsys.readouterr().err

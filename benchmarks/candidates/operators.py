@@ -67,10 +67,10 @@ class Fastbert(Operator):
 
 
 class Eager(Operator):
-    """fastbert.reference: the formula in plain PyTorch."""
+    """fastbert.ops.reference: the formula in plain PyTorch."""
 
     def __init__(self, job: Job) -> None:
-        from fastbert import reference
+        from fastbert.ops import reference
 
         super().__init__(job)
         self.function = getattr(reference, self.case.op)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastbert.data.batches import EpochBatches, PreTrainingBatch
 from fastbert.data.plan import IGNORE
-from fastbert.reference import cross_entropy_of_logits
+from fastbert.ops.reference import cross_entropy_of_logits
 from fastbert.training.world import World
 
 

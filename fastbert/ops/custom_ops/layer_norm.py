@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastbert.kernels import layer_norm as kernels
-from fastbert.library.shared import Seed, absent, autocast_type, direct, drawn_seed, on_device
+from fastbert.ops.custom_ops.shared import Seed, absent, autocast_type, direct, drawn_seed, on_device
 
 
 def layer_norm(

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbert import reference
-from fastbert.recorded import records
+from fastbert.ops import reference
+from fastbert.ops.recorded import records
 
 Group = tuple[int, int]  # a length, and how many sequences of it stand one behind the other
 Settings = tuple[tuple[Group, ...], float, bool, float]  # the groups, dropout, causal, scale

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastbert.kernels import attention as kernels
-from fastbert.library.shared import Seed, direct, drawn_seed, on_device, operands
+from fastbert.ops.custom_ops.shared import Seed, direct, drawn_seed, on_device, operands
 
 
 def attention(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastbert.kernels import common
 from fastbert.kernels import cross_entropy as kernels
-from fastbert.library.shared import Seed, autocast_type, direct, drawn_seed, on_device, operands
+from fastbert.ops.custom_ops.shared import Seed, autocast_type, direct, drawn_seed, on_device, operands
 
 
 def cross_entropy(

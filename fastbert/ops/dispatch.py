@@ -21,11 +21,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastbert import cpu, onednn, reference
-from fastbert.cpu import Plan
-from fastbert.cpu import plan_attention as plan_attention
 from fastbert.errors import BackendError
-from fastbert.reference import Seed
+from fastbert.ops import cpu, onednn, reference
+from fastbert.ops.cpu import Plan
+from fastbert.ops.reference import Seed
 
 BACKENDS = ("auto", "triton", "reference")
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -346,13 +345,13 @@ def _tf32() -> bool:
 
 
 def _library() -> Any:
-    """fastbert.library, imported at the first use: it brings Triton with it."""
+    """fastbert.ops.custom_ops, imported at the first use: it brings Triton with it."""
     _load_library()
-    return sys.modules["fastbert.library"]
+    return sys.modules["fastbert.ops.custom_ops"]
 
 
 def _load_library() -> bool:
-    import fastbert.library  # noqa: F401
+    import fastbert.ops.custom_ops  # noqa: F401
 
     return True
 

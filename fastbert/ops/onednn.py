@@ -19,7 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import register_flop_formula
 from torch.utils.weak import WeakIdKeyDictionary
 
-from fastbert.recorded import records
+from fastbert.ops.recorded import records
 
 # oneDNN keeps what it compiled for a shape, 1,024 times over, and batches of real lengths rarely have the same shape twice: a
 # service would grow by some hundred MB. It reads these when it first computes; values that are set already are kept.

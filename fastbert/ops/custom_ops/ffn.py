@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastbert.kernels import ffn as kernels
 from fastbert.kernels import tuning
-from fastbert.library.shared import absent, direct, on_device, operands
+from fastbert.ops.custom_ops.shared import absent, direct, on_device, operands
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:

@@ -7,10 +7,10 @@ products run in its type and LayerNorm gives float32, as PyTorch's own do; the c
 own autocast registration knows one type only. Sizes as in ops.py.
 """
 
-from fastbert.library.attention import attention
-from fastbert.library.cross_entropy import cross_entropy, dropout_mask
-from fastbert.library.embedding import embedding
-from fastbert.library.ffn import ffn, linear_gelu
-from fastbert.library.layer_norm import layer_norm
+from fastbert.ops.custom_ops.attention import attention
+from fastbert.ops.custom_ops.cross_entropy import cross_entropy, dropout_mask
+from fastbert.ops.custom_ops.embedding import embedding
+from fastbert.ops.custom_ops.ffn import ffn, linear_gelu
+from fastbert.ops.custom_ops.layer_norm import layer_norm
 
 __all__ = ["attention", "cross_entropy", "dropout_mask", "embedding", "ffn", "layer_norm", "linear_gelu"]

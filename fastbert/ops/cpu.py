@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert import cpu_attention, onednn, reference
-from fastbert.recorded import records
-from fastbert.reference import Seed
+from fastbert.ops import cpu_attention, onednn, reference
+from fastbert.ops.recorded import records
+from fastbert.ops.reference import Seed
 
 # glibc returns each freed activation to the system and takes it back page by page, a fifth of a layer's time, until a program
 # has once freed a block of nearly 32 MiB: then it keeps blocks below that size (mallopt(3), M_MMAP_THRESHOLD). So free one,

@@ -1,0 +1,57 @@
+"""Every op of BERT, on packed tokens: what is computed, how it runs on a CPU, and which path is taken.
+
+dispatch.py   which path runs an op, and why          reference.py      what is computed, in plain PyTorch
+cpu.py        ops whose plain form is slow on a CPU   cpu_attention.py  attention with dropout there, and its gradient
+onednn.py     float32 matrix products on a CPU        recorded.py       training repeats itself bit by bit
+custom_ops/   the kernels as PyTorch operators with gradients: imported where a kernel runs, as Triton comes with them
+"""
+
+from fastbert.ops.cpu import plan_attention
+from fastbert.ops.dispatch import (
+    BACKENDS,
+    Call,
+    Decision,
+    attention,
+    backend,
+    clamps_ids,
+    cross_entropy,
+    current_backend,
+    dropout_mask,
+    embedding,
+    ffn,
+    fuses_bias,
+    joined_linear,
+    layer_norm,
+    linear,
+    linear_gelu,
+    masked_attention,
+    prepack,
+    recording,
+    set_backend,
+    tapping,
+)
+
+__all__ = [
+    "BACKENDS",
+    "Call",
+    "Decision",
+    "attention",
+    "backend",
+    "clamps_ids",
+    "cross_entropy",
+    "current_backend",
+    "dropout_mask",
+    "embedding",
+    "ffn",
+    "fuses_bias",
+    "joined_linear",
+    "layer_norm",
+    "linear",
+    "linear_gelu",
+    "masked_attention",
+    "plan_attention",
+    "prepack",
+    "recording",
+    "set_backend",
+    "tapping",
+]
