@@ -178,7 +178,7 @@ def test_the_bar_moves_while_texts_are_still_tokenised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     embedder = Embedder.from_pretrained(sentence_folder(tmp_path), "cpu")
-    monkeypatch.setattr("fastbert.tasks.embedder._TEXTS_AT_ONCE", 3)
+    monkeypatch.setattr("fastbert.text.framing.TEXTS_AT_ONCE", 3)
     sizes = []
     encode = embedder.tokenizer.encode_ids
     monkeypatch.setattr(embedder.tokenizer, "encode_ids", lambda texts, **o: (sizes.append(len(texts)), encode(texts, **o))[1])

@@ -98,7 +98,7 @@ def test_without_dropout_training_is_that_of_transformers_trainer(
         return made[-1]
 
     monkeypatch.setattr(seed_run, "build_model", keep)
-    monkeypatch.setattr(SeedRun, "_order", lambda self, epoch: list(range(len(self.samples))))
+    monkeypatch.setattr(SeedRun, "_order", lambda self, epoch: list(range(len(self.targets))))
     examples = MAKERS[kind](200, 0)
     how = options(epochs=2, lr=5e-4)
     result = finetune(kind, encoder, examples, output=tmp_path / "run", options=how, device="cpu", show_progress=False)

@@ -49,7 +49,7 @@ def run(
     """
     quiet = not (sys.stderr.isatty() if show is None else show)
     waiting: tuple[Ints, int, Callable[[], list[Tensor]]] | None = None
-    with tqdm(total=framed.num_tokens, unit="tok", unit_scale=True, desc=name, disable=quiet, leave=False) as bar:
+    with tqdm(total=framed.num_tokens, unit="tok", unit_scale=True, desc=name, disable=quiet) as bar:
         for rows, batch in batches(framed, batch_tokens, device):
             arriving = _bring_back(step(batch), device)
             if waiting is not None:

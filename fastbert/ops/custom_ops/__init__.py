@@ -1,10 +1,10 @@
 """The ops that kernels run, as PyTorch operators: shapes for tracing, gradients, autocast. One op a file.
 
-Each function has the signature of its twin in ops.py. Where nothing needs a gradient and nothing is traced it calls the
+Each function has the signature of its twin in dispatch.py. Where nothing needs a gradient and nothing is traced it calls the
 launcher at once; otherwise it goes through `torch.ops.fastbert.<op>`, which torch.compile and torch.export see as one node.
 Operators return what their backward saves beside the result; `<op>_backward` are operators too. Types: under autocast the
 products run in its type and LayerNorm gives float32, as PyTorch's own do; the casts stand in the functions, as an operator's
-own autocast registration knows one type only. Sizes as in ops.py.
+own autocast registration knows one type only. Sizes as in dispatch.py.
 """
 
 from fastbert.ops.custom_ops.attention import attention
