@@ -15,6 +15,7 @@ from torch import nn
 import fastbert
 from fastbert import packing, pooling
 from fastbert.errors import BackendError, InputError
+from fastbert.packing import deferred
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
@@ -214,7 +215,7 @@ def test_a_packed_batch_that_was_edited_is_checked_again(edit: Any) -> None:
     model(batch)
     checks = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "check_limits", lambda *a, **k: checks.append(a))
+        patch.setattr(packing.checks, "check_limits", lambda *a, **k: checks.append(a))
         model(batch)
     assert not checks  # as long as it stays as it is, it is checked once
     edit(batch)
@@ -241,14 +242,14 @@ def test_pooling_leaves_a_tail_out_and_takes_no_tokens(modes: list[str]) -> None
 
 def test_a_check_is_raised_in_the_thread_that_made_it() -> None:
     raised: dict[str, str] = {}
-    deferred, polled = threading.Event(), threading.Event()
+    put_off, polled = threading.Event(), threading.Event()
 
     def report(_: list[bool]) -> None:
         raise InputError("a bad id")
 
     def bad() -> None:
         deferred.defer(torch.tensor([True]), report)
-        deferred.set()
+        put_off.set()
         polled.wait(10)
         try:
             deferred.check()
@@ -257,7 +258,7 @@ def test_a_check_is_raised_in_the_thread_that_made_it() -> None:
 
     thread = threading.Thread(target=bad)
     thread.start()
-    assert deferred.wait(10)
+    assert put_off.wait(10)
     deferred.poll()  # nothing of the other thread's
     deferred.check()
     polled.set()
