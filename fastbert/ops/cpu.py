@@ -82,8 +82,9 @@ def plan_attention(starts: list[int]) -> Plan:
     groups = [(length, sum(1 for _ in group)) for length, group in groupby(order, key=lambda i: lengths[i]) if length]
     if order == list(range(len(lengths))):
         return Plan(starts[-1], groups, None, None)
-    rows = _rows(starts, lengths, order)
-    return Plan(starts[-1], groups, rows, torch.empty_like(rows).scatter_(0, rows, torch.arange(len(rows))))
+    with torch.inference_mode(False):  # a batch that keeps the plan may be trained on later
+        rows = _rows(starts, lengths, order)
+        return Plan(starts[-1], groups, rows, torch.empty_like(rows).scatter_(0, rows, torch.arange(len(rows))))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

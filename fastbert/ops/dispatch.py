@@ -150,8 +150,7 @@ def attention(
         obstacle = f"head size {qkv.shape[-1]} is not one of {', '.join(map(str, _HEAD_SIZES))}"
     elif scale is not None and scale <= 0:
         obstacle = f"scale = {scale} is not positive"
-    beside = {} if plan is None else {"plan": plan}
-    run = _choose("attention", qkv, qkv.shape, obstacle, **beside)
+    run = _choose("attention", qkv, qkv.shape, obstacle, plan=plan)
     return run(qkv, cu_seqlens, max_seqlen, dropout_p, seed, causal, scale)
 
 

@@ -65,8 +65,8 @@ class PackedBatch:
     origin: Origin | None = field(default=None, repr=False)
     checked: Limits | None = field(default=None, repr=False)  # what it was checked against, while it stays as it is
     _checked_state: tuple[Any, ...] = field(default=(), repr=False)
-    _starts: tuple[Any, list[int]] | None = field(default=None, repr=False)  # see `host_starts`
-    _derived: tuple[Any, Any] | None = field(default=None, repr=False)  # see `once`
+    _starts: tuple[Tensor, list[int]] | None = field(default=None, repr=False)  # see `host_starts`
+    _derived: tuple[list[int], Any, Any] | None = field(default=None, repr=False)  # see `once`
 
     @property
     def batch_size(self) -> int:
@@ -100,33 +100,37 @@ class PackedBatch:
         """The same batch with every tensor changed."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith(("checked", "_"))}
         changed: dict[str, Any] = {name: change(v) if isinstance(v, Tensor) else v for name, v in values.items()}
-        return PackedBatch(**changed)
+        made = PackedBatch(**changed)
+        made._starts = self._starts  # of use only where the lengths are the same, see `host_starts`
+        return made
 
     def _moved(self, move: Callable[[Tensor], Tensor]) -> PackedBatch:
         """The same values elsewhere: what was checked stays checked."""
         made = self.map(move)
         made.mark_checked(self.checked if self._checked_state == self._state() else None)
-        if self._starts is not None and self._starts[0] == _identity(self.cu_seqlens):
-            made._starts = (_identity(made.cu_seqlens), self._starts[1])
         return made
 
     def know_lengths(self, lengths: Sequence[int]) -> None:
-        """Tells the batch what `cu_seqlens` holds, so that nobody needs to ask the device."""
-        self._starts = (_identity(self.cu_seqlens), list(accumulate(lengths, initial=0)))
+        """Tells a batch on a CPU what `cu_seqlens` holds; on a GPU nobody asks for it."""
+        if self.device.type == "cpu" and not torch.compiler.is_compiling():
+            self._starts = (self.cu_seqlens.clone(), list(accumulate(lengths, initial=0)))
 
     def host_starts(self) -> list[int]:
-        """`cu_seqlens` as Python ints. They leave the device once, and again only where the tensor was changed."""
-        state = _identity(self.cu_seqlens)
-        if self._starts is None or self._starts[0] != state:
-            self._starts = (state, self.cu_seqlens.tolist())
-        return self._starts[1]
+        """`cu_seqlens` as Python ints, read once and again only where it holds other values by now.
+
+        The values are compared: a tensor made in inference mode, and changes through `.data` or numpy, leave no other trace.
+        """
+        kept = self._starts
+        if kept is None or kept[0].device != self.cu_seqlens.device or not torch.equal(kept[0], self.cu_seqlens):
+            kept = self._starts = (self.cu_seqlens.clone(), self.cu_seqlens.tolist())
+        return kept[1]
 
     def once(self, make: Callable[[list[int]], Any]) -> Any:
         """What `make` derives from `host_starts`, made once for the lengths as they stand."""
-        key = (make, _identity(self.cu_seqlens))
-        if self._derived is None or self._derived[0] != key:
-            self._derived = (key, make(self.host_starts()))
-        return self._derived[1]
+        starts = self.host_starts()
+        if self._derived is None or self._derived[0] is not starts or self._derived[1] != make:
+            self._derived = (starts, make, make(starts))
+        return self._derived[2]
 
     def unpack(self, packed: Tensor, fill: float = 0.0) -> Tensor:
         """(T, ...) per token -> (B, S, ...), with `fill` where there is no token."""
