@@ -93,6 +93,22 @@ def test_pairs_have_two_segments(side: str, tmp_path: Path) -> None:
         Embedder.from_pretrained(folder, "cpu").encode(pairs, overlong="window")
 
 
+@pytest.mark.filterwarnings("ignore:.*more than")
+def test_very_long_pairs_are_cut_as_the_tokenizer_cuts_them(tmp_path: Path) -> None:
+    """The longer text keeps the odd token: which one that is, a beginning of both does not tell."""
+    embedder = Embedder.from_pretrained(sentence_folder(tmp_path), "cpu")
+    embedder.max_length = 10
+    pairs = [("cat " * 900, "a " * 600), ("a " * 600, "cat " * 900)]
+    found = embedder.frame(pairs)
+    expected = embedder.tokenizer(pairs, truncation=True, max_length=10)["input_ids"]
+    assert [found.row(i).tolist() for i in range(2)] == expected
+    with pytest.raises(InputError, match=r"texts\[0\] is a pair of 1503 tokens: windows are for single texts"):
+        embedder.encode(pairs, overlong="window")
+    embedder.max_length = 4
+    with pytest.raises(InputError, match=r"texts\[1\]: max_length = 4 leaves nothing of one of its texts"):
+        embedder.encode([("", "cat"), ("cat", "dog")])
+
+
 def test_segments_that_a_tokenizer_leaves_out_stay_out(tmp_path: Path) -> None:
     folder = sentence_folder(tmp_path, tokenizer_config={"model_input_names": ["input_ids", "attention_mask"]})
     same_vectors(folder, [("the cat", "a dog runs")])

@@ -114,6 +114,16 @@ def test_rows_have_the_special_tokens_that_the_tokenizer_puts_there(tokenizer: B
         assert found.segments.tolist() == [segment for row in expected["token_type_ids"] for segment in row]
 
 
+def test_a_template_with_the_second_text_first_is_refused(tokenizer: BertTokenizer) -> None:
+    other = BertTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"])
+    other.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $B:0 [SEP]:0 $A:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    assert frame(other, ["a"], max_length=8).row(0).tolist() == [2, 5, 3]
+    with pytest.raises(InputError, match="puts the second text of a pair before the first"):
+        frame(other, ["a"], ["a a"], max_length=8)
+
+
 def test_places_are_of_the_whole_input_not_of_the_part_being_read(
     tokenizer: BertTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

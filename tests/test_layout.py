@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -154,6 +155,12 @@ def test_no_file_imports_itself_by_a_way_round() -> None:
         graph[name] = {one for one in named & modules.keys() if one != "fastbert" or name == "fastbert"} - {name}
     with_order = list(TopologicalSorter(graph).static_order())  # raises CycleError, with the circle
     assert len(with_order) == len(modules)
+
+
+def test_files_that_the_makefile_names_are_there() -> None:
+    named = re.findall(r"(?:tests|benchmarks)/\w+\.py", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert named
+    assert not [name for name in named if not (ROOT / name).is_file()]
 
 
 def test_nothing_imports_benchmarks_or_tests_and_extras_are_never_needed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import pickle
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -131,11 +132,45 @@ def test_lengths_leave_a_batch_once(training: bool) -> None:
     assert counter.count == 1
 
 
+@pytest.mark.parametrize("how", ["in inference mode", "through .data", "through numpy"])
+def test_lengths_that_change_without_a_trace_are_seen(how: str) -> None:
+    """A tensor's version does not count these; what was derived from the old lengths would mix up sequences."""
+    bert = model()
+    with torch.inference_mode(how == "in inference mode"), torch.no_grad():
+        packed = fastbert.pack([[1, 2], [4, 1, 2, 3], [1, 2, 3]])
+        before = bert(packed)[0]
+        if how == "in inference mode":
+            packed.cu_seqlens[1] = 3
+        elif how == "through .data":
+            packed.cu_seqlens.data[1] = 3
+        else:
+            packed.cu_seqlens.numpy()[1] = 3
+        parts = (packed.input_ids, packed.token_type_ids, packed.position_ids, torch.tensor([0, 3, 6, 9]).int())
+        assert torch.equal(bert(packed)[0], bert(PackedBatch(*parts, 4, 4))[0])
+        assert not torch.equal(bert(packed)[0], before)
+
+
+def test_a_batch_that_was_run_for_inference_may_be_trained_on() -> None:
+    bert = model()
+    packed = fastbert.pack([[1, 2], [1, 2, 3, 4], [1, 2, 3]])  # not in the order of attention's groups
+    with torch.inference_mode():
+        bert(packed)
+    bert(packed)[0].sum().backward()
+    assert bert.embeddings.word_embeddings.weight.grad is not None
+
+
+def test_lists_of_ids_are_packed_within_a_traced_graph() -> None:
+    bert = model()
+    traced = torch.compile(bert, backend="eager", fullgraph=True)
+    assert torch.allclose(traced([[1, 2], [1, 2, 3]])[0], bert([[1, 2], [1, 2, 3]])[0], atol=1e-6)
+
+
 def test_lengths_of_batches_that_we_make_are_known_already() -> None:
     padded = torch.ones(3, 9, dtype=torch.long)
     mask = torch.arange(9) < torch.tensor([[4], [9], [1]])
     rows = frame(tokenizer(), [example.text for example in texts(9, 0)], max_length=40)
-    for packed in (fastbert.pack(padded, mask), fastbert.pack([[1, 2], [3]]), pack_rows(rows, range(9))):
+    made = [fastbert.pack(padded, mask), fastbert.pack([[1, 2], [3]]), pack_rows(rows, range(9))]
+    for packed in [*made, *(batch.to("cpu") for batch in made), *(pickle.loads(pickle.dumps(batch)) for batch in made)]:
         assert packed.host_starts() == packed.cu_seqlens.tolist()
         with Leaving(packed.cu_seqlens) as counter:
             model()(packed)
@@ -210,6 +245,8 @@ def test_packed_rows_are_what_packing_lists_gives() -> None:
         assert torch.equal(getattr(found, name), getattr(expected, name).int()), name
     assert (found.max_seqlen, found.padded_length) == (expected.max_seqlen, expected.padded_length)
     assert torch.equal(model(vocab_size=200)(found)[0], model(vocab_size=200)(expected)[0])
+    for name in ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "indices"):
+        assert getattr(found, name).data_ptr() % 16 == 0, name  # Triton compiles kernels anew for other pointers
 
 
 def test_results_come_back_by_row_one_batch_late() -> None:

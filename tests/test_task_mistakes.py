@@ -191,3 +191,13 @@ def test_questions_want_a_whole_top_k(encoder: Path, tmp_path: Path) -> None:
     folder = train("qa", encoder, tmp_path / "run", questions(16, 0), replace(ONE, max_length=64))
     with pytest.raises(InputError, match="top_k = 0"):
         QuestionAnswerer.from_pretrained(folder, "cpu").predict([("who", "the cat")], 0)
+
+
+def test_questions_that_are_left_out_do_not_move_the_places_of_others(encoder: Path, tmp_path: Path) -> None:
+    good = questions(3, 0)
+    unanswered = replace(good[0], id="u", answers=())
+    bad = replace(good[1], question="where ? " * 20)
+    split = Split("train", [unanswered, good[0], bad, good[2]], lambda number: f"file, line {number + 1}")
+    how = replace(ONE, max_length=16, doc_stride=4)
+    with pytest.raises(InputError, match=r"^file, line 3: its shorter text has 8 tokens"):
+        train("qa", encoder, tmp_path / "run", split, how)

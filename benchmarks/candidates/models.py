@@ -175,8 +175,9 @@ class Fastbert(Work):
         if self.job.task == "question answering":
             output = self.model(batch)
             return torch.stack([output.start_logits, output.end_logits], -1)
-        starts = batch.host_starts()
-        places = torch.tensor([start + i for start, row in zip(starts, batch.origin.rows, strict=False) for i in masked[row]])
+        lengths = batch.origin.framed.lengths[batch.origin.rows]
+        starts = (lengths.cumsum() - lengths).tolist()
+        places = torch.tensor([start + i for start, row in zip(starts, batch.origin.rows, strict=True) for i in masked[row]])
         states = self.model.bert(batch, last_layer_rows=places.to(self.device)).last_hidden_state
         return self.model.cls.predictions(states).amax(-1)  # type: ignore[no-any-return]
 

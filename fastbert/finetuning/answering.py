@@ -37,19 +37,19 @@ class Answering(Problem):
         if checkpoint.fixed:
             return
         gone = {question.id for question in misplaced(train.examples)}
-        train.examples = [q for q in train.examples if q.id not in gone]
+        train.keep([number for number, question in enumerate(train.examples) if question.id not in gone])
         if not train.examples:
             raise InputError(f"{train.name} holds no question with an answer that stands in its context")
 
     def _leave_out_unknown(self, split: Split) -> None:
         """Questions without answers that are not said to have none can neither teach nor judge."""
-        known = [question for question in split.examples if question.answers or question.impossible]
+        known = [number for number, question in enumerate(split.examples) if question.answers or question.impossible]
         if not known:
             raise InputError(f"{split.name}: no question has answers, or is_impossible; there is nothing to learn or to score")
         if len(known) < len(split.examples):
             left = len(split.examples) - len(known)
             split.notes.append(f"{left} questions have neither answers nor is_impossible: left out")
-            split.examples = known
+            split.keep(known)
 
     @property
     def settings(self) -> dict[str, Any]:

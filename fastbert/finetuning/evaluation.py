@@ -17,7 +17,7 @@ from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import Checkpoint, Prediction, Split
 from fastbert.finetuning.registry import make_problem
 from fastbert.finetuning.seed_run import evaluate_saved
-from fastbert.tasks.loading import PATTERNS, default_device, task_settings
+from fastbert.tasks.loading import PATTERNS, default_device, longest_row, task_settings
 from fastbert.tasks.nli import relation
 from fastbert.tasks.sequences import warn_of_cuts
 from fastbert.text.tokenizer import BertTokenizer
@@ -107,7 +107,7 @@ def evaluate_model(
     if is_composed(folder) and kind in ("qa", "choice"):
         labels = []
     tokenizer = BertTokenizer.from_pretrained(folder)
-    problem = make_problem(kind, options, tokenizer, split, (), Checkpoint(labels, config.max_position_embeddings, True))
+    problem = make_problem(kind, options, tokenizer, split, (), Checkpoint(labels, longest_row(config, tokenizer), True))
     part = problem.frame(split)
     warn_of_cuts(part.framed, problem.max_length)
     found, predictions = evaluate_saved(problem, folder, part, default_device(device), "float32")

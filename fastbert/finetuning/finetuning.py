@@ -100,7 +100,7 @@ def finetune(
     tokenizer = BertTokenizer.from_pretrained(source)
     splits = [_split(part, name) for part, name in ((train, "train"), (dev, "dev"), (test, "test")) if part is not None]
     before = [_fingerprint(split) for split in splits]
-    problem = make_problem(kind, options, tokenizer, splits[0], splits[1:], look_at(source, kind))
+    problem = make_problem(kind, options, tokenizer, splits[0], splits[1:], look_at(source, kind, tokenizer))
     parts = [problem.frame(split) for split in splits]
     named = {part.split.name: part for part in parts}
     text = overview(problem, parts)

@@ -15,7 +15,8 @@ from fastbert.errors import InputError
 from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import Checkpoint, Problem
 from fastbert.model import BertModel
-from fastbert.tasks.loading import SETTINGS, check_complete, head_of, task_settings
+from fastbert.tasks.loading import SETTINGS, check_complete, head_of, longest_row, task_settings
+from fastbert.text.tokenizer import BertTokenizer
 
 # The parameters by which a checkpoint shows that it has a trained head, and whether that head's labels are the data's.
 _HEADS = {
@@ -27,7 +28,7 @@ _HEADS = {
 _NEW_PARTS = ("classifier.", "qa_outputs.", "bert.pooler.")  # what fine-tuning may start anew
 
 
-def look_at(folder: Path, kind: str) -> Checkpoint:
+def look_at(folder: Path, kind: str, tokenizer: BertTokenizer) -> Checkpoint:
     """What a checkpoint brings along for a task."""
     if is_composed(folder):
         raise InputError(f"{folder} holds a task model on frozen features: fine-tuning starts from a BERT")
@@ -37,7 +38,7 @@ def look_at(folder: Path, kind: str) -> Checkpoint:
         state = checkpoint.read_state_dict(folder)
         if any(name.startswith("classifier.") for name in state):
             labels = config.label_names
-    return Checkpoint(labels, config.max_position_embeddings)
+    return Checkpoint(labels, longest_row(config, tokenizer))
 
 
 def build_model(problem: Problem, folder: Path, options: FineTuneOptions, seed: int) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -44,6 +44,12 @@ class Split:
         """The place of an example."""
         return f"{self.name}[{number}]" if self.place is None else self.place(number)
 
+    def keep(self, numbers: Sequence[int]) -> None:
+        """Leaves out all other examples; those that stay keep their places."""
+        where = replace(self).where  # as it was
+        self.examples = [self.examples[number] for number in numbers]
+        self.place = lambda number: where(numbers[number])
+
 
 @dataclass(frozen=True, eq=False)
 class FramedSplit:
@@ -66,7 +72,7 @@ class Checkpoint:
 
     Attributes:
         labels: names of its labels where it has a trained head for the task, else None.
-        longest: tokens of a row that the model takes.
+        longest: tokens of a row that the model and its tokenizer take.
         fixed: it is not trained, only evaluated: its labels are what they are, whatever the examples have.
     """
 
@@ -102,7 +108,7 @@ class Problem(ABC):
         self.kind, self.options, self.tokenizer = kind, options, tokenizer
         self.labels: list[str] = []
         self.metrics: tuple[str, ...] = ()
-        self.max_length = self.length(min(checkpoint.longest, tokenizer.model_max_length or checkpoint.longest))
+        self.max_length = self.length(checkpoint.longest)
 
     @property
     def config_fields(self) -> dict[str, Any]:

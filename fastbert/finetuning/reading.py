@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,7 +76,9 @@ def read_split(kind: str, path: str | Path, name: str, options: ReadOptions, lab
     kept = [number for number, example in enumerate(examples) if kind != "nli" or example.label != NO_LABEL]
     if len(kept) < len(examples):
         notes.append(f"{len(examples) - len(kept)} pairs have no agreed label ({NO_LABEL!r}) and were left out")
-    return Split(name, [examples[number] for number in kept], lambda number: table.place(kept[number]), notes)
+    split = Split(name, examples, table.place, notes)
+    split.keep(kept)
+    return split
 
 
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
@@ -91,14 +92,9 @@ def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
         raise InputError(f"dev_share = {share} leaves no example to train on, or none to choose by, of {len(split.examples)}")
     drawn = torch.randperm(len(split.examples), generator=torch.Generator().manual_seed(seed)).tolist()
     held = set(drawn[:count])
-    parts: Sequence[list[int]] = (
-        [n for n in range(len(drawn)) if n not in held],
-        sorted(held),
-    )
-    train, dev = (
-        Split(name, [split.examples[n] for n in part], lambda number, part=part: split.where(part[number]))  # type: ignore[misc]
-        for name, part in zip(("train", "dev"), parts, strict=True)
-    )
+    train, dev = (Split(name, split.examples, split.where) for name in ("train", "dev"))
+    train.keep([n for n in range(len(drawn)) if n not in held])
+    dev.keep(sorted(held))
     train.notes = [*split.notes, f"{share:.0%} of the examples were held out as dev"]
     return train, dev
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -48,17 +48,15 @@ def run(
         show: a bar on stderr; None means if stderr is a terminal.
     """
     quiet = not (sys.stderr.isatty() if show is None else show)
-    waiting: tuple[Ints, int, Callable[[], list[Tensor]]] | None = None
     with tqdm(total=framed.num_tokens, unit="tok", unit_scale=True, desc=name, disable=quiet) as bar:
-        for rows, batch in batches(framed, batch_tokens, device):
-            arriving = _bring_back(step(batch), device)
-            if waiting is not None:
-                yield waiting[0], waiting[2]()
-                bar.update(waiting[1])
-            waiting = rows, batch.num_tokens, arriving
-        if waiting is not None:
-            yield waiting[0], waiting[2]()
-            bar.update(waiting[1])
+        started = (
+            (rows, batch.num_tokens, _bring_back(step(batch), device)) for rows, batch in batches(framed, batch_tokens, device)
+        )
+        for one, _ in pairwise(chain(started, [None])):  # the next batch is started before this one's results are read
+            assert one is not None
+            rows, tokens, results = one
+            yield rows, results()
+            bar.update(tokens)
 
 
 def batches(framed: Framed, batch_tokens: int, device: torch.device) -> Iterator[tuple[Ints, PackedBatch]]:
@@ -92,7 +90,8 @@ def token_budget_batches(lengths: Sequence[int] | NDArray[Any], batch_tokens: in
 def pack_rows(framed: Framed, rows: Sequence[int] | Ints, device: torch.device | str = "cpu") -> PackedBatch:
     """Some of the rows, in the order given, as a batch on a device; its ids, segments, ... are parts of one int32 tensor.
 
-    For a GPU that tensor is page-locked and sent without waiting; torch keeps it until it has been read.
+    For a GPU that tensor is page-locked and sent without waiting; torch keeps it until it has been read. Each part starts at a
+    multiple of 16 bytes: Triton compiles a kernel anew for pointers that do not.
     """
     device, rows = torch.device(device), np.asarray(rows, dtype=np.int64)
     lengths = framed.lengths[rows]
@@ -103,10 +102,12 @@ def pack_rows(framed: Framed, rows: Sequence[int] | Ints, device: torch.device |
     parts: list[NDArray[Any]] = [framed.ids[places], framed.segments[places], positions, np.append(0, ends)]
     if lengths.min() < longest:
         parts.append(positions + np.repeat(np.arange(len(rows)) * longest, lengths))
-    sizes = [len(part) for part in parts]
-    joined = torch.empty(sum(sizes), dtype=torch.int32, pin_memory=device.type == "cuda")
-    np.concatenate(parts, out=joined.numpy(), casting="unsafe")
-    ids, segments, columns, starts, *indices = joined.to(device, non_blocking=True).split(sizes)
+    rooms = [-(-len(part) // 4) * 4 for part in parts]
+    joined = torch.empty(sum(rooms), dtype=torch.int32, pin_memory=device.type == "cuda")
+    for room, part in zip(joined.split(rooms), parts, strict=True):
+        room.numpy()[: len(part)] = part
+    sent = joined.to(device, non_blocking=True).split(rooms)
+    ids, segments, columns, starts, *indices = (room[: len(part)] for room, part in zip(sent, parts, strict=True))
     batch = PackedBatch(
         input_ids=ids,
         token_type_ids=segments,
@@ -131,6 +132,6 @@ def _bring_back(results: Sequence[Tensor], device: torch.device) -> Callable[[],
 
     def wait() -> list[Tensor]:
         arrived.synchronize()
-        return copies
+        return [copy.clone() for copy in copies]  # callers keep results for long: page-locked memory is not for that
 
     return wait

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fastbert.heads import BertForSequenceClassification
+from fastbert.packing.batching import BATCH_TOKENS
 from fastbert.tasks.loading import check_top_k
 from fastbert.tasks.sequences import SequenceTask
 
@@ -45,7 +46,7 @@ class Classifier(SequenceTask):
         top_k: int | None = 1,
         *,
         overlong: str | None = None,
-        batch_tokens: int = 16384,
+        batch_tokens: int = BATCH_TOKENS,
         show_progress: bool | None = None,
     ) -> list[Any]:
         """The likeliest labels of each input, with their probabilities.

@@ -14,8 +14,7 @@ from fastbert.lm_heads import BertForMaskedLM
 from fastbert.packing import PackedBatch
 from fastbert.packing.batching import run
 from fastbert.tasks.loading import HeadTask
-from fastbert.tasks.sequences import split_pairs
-from fastbert.text.framing import frame
+from fastbert.tasks.sequences import frame_texts
 
 _SCORES_AT_ONCE = 1 << 24  # of the vocabulary at masks: 64 MiB in float32
 
@@ -56,7 +55,7 @@ class FillMask(HeadTask):
         if top_k < 1:
             raise InputError(f"top_k = {top_k} must be at least 1")
         wanted = None if targets is None else torch.tensor(self._target_ids(targets), device=self.model.device)
-        framed = frame(self.tokenizer, *split_pairs(texts, "texts"), max_length=self.longest, overlong="error", place="texts")
+        framed = frame_texts(self.tokenizer, texts, max_length=self.longest, overlong="error", place="texts")
         masks = [np.flatnonzero(framed.row(i) == self.tokenizer.mask_token_id) for i in range(len(framed))]
         for i, places in enumerate(masks):
             if not len(places):
@@ -65,8 +64,9 @@ class FillMask(HeadTask):
 
         def best(batch: PackedBatch) -> list[Tensor]:
             assert batch.origin is not None
-            rows, starts = batch.origin.rows, batch.host_starts()
-            masked = np.concatenate([masks[i] + start for i, start in zip(rows, starts, strict=False)])
+            rows = batch.origin.rows
+            starts = framed.lengths[rows].cumsum() - framed.lengths[rows]
+            masked = np.concatenate([masks[i] + start for i, start in zip(rows, starts, strict=True)])
             return self._best(batch, torch.from_numpy(masked).to(batch.device, non_blocking=True), top_k, wanted)
 
         for rows, (scores, tokens) in run(framed, best, self.model.device, batch_tokens, name="fill mask", show=show_progress):

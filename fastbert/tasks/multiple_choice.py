@@ -9,6 +9,7 @@ import torch
 
 from fastbert.errors import InputError
 from fastbert.heads import BertForMultipleChoice
+from fastbert.packing.batching import BATCH_TOKENS
 from fastbert.tasks.sequences import SequenceTask
 from fastbert.text.framing import Framed
 
@@ -25,7 +26,7 @@ class MultipleChoice(SequenceTask):
         inputs: Sequence[Any],
         *,
         overlong: str | None = None,
-        batch_tokens: int = 16384,
+        batch_tokens: int = BATCH_TOKENS,
         show_progress: bool | None = None,
     ) -> list[dict[str, Any]]:
         """The best candidate for each text.
@@ -52,7 +53,7 @@ class MultipleChoice(SequenceTask):
             found.append({"label": best, "choice": choices[best], "score": row[best], "scores": row})
         return found
 
-    def scores(self, framed: Framed, batch_tokens: int = 16384, show_progress: bool | None = False) -> torch.Tensor:
+    def scores(self, framed: Framed, batch_tokens: int = BATCH_TOKENS, show_progress: bool | None = False) -> torch.Tensor:
         """One score a pair of text and candidate: each is run by itself."""
         return self.logits(framed, batch_tokens, show_progress, num_choices=1).view(-1)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fastbert.errors import InputError
+from fastbert.packing.batching import BATCH_TOKENS
 from fastbert.tasks.classifier import Classifier
 from fastbert.tasks.loading import check_top_k
 
@@ -49,7 +50,7 @@ class NLI(Classifier):
         top_k: int | None = 1,
         *,
         overlong: str | None = None,
-        batch_tokens: int = 16384,
+        batch_tokens: int = BATCH_TOKENS,
         show_progress: bool | None = None,
     ) -> list[Any]:
         """The likeliest relation of each pair, and the probability of every one.
@@ -80,7 +81,7 @@ class NLI(Classifier):
         *,
         hypothesis_template: str = "This example is {}.",
         multi_label: bool = False,
-        batch_tokens: int = 16384,
+        batch_tokens: int = BATCH_TOKENS,
         show_progress: bool | None = None,
     ) -> list[dict[str, Any]]:
         """Classifies texts by labels that the model was never trained on: each is a hypothesis that a text may entail.

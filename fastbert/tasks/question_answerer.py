@@ -127,7 +127,7 @@ class QuestionAnswerer(HeadTask):
         *,
         n_best: int = N_BEST,
         max_answer: int = MAX_ANSWER,
-        batch_tokens: int = 16384,
+        batch_tokens: int = BATCH_TOKENS,
         show_progress: bool | None = None,
     ) -> list[Any]:
         """The best answer to each question.

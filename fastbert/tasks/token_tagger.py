@@ -132,7 +132,7 @@ class TokenTagger(HeadTask):
         inputs: Sequence[str | Sequence[str]],
         aggregation: str = "first",
         *,
-        batch_tokens: int = 16384,
+        batch_tokens: int = BATCH_TOKENS,
         show_progress: bool | None = None,
     ) -> list[list[dict[str, Any]]]:
         """The entities of each text.
@@ -156,7 +156,7 @@ class TokenTagger(HeadTask):
         return [self._entities(*one, aggregation) for one in zip(texts, pieces, probabilities, strict=True)]
 
     def tag(
-        self, sentences: Sequence[Sequence[str]], *, batch_tokens: int = 16384, show_progress: bool | None = None
+        self, sentences: Sequence[Sequence[str]], *, batch_tokens: int = BATCH_TOKENS, show_progress: bool | None = None
     ) -> list[list[str]]:
         """One tag for each word, by its first piece; a word without a piece (control characters only) is outside.
 

@@ -112,6 +112,8 @@ class _Template(NamedTuple):
         ids, segments, texts = encoding.ids, encoding.type_ids, encoding.sequence_ids
         if not tokenizer.segments_pairs:
             segments = [0] * len(ids)
+        if pair and 1 in texts[: len(texts) - texts[::-1].index(0)]:
+            raise InputError("the tokenizer puts the second text of a pair before the first: such pairs are not supported")
         begin = texts.index(0)
         end = len(texts) - texts[::-1].index(0)
         second = texts.index(1) if pair else len(texts)
@@ -144,7 +146,8 @@ class Framer:
         self, tokenizer: BertTokenizer, max_length: int, place: Place | str = "inputs", cut: Cut | None = None
     ) -> None:
         self.max_length, self.place = max_length, place_of(place)
-        self._templates = (_Template.of(tokenizer, False), _Template.of(tokenizer, True))
+        self._tokenizer = tokenizer
+        self._templates: dict[bool, _Template] = {}
         self._cuts_left = tokenizer.truncation_side == "left"
         self._cut_pair = cut_pair if cut is None else cut
         self._ids, self._segments = array("i"), array("b")
@@ -162,7 +165,7 @@ class Framer:
         Raises:
             InputError: a text that is too long where that is an error, or a pair whose shorter text leaves no room.
         """
-        room = self.max_length - self._templates[b is not None].size
+        room = self.max_length - self._template(b is not None).size
         total = len(a) + len(b or ())
         if total > room and overlong == "error":
             raise InputError(
@@ -174,6 +177,8 @@ class Framer:
         if room < 1:
             raise InputError(f"max_length = {self.max_length} leaves no room for text beside the special tokens")
         keep = (min(len(a), room), 0) if b is None else self._cut_pair(len(a), len(b), room)
+        if (a and not keep[0]) or (b and not keep[1]):
+            raise InputError(f"{self.place(len(self._cut))}: max_length = {self.max_length} leaves nothing of one of its texts")
         begin = len(a) - keep[0] if self._cuts_left else 0
         kept = None if b is None else b[len(b) - keep[1] :] if self._cuts_left else b[: keep[1]]
         self._row(a[begin : begin + keep[0]], kept, begin, True)
@@ -198,7 +203,7 @@ class Framer:
             cut: tokens that were cut before.
         """
         walked, other = (a, b) if walks_first else (b or (), a)
-        room = self.max_length - self._templates[b is not None].size - len(other or ())
+        room = self.max_length - self._template(b is not None).size - len(other or ())
         if room < (1 if other is None else min(8, len(walked))):
             raise InputError(
                 f"{self.place(len(self._cut))}: its shorter text has {len(other or ())} tokens, which leaves no room for "
@@ -210,8 +215,13 @@ class Framer:
             self._row(part if walks_first else a, b if walks_first else part, start, walks_first)
         self._cut.append(cut)
 
+    def _template(self, pair: bool) -> _Template:
+        if pair not in self._templates:
+            self._templates[pair] = _Template.of(self._tokenizer, pair)
+        return self._templates[pair]
+
     def _row(self, a: Sequence[int], b: Sequence[int] | None, first: int, walks_first: bool) -> None:
-        template = self._templates[b is not None]
+        template = self._template(b is not None)
         front, between, behind = template.parts
         ids, segments = self._ids, self._segments
         ids.extend(front)
@@ -265,8 +275,9 @@ def frame(
     """
     check_overlong(overlong)
     framer = Framer(tokenizer, max_length, place, cut)
-    # Of a text that is cut at its end only a beginning is read.
-    bound = max_length if overlong == "truncate" and tokenizer.truncation_side == "right" else None
+    # Of a text that is cut at its end only a beginning is read; another rule for pairs may ask which text is longer.
+    partly = overlong == "truncate" and tokenizer.truncation_side == "right" and (second is None or cut is None)
+    bound = max_length if partly else None
 
     def encode(texts: Sequence[str], start: int) -> list[list[int]]:
         for number, text in enumerate(texts, start):
@@ -289,9 +300,19 @@ def check_overlong(overlong: str) -> None:
         raise InputError(f"overlong = {overlong!r} is not one of {', '.join(OVERLONG)}")
 
 
+@dataclass(frozen=True)
+class _Entries:
+    """Places of the entries of an argument; a function would keep what holds it from being pickled."""
+
+    name: str
+
+    def __call__(self, number: int) -> str:
+        return f"{self.name}[{number}]"
+
+
 def place_of(place: Place | str) -> Place:
     """From the name of an argument to the places of its entries."""
-    return place if callable(place) else lambda number: f"{place}[{number}]"
+    return _Entries(place) if isinstance(place, str) else place
 
 
 def cut_pair(a: int, b: int, room: int) -> tuple[int, int]:
