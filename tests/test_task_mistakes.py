@@ -196,7 +196,7 @@ def test_questions_want_a_whole_top_k(encoder: Path, tmp_path: Path) -> None:
 def test_questions_that_are_left_out_do_not_move_the_places_of_others(encoder: Path, tmp_path: Path) -> None:
     good = questions(3, 0)
     unanswered = replace(good[0], id="u", answers=())
-    bad = replace(good[1], question="where ? " * 20)
+    bad = replace(good[1], question="where ? " * 20, context=good[1].context + " the a is in" * 3)
     split = Split("train", [unanswered, good[0], bad, good[2]], lambda number: f"file, line {number + 1}")
     how = replace(ONE, max_length=16, doc_stride=4)
     with pytest.raises(InputError, match=r"^file, line 3: its shorter text has 8 tokens"):
