@@ -201,3 +201,10 @@ def test_questions_that_are_left_out_do_not_move_the_places_of_others(encoder: P
     how = replace(ONE, max_length=16, doc_stride=4)
     with pytest.raises(InputError, match=r"^file, line 3: its shorter text has 8 tokens"):
         train("qa", encoder, tmp_path / "run", split, how)
+
+
+def test_eval_says_that_questions_were_cut(encoder: Path, tmp_path: Path) -> None:
+    model = train("qa", encoder, tmp_path / "run", questions(16, 0), replace(ONE, max_length=64))
+    long = [replace(q, question="where ? " * 40) for q in questions(4, 1)]
+    with pytest.warns(UserWarning, match="4 of 4 questions have over 64 tokens and were cut"):
+        evaluate_model(model, Split("test", long), device="cpu")

@@ -12,7 +12,7 @@ from fastbert.data.squad import Question, misplaced
 from fastbert.errors import InputError
 from fastbert.finetuning.metrics import answer_f1, answer_metrics, chosen_metrics
 from fastbert.finetuning.problems import FramedSplit, Prediction, Problem, Split
-from fastbert.tasks.question_answerer import QuestionAnswerer, frame_questions, window_length
+from fastbert.tasks.question_answerer import QuestionAnswerer, frame_questions, warn_of_cut_questions, window_length
 
 LISTED = 5
 
@@ -78,6 +78,10 @@ class Answering(Problem):
             place=split.where,
         )
         return FramedSplit(split, questions.framed, questions)
+
+    def warn_of_cuts(self, part: FramedSplit) -> None:
+        """Of questions: contexts are never cut."""
+        warn_of_cut_questions(part.inputs)
 
     def targets(self, part: FramedSplit) -> list[Any]:
         """A sample a window, with the columns of the answer's first and last token."""

@@ -19,7 +19,6 @@ from fastbert.finetuning.registry import make_problem
 from fastbert.finetuning.seed_run import evaluate_saved
 from fastbert.tasks.loading import PATTERNS, default_device, longest_row, task_settings
 from fastbert.tasks.nli import relation
-from fastbert.tasks.sequences import warn_of_cuts
 from fastbert.text.tokenizer import BertTokenizer
 
 _TASKS = {
@@ -109,6 +108,6 @@ def evaluate_model(
     tokenizer = BertTokenizer.from_pretrained(folder)
     problem = make_problem(kind, options, tokenizer, split, (), Checkpoint(labels, longest_row(config, tokenizer), True))
     part = problem.frame(split)
-    warn_of_cuts(part.framed, problem.max_length)
+    problem.warn_of_cuts(part)
     found, predictions = evaluate_saved(problem, folder, part, default_device(device), "float32")
     return Evaluation(found, predictions)

@@ -18,6 +18,7 @@ from fastbert.finetuning.options import FineTuneOptions
 from fastbert.packing import PackedBatch
 from fastbert.packing.batching import pack_rows
 from fastbert.tasks.loading import HeadTask, checked_length
+from fastbert.tasks.sequences import warn_of_cuts
 from fastbert.text.framing import Framed
 from fastbert.text.tokenizer import BertTokenizer
 
@@ -140,6 +141,10 @@ class Problem(ABC):
     @abstractmethod
     def frame(self, split: Split) -> FramedSplit:
         """The rows of a split."""
+
+    def warn_of_cuts(self, part: FramedSplit) -> None:
+        """Warns of what was cut of the examples."""
+        warn_of_cuts(part.framed, self.max_length)
 
     @abstractmethod
     def targets(self, part: FramedSplit) -> list[Any]:

@@ -64,6 +64,15 @@ def frame_questions(
     return FramedQuestions(framer.framed(), contexts, [known[context][1] for context in contexts])
 
 
+def warn_of_cut_questions(questions: FramedQuestions, max_question: int = MAX_QUESTION) -> None:
+    """Warns where questions were cut: how many."""
+    cut = int((questions.framed.cut > 0).sum())
+    if cut:
+        warnings.warn(
+            f"{cut} of {questions.framed.num_texts} questions have over {max_question} tokens and were cut", stacklevel=3
+        )
+
+
 def window_length(max_length: int | None, longest: int) -> int:
     """Tokens of a window: 384, or what the model takes, where nothing else is asked for."""
     return min(MAX_LENGTH, longest) if max_length is None else checked_length(max_length, longest)
@@ -148,9 +157,7 @@ class QuestionAnswerer(HeadTask):
         pairs = [_question(value, i) for i, value in enumerate(inputs)]
         found = []
         questions = self.frame(pairs)
-        cut = int((questions.framed.cut > 0).sum())
-        if cut:
-            warnings.warn(f"{cut} of {len(pairs)} questions have over {self.max_question} tokens and were cut", stacklevel=2)
+        warn_of_cut_questions(questions, self.max_question)
         for answered in self.answer(questions, n_best, max_answer, batch_tokens, show_progress):
             candidates = list(answered.answers)
             if self.null_threshold is not None or not candidates:
@@ -186,7 +193,7 @@ class QuestionAnswerer(HeadTask):
     ) -> list[Answered]:
         """The best answers to each question, with their scores, and the score of having none."""
         framed = questions.framed
-        scored: list[ScoredWindow] = [_NOTHING] * len(framed)
+        scored: list[ScoredWindow] = [ScoredWindow((), (), 0.0, ())] * len(framed)
 
         def score(batch: PackedBatch) -> list[Tensor]:
             out = self.model(batch, return_dict=True)
@@ -205,9 +212,6 @@ class QuestionAnswerer(HeadTask):
             windows = [scored[i] for i in rows_of_text]
             found.append(Answered(best_answers(windows, context, n_best, max_answer), null_score(windows)))
         return found
-
-
-_NOTHING = ScoredWindow((), (), 0.0, ())
 
 
 def _question(value: Any, i: int) -> tuple[str, str]:
