@@ -86,8 +86,8 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row]]]] = {
         ],
         "sm90": [
             ((2, 64), _row(4, 2, BLOCK_M=64, BLOCK_N=64)),
-            ((2, 128), _row(8, 2, BLOCK_M=32, BLOCK_N=64)),
-            ((4, 64), _row(4, 2, BLOCK_M=32, BLOCK_N=64)),
+            ((2, 128), _row(8, 1, BLOCK_M=32, BLOCK_N=64)),
+            ((4, 64), _row(8, 1, BLOCK_M=32, BLOCK_N=64)),
             ((4, 128), _row(8, 1, BLOCK_M=32, BLOCK_N=32)),
         ],
     },
