@@ -1,4 +1,4 @@
-"""Everything that is measured on a GPU, in parts of minutes: tests, ops, models, latency, memory, start-up, the tuner.
+"""Everything that is done on a GPU, in parts of minutes: sanitizers, tests, ops, models, latency, memory, start-up, the tuner.
 
     python benchmarks/campaign.py --squad dev-v1.1.json      all parts, or those that are left
     python benchmarks/campaign.py --only tests,latency       these
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,6 +44,17 @@ from fastbert.tasks.loading import default_device
 ROOT = Path(__file__).resolve().parents[1]
 GRACE_S = 60  # to write what was measured, once told to stop
 PRODUCTS = "embedding,layer_norm,linear_gelu,ffn,cross_entropy"
+TEST_WORKERS = 8  # of pytest-xdist: what takes the time is Triton's compiler, on the host's cores
+KERNELS = (
+    "attention_short",
+    "attention_long",
+    "layer_norm_",
+    "embedding_",
+    "table_",
+    "gelu_",
+    "cross_entropy_",
+    "dropout_mask",
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,8 @@ class Part:
 
     Attributes:
         name: of it and of its file.
-        kind: "tests" (pytest), "rows" (run.py) or "tune" (tune.py).
+        kind: "sanitize" (compute-sanitizer around small tests), "tests" (pytest), "figures" (figures.py, breakdown.py), "rows"
+            (run.py) or "tune" (tune.py).
         options: of that command.
         limit_s: it is told to stop then.
     """
@@ -64,7 +77,7 @@ class Part:
     @property
     def suffix(self) -> str:
         """Of its file."""
-        return ".xml" if self.kind == "tests" else ".jsonl"
+        return {"sanitize": ".txt", "tests": ".xml"}.get(self.kind, ".jsonl")
 
 
 def _rows(name: str, limit_s: int, *options: str) -> Part:
@@ -72,7 +85,14 @@ def _rows(name: str, limit_s: int, *options: str) -> Part:
 
 
 PARTS = (
-    Part("tests", "tests", ("-m", "gpu", "-q"), 540),
+    *(
+        Part(f"{tool}-{name}", "sanitize", (tool, tests), 540)
+        for name, tests in (("attention", "small_attention"), ("rest", "small_products or small_rows"))
+        for tool in ("memcheck", "racecheck")
+    ),
+    Part("tests", "tests", ("-q", "-n", str(TEST_WORKERS)), 540),
+    Part("figures", "figures", ("benchmarks/figures.py",), 120),
+    Part("breakdown", "figures", ("benchmarks/breakdown.py",), 240),
     _rows("ops-attention", 240, "ops", "--cases", "attention"),
     _rows("ops", 300, "ops", "--cases", PRODUCTS),
     _rows("inference-base", 420, "inference", "--sizes", "base"),
@@ -113,10 +133,16 @@ class Campaign:
     def command(self, part: Part) -> list[str]:
         """How a part is run; it goes on with its file."""
         path = str(self.file(part))
+        tests = [sys.executable, "-m", "pytest", "tests/test_gpu.py", "-p", "no:cacheprovider"]
+        if part.kind == "sanitize":
+            tool, chosen = part.options
+            return [*_sanitizer(tool, path), *tests, "-q", "-k", chosen]
         if part.kind == "tests":
-            return [sys.executable, "-m", "pytest", "tests", *part.options, f"--junitxml={path}"]
+            return [*tests, *part.options, f"--junitxml={path}"]
         if part.kind == "tune":
             return [sys.executable, "benchmarks/tune.py", *part.options, "--dtype", self.dtype, "--json", path]
+        if part.kind == "figures":
+            return [sys.executable, *part.options, "--dtype", self.dtype, "--output", path]
         return [sys.executable, "benchmarks/run.py", *part.options, *self.common, "--output", path, "--resume"]
 
     def done(self, part: Part) -> bool:
@@ -134,7 +160,8 @@ class Campaign:
         """Runs a part: "done", "failed", or "stopped" at its limit, with what it had measured kept."""
         print(f"-- {part.name}, at most {part.limit_s} s", file=sys.stderr, flush=True)
         started = time.perf_counter()
-        process = subprocess.Popen(self.command(part), cwd=ROOT, start_new_session=True, preexec_fn=_heed_ctrl_c)
+        env = os.environ | ({"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if part.kind == "sanitize" else {})  # bounds of each tensor
+        process = subprocess.Popen(self.command(part), cwd=ROOT, env=env, start_new_session=True, preexec_fn=_heed_ctrl_c)
         try:
             code = process.wait(part.limit_s)
             status = "done" if code == 0 else "failed"
@@ -187,6 +214,14 @@ class Campaign:
 
     def _write(self) -> None:
         files.write_text(self.parts / "state.json", json.dumps(self.state, indent=1) + "\n")
+
+
+def _sanitizer(tool: str, log: str) -> list[str]:
+    """compute-sanitizer's command for our kernels, which ends in an error where it finds one."""
+    program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    options = ["--tool", tool, "--log-file", log, "--error-exitcode", "86", "--report-api-errors", "no", "--print-limit", "20"]
+    names = (option for kernel in KERNELS for option in ("--kernel-name", f"kns={kernel}"))
+    return [program, *options, *names]
 
 
 def _heed_ctrl_c() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-FLUSH_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}  # more than the last cache holds
+FLUSH_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # more than the last cache holds; on CUDA long enough to queue the call
 MAX_CALLS = 200
 
 

@@ -1,36 +1,65 @@
 """Searches the launch table on this GPU: every candidate checked first, then timed; prints rows for kernels/tuning.py.
 
     python benchmarks/tune.py                        # every kernel, bfloat16
-    python benchmarks/tune.py --only attention_long --dtype float16 --json rows.jsonl
+    python benchmarks/tune.py --only attention_long_dq layer_norm --dtype float16 --json rows.jsonl
+    python benchmarks/tune.py --only "attention_short_fwd (2, 64, 128)"
 
-A candidate must compile without spilling, give what the present row gives (to the type's rounding), and is then timed with cold
-caches, interleaved with the others; the median counts. Needs a CUDA device. Long: minutes a kernel; what was searched so far is
-in the file of --json, and is not searched again.
+A candidate must give what the present row gives, to the type's rounding: that is found out, and everything compiled, by as
+many processes as there are cores. The timing comes after it, by one process: cold caches, interleaved with the others, and the
+median counts. Needs a CUDA device. Long: minutes a kernel; what was searched so far is in the file of --json, and is not
+searched again.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
+import multiprocessing
 import os
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout as well as installed
 os.environ.pop("TRITON_INTERPRET", None)
 
 import torch
-from kernel_cases import F, N, T, Tensors, V
-from timing import seconds_of
 from tqdm import tqdm
 
+from benchmarks.environment import environment
+from benchmarks.kernel_cases import F, N, T, Tensors, V
+from benchmarks.timing import seconds_of
 from fastbert.kernels import attention, cross_entropy, embedding, ffn, layer_norm, tuning
 
 REPEATS = 20
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched.
+
+    Attributes:
+        op: of the launch table.
+        limits: of the row.
+        candidates: the rows to try.
+        make: makes the call that uses the row and returns what to compare.
+    """
+
+    op: str
+    limits: tuple[int, ...]
+    candidates: list[dict[str, int]]
+    make: Callable[[], Callable[[], Any]]
+
+    @property
+    def name(self) -> str:
+        """For --only."""
+        return f"{self.op} {self.limits}"
 
 
 def blocks(**ranges: tuple[int, ...]) -> list[dict[str, int]]:
@@ -39,39 +68,39 @@ def blocks(**ranges: tuple[int, ...]) -> list[dict[str, int]]:
     return [dict(zip(names, values, strict=True)) for values in itertools.product(*ranges.values())]
 
 
-def searches(dtype: torch.dtype) -> Iterator[tuple[str, tuple[int, ...], list[dict[str, int]], Callable[[], Any]]]:
-    """(op of the table, limits of the row, candidates, call that uses the row and returns what to compare)."""
+def searches(dtype: torch.dtype) -> Iterator[Search]:
+    """All that can be searched."""
     size = torch.empty(0, dtype=dtype).element_size()
     make = Tensors(dtype, "cuda")
     for width, length in itertools.product((64, 128), (32, 64, 128)):
         rows = tuple(m for m in (16, 32, 64, 128) if m <= length)
         for phase in ("fwd", "bwd"):
             candidates = blocks(BLOCK_M=rows, BLOCK_N=(length,), WARPS=(4, 8), STAGES=(1,))
-            yield f"attention_short_{phase}", (size, width, length), candidates, _attention(make, width, length, phase)
+            call = functools.partial(_attention, make, width, length, phase)
+            yield Search(f"attention_short_{phase}", (size, width, length), candidates, call)
     for width in (64, 128):
         for name in ("fwd", "dq", "dkv"):
             candidates = blocks(BLOCK_M=(32, 64, 128), BLOCK_N=(32, 64, 128), WARPS=(4, 8), STAGES=(1, 2, 3))
-            phase = "fwd" if name == "fwd" else "bwd"
-            yield f"attention_long_{name}", (size, width), candidates, _attention(make, width, 512, phase)
+            if name == "dkv":  # Triton lets the next copy overwrite what warp-group products still read: issues 9433, 11781
+                candidates = [row for row in candidates if row["BLOCK_M"] > 32 or row["num_stages"] == 1]
+            call = functools.partial(_attention, make, width, 512, "fwd" if name == "fwd" else "bwd")
+            yield Search(f"attention_long_{name}", (size, width), candidates, call)
     for op in ("layer_norm_fwd", "layer_norm_bwd"):
         extra = {} if op.endswith("fwd") else {"PER_SM": (1, 2, 4)}
-        yield op, (1024,), blocks(BLOCK_T=(1, 2, 4, 8), WARPS=(2, 4, 8), STAGES=(1,), **extra), _layer_norm(make, op)
-    yield "table_bwd", (1024,), blocks(WARPS=(1, 2, 4, 8), STAGES=(1, 2, 3)), _table(make)
+        candidates = blocks(BLOCK_T=(1, 2, 4, 8), WARPS=(2, 4, 8), STAGES=(1,), **extra)
+        yield Search(op, (1024,), candidates, functools.partial(_layer_norm, make, op))
+    yield Search("table_bwd", (1024,), blocks(WARPS=(1, 2, 4, 8), STAGES=(1, 2, 3)), functools.partial(_table, make))
     dots = {"BLOCK_M": (64, 128, 256), "BLOCK_N": (64, 128, 256), "BLOCK_K": (32, 64), "WARPS": (4, 8), "STAGES": (2, 3, 4)}
-    if tuning.architecture(torch.device("cuda", 0)) in tuning.TMA_ARCHITECTURES and size == 2:
-        yield "linear_gelu_tma", (size,), blocks(**dots), _linear_gelu(make)
-    else:
-        yield "linear_gelu", (size,), blocks(**dots), _linear_gelu(make)
-    yield "linear_gelu_bwd", (size,), blocks(**dots), _linear_gelu_bwd(make)
-    yield (
-        "bias_gelu",
-        (),
-        blocks(BLOCK_T=(1, 2, 4, 8), BLOCK_F=(256, 512, 1024), PER_SM=(2, 4, 8), WARPS=(4, 8), STAGES=(1,)),
-        (_bias_gelu(make)),
-    )
-    yield "cross_entropy_fwd", (), blocks(BLOCK_V=(1024, 2048, 4096, 8192), WARPS=(4, 8, 16), STAGES=(1, 2)), _loss(make, False)
-    bwd = blocks(BLOCK_M=(4, 8, 16, 32), BLOCK_V=(128, 256, 512), PROGRAMS=(8, 16, 32), WARPS=(4, 8), STAGES=(1, 2))
-    yield "cross_entropy_bwd", (), bwd, _loss(make, True)
+    has_tma = tuning.architecture(torch.device("cuda", 0)) in tuning.TMA_ARCHITECTURES and size == 2
+    op = "linear_gelu_tma" if has_tma else "linear_gelu"
+    yield Search(op, (size,), blocks(**dots), functools.partial(_linear_gelu, make))
+    yield Search("linear_gelu_bwd", (size,), blocks(**dots), functools.partial(_linear_gelu_bwd, make))
+    wide = blocks(BLOCK_T=(1, 2, 4, 8), BLOCK_F=(256, 512, 1024), PER_SM=(2, 4, 8), WARPS=(4, 8), STAGES=(1,))
+    yield Search("bias_gelu", (), wide, functools.partial(_bias_gelu, make))
+    rows = blocks(BLOCK_V=(1024, 2048, 4096, 8192), WARPS=(4, 8, 16), STAGES=(1, 2))
+    yield Search("cross_entropy_fwd", (), rows, functools.partial(_loss, make, False))
+    rows = blocks(BLOCK_M=(4, 8, 16, 32), BLOCK_V=(128, 256, 512), PROGRAMS=(8, 16, 32), WARPS=(4, 8), STAGES=(1, 2))
+    yield Search("cross_entropy_bwd", (), rows, functools.partial(_loss, make, True))
 
 
 def _attention(make: Tensors, width: int, length: int, phase: str) -> Callable[[], Any]:
@@ -142,71 +171,89 @@ def with_row(op: str, limits: tuple[int, ...], row: dict[str, int]) -> Iterator[
             table[arch] = before
 
 
-def search(
-    op: str, limits: tuple[int, ...], candidates: list[dict[str, int]], call: Callable[[], Any]
-) -> list[tuple[float, dict[str, int]]]:
-    """(median seconds, row) of the present row and of every candidate that is right, fastest first."""
-    present = tuning.row(op, torch.device("cuda", torch.cuda.current_device()), *limits)
-    expected = call().float()
-    scale = float(expected.abs().max())
-    tolerance = 4 * torch.finfo(torch.bfloat16 if expected.dtype == torch.float32 else expected.dtype).eps * scale
-    fit = [present]
-    for row in tqdm(candidates, desc=f"{op} {limits}: check", unit="row", leave=False):
-        if row == present:
-            continue
-        try:
-            with with_row(op, limits, row):
-                found = call().float()
-            torch.cuda.synchronize()
-        except Exception as error:  # what does not compile or fit is no candidate; anything may come out of a compiler
-            tqdm.write(f"{op} {row}: {type(error).__name__}", file=sys.stderr)
-            continue
-        if float((found - expected).abs().max()) <= tolerance:
-            fit.append(row)
-    device = torch.device("cuda", torch.cuda.current_device())
-    times: list[list[float]] = [[] for _ in fit]
-    for _ in tqdm(range(REPEATS), desc=f"{op} {limits}: time", unit="round", leave=False):
-        for row, seconds in zip(fit, times, strict=True):
-            with with_row(op, limits, row):
+def present_row(search: Search) -> dict[str, int]:
+    """The row of the launch table now."""
+    return tuning.row(search.op, _device(), *search.limits)
+
+
+def is_right(task: tuple[str, str, dict[str, int]]) -> bool:
+    """Whether a candidate, (dtype, name of the search, row), gives what the present row gives. Runs in a process of its own."""
+    dtype, name, row = task
+    search, call, expected = _expected(dtype, name)
+    tolerance = 4 * torch.finfo(torch.bfloat16 if expected.dtype == torch.float32 else expected.dtype).eps
+    try:
+        with with_row(search.op, search.limits, row):
+            found = call().float()
+        torch.cuda.synchronize()
+    except Exception as error:  # what does not compile or fit is no candidate; anything may come out of a compiler
+        print(f"{name} {row}: {type(error).__name__}", file=sys.stderr)
+        return False
+    return bool((found - expected.float()).abs().max() <= tolerance * expected.abs().max())
+
+
+@functools.lru_cache(maxsize=1)
+def _expected(dtype: str, name: str) -> tuple[Search, Callable[[], Any], torch.Tensor]:
+    torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    search = next(search for search in searches(getattr(torch, dtype)) if search.name == name)
+    call = search.make()
+    return search, call, call()
+
+
+def ranked(search: Search, rows: Sequence[dict[str, int]]) -> list[tuple[float, dict[str, int]]]:
+    """(median seconds, row) of each row, fastest first."""
+    call, device = search.make(), _device()
+    times: list[list[float]] = [[] for _ in rows]
+    for _ in tqdm(range(REPEATS), desc=f"{search.name}: time", unit="round", leave=False, disable=None):
+        for row, seconds in zip(rows, times, strict=True):
+            with with_row(search.op, search.limits, row):
                 seconds.append(seconds_of(call, device, cold=True))
-    return sorted(((statistics.median(s), row) for s, row in zip(times, fit, strict=True)), key=lambda pair: pair[0])
+    return sorted(((statistics.median(s), row) for s, row in zip(times, rows, strict=True)), key=lambda pair: pair[0])
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="ops whose name has this text in it")
+    parser.add_argument("--only", nargs="+", default=[""], help="searches with one of these texts in their names")
     parser.add_argument("--dtype", default="bfloat16", choices=["float16", "bfloat16", "float32"])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that compile (default: the cores)")
     parser.add_argument("--json", type=Path, help="append every measurement to this file, as JSON lines")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         print("tune.py needs a CUDA device; kernel_report.py works without one", file=sys.stderr)
         return 2
     torch.backends.cuda.matmul.allow_tf32 = True
-    arch = tuning.architecture(torch.device("cuda", torch.cuda.current_device()))
+    arch = tuning.architecture(_device())
     known = _searched(args.json)
-    for op, limits, candidates, call in searches(getattr(torch, args.dtype)):
-        if args.only not in op or (op, arch, args.dtype, limits) in known:
-            continue
-        ranked = search(op, limits, candidates, call)
-        present = next(seconds for seconds, row in ranked if row == tuning.row_of(op, arch, *limits))
-        best, row = ranked[0]
-        launch = ", ".join(f"{k}={v}" for k, v in row.items() if not k.startswith("num_"))
-        line = f"({limits}, _row({row['num_warps']}, {row['num_stages']}, {launch})),"
-        print(f"{op} {arch}: {line}  # {best * 1e6:.0f} us, {present / best:.2f}x the present row", flush=True)
+    wanted = [search for search in searches(getattr(torch, args.dtype)) if any(text in search.name for text in args.only)]
+    wanted = [search for search in wanted if (search.op, arch, args.dtype, search.limits) not in known]
+    fits = _fits(wanted, args.dtype, args.jobs)
+    for search, rows in zip(wanted, fits, strict=True):
+        op, limits, present = search.op, search.limits, present_row(search)
+        best, *rest = found = ranked(search, [present, *(row for row in rows if row != present)])
+        before = next(seconds for seconds, row in found if row == present)
+        for seconds, row in (best, *rest[:2]):
+            launch = ", ".join(f"{k}={v}" for k, v in row.items() if not k.startswith("num_"))
+            line = f"({limits}, _row({row['num_warps']}, {row['num_stages']}, {launch})),"
+            print(f"{op} {arch}: {line}  # {seconds * 1e6:.0f} us, {before / seconds:.2f}x the present row", flush=True)
         if args.json:
             with args.json.open("a", encoding="utf-8") as file:
-                for seconds, measured in ranked:
-                    record = {
-                        "op": op,
-                        "arch": arch,
-                        "dtype": args.dtype,
-                        "limits": limits,
-                        "row": measured,
-                        "seconds": seconds,
-                    }
-                    file.write(json.dumps(record) + "\n")
+                for seconds, row in found:
+                    record = {"op": op, "arch": arch, "dtype": args.dtype, "limits": limits, "row": row, "seconds": seconds}
+                    file.write(json.dumps(record | {"present": row == present} | environment(_device())) + "\n")
     return 0
+
+
+def _fits(wanted: Sequence[Search], dtype: str, jobs: int) -> list[list[dict[str, int]]]:
+    """The candidates of each search that are right. Compiles them all, so that timing finds them in Triton's cache."""
+    tasks = [(dtype, search.name, row) for search in wanted for row in search.candidates]
+    with multiprocessing.get_context("spawn").Pool(min(jobs, max(1, len(tasks)))) as pool:
+        found = iter(tqdm(pool.imap(is_right, tasks), total=len(tasks), desc="compile", unit="row", leave=False, disable=None))
+        return [[row for row in search.candidates if next(found)] for search in wanted]
 
 
 def _searched(path: Path | None) -> set[tuple[str, str, str, tuple[int, ...]]]:

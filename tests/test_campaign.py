@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import campaign, records, run, targets  # noqa: E402
+from benchmarks import breakdown, campaign, records, run, targets  # noqa: E402
 from benchmarks.campaign import PARTS, Campaign, Part  # noqa: E402
 from benchmarks.cases import REAL, SIZES  # noqa: E402
 from benchmarks.checkpoints import Checkpoints  # noqa: E402
@@ -118,15 +119,48 @@ def test_every_part_names_options_that_its_command_knows(tmp_path: Path) -> None
             cases = (args.cases or "").split(",")
             assert args.suite in ("ops", "inference", "training", "latency", "memory", "startup")
             assert all(any(case in name for name in OP_CASES) for case in cases)
+    assert [part.kind for part in PARTS][:5] == ["sanitize"] * 4 + ["tests"], "what is wrong is found before it is timed"
+    tests = (ROOT / "tests" / "test_gpu.py").read_text(encoding="utf-8")
+    for part in PARTS:
+        if part.kind == "sanitize":
+            assert all(f"def test_{name}(" in tests for name in part.options[1].split(" or "))
     searched = [part.options[1] for part in PARTS if part.kind == "tune"]
     source = (ROOT / "benchmarks" / "tune.py").read_text(encoding="utf-8")
     assert all(op in source for op in searched)
 
 
+def test_the_sanitizers_look_at_every_kernel_of_ours() -> None:
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "kernels").glob("*.py"))
+    kernels = re.findall(r"def (_\w+_kernel)\(", sources)
+    assert len(kernels) > 10
+    assert [kernel for kernel in kernels if not any(name in kernel for name in campaign.KERNELS)] == []
+
+
+def test_the_breakdown_names_every_kernel_of_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    works = (
+        breakdown.Work("tiny, forward", "tiny", "forward", 2, 16),
+        breakdown.Work("tiny, step", "tiny", "pre-training", 2, 16),
+    )
+    monkeypatch.setattr(breakdown, "WORKS", works)
+    path = tmp_path / "rows.jsonl"
+    assert breakdown.main(["--device", "cpu", "--dtype", "bfloat16", "--calls", "2", "--output", str(path)]) == 0
+    forward, step = (json.loads(line) for line in path.read_text().splitlines())
+    assert (forward["work"], step["work"]) == ("tiny, forward", "tiny, step")
+    for found in (forward, step):
+        assert found["wall_s"] >= found["host_s"] > 0
+        assert found["device_s"] == pytest.approx(sum(seconds for _, _, seconds in found["kernels"]))
+        assert {"commit", "torch", "cpu"} <= found.keys()
+    assert any("backward" in name.lower() for name, _, _ in step["kernels"])
+    assert not any("backward" in name.lower() for name, _, _ in forward["kernels"])
+    assert "tiny, step: wall" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--only", "speed"], "there is no part 'speed'; the parts are tests, ops-attention"),
+        (["--only", "speed"], "there is no part 'speed'; the parts are memcheck-attention, racecheck-attention"),
         (["--squad", "/no/such/file"], "--squad: there is no file /no/such/file"),
         ([], "there is no CUDA device; --list shows what would run"),
     ],

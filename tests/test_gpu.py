@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,13 @@ TYPES = [torch.float32, *HALVES]
 BASE, LARGE = (768, 12, 3072), (1024, 16, 4096)
 OFF = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 KERNEL_SIZES = {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 512, "max_position_embeddings": 512}
+
+
+@pytest.fixture(autouse=True)
+def _memory_is_given_back() -> Iterator[None]:
+    """Several workers of pytest-xdist share the card."""
+    yield
+    torch.cuda.empty_cache()
 
 
 @pytest.fixture
@@ -111,6 +119,38 @@ def test_ffn_in_both_forms(form: str, dtype: torch.dtype, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("rows", [1, 3000])
 def test_cross_entropy(rows: int, dtype: torch.dtype) -> None:
     check_cross_entropy("cuda", dtype, rows, 768, 30_522, "mean")
+
+
+# -- every kernel at sizes that compute-sanitizer gets through: `campaign.py` runs these under it ------------------------------
+
+SMALL = {  # longest length at most 32, 64, 128; the long form; sequences without a token, of one token, and with a cut block
+    "32": [32, 7, 0, 1],
+    "64": [64, 0, 33],
+    "128": [128, 1, 0, 77],
+    "long": [200, 1, 129, 0, 64],
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "tf32"])
+@pytest.mark.parametrize("form", [(0.1, False), (0.0, True)], ids=["dropout", "causal"])
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("lengths", list(SMALL))
+def test_small_attention(lengths: str, width: int, form: tuple[float, bool], dtype: torch.dtype, tf32: None) -> None:
+    check_attention("cuda", dtype, SMALL[lengths], 2, width, *form)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "tf32"])
+def test_small_products(dtype: torch.dtype, tf32: None) -> None:
+    check_linear_gelu("cuda", dtype, 130, 128, 264, "none")
+    check_ffn("cuda", dtype, 77, 128, 512)
+    check_cross_entropy("cuda", dtype, 9, 64, 1003, "mean")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "float32"])
+def test_small_rows(dtype: torch.dtype) -> None:
+    check_layer_norm("cuda", dtype, 37, 768, 0.1)
+    check_layer_norm("cuda", dtype, 1, 1023, 0.0, offset=3)
+    check_embedding("cuda", dtype, 41, 768, 0.1)
 
 
 # -- the model -----------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,136 @@
+"""Figures of a card that decide what a model can reach on it: the vendor's products, and the joins with each launch row.
+
+    python benchmarks/figures.py                                # on CUDA, bfloat16
+    python benchmarks/figures.py --output figures.jsonl         # and as JSON lines, with device, driver, versions and commit
+
+products  TFLOP/s of a linear layer with its bias at T = 16,384, for every (K, N) of BERT-base and BERT-large, and of the two
+          forms of linear + GELU beside it.
+joins     GB/s of LayerNorm with bias, dropout and residual, forward and backward, at N = 768 and 1,024, with each launch row
+          that is worth a look; and of a large copy, which is the limit.
+
+Medians of calls with cold caches, by CUDA events.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout as well as installed
+
+import torch
+
+from benchmarks.environment import environment
+from benchmarks.kernel_cases import Tensors
+from benchmarks.timing import seconds_of
+from benchmarks.tune import with_row
+from fastbert.diagnostics import align
+from fastbert.kernels import ffn, layer_norm, tuning
+
+T = 16_384
+JOIN_TOKENS = 65_536
+PRODUCTS = ((768, 2304), (768, 768), (768, 3072), (3072, 768), (1024, 3072), (1024, 1024), (1024, 4096), (4096, 1024))
+FORWARD_ROWS = tuple(
+    {"BLOCK_T": b, "num_warps": w, "num_stages": 1} for b, w in ((1, 2), (1, 4), (2, 4), (4, 4), (4, 8), (8, 8))
+)
+BACKWARD_ROWS = tuple(
+    {"BLOCK_T": b, "PER_SM": per, "num_warps": w, "num_stages": 1}
+    for (b, w), per in itertools.product(((1, 2), (1, 4), (2, 4), (4, 4), (4, 8), (8, 8)), (1, 2, 4, 8))
+)
+AT_LEAST_S = 0.02  # of calls in one figure
+Row = dict[str, Any]
+
+
+def products(make: Tensors) -> Iterator[Row]:
+    """The vendor's linear layers, and both forms of linear + GELU."""
+    for inner, outer in PRODUCTS:
+        x, weight, bias = make(T, inner), make(outer, inner) * inner**-0.5, make(outer)
+        forms: dict[str, Callable[[], Any]] = {"linear": lambda x=x, w=weight, b=bias: torch.nn.functional.linear(x, w, b)}
+        if outer == 4 * inner:
+            for form, keep in itertools.product(("fused", "split"), (False, True)):
+                name = f"linear + GELU, {form}, {'training' if keep else 'inference'}"
+                forms[name] = lambda x=x, w=weight, b=bias, f=form, k=keep: ffn.linear_gelu_fwd(x, w, b, False, f, k)
+        for name, call in forms.items():
+            seconds = _seconds(call, x.device)
+            rate = 2 * T * inner * outer / seconds / 1e12
+            yield {"figure": "products", "case": name, "K": inner, "N": outer, "tokens": T, "seconds": seconds, "tflops": rate}
+
+
+def joins(make: Tensors) -> Iterator[Row]:
+    """LayerNorm by launch row, dropout 0.1; and a copy."""
+    source = make(JOIN_TOKENS * 4, 1024)
+    target = torch.empty_like(source)
+    yield _moved("copy", 1024, {}, 2 * source.nbytes, _seconds(lambda: target.copy_(source), source.device))
+    for width in (768, 1024):
+        x, residual, dy = (make(JOIN_TOKENS, width) for _ in range(3))
+        weight, bias, seed = make(width), make(width), torch.tensor([5], device=x.device)
+
+        def forward(x: Any = x, residual: Any = residual, weight: Any = weight, bias: Any = bias, seed: Any = seed) -> Any:
+            return layer_norm.layer_norm_fwd(x, residual, weight, bias, 1e-12, bias, 0.1, seed, x.dtype, True)
+
+        _, mean, rstd = forward()
+        assert mean is not None
+        assert rstd is not None
+
+        def backward(
+            dy: Any = dy, x: Any = x, residual: Any = residual, weight: Any = weight, bias: Any = bias, seed: Any = seed,
+            mean: Any = mean, rstd: Any = rstd,
+        ) -> Any:  # fmt: skip
+            return layer_norm.layer_norm_bwd(dy, x, residual, weight, bias, 0.1, seed, mean, rstd, True)
+
+        for op, call, rows, tensors in (
+            ("layer_norm_fwd", forward, FORWARD_ROWS, 3),
+            ("layer_norm_bwd", backward, BACKWARD_ROWS, 5),
+        ):
+            present = tuning.row(op, x.device, width)
+            for row in (present, *(row for row in rows if row != present)):
+                with with_row(op, (width,), dict(row)):
+                    seconds = _seconds(call, x.device)
+                yield {**_moved(op, width, row, tensors * x.nbytes, seconds), "present": row == present}
+
+
+def _moved(case: str, width: int, row: Row, moved: int, seconds: float) -> Row:
+    facts = {"figure": "joins", "case": case, "N": width, "tokens": JOIN_TOKENS, "row": row}
+    return {**facts, "seconds": seconds, "gb_per_s": moved / seconds / 1e9}
+
+
+def _seconds(call: Callable[[], Any], device: torch.device) -> float:
+    for _ in range(3):
+        call()
+    return seconds_of(call, device, AT_LEAST_S, cold=True)
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dtype", default="bfloat16", choices=["float16", "bfloat16"])
+    parser.add_argument("--output", type=Path, help="a file for the rows, as JSON lines")
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("figures.py needs a CUDA device", file=sys.stderr)
+        return 2
+    device = torch.device("cuda", torch.cuda.current_device())
+    facts = {**environment(device), "dtype": args.dtype}
+    rows = []
+    make = Tensors(getattr(torch, args.dtype), str(device))
+    for found in itertools.chain(products(make), joins(make)):
+        rows.append({**facts, **found})
+        if args.output is not None:
+            args.output.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    lines = [("case", "K", "N", "launch", "us", "TFLOP/s", "GB/s")]
+    for row in rows:
+        launch = " ".join(f"{name}={value}" for name, value in row.get("row", {}).items()) + " *" * row.get("present", False)
+        rates = (f"{row['tflops']:.0f}" if "tflops" in row else "", f"{row['gb_per_s']:,.0f}" if "gb_per_s" in row else "")
+        lines.append((row["case"], str(row.get("K", "")), str(row["N"]), launch, f"{row['seconds'] * 1e6:.0f}", *rates))
+    print("\n".join(align(lines)))
+    print("* the row of the launch table")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
