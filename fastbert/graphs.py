@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,15 +61,14 @@ class CapturedModel:
 
     def __init__(self, model: Any, max_graphs: int = 32) -> None:
         encoder = model.base_model
-        if encoder.device.type != "cuda":
-            raise BackendError(f"CUDA graphs need a CUDA device; the model is on {encoder.device}")
+        _need_cuda([encoder.device], "the model is")
         if max_graphs < 1:
             raise InputError(f"max_graphs = {max_graphs} must be at least 1")
         self.encoder = encoder
         self.max_graphs = max_graphs
         self._graphs: OrderedDict[tuple[Any, ...], _Captured] = OrderedDict()
         self._pool = torch.cuda.graph_pool_handle()
-        self._weights: tuple[int, ...] = ()
+        self._weights = _Weights(encoder)
 
     @torch.no_grad()
     def __call__(self, batch: PackedBatch) -> BertModelOutput:
@@ -84,11 +83,10 @@ class CapturedModel:
         batch = self.encoder.pack_inputs(batch)
         if batch.attention_bias is not None or batch.tail:
             raise InputError("CapturedModel takes batches with 2-D masks, without a tail")
-        weights = tuple(parameter.data_ptr() for parameter in self.encoder.parameters())
-        if weights != self._weights:
+        if not self._weights.are_as_captured():
             self._graphs.clear()
             self._pool = torch.cuda.graph_pool_handle()  # a pool without a user cannot be captured into again
-            self._weights = weights
+            self._weights = _Weights(self.encoder)
         bucket = Bucket.of(batch)
         limit = max(batch.max_seqlen, self.encoder.config.max_position_embeddings)
         bucket = Bucket((bucket[0], bucket[1], min(bucket[2], limit)))
@@ -101,7 +99,7 @@ class CapturedModel:
             if len(self._graphs) > self.max_graphs:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
-        _fill(captured.batch, _in_bucket(batch, bucket))
+        _fill_up(captured.batch, batch)
         captured.graph.replay()
         states, pooled = captured.output.last_hidden_state, captured.output.pooler_output
         assert states is not None
@@ -111,7 +109,7 @@ class CapturedModel:
         )
 
     def _capture(self, batch: PackedBatch, bucket: Bucket) -> _Captured:
-        static = _copied(_in_bucket(batch, bucket))
+        static = _in_bucket(batch, bucket).clone()
         static.mark_checked(self.encoder._limits())
 
         def run() -> Any:
@@ -134,9 +132,8 @@ class CapturedStep:
     """
 
     def __init__(self, step: Callable[..., Any], inputs: Mapping[str, Tensor | PackedBatch]) -> None:
-        if not all(value.device.type == "cuda" for value in inputs.values()):
-            raise BackendError("CUDA graphs need a CUDA device; some inputs are elsewhere")
-        self._static = {name: _copied(v) if isinstance(v, PackedBatch) else v.clone() for name, v in inputs.items()}
+        _need_cuda([value.device for value in inputs.values()], "inputs are")
+        self._static = {name: value.clone() for name, value in inputs.items()}
         for value in self._static.values():
             if isinstance(value, PackedBatch) and value.checked is None:
                 raise InputError("pack the example batch with limits=, or run it once: its check cannot be captured")
@@ -161,6 +158,12 @@ class CapturedStep:
                 raise InputError(f"{name} is a {type(value).__name__}; the step was captured with a {type(static).__name__}")
         self._graph.replay()
         return torch.utils._pytree.tree_map_only(Tensor, torch.clone, self._result)
+
+
+def _need_cuda(devices: Iterable[torch.device], what: str) -> None:
+    for device in devices:
+        if device.type != "cuda":
+            raise BackendError(f"CUDA graphs need a CUDA device; {what} on {device}")
 
 
 def _surroundings() -> tuple[Any, ...]:
@@ -206,9 +209,34 @@ def _in_bucket(batch: PackedBatch, bucket: Bucket) -> PackedBatch:
     return filled
 
 
-def _copied(batch: PackedBatch) -> PackedBatch:
-    """The same batch in memory of its own."""
-    return batch.map(torch.clone)
+def _fill_up(static: PackedBatch, batch: PackedBatch) -> None:
+    """Copies a batch into the front of a larger one, whose further sequences become empty.
+
+    What stands in the further rows stays: a batch that came before, good ids that belong to no sequence now.
+    """
+    pairs = [(getattr(static, field), getattr(batch, field)) for field in _TENSORS if field != "indices"]
+    given = [(target[: len(value)], value) for target, value in pairs if value is not None]
+    torch._foreach_copy_([target for target, _ in given], [value for _, value in given])
+    if static.batch_size > batch.batch_size:
+        static.cu_seqlens[batch.batch_size + 1 :].fill_(batch.num_tokens)
+
+
+class _Weights:
+    """Where the parameters of a module are: a captured graph reads them there.
+
+    Changes in place are no change to it; `.to`, `.half()`, new Parameter objects and new modules are.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._parts = [
+            (owner, name, part) for m in module.modules() for owner in (m._parameters, m._modules) for name, part in owner.items()
+        ]
+        self._places = [(part, part.data_ptr()) for _, _, part in self._parts if isinstance(part, Tensor)]
+
+    def are_as_captured(self) -> bool:
+        """Whether everything is where it was."""
+        same = all(owner.get(name) is part for owner, name, part in self._parts)
+        return same and all(part.data_ptr() == place for part, place in self._places)
 
 
 def _fill(static: PackedBatch, batch: PackedBatch, name: str = "batch") -> None:

@@ -197,10 +197,14 @@ def embedding_bwd(
     mean: torch.Tensor,
     rstd: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """dy (T, N) -> dz (T, N), the gradient of the three rows of each token, and (2, N) float32: dweight, dbias."""
+    """dy (T, N) -> dz (T, N) float32, the gradient of the three rows of each token, and (2, N) float32: dweight, dbias.
+
+    float32, since thousands of tokens may fall on one row: rounded to 16 bit one by one, their sum would be off by more than
+    its own rounding.
+    """
     T, N = ids.shape[0], word.shape[1]
     dy = contiguous_rows(dy)
-    dz = torch.empty((T, N), dtype=word.dtype, device=word.device)
+    dz = torch.empty((T, N), dtype=torch.float32, device=word.device)
     if not T:
         return dz, torch.zeros(2, N, dtype=torch.float32, device=word.device)
     row = tuning.row("layer_norm_bwd", word.device, N)

@@ -136,6 +136,26 @@ def check_embedding(
     compare(run, inputs, dtype)
 
 
+def check_frequent_word(device: str, dtype: torch.dtype, tokens: int, width: int) -> None:
+    """All tokens are one word: rounded to 16 bit before they are added, they would be off by several units of the sum."""
+    generator = torch.Generator().manual_seed(0)
+    ids, kinds, places = (torch.arange(tokens, device=device) % n + n // 3 for n in (1, 1, 40))
+    values = [torch.randn(n, width, generator=generator).to(device, dtype) for n in (3, 60, 1)]
+    scale = [torch.ones(width, device=device, dtype=dtype), torch.zeros(width, device=device, dtype=dtype)]
+    upstream = torch.randn(tokens, width, generator=generator).to(device, dtype)
+    gradients = []
+    for backend, widen in (("triton", Tensor.clone), ("reference", Tensor.double)):
+        tables = [widen(value).requires_grad_() for value in values]
+        with fastbert.backend(backend):
+            out = ops.embedding(ids, kinds, places, *tables, *map(widen, scale), 1e-12)
+        out.backward(widen(upstream))
+        gradients.append(tables[0].grad[0].double())
+    found, exact = gradients
+    rounding = (exact.to(dtype).double() - exact).abs()
+    beyond = (found - exact).abs() - rounding - FLOOR * exact.abs().max()
+    assert bool((beyond <= 0).all()), f"beyond the rounding of the sum by {float(beyond.max()):.3g}"
+
+
 def check_attention(
     device: str, dtype: torch.dtype, lengths: list[int], heads: int, width: int, p: float, causal: bool, strided: bool = False
 ) -> None:

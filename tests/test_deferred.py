@@ -171,6 +171,104 @@ def test_graphs_need_a_gpu() -> None:
         graphs.CapturedStep(lambda **_: None, {"x": torch.zeros(1)})
 
 
+class Replay:
+    """Stands for a CUDA graph where there is none: runs again, into the same addresses."""
+
+    def __init__(self, run: Any) -> None:
+        self.run, self.result = run, run()
+
+    def replay(self) -> None:
+        for kept, value in zip(tensors(self.result), tensors(self.run()), strict=True):
+            kept.copy_(value)
+
+
+def tensors(result: Any) -> list[torch.Tensor]:
+    return [value for value in (result.to_tuple() if hasattr(result, "to_tuple") else (result,)) if value is not None]
+
+
+@pytest.fixture
+def replayed(monkeypatch: pytest.MonkeyPatch) -> list[Replay]:
+    """All of graphs.py but the graph itself, on a CPU; the captures that were made."""
+    made: list[Replay] = []
+
+    def capture(run: Any, pool: Any, device: torch.device) -> tuple[Replay, Any]:
+        made.append(Replay(run))
+        return made[-1], made[-1].result
+
+    monkeypatch.setattr(graphs, "_capture", capture)
+    monkeypatch.setattr(graphs, "_need_cuda", lambda devices, what: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(deferred, "capturing", lambda: bool(made))  # a replay runs no checks
+    return made
+
+
+def test_a_captured_model_equals_the_model_for_every_batch_of_its_bucket(replayed: list[Replay]) -> None:
+    model, _ = make_pair("BertModel")
+    captured = graphs.CapturedModel(model)
+    for seed, lengths in enumerate(([9, 4], [5, 5, 3], [16], [1], [9, 4], [2, 2, 2, 2])):
+        batch = fastbert.pack(**ragged(lengths, seed=seed))
+        with torch.no_grad():
+            expected = model(batch)
+        found = captured(batch)
+        torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state)
+        torch.testing.assert_close(found.pooler_output, expected.pooler_output)
+    assert len(replayed) == 3, "16 tokens; 1, 2 and 4 sequences"
+
+
+def test_a_captured_model_follows_its_weights(replayed: list[Replay]) -> None:
+    model, _ = make_pair("BertModel")
+    captured = graphs.CapturedModel(model)
+    batch = fastbert.pack(**ragged([9, 4]))
+    layer = model.encoder.layer[1]
+
+    def in_place() -> None:
+        layer.output.dense.weight.data.mul_(1.5)
+
+    def replaced() -> None:
+        layer.output.dense.weight = torch.nn.Parameter(layer.output.dense.weight * 2)
+
+    def new_module() -> None:
+        layer.intermediate.dense = torch.nn.Linear(*reversed(layer.intermediate.dense.weight.shape))
+
+    def moved() -> None:
+        layer.attention.self.query.weight.data = layer.attention.self.query.weight.data.clone()
+
+    captured(batch)
+    for change, captures in ((in_place, 0), (replaced, 1), (new_module, 1), (moved, 1), (model.double, 1)):
+        before = len(replayed)
+        change()
+        with torch.no_grad():
+            expected = model(batch).last_hidden_state
+        torch.testing.assert_close(captured(batch).last_hidden_state, expected)
+        assert len(replayed) - before == captures, change.__name__
+
+
+def test_a_captured_step_runs_on_copies_of_its_inputs(replayed: list[Replay]) -> None:
+    """The example was checked, and so is its copy: a check cannot be captured."""
+    model, _ = make_pair("BertModel")
+    limits = model._limits()
+
+    def batch(seed: int) -> Any:
+        return fixed_budget(fastbert.pack(**ragged([9, 4], seed=seed), limits=limits), 20, 3, 16)
+
+    checked = []
+
+    def step(batch: Any, scale: torch.Tensor) -> torch.Tensor:
+        checked.append(batch.is_checked(limits))
+        return model(batch).last_hidden_state.sum() * scale
+
+    first = batch(0)
+    run = graphs.CapturedStep(step, {"batch": first, "scale": torch.tensor(2.0)})
+    assert checked == [True]
+    for seed, scale in ((1, 3.0), (0, 2.0)):
+        with torch.no_grad():
+            expected = step(batch(seed), torch.tensor(scale))
+        torch.testing.assert_close(run(batch=batch(seed), scale=torch.tensor(scale)).detach(), expected)
+    assert torch.equal(first.input_ids, batch(0).input_ids)
+    with pytest.raises(InputError, match="pack the example batch with limits="):
+        graphs.CapturedStep(step, {"batch": fastbert.pack(**ragged([9, 4])), "scale": torch.tensor(2.0)})
+
+
 def test_batches_of_one_bucket_have_one_shape() -> None:
     """However they were padded, the addresses of one can be filled with the other."""
     batches = [
@@ -182,7 +280,7 @@ def test_batches_of_one_bucket_have_one_shape() -> None:
         PackedBatch(*(getattr(batches[0], f) for f in ("input_ids", "token_type_ids", "position_ids", "cu_seqlens")), 9, 99)
     )
     bucket = graphs.Bucket((16, 4, 32))
-    static = graphs._copied(graphs._in_bucket(batches[0], bucket))
+    static = graphs._in_bucket(batches[0], bucket).clone()
     for batch in batches:
         graphs._fill(static, graphs._in_bucket(batch, bucket))
         assert torch.equal(static.input_ids[: batch.num_tokens], batch.input_ids)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernel_checks import check_embedding, random
+from kernel_checks import check_embedding, check_frequent_word, random
 
 import fastbert
 from fastbert import ops
@@ -38,6 +38,10 @@ def test_table_gradient_adds_runs_of_any_length_across_chunks(runs: list[int]) -
     skipped = kernels.table_bwd(dz, index, rows, torch.float32, 2)
     exact[2] = 0
     torch.testing.assert_close(skipped.double(), exact, atol=1e-5, rtol=1e-5)
+
+
+def test_the_gradient_of_a_frequent_word_errs_by_its_own_rounding_alone() -> None:
+    check_frequent_word("cpu", torch.float16, 300, 24)  # the interpreter cuts bfloat16 off; test_gpu.py has it
 
 
 def test_embedding_clamps_ids_that_no_table_has() -> None:

@@ -14,6 +14,7 @@ from kernel_checks import (
     check_attention,
     check_cross_entropy,
     check_embedding,
+    check_frequent_word,
     check_ffn,
     check_layer_norm,
     check_linear_gelu,
@@ -67,6 +68,11 @@ def test_layer_norm(tokens: int, width: int, p: float, dtype: torch.dtype) -> No
 @pytest.mark.parametrize(("tokens", "width", "p"), [(65_536, 768, 0.1), (16_384, 1024, 0.0)])
 def test_embedding(tokens: int, width: int, p: float, dtype: torch.dtype) -> None:
     check_embedding("cuda", dtype, tokens, width, p, (30_522, 512, 2))
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_frequent_word(dtype: torch.dtype) -> None:
+    check_frequent_word("cuda", dtype, 20_000, 1024)
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)

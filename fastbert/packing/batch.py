@@ -96,6 +96,10 @@ class PackedBatch:
         """The same batch in page-locked memory; `DataLoader(pin_memory=True)` calls it."""
         return self._moved(Tensor.pin_memory)
 
+    def clone(self) -> PackedBatch:
+        """The same batch in memory of its own."""
+        return self._moved(torch.clone)
+
     def map(self, change: Callable[[Tensor], Tensor]) -> PackedBatch:
         """The same batch with every tensor changed."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith(("checked", "_"))}

@@ -111,7 +111,7 @@ def _embedding_backward(
 
 @_embedding_backward.register_fake
 def _(dy, ids, types, positions, word, position, token_type, ln_weight, dropout_p, seed, mean, rstd):
-    return word.new_empty(dy.shape), word.new_empty((2, dy.shape[1]), dtype=torch.float32)
+    return word.new_empty(dy.shape, dtype=torch.float32), word.new_empty((2, dy.shape[1]), dtype=torch.float32)
 
 
 @torch.library.custom_op("fastbert::table_backward", mutates_args=())
