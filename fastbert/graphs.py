@@ -11,6 +11,7 @@ import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -228,15 +229,19 @@ class _Weights:
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
-        self._parts = [
-            (owner, name, part) for m in module.modules() for owner in (m._parameters, m._modules) for name, part in owner.items()
-        ]
-        self._places = [(part, part.data_ptr()) for _, _, part in self._parts if isinstance(part, Tensor)]
+        self._owners = [owner for part in module.modules() for owner in (part._parameters, part._modules)]
+        self._parts = [*chain.from_iterable(map(dict.values, self._owners))]
+        self._parameters = [part for part in self._parts if isinstance(part, Tensor)]
+        self._state = self._now()
 
     def are_as_captured(self) -> bool:
         """Whether everything is where it was."""
-        same = all(owner.get(name) is part for owner, name, part in self._parts)
-        return same and all(part.data_ptr() == place for part, place in self._places)
+        return self._now() == self._state
+
+    def _now(self) -> tuple[list[int], list[int]]:
+        """Which modules and parameters there are, and the addresses of those that there were."""
+        parts = chain.from_iterable(map(dict.values, self._owners))
+        return [*map(id, parts)], [*map(Tensor.data_ptr, self._parameters)]
 
 
 def _fill(static: PackedBatch, batch: PackedBatch, name: str = "batch") -> None:

@@ -607,18 +607,18 @@ class BertModel(BertPreTrainedModel):
         device = self.device
         if isinstance(source, Tensor | PackedBatch) and source.device != device and device.type != "meta":
             raise InputError(f"the inputs are on {source.device}, the model is on {device}")
-        wait = True
         if not torch.compiler.is_compiling():
             interop.join(BertPreTrainedModel, ModelOutput)
-            if self.device.type == "cpu":
+            if device.type == "cpu":
                 forking.before_forward()
             deferred.poll()
-            wait = self.device.type == "cpu" or not self._clamps_ids()
         if isinstance(input_ids, PackedBatch):
             beside = (attention_mask, token_type_ids, position_ids, inputs_embeds)
             if any(value is not None for value in beside):
                 raise InputError("a PackedBatch carries its own mask, token_type_ids and position_ids: pass it alone")
-            batch = packing.check_packed(input_ids, limits, wait)
+            batch = input_ids
+            if not batch.is_checked(limits):
+                batch = packing.check_packed(batch, limits, self._waits_for_checks(device))
         else:
             dense = attention_mask if isinstance(attention_mask, Tensor) and attention_mask.dim() > 2 else None
             batch = packing.pack(
@@ -628,7 +628,7 @@ class BertModel(BertPreTrainedModel):
                 position_ids,
                 inputs_embeds=inputs_embeds,
                 limits=limits,
-                wait=wait,
+                wait=self._waits_for_checks(device),
             )
             batch.padded = True
             if not torch.compiler.is_compiling():
@@ -656,11 +656,13 @@ class BertModel(BertPreTrainedModel):
                 f"last_layer_rows go from {int(rows.min())} to {int(rows.max())}; there are {batch.num_tokens} rows"
             )
 
-    def _clamps_ids(self) -> bool:
-        """Whether the embedding's kernel runs, which stands ids that no table has: then their check need not be waited for."""
+    def _waits_for_checks(self, device: torch.device) -> bool:
+        """Whether ids are checked before they are used: not where the embedding's kernel runs, which clamps those of no table."""
+        if torch.compiler.is_compiling() or device.type == "cpu":
+            return True
         parts = self.embeddings
         tables = (parts.word_embeddings, parts.position_embeddings, parts.token_type_embeddings)
-        return is_plain(*tables, parts.LayerNorm, parts.dropout) and ops.clamps_ids(parts.word_embeddings.weight)
+        return not (is_plain(*tables, parts.LayerNorm, parts.dropout) and ops.clamps_ids(parts.word_embeddings.weight))
 
     def _limits(self) -> Limits:
         """Rows of the three tables as they stand, which may be others than the configuration's after a replacement."""
