@@ -87,7 +87,7 @@ def _rows(name: str, limit_s: int, *options: str) -> Part:
 PARTS = (
     *(
         Part(f"{tool}-{name}", "sanitize", (tool, tests), 540)
-        for name, tests in (("attention", "small_attention"), ("rest", "small_products or small_rows"))
+        for name, tests in (("kernels", "small_attention or small_rows"), ("products", "small_products"))
         for tool in ("memcheck", "racecheck")
     ),
     Part("tests", "tests", ("-q", "-n", str(TEST_WORKERS)), 540),

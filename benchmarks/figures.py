@@ -3,8 +3,8 @@
     python benchmarks/figures.py                                # on CUDA, bfloat16
     python benchmarks/figures.py --output figures.jsonl         # and as JSON lines, with device, driver, versions and commit
 
-products  TFLOP/s of a linear layer with its bias at T = 16,384, for every (K, N) of BERT-base and BERT-large, and of the two
-          forms of linear + GELU beside it.
+products  TFLOP/s of a linear layer with its bias at T = 16,384 and 128, for every (K, N) of BERT-base and BERT-large, and of
+          the two forms of linear + GELU beside it.
 joins     GB/s of LayerNorm with bias, dropout and residual, forward and backward, at N = 768 and 1,024, with each launch row
           that is worth a look; and of a large copy, which is the limit.
 
@@ -32,15 +32,27 @@ from benchmarks.tune import with_row
 from fastbert.diagnostics import align
 from fastbert.kernels import ffn, layer_norm, tuning
 
-T = 16_384
+TOKENS = (16_384, 128)
 JOIN_TOKENS = 65_536
 PRODUCTS = ((768, 2304), (768, 768), (768, 3072), (3072, 768), (1024, 3072), (1024, 1024), (1024, 4096), (4096, 1024))
 FORWARD_ROWS = tuple(
-    {"BLOCK_T": b, "num_warps": w, "num_stages": 1} for b, w in ((1, 2), (1, 4), (2, 4), (4, 4), (4, 8), (8, 8))
+    {"BLOCK_T": t, "num_warps": w, "num_stages": 1} for t, w in ((1, 1), (1, 2), (1, 4), (2, 4), (4, 4), (8, 8))
 )
 BACKWARD_ROWS = tuple(
-    {"BLOCK_T": b, "PER_SM": per, "num_warps": w, "num_stages": 1}
-    for (b, w), per in itertools.product(((1, 2), (1, 4), (2, 4), (4, 4), (4, 8), (8, 8)), (1, 2, 4, 8))
+    {"BLOCK_T": t, "PER_SM": per, "num_warps": w, "num_stages": 1}
+    for t, w, per in (
+        (4, 8, 2),
+        (2, 4, 4),
+        (2, 4, 8),
+        (1, 1, 8),
+        (1, 1, 16),
+        (1, 2, 4),
+        (1, 2, 8),
+        (1, 2, 12),
+        (1, 2, 16),
+        (1, 4, 4),
+        (2, 2, 8),
+    )
 )
 AT_LEAST_S = 0.02  # of calls in one figure
 Row = dict[str, Any]
@@ -48,8 +60,8 @@ Row = dict[str, Any]
 
 def products(make: Tensors) -> Iterator[Row]:
     """The vendor's linear layers, and both forms of linear + GELU."""
-    for inner, outer in PRODUCTS:
-        x, weight, bias = make(T, inner), make(outer, inner) * inner**-0.5, make(outer)
+    for tokens, (inner, outer) in itertools.product(TOKENS, PRODUCTS):
+        x, weight, bias = make(tokens, inner), make(outer, inner) * inner**-0.5, make(outer)
         forms: dict[str, Callable[[], Any]] = {"linear": lambda x=x, w=weight, b=bias: torch.nn.functional.linear(x, w, b)}
         if outer == 4 * inner:
             for form, keep in itertools.product(("fused", "split"), (False, True)):
@@ -57,8 +69,9 @@ def products(make: Tensors) -> Iterator[Row]:
                 forms[name] = lambda x=x, w=weight, b=bias, f=form, k=keep: ffn.linear_gelu_fwd(x, w, b, False, f, k)
         for name, call in forms.items():
             seconds = _seconds(call, x.device)
-            rate = 2 * T * inner * outer / seconds / 1e12
-            yield {"figure": "products", "case": name, "K": inner, "N": outer, "tokens": T, "seconds": seconds, "tflops": rate}
+            rate = 2 * tokens * inner * outer / seconds / 1e12
+            facts = {"figure": "products", "case": name, "K": inner, "N": outer, "tokens": tokens}
+            yield {**facts, "seconds": seconds, "tflops": rate}
 
 
 def joins(make: Tensors) -> Iterator[Row]:
@@ -122,11 +135,12 @@ def main() -> int:
         rows.append({**facts, **found})
         if args.output is not None:
             args.output.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    lines = [("case", "K", "N", "launch", "us", "TFLOP/s", "GB/s")]
+    lines = [("case", "T", "K", "N", "launch", "us", "TFLOP/s", "GB/s")]
     for row in rows:
         launch = " ".join(f"{name}={value}" for name, value in row.get("row", {}).items()) + " *" * row.get("present", False)
         rates = (f"{row['tflops']:.0f}" if "tflops" in row else "", f"{row['gb_per_s']:,.0f}" if "gb_per_s" in row else "")
-        lines.append((row["case"], str(row.get("K", "")), str(row["N"]), launch, f"{row['seconds'] * 1e6:.0f}", *rates))
+        sizes = (str(row["tokens"]), str(row.get("K", "")), str(row["N"]))
+        lines.append((row["case"], *sizes, launch, f"{row['seconds'] * 1e6:.1f}", *rates))
     print("\n".join(align(lines)))
     print("* the row of the launch table")
     return 0

@@ -92,8 +92,12 @@ def searches(dtype: torch.dtype) -> Iterator[Search]:
     yield Search("table_bwd", (1024,), blocks(WARPS=(1, 2, 4, 8), STAGES=(1, 2, 3)), functools.partial(_table, make))
     dots = {"BLOCK_M": (64, 128, 256), "BLOCK_N": (64, 128, 256), "BLOCK_K": (32, 64), "WARPS": (4, 8), "STAGES": (2, 3, 4)}
     has_tma = tuning.architecture(torch.device("cuda", 0)) in tuning.TMA_ARCHITECTURES and size == 2
-    op = "linear_gelu_tma" if has_tma else "linear_gelu"
-    yield Search(op, (size,), blocks(**dots), functools.partial(_linear_gelu, make))
+    if has_tma:
+        few = {"BLOCK_M": (64, 128), "BLOCK_N": (32, 64, 128), "BLOCK_K": (64, 128), "WARPS": (4,), "STAGES": (3, 4, 5)}
+        for tokens, limit, choices in ((128, 256, few), (1024, 2048, dots), (T, tuning.LARGEST, dots)):
+            yield Search("linear_gelu_tma", (size, limit), blocks(**choices), functools.partial(_linear_gelu, make, tokens))
+    else:
+        yield Search("linear_gelu", (size,), blocks(**dots), functools.partial(_linear_gelu, make, T))
     yield Search("linear_gelu_bwd", (size,), blocks(**dots), functools.partial(_linear_gelu_bwd, make))
     wide = blocks(BLOCK_T=(1, 2, 4, 8), BLOCK_F=(256, 512, 1024), PER_SM=(2, 4, 8), WARPS=(4, 8), STAGES=(1,))
     yield Search("bias_gelu", (), wide, functools.partial(_bias_gelu, make))
@@ -132,8 +136,8 @@ def _table(make: Tensors) -> Callable[[], Any]:
     return lambda: embedding.table_bwd(dz, index, V, make.dtype, 0)
 
 
-def _linear_gelu(make: Tensors) -> Callable[[], Any]:
-    x, weight, bias = make(T, N), make(F, N) * N**-0.5, make(F)
+def _linear_gelu(make: Tensors, tokens: int) -> Callable[[], Any]:
+    x, weight, bias = make(tokens, N), make(F, N) * N**-0.5, make(F)
     return lambda: ffn.linear_gelu_fwd(x, weight, bias, False, "fused", True)[0]
 
 

@@ -21,6 +21,7 @@ from fastbert import ops
 from fastbert.errors import BackendError, InputError
 from fastbert.outputs import BertModelOutput
 from fastbert.packing import PackedBatch, fixed_budget
+from fastbert.prepacking import prepack
 
 _TENSORS = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "inputs_embeds", "indices")
 _WARM_UP = 3  # runs before a capture: kernels are compiled, libraries choose their algorithms
@@ -56,13 +57,14 @@ class CapturedModel:
         model: a `BertModel` (or a model class that has one), in evaluation mode, on a CUDA device, with kernels for its type.
         max_graphs: graphs kept; beyond it the one that was used longest ago goes. All share one pool of memory.
 
-    Weights may be changed in place (an optimiser, `load_state_dict`). After `.to`, `.half()` or new Parameter objects the
-    graphs are captured again by themselves.
+    Weights of query, key and value are moved side by side (`fastbert.prepack`). Weights may be changed in place (an optimiser,
+    `load_state_dict`). After `.to`, `.half()` or new Parameter objects the graphs are captured again by themselves.
     """
 
     def __init__(self, model: Any, max_graphs: int = 32) -> None:
         encoder = model.base_model
         _need_cuda([encoder.device], "the model is")
+        prepack(encoder)
         if max_graphs < 1:
             raise InputError(f"max_graphs = {max_graphs} must be at least 1")
         self.encoder = encoder
@@ -229,8 +231,8 @@ class _Weights:
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
-        self._owners = [owner for part in module.modules() for owner in (part._parameters, part._modules)]
-        self._parts = [*chain.from_iterable(map(dict.values, self._owners))]
+        self._owners: list[dict[str, Any]] = [o for part in module.modules() for o in (part._parameters, part._modules)]
+        self._parts = [*chain.from_iterable(owner.values() for owner in self._owners)]
         self._parameters = [part for part in self._parts if isinstance(part, Tensor)]
         self._state = self._now()
 
@@ -240,7 +242,7 @@ class _Weights:
 
     def _now(self) -> tuple[list[int], list[int]]:
         """Which modules and parameters there are, and the addresses of those that there were."""
-        parts = chain.from_iterable(map(dict.values, self._owners))
+        parts = chain.from_iterable(owner.values() for owner in self._owners)
         return [*map(id, parts)], [*map(Tensor.data_ptr, self._parameters)]
 
 

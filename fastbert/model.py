@@ -657,7 +657,7 @@ class BertModel(BertPreTrainedModel):
             )
 
     def _waits_for_checks(self, device: torch.device) -> bool:
-        """Whether ids are checked before they are used: not where the embedding's kernel runs, which clamps those of no table."""
+        """Whether ids are checked before they are used: not where the embedding's kernel runs, which clamps bad ones."""
         if torch.compiler.is_compiling() or device.type == "cpu":
             return True
         parts = self.embeddings

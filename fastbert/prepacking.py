@@ -1,4 +1,4 @@
-"""Faster inference on a CPU: weights kept in the layout that the matrix product wants."""
+"""Faster inference: weights kept as the device's matrix product wants them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def prepack(model: Model) -> Model:
-    """Keeps a copy of every linear's weights, query, key and value joined, as oneDNN's matrix product wants them.
+    """Keeps weights as the device's matrix product wants them.
 
-    For inference on a CPU in float32: batches of some 2,000 tokens run a few per cent faster, single short texts up to half as
-    fast again, for the memory of the linears once more. On other devices and in other types it does nothing. Nothing in this
-    package calls it unasked, except the commands, in whose process nobody edits a model.
+    On a CPU in float32 a copy of every linear's weights, query, key and value joined, in oneDNN's layout: batches of some 2,000
+    tokens run a few per cent faster, single short texts up to half as fast again, for the memory of the linears once more.
+    On a GPU the weights of query, key and value are moved side by side, so that their product needs no copy: no memory, and the
+    parameters stay the objects they are. Elsewhere it does nothing. Nothing in this package calls it unasked, except the
+    commands, in whose process nobody edits a model, and `graphs.CapturedModel`.
 
-    `train()`, a forward that records gradients, in-place edits, `load_state_dict` and `.to` drop the copies they touch, so
-    training goes on as ever; call `prepack` again afterwards. Edits through `weight.data`, as merged adapters make them, cannot
-    be seen: prepack after them, not before.
+    On a CPU `train()`, a forward that records gradients, in-place edits, `load_state_dict` and `.to` drop the copies they
+    touch, so training goes on as ever; call `prepack` again afterwards. Edits through `weight.data`, as merged adapters make
+    them, cannot be seen: prepack after them, not before.
 
     Args:
         model: any model of this package; it is returned.

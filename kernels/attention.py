@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 
 from fastbert.kernels import tuning
-from fastbert.kernels.common import keep_mask
+from fastbert.kernels.common import keep_mask, operand
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -90,7 +90,7 @@ def _attention_short_fwd_kernel(
         for first in range(0, length, BLOCK_M):
             queries = first + tl.arange(0, BLOCK_M)
             q = _tile(q_ptr, start, queries, length, stride_t, HEAD_DIM)
-            s = tl.dot(q, tl.trans(k)) * (scale * LOG2_E)
+            s = tl.dot(operand(q), tl.trans(operand(k))) * (scale * LOG2_E)
             s = tl.where(_visible(queries, keys, length, CAUSAL), s, float("-inf"))
             largest = tl.max(s, axis=1)
             probs = tl.exp2(s - largest[:, None])
@@ -99,7 +99,7 @@ def _attention_short_fwd_kernel(
             if seed_ptr is not None:
                 probs = tl.where(keep_mask(tl.load(seed_ptr), start + queries, head, 0, p, BLOCK_N, True), probs, 0.0)
                 share = share * (1.0 / (1.0 - p))
-            out = tl.dot(probs.to(v.dtype), v) * share[:, None]
+            out = tl.dot(operand(probs.to(v.dtype)), operand(v)) * share[:, None]
             _store_tile(out_ptr, out, start, queries, length, H * HEAD_DIM, HEAD_DIM)
             if lse_ptr is not None:
                 place = lse_ptr + head.to(tl.int64) * T + start + queries
@@ -110,18 +110,20 @@ def _attention_short_fwd_kernel(
 def _score_gradients(
     q, k, v, dout, lse, delta, seed_ptr, rows, first_key, head, seen, scale, p, MASKED: tl.constexpr
 ):  # fmt: skip
-    """Probabilities after dropout, without its factor 1 / (1 - p), and the gradient of scale * q k^T, both (M, N)."""
-    probs = tl.exp2(tl.dot(q, tl.trans(k)) * (scale * LOG2_E) - lse[:, None])
+    """Probabilities after dropout, without its factor 1 / (1 - p), and the gradient of scale * q k^T, both (M, N) and rounded
+    to the type of their products.
+    """
+    probs = tl.exp2(tl.dot(operand(q), tl.trans(operand(k))) * (scale * LOG2_E) - lse[:, None])
     if MASKED:
         probs = tl.where(seen, probs, 0.0)
-    dprobs = tl.dot(dout, tl.trans(v))
+    dprobs = tl.dot(operand(dout), tl.trans(operand(v)))
     if seed_ptr is not None:
         keep = keep_mask(tl.load(seed_ptr), rows, head, first_key, p, k.shape[0], True)
         ds = probs * (tl.where(keep, dprobs, 0.0) * (1.0 / (1.0 - p)) - delta[:, None])
         probs = tl.where(keep, probs, 0.0)
     else:
         ds = probs * (dprobs - delta[:, None])
-    return probs.to(dout.dtype), ds.to(q.dtype)
+    return operand(probs.to(dout.dtype)), operand(ds.to(q.dtype))
 
 
 @triton.jit(do_not_specialize=["T", "B"], do_not_specialize_on_alignment=["seed_ptr"])
@@ -154,9 +156,9 @@ def _attention_short_bwd_kernel(
             lse = tl.load(place, mask=queries < length, other=float("inf"))  # which makes the rows beyond the length 0
             seen = _visible(queries, keys, length, CAUSAL)
             kept, ds = _score_gradients(q, k, v, dout, lse, delta, seed_ptr, start + queries, 0, head, seen, scale, p, True)
-            dv += tl.dot(tl.trans(kept), dout)
-            dk += tl.dot(tl.trans(ds), q)
-            _store_tile(dq_ptr, tl.dot(ds, k) * scale, start, queries, length, 3 * N, HEAD_DIM)
+            dv += tl.dot(tl.trans(kept), operand(dout))
+            dk += tl.dot(tl.trans(ds), operand(q))
+            _store_tile(dq_ptr, tl.dot(ds, operand(k)) * scale, start, queries, length, 3 * N, HEAD_DIM)
         if seed_ptr is not None:
             dv = dv * (1.0 / (1.0 - p))
         _store_tile(dq_ptr + N, dk * scale, start, keys, length, 3 * N, HEAD_DIM)
@@ -172,7 +174,7 @@ def _fwd_step(
     keys = first_key + tl.arange(0, BLOCK_N)
     limit = length if MASKED else first_key + BLOCK_N
     k = _tile(k_ptr, start, keys, limit, stride_t, HEAD_DIM)
-    s = tl.dot(q, tl.trans(k))
+    s = tl.dot(operand(q), tl.trans(operand(k)))
     if MASKED:
         s = tl.where(_visible(queries, keys, length, CAUSAL), s, float("-inf"))
     new = tl.maximum(largest, tl.max(s, axis=1) * (scale * LOG2_E))
@@ -182,7 +184,7 @@ def _fwd_step(
     if seed_ptr is not None:
         probs = tl.where(keep_mask(tl.load(seed_ptr), start + queries, head, first_key, p, BLOCK_N, True), probs, 0.0)
     v = _tile(k_ptr + stride_part, start, keys, limit, stride_t, HEAD_DIM)
-    acc = tl.dot(probs.to(v.dtype), v, acc * shrink[:, None])
+    acc = tl.dot(operand(probs.to(v.dtype)), operand(v), acc * shrink[:, None])
     return acc, new, total
 
 
@@ -242,7 +244,7 @@ def _dq_step(
     v = _tile(k_ptr + stride_part, start, keys, limit, stride_t, HEAD_DIM)
     seen = _visible(queries, keys, length, CAUSAL)
     _, ds = _score_gradients(q, k, v, dout, lse, delta, seed_ptr, start + queries, first_key, head, seen, scale, p, MASKED)
-    return tl.dot(ds, k, dq)
+    return tl.dot(ds, operand(k), dq)
 
 
 @triton.jit(do_not_specialize=["T", "B", "blocks"], do_not_specialize_on_alignment=["seed_ptr"])
@@ -303,7 +305,7 @@ def _dkv_step(
     delta = tl.load(delta_ptr + start + queries, mask=queries < length, other=0.0)
     seen = _visible(queries, keys, length, CAUSAL)
     kept, ds = _score_gradients(q, k, v, dout, lse, delta, seed_ptr, start + queries, first_key, head, seen, scale, p, MASKED)
-    return tl.dot(tl.trans(ds), q, dk), tl.dot(tl.trans(kept), dout, dv)
+    return tl.dot(tl.trans(ds), operand(q), dk), tl.dot(tl.trans(kept), operand(dout), dv)
 
 
 @triton.jit(do_not_specialize=["T", "B", "blocks"], do_not_specialize_on_alignment=["seed_ptr"])

@@ -1,4 +1,4 @@
-"""What several kernels share: dropout bits, LayerNorm's statistics, GELU and its derivative.
+"""What several kernels share: dropout bits, operands of products, LayerNorm's statistics, GELU and its derivative.
 
 Dropout. A keep-mask is a function of the seed and of coordinates alone, so a backward, a recomputation and a test draw the same
 one, whatever the block sizes. Eight columns share one Philox-4x32 block: counter (group, row, head, 0), key the 64-bit seed; a
@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 PHILOX_ROUNDS = tl.constexpr(7)
+ROUNDS_TO_TF32 = tl.constexpr(not triton.knobs.runtime.interpret)
 
 
 @triton.jit
@@ -33,6 +34,25 @@ def keep_mask(seed, rows, head, first_column, p, COLUMNS: tl.constexpr, ATTENTIO
     if ATTENTION:
         keep = keep.reshape(ROWS, COLUMNS // 32, 4, 2, 2, 2).permute(0, 1, 3, 4, 2, 5)
     return keep.reshape(ROWS, COLUMNS)
+
+
+@triton.jit
+def rounded_to_tf32(x):
+    """The nearest float32 whose last 13 bits are zero, by Veltkamp's splitting; what is not finite stays."""
+    spread = x * 8193.0
+    return tl.where(tl.abs(x) < 1e34, spread - (spread - x), x)
+
+
+@triton.jit
+def operand(x):
+    """What a product takes: 16 bit as it is, float32 rounded to TF32, of which tensor cores would cut the last bits off.
+
+    Cut off, operands are off by up to twice as much, and all to one side: the sum is off by three times as much as PyTorch's.
+    Under the interpreter float32 stays, since products are whole there.
+    """
+    if ROUNDS_TO_TF32 and x.dtype == tl.float32:
+        x = rounded_to_tf32(x)
+    return x
 
 
 @triton.jit

@@ -19,7 +19,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fastbert.kernels import tuning
-from fastbert.kernels.common import contiguous_rows, dense, gelu, gelu_derivative
+from fastbert.kernels.common import contiguous_rows, dense, gelu, gelu_derivative, operand
 
 
 @triton.jit
@@ -46,7 +46,7 @@ def _product(
         else:
             x = tl.load(x_ptrs, mask=(k + inner < K)[None, :], other=0.0)
             w = tl.load(w_ptrs, mask=(k + inner < K)[:, None], other=0.0)
-        acc = tl.dot(x, w, acc)
+        acc = tl.dot(operand(x), operand(w), acc)
         x_ptrs += BLOCK_K
         w_ptrs += w_step
     return acc
@@ -180,7 +180,7 @@ def linear_gelu_fwd(
     act = torch.empty((T, F), dtype=x.dtype, device=x.device)
     saved = torch.empty_like(act) if keep else None
     if _has_tma(x, weight, act):
-        row = tuning.row("linear_gelu_tma", x.device, x.element_size())
+        row = tuning.row("linear_gelu_tma", x.device, x.element_size(), T)
         linear_gelu_tma_fwd(x, weight, bias, act, saved, tanh, row)
         return act, saved
     row = tuning.row("linear_gelu", x.device, x.element_size())

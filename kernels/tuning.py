@@ -3,7 +3,8 @@
 A row is chosen by the first limits that all sizes stay within. "default" serves every architecture without rows of its own.
 `benchmarks/tune.py` searches on a GPU and prints rows; `benchmarks/kernel_report.py` shows what the compiler makes of each.
 Sizes, in the order of the limits: attention (bytes of an element, head size[, longest sequence]); layer_norm, embedding and
-table (hidden size); linear_gelu and its backward (bytes of an element); bias_gelu and cross_entropy: none.
+table (hidden size); linear_gelu and its backward (bytes of an element), with descriptors (bytes of an element, tokens);
+bias_gelu and cross_entropy: none.
 """
 
 import functools
@@ -11,6 +12,7 @@ import functools
 import torch
 
 Row = dict[str, int]
+LARGEST = 2**31
 
 
 def _row(warps: int, stages: int = 1, **blocks: int) -> Row:
@@ -37,14 +39,14 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row]]]] = {
             ((2, 64, 64), _row(4, BLOCK_M=32, BLOCK_N=64)),
             ((2, 64, 128), _row(8, BLOCK_M=16, BLOCK_N=128)),
             ((2, 128, 64), _row(8, BLOCK_M=32, BLOCK_N=64)),
-            ((4, 128, 32), _row(4, BLOCK_M=32, BLOCK_N=32)),
-            ((4, 64, 64), _row(8, BLOCK_M=32, BLOCK_N=64)),
+            ((4, 128, 32), _row(8, BLOCK_M=16, BLOCK_N=32)),
+            ((4, 64, 64), _row(8, BLOCK_M=16, BLOCK_N=64)),
             ((4, 64, 128), _row(8, BLOCK_M=16, BLOCK_N=128)),
         ],
         "sm90": [
             ((2, 128, 32), _row(4, BLOCK_M=32, BLOCK_N=32)),
             ((2, 128, 64), _row(4, BLOCK_M=32, BLOCK_N=64)),
-            ((2, 64, 128), _row(4, BLOCK_M=16, BLOCK_N=128)),
+            ((2, 64, 128), _row(4, BLOCK_M=32, BLOCK_N=128)),
             ((2, 128, 128), _row(8, BLOCK_M=32, BLOCK_N=128)),
             ((4, 128, 32), _row(4, BLOCK_M=32, BLOCK_N=32)),
             ((4, 64, 64), _row(8, BLOCK_M=32, BLOCK_N=64)),
@@ -58,30 +60,31 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row]]]] = {
             ((4, 128), _row(8, 2, BLOCK_M=64, BLOCK_N=32)),
         ],
         "sm90": [
-            ((2, 64), _row(8, 2, BLOCK_M=128, BLOCK_N=64)),
+            ((2, 64), _row(4, 3, BLOCK_M=64, BLOCK_N=64)),
             ((2, 128), _row(8, 3, BLOCK_M=128, BLOCK_N=64)),
-            ((4, 128), _row(8, 2, BLOCK_M=64, BLOCK_N=32)),
+            ((4, 64), _row(8, 2, BLOCK_M=64, BLOCK_N=32)),
+            ((4, 128), _row(8, 1, BLOCK_M=128, BLOCK_N=32)),
         ],
     },
     "attention_long_dq": {
         "default": [
             ((2, 64), _row(8, 2, BLOCK_M=128, BLOCK_N=32)),
             ((2, 128), _row(8, 1, BLOCK_M=64, BLOCK_N=64)),
-            ((4, 64), _row(4, 2, BLOCK_M=64, BLOCK_N=32)),
+            ((4, 64), _row(8, 2, BLOCK_M=64, BLOCK_N=32)),
             ((4, 128), _row(8, 1, BLOCK_M=64, BLOCK_N=32)),
         ],
         "sm90": [
-            ((2, 64), _row(4, 2, BLOCK_M=64, BLOCK_N=64)),
+            ((2, 64), _row(4, 3, BLOCK_M=64, BLOCK_N=64)),
             ((2, 128), _row(8, 2, BLOCK_M=128, BLOCK_N=64)),
             ((4, 64), _row(4, 2, BLOCK_M=64, BLOCK_N=32)),
-            ((4, 128), _row(8, 1, BLOCK_M=64, BLOCK_N=32)),
+            ((4, 128), _row(4, 1, BLOCK_M=32, BLOCK_N=32)),
         ],
     },
     "attention_long_dkv": {
         "default": [
             ((2, 64), _row(4, 2, BLOCK_M=64, BLOCK_N=32)),
             ((2, 128), _row(8, 1, BLOCK_M=64, BLOCK_N=64)),
-            ((4, 64), _row(4, 2, BLOCK_M=32, BLOCK_N=64)),
+            ((4, 64), _row(8, 1, BLOCK_M=32, BLOCK_N=32)),
             ((4, 128), _row(8, 1, BLOCK_M=32, BLOCK_N=32)),
         ],
         "sm90": [
@@ -104,6 +107,11 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row]]]] = {
             ((2048,), _row(8, BLOCK_T=4, PER_SM=1)),
             ((8192,), _row(16, BLOCK_T=1, PER_SM=1)),
         ],
+        "sm90": [
+            ((1024,), _row(2, BLOCK_T=1, PER_SM=8)),
+            ((2048,), _row(8, BLOCK_T=4, PER_SM=1)),
+            ((8192,), _row(16, BLOCK_T=1, PER_SM=1)),
+        ],
     },
     "table_bwd": {"default": [((1024,), _row(4)), ((8192,), _row(8))]},
     "linear_gelu": {
@@ -119,7 +127,10 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row]]]] = {
         ],
     },
     "linear_gelu_tma": {
-        "default": [((2,), _row(8, 3, BLOCK_M=128, BLOCK_N=256, BLOCK_K=64))],
+        "default": [
+            ((2, 256), _row(4, 3, BLOCK_M=64, BLOCK_N=64, BLOCK_K=128)),
+            ((2, LARGEST), _row(8, 3, BLOCK_M=128, BLOCK_N=256, BLOCK_K=64)),
+        ],
     },
     "bias_gelu": {"default": [((), _row(4, BLOCK_T=4, BLOCK_F=512, PER_SM=4))]},
     "cross_entropy_fwd": {"default": [((), _row(8, BLOCK_V=4096))]},

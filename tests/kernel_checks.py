@@ -43,21 +43,29 @@ def assert_exact(what: str, found: Tensor, eager: Tensor, exact: Tensor) -> None
             )
 
 
-def compare(run: Callable[..., Tensor], inputs: dict[str, Tensor | None], dtype: torch.dtype) -> None:
-    """`run(module, **inputs)` with module `reference` and `ops`; every input gets a gradient."""
+def compare(
+    run: Callable[..., Tensor], inputs: dict[str, Tensor | None], dtype: torch.dtype, reference_on: str | None = None
+) -> None:
+    """`run(module, **inputs)` with module `reference` and `ops`; every input gets a gradient.
+
+    The reference runs where the kernels do, or on the device `reference_on`.
+    """
     results = {}
     values = {name: None if v is None else v.to(dtype) for name, v in inputs.items()}
     upstream = None
     for path, module, widen in (("exact", reference, True), ("eager", reference, False), ("found", ops, False)):
-        leaves = {n: None if v is None else (v.double() if widen else v).detach().requires_grad_() for n, v in values.items()}
+        here = {n: v if v is None or module is ops or reference_on is None else v.to(reference_on) for n, v in values.items()}
+        leaves = {n: None if v is None else (v.double() if widen else v).detach().requires_grad_() for n, v in here.items()}
         with fastbert.backend("triton" if module is ops else "reference"), ops.recording() as decisions:
             out = run(module, **leaves)
         if module is ops:
             assert {d.path for d in decisions} == {"triton"}, decisions
         if upstream is None:
             upstream = random(*out.shape, seed=99, device=str(out.device)).to(dtype)
-        out.backward(upstream.to(out.dtype))
+        out.backward(upstream.to(out.device, out.dtype))
         results[path] = {"result": out.detach(), **{n: v.grad for n, v in leaves.items() if v is not None}}
+    if reference_on is not None:
+        results["found"] = {name: value.to(reference_on) for name, value in results["found"].items()}
     for name, exact in results["exact"].items():
         found, eager = results["found"][name], results["eager"][name]
         assert found.dtype == eager.dtype or name == "result", f"{name}: {found.dtype}, the reference gives {eager.dtype}"
@@ -70,11 +78,12 @@ def kept(seed: Tensor, shape: tuple[int, ...], p: float) -> Tensor | None:
         return ops.dropout_mask(seed, shape, p) if p else None
 
 
-def dropout(module: Any, seed: Tensor, keep: Tensor | None, p: float) -> dict[str, Any]:
+def dropout(module: Any, seed: Tensor, keep: Tensor | None, p: float, device: torch.device) -> dict[str, Any]:
     """The dropout arguments of a call: the mask for the reference, the seed for the kernels."""
     if not p:
         return {}
-    return {"dropout_p": p, "keep": keep} if module is reference else {"dropout_p": p, "seed": seed}
+    assert keep is not None
+    return {"dropout_p": p, "keep": keep.to(device)} if module is reference else {"dropout_p": p, "seed": seed}
 
 
 def check_layer_norm(
@@ -85,6 +94,7 @@ def check_layer_norm(
     p: float,
     parts: tuple[str, ...] = ("residual", "x_bias"),
     offset: int = 0,
+    reference_on: str | None = None,
 ) -> None:
     seed = torch.tensor(2**61 + 12345 + width, device=device)
     keep = kept(seed, (tokens, width), p)
@@ -98,9 +108,9 @@ def check_layer_norm(
 
     def run(module: Any, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, x_bias: Tensor | None) -> Tensor:
         x, residual = off(x, offset), None if residual is None else off(residual, offset)
-        return module.layer_norm(x, residual, weight, bias, 1e-12, x_bias, **dropout(module, seed, keep, p))
+        return module.layer_norm(x, residual, weight, bias, 1e-12, x_bias, **dropout(module, seed, keep, p, x.device))
 
-    compare(run, inputs, dtype)
+    compare(run, inputs, dtype, reference_on)
 
 
 def off(x: Tensor, columns: int) -> Tensor:
@@ -111,7 +121,13 @@ def off(x: Tensor, columns: int) -> Tensor:
 
 
 def check_embedding(
-    device: str, dtype: torch.dtype, tokens: int, width: int, p: float, sizes: tuple[int, int, int] = (1000, 600, 2)
+    device: str,
+    dtype: torch.dtype,
+    tokens: int,
+    width: int,
+    p: float,
+    sizes: tuple[int, int, int] = (1000, 600, 2),
+    reference_on: str | None = None,
 ) -> None:
     """Ids as text has them: one id at every fifth place, others rare, the padding id among them."""
     vocabulary, positions, kinds = sizes
@@ -131,9 +147,11 @@ def check_embedding(
     }
 
     def run(module: Any, **tensors: Tensor) -> Tensor:
-        return module.embedding(ids, kind, place, **tensors, eps=1e-12, padding_idx=0, **dropout(module, seed, keep, p))
+        where = tensors["word_weight"].device
+        indices = (ids.to(where), kind.to(where), place.to(where))
+        return module.embedding(*indices, **tensors, eps=1e-12, padding_idx=0, **dropout(module, seed, keep, p, where))
 
-    compare(run, inputs, dtype)
+    compare(run, inputs, dtype, reference_on)
 
 
 def check_frequent_word(device: str, dtype: torch.dtype, tokens: int, width: int) -> None:
@@ -157,7 +175,15 @@ def check_frequent_word(device: str, dtype: torch.dtype, tokens: int, width: int
 
 
 def check_attention(
-    device: str, dtype: torch.dtype, lengths: list[int], heads: int, width: int, p: float, causal: bool, strided: bool = False
+    device: str,
+    dtype: torch.dtype,
+    lengths: list[int],
+    heads: int,
+    width: int,
+    p: float,
+    causal: bool,
+    strided: bool = False,
+    reference_on: str | None = None,
 ) -> None:
     tokens, longest = sum(lengths), max(lengths)
     seed = torch.tensor(2**40 + 7, device=device)
@@ -167,9 +193,10 @@ def check_attention(
     def run(module: Any, qkv: Tensor) -> Tensor:
         if strided:  # rows of another tensor, at an odd distance, one head apart
             qkv = torch.cat([qkv, qkv[:, :, :1]], dim=2)[:, :, :heads]
-        return module.attention(qkv, cu_seqlens, longest, causal=causal, **dropout(module, seed, keep, p))
+        where = qkv.device
+        return module.attention(qkv, cu_seqlens.to(where), longest, causal=causal, **dropout(module, seed, keep, p, where))
 
-    compare(run, {"qkv": random(tokens, 3, heads, width, seed=tokens, device=device)}, dtype)
+    compare(run, {"qkv": random(tokens, 3, heads, width, seed=tokens, device=device)}, dtype, reference_on)
 
 
 def check_linear_gelu(

@@ -160,7 +160,7 @@ def test_the_breakdown_names_every_kernel_of_a_step(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--only", "speed"], "there is no part 'speed'; the parts are memcheck-attention, racecheck-attention"),
+        (["--only", "speed"], "there is no part 'speed'; the parts are memcheck-kernels, racecheck-kernels"),
         (["--squad", "/no/such/file"], "--squad: there is no file /no/such/file"),
         ([], "there is no CUDA device; --list shows what would run"),
     ],

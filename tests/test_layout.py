@@ -59,7 +59,7 @@ ALLOWED = {
     "ops": {"errors", "kernels", "ops"},
     "reference": {"ops"},
     "prepacking": {"ops", "model"},
-    "graphs": {"ops", "outputs", "packing", "errors"},
+    "graphs": {"errors", "ops", "outputs", "packing", "prepacking"},
     "checkpoint": {"config", "errors", "files", "schema"},
     "adapters": {"errors", "files", "interop"},
     "pretrained": {"adapters", "checkpoint", "config", "errors", "files", "interop", "ops", "outputs", "schema"},

@@ -25,6 +25,7 @@ from fastbert.errors import BackendError
 from fastbert.ops import cpu, onednn, reference
 from fastbert.ops.cpu import Plan
 from fastbert.ops.reference import Seed
+from fastbert.ops.side_by_side import place_side_by_side
 
 BACKENDS = ("auto", "triton", "reference")
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -197,8 +198,12 @@ def joined_linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
 
 
 def prepack(weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> None:
-    """Keeps weights as the CPU's product wants them; nothing where another product runs. See `onednn.prepack`."""
-    if onednn.AVAILABLE and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (*weights, *biases)):
+    """Keeps weights as the device's product wants them: a copy by `onednn.prepack` on a CPU, side by side on a GPU."""
+    kinds = {t.device.type for t in (*weights, *biases)}
+    if kinds == {"cuda"} and len(weights) > 1:
+        place_side_by_side(weights)
+        place_side_by_side(biases)
+    elif onednn.AVAILABLE and kinds == {"cpu"} and all(t.dtype == torch.float32 for t in (*weights, *biases)):
         onednn.prepack(weights, biases)
 
 

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastbert.ops.side_by_side import as_one
+
 Seed = Tensor | int | None
 
 
@@ -136,9 +138,12 @@ def joined_linear(
 ) -> Tensor:
     """x [w1; w2; ...]^T + [b1; b2; ...]: (T, N) -> (T, F of all): query, key and value.
 
-    One product with the joined weights where they are smaller than what they give, else one each; an exported graph, which
-    must not depend on the number of rows, has one each.
+    One product with the joined weights where these stand side by side in memory already, or are smaller than what they give;
+    else one each. An exported graph, which must not depend on the number of rows, has one each.
     """
+    weight, bias = as_one(weights), as_one(biases)
+    if weight is not None and bias is not None:
+        return product(x, weight, bias)
     if not torch.compiler.is_exporting() and x.shape[0] >= x.shape[1]:
         return product(x, torch.cat(list(weights)), torch.cat(list(biases)))
     return torch.cat([product(x, w, b) for w, b in zip(weights, biases, strict=True)], dim=1)

@@ -1,0 +1,43 @@
+"""Weights that stand side by side in memory, so that several linears of one input are one product and nothing is copied for it.
+
+Parameters stay the objects they are: state dicts, optimisers and adapters see no change. What is moved, replaced or copied
+stands alone again, and the linears run as they did before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def place_side_by_side(parameters: Sequence[Tensor]) -> None:
+    """Moves parameters of one type and device into one storage, in their order. What shares its memory already stays there."""
+    values = [parameter.data for parameter in parameters]
+    first = values[0]
+    kinds = {(type(v), v.dtype, v.device, v.shape[1:]) for v in values}
+    if len(kinds) > 1 or type(first) is not Tensor:
+        return
+    if not all(v.is_contiguous() and v.untyped_storage().nbytes() == v.nbytes for v in values):
+        return
+    for parameter, place in zip(parameters, torch.cat(values).split([len(v) for v in values]), strict=True):
+        parameter.data = place
+
+
+def as_one(tensors: Sequence[Tensor]) -> Tensor | None:
+    """The tensors, joined along the first axis, as a view of their memory; None where they do not stand side by side.
+
+    None as well where a gradient is recorded, which must reach each of them, and while PyTorch traces.
+    """
+    first = tensors[0]
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+        return None
+    end = first.data_ptr()
+    for tensor in tensors:
+        if tensor.data_ptr() != end or tensor.dtype != first.dtype or not tensor.is_contiguous():
+            return None
+        end += tensor.nbytes
+    if tensors[-1].untyped_storage().data_ptr() != first.untyped_storage().data_ptr():
+        return None
+    return first.as_strided((sum(len(t) for t in tensors), *first.shape[1:]), first.stride())
