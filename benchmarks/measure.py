@@ -23,7 +23,7 @@ from benchmarks.records import Row
 from benchmarks.worker import CandidateError, Worker
 
 CHECKED_TEXTS = 16
-LIMIT_SECONDS = 0.2  # of each limit in a round
+LIMIT_SECONDS = {"cpu": 0.2, "cuda": 0.05}  # of each limit in a round
 # least cosine and largest error, as a share of the largest value: by type, and for precisions below the one asked for
 GATES = {"float32": (0.99999, 1e-4), "float16": (0.999, 0.1), "bfloat16": (0.999, 0.1), "int8": (0.95, 0.5)}
 TRAINING_GATES = GATES | {"float16": (0.99, 0.1), "bfloat16": (0.99, 0.1)}  # gradients round more often
@@ -95,6 +95,9 @@ class Field:
         self.oracle = oracle
         self.candidates = candidates
         self._workers: dict[str, Worker] = {}
+        self._loading: dict[str, Worker] = {}
+        self._at_once = not job.device.startswith("cpu")  # a GPU's host has cores for all; a CPU is what they compete for
+        self._oracle_worker: Worker | None = None
         self._broken: dict[str, str] = {}
         self._limits = limits
 
@@ -104,12 +107,14 @@ class Field:
         try:
             yield self
         finally:
-            for worker in self._workers.values():
-                worker.close()
+            for worker in (*self._workers.values(), *self._loading.values(), self._oracle_worker):
+                if worker is not None:
+                    worker.close()
 
     def rows(self, question: Question, keep: Callable[[list[Row]], None]) -> None:
         """Measures everybody on a question. `keep` gets the rows even when Ctrl-C ends the rounds early."""
         rows, running = [], []
+        self._load_at_once(question)
         try:
             expected = None
             for candidate in self.candidates:
@@ -140,30 +145,52 @@ class Field:
     def _start(self, candidate: Candidate, question: Question) -> Row:
         row: Row = {**question.facts, "candidate": candidate.name, "ours": candidate.ours, "rival": candidate.rival}
         row |= {"from_text": candidate.needs_texts, "precision": candidate.precision or self.job.dtype, "status": "ok"}
-        reason = candidate.missing(self.job.device, self.plan.wait_s)
-        if reason is None and candidate.needs_texts and question.inputs.texts is None:
-            reason = "takes texts, and these are cut from running text"
+        reason = self._absence(candidate, question)
         if reason is not None:
             return row | {"status": "missing", "reason": reason}
         if candidate.name in self._broken:
             return row | {"status": "error", "reason": self._broken[candidate.name]}
         try:
-            if candidate.name not in self._workers:
+            if candidate.name in self._loading:
+                worker = self._loading.pop(candidate.name)
+                worker.ready()
+                self._workers[candidate.name] = worker
+            elif candidate.name not in self._workers:
                 started = time.perf_counter()
-                patience = self.plan.patience_s
-                self._workers[candidate.name] = Worker(candidate.make, self.job, candidate.options, patience)
+                self._workers[candidate.name] = self._worker(candidate)
                 row["load_s"] = time.perf_counter() - started
         except CandidateError as error:
             self._fail(candidate, row, error)
         return row
 
+    def _worker(self, candidate: Candidate, wait: bool = True) -> Worker:
+        return Worker(candidate.make, self.job, candidate.options, self.plan.patience_s, wait)
+
+    def _load_at_once(self, question: Question) -> None:
+        """Starts everybody that will take part, the oracle too, so that they load side by side; then nobody's load is timed."""
+        if not self._at_once or self._oracle_worker is not None:
+            return
+        self._oracle_worker = self._worker(self.oracle, wait=False)
+        for candidate in self.candidates:
+            if self._absence(candidate, question) is None:
+                self._loading[candidate.name] = self._worker(candidate, wait=False)
+        self._oracle_worker.ready()
+
+    def _absence(self, candidate: Candidate, question: Question) -> str | None:
+        """Why a candidate does not take part in a question."""
+        reason = candidate.missing(self.job.device, self.plan.wait_s)
+        if reason is None and candidate.needs_texts and question.inputs.texts is None:
+            reason = "takes texts, and these are cut from running text"
+        return reason
+
     def _expected(self, question: Question) -> list[Any]:
-        worker = Worker(self.oracle.make, self.job, self.oracle.options, self.plan.patience_s)
+        worker = self._oracle_worker or self._worker(self.oracle)
         try:
             worker.take(_some(question.inputs, CHECKED_TEXTS))
             return worker.outputs()
         finally:
-            worker.close()
+            if worker is not self._oracle_worker:
+                worker.close()
 
     def _check(self, candidate: Candidate, row: Row, question: Question, expected: list[Any]) -> None:
         worker = self._workers[candidate.name]
@@ -208,7 +235,7 @@ class Field:
             if number >= min(3, self.plan.least) and time.perf_counter() - started > self.plan.budget_s:
                 break
             self.step(f"round {number + 1}")
-            flops_per_s, bytes_per_s = self._limits.call("rates", LIMIT_SECONDS)
+            flops_per_s, bytes_per_s = self._limits.call("rates", LIMIT_SECONDS[self.job.device.split(":")[0]])
             first = number % len(running)  # another one begins each round
             for candidate, row in list(running[first:] + running[:first]):
                 try:

@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", type=_positive, help="tokens of a pass (default: by device and size)")
     parser.add_argument("--repeats", type=_positive, help="rounds at least (default: 5; more until the spread is small)")
     parser.add_argument("--cases", help="ops and cases with one of these texts in their names, with commas (default: all)")
+    parser.add_argument("--tasks", help="tasks with one of these texts in their names, with commas (default: all)")
     parser.add_argument(
         "--output",
         type=Path,

@@ -113,9 +113,11 @@ class Session:
         return False
 
     def _is_wanted(self, question: Question, candidates: Sequence[Candidate]) -> bool:
-        """Whether --cases asks for it and a row of it is missing still."""
-        facts, cases = question.facts, self.request.cases
+        """Whether --cases and --tasks ask for it and a row of it is missing still."""
+        facts, cases, tasks = question.facts, self.request.cases, self.request.tasks
         if cases and not any(case in f"{facts['task']}, {facts['case']}" for case in cases):
+            return False
+        if tasks and not any(task in facts["task"] for task in tasks):
             return False
         return any(records.key({**facts, "candidate": candidate.name}) not in self.known for candidate in candidates)
 
@@ -123,7 +125,9 @@ class Session:
         """Prints the tables, writes the reports, compares."""
         if not self.rows:
             if not self.path.exists():
-                raise InputError("nothing was measured: no op or case of these suites has a text of --cases in its name")
+                raise InputError(
+                    "nothing was measured: nothing in these suites has a text of --cases and of --tasks in its name"
+                )
             print("nothing was left to measure", file=sys.stderr)
             self.rows = records.read(self.path)
         print(report.console(self.rows))
@@ -150,8 +154,8 @@ def _prepared(args: argparse.Namespace, overrides: dict[str, Any]) -> Iterator[S
     facts["started"] = datetime.datetime.now().isoformat(timespec="seconds")
     sizes = tuple(args.sizes.split(",")) if args.sizes else default_sizes(device.split(":")[0], args.quick)
     check_sizes(sizes)
-    cases = tuple(case.strip() for case in args.cases.split(",")) if args.cases else ()
-    request = Request(suites, sizes, device, args.dtype, args.quick, args.tokens, args.repeats, cases=cases)
+    cases, tasks = (tuple(one.strip() for one in (text or "").split(",") if one.strip()) for text in (args.cases, args.tasks))
+    request = Request(suites, sizes, device, args.dtype, args.quick, args.tokens, args.repeats, cases=cases, tasks=tasks)
     request = replace(request, **overrides)
     if args.only is not None:
         request = replace(request, candidates=_named(request.candidates, args.only))

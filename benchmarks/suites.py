@@ -40,6 +40,7 @@ class Request:
         repeats: rounds at least; None means the plan's.
         candidates: what can take part; tests put their own here.
         cases: texts, one of which must stand in the name of an op or a case; none takes all.
+        tasks: texts, one of which must stand in the name of the task; none takes all.
     """
 
     suites: tuple[str, ...]
@@ -51,6 +52,7 @@ class Request:
     repeats: int | None = None
     candidates: tuple[Candidate, ...] = CANDIDATES
     cases: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

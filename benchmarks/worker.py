@@ -34,12 +34,17 @@ class Worker:
         job: what to load.
         options: further arguments.
         patience: seconds that an answer may take.
+        wait: whether to wait until it is loaded; `ready` does so later.
 
     Raises:
         CandidateError: here and in every call, if the candidate broke.
     """
 
-    def __init__(self, make: str, job: Job, options: Mapping[str, Any] | None = None, patience: float = 1800) -> None:
+    settings: tuple[int | None, ...]
+
+    def __init__(
+        self, make: str, job: Job, options: Mapping[str, Any] | None = None, patience: float = 1800, wait: bool = True
+    ) -> None:
         context = _context()
         self._patience = patience
         self._log = tempfile.NamedTemporaryFile(prefix="candidate-", suffix=".log")  # noqa: SIM115  closed with the worker
@@ -48,8 +53,13 @@ class Worker:
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
+        if wait:
+            self.ready()
+
+    def ready(self) -> None:
+        """Waits until the candidate is loaded, and learns its settings."""
         try:
-            self.settings: tuple[int | None, ...] = self._answer()
+            self.settings = self._answer()
         except BaseException:
             self.close()
             raise

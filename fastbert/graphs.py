@@ -219,7 +219,9 @@ def _fill_up(static: PackedBatch, batch: PackedBatch) -> None:
     """
     pairs = [(getattr(static, field), getattr(batch, field)) for field in _TENSORS if field != "indices"]
     given = [(target[: len(value)], value) for target, value in pairs if value is not None]
-    torch._foreach_copy_([target for target, _ in given], [value for _, value in given])
+    for dtype in {value.dtype for _, value in given}:  # those of one type are one launch
+        alike = [pair for pair in given if pair[1].dtype == dtype]
+        torch._foreach_copy_([target for target, _ in alike], [value for _, value in alike])
     if static.batch_size > batch.batch_size:
         static.cu_seqlens[batch.batch_size + 1 :].fill_(batch.num_tokens)
 

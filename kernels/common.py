@@ -38,9 +38,11 @@ def keep_mask(seed, rows, head, first_column, p, COLUMNS: tl.constexpr, ATTENTIO
 
 @triton.jit
 def rounded_to_tf32(x):
-    """The nearest float32 whose last 13 bits are zero, by Veltkamp's splitting; what is not finite stays."""
-    spread = x * 8193.0
-    return tl.where(tl.abs(x) < 1e34, spread - (spread - x), x)
+    """The nearest float32 whose last 13 bits are zero, half away from zero. On bits: a compiler that fuses multiplications with
+    additions undoes what floats can do. NaN stays, infinity too.
+    """
+    bits = x.to(tl.int32, bitcast=True)
+    return tl.where(x == x, ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True), x)
 
 
 @triton.jit

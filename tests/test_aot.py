@@ -16,6 +16,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.aot import SPILLS_THAT_PAY  # noqa: E402
+
 HEAVIEST = (
     "attention D=64 S=128 p=0.1",
     "attention D=128 S=64 p=0.1",
@@ -65,7 +69,8 @@ def test_heaviest_launches_compile_and_fit(arch: str) -> None:
     for row in found:
         what = f"{row['kernel']} of {row['case']}"
         assert row["shared"] <= limit, what
-        if arch != "gfx942":  # registers of AMD cards are others; there the report counts and does not judge
+        # Registers of AMD cards are others; there the report counts and does not judge.
+        if arch != "gfx942" and (arch, row["kernel"]) not in SPILLS_THAT_PAY:
             assert row["stack"] == row["spills"] == 0, f"{what}: stack {row['stack']}, spills {row['spills']}"
         if WITH_PRODUCTS.match(row["kernel"]):
             wanted = {"sm90": ("HGMMA",), "sm100": ("UTCHMMA", "HMMA"), "gfx942": ("v_mfma",)}.get(arch, ("HMMA",))
@@ -117,7 +122,8 @@ def test_the_committed_report_covers_every_launch_and_shows_no_spill() -> None:
         found = [dict(zip(header, row, strict=True)) for row in rows]
         assert {row["case"] for row in found} == {case.name for case in kernel_cases.cases(torch.bfloat16)}, arch
         if arch != "gfx942":
-            assert all(row["stack"] == row["spills"] == "0" for row in found), arch
+            judged = [row for row in found if (arch, row["kernel"]) not in SPILLS_THAT_PAY]
+            assert all(row["stack"] == row["spills"] == "0" for row in judged), arch
 
 
 def test_tune_says_that_it_needs_a_gpu() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pretraining_cases import make_corpus
+from torch.utils.data import DataLoader
 
 from fastbert.data.batches import Budget, EpochBatches, PreTrainingBatch, collate
 from fastbert.data.corpus import Corpus
@@ -63,6 +64,16 @@ def test_batches_hold_every_example_once_in_one_shape(corpus: Corpus, objective:
     assert seen - {()} == examples
     assert len(shapes) == 1
     assert 0 <= batches.tail_share < 0.2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_of_a_checked_vocabulary_stay_checked_on_their_way_to_the_device(corpus: Corpus, workers: int) -> None:
+    examples = CorpusExamples(corpus, ExampleOptions("mlm+nsp", 32), 0)
+    limits = Limits(1000, 2, 40)
+    source = EpochBatches(examples, Budget.of(examples, 128), seed=0, epoch=0, limits=limits)
+    batch = next(iter(DataLoader(source, batch_size=None, num_workers=workers)))
+    assert batch.packed.is_checked(limits)
+    assert batch.to("cpu").packed.is_checked(limits)
 
 
 def test_segments_are_those_of_the_examples(corpus: Corpus) -> None:

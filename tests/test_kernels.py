@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from conftest import CLASSES, make_pair, ragged, worst
 
 import fastbert
 from fastbert import ops
 from fastbert.errors import BackendError
+from fastbert.kernels.common import rounded_to_tf32
 from fastbert.ops import cpu, dispatch, reference
 
 SIZES = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 96, "max_position_embeddings": 300}
@@ -55,6 +58,31 @@ def step(model: torch.nn.Module, batch: dict[str, Any], backend: str) -> tuple[A
     paths = {d.path for d in decisions if d.op != "linear"}
     assert paths == {"triton" if backend == "triton" else "reference"}
     return out, [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
+
+
+@triton.jit
+def _round_kernel(x_ptr, y_ptr, SIZE: tl.constexpr):
+    place = tl.arange(0, SIZE)
+    tl.store(y_ptr + place, rounded_to_tf32(tl.load(x_ptr + place)))
+
+
+def test_float32_is_rounded_to_the_nearest_tf32() -> None:
+    """Ten bits behind the leading one; what tensor cores cut off is zero, so that nothing is cut off."""
+    drawn = torch.randn(500, generator=torch.Generator().manual_seed(0)) * 10.0 ** torch.arange(500).remainder(60).sub(30)
+    special = torch.tensor(
+        [0.0, -0.0, 1.0, float("inf"), -float("inf"), float("nan"), 1 + 2.0**-11, -1 - 2.0**-11, 3e38, 1e-40]
+    )
+    x = torch.cat([drawn, special, torch.tensor([0x7FFFFFFF, -1], dtype=torch.int32).view(torch.float32)])
+    y = torch.empty(512)
+    _round_kernel[(1,)](x, y, SIZE=512)
+    finite = x.isfinite()
+    assert bool((y[finite].view(torch.int32) & 0x1FFF == 0).all())
+    cut = (x[finite].view(torch.int32) & ~0x1FFF).view(torch.float32)
+    step = ((x[finite].view(torch.int32) & ~0x1FFF) + 0x2000).view(torch.float32)
+    nearest = torch.where((x[finite].double() - cut).abs() < (step.double() - x[finite]).abs(), cut, step)
+    assert torch.equal(y[finite], nearest)
+    assert torch.equal(y[x.isinf()], x[x.isinf()])
+    assert bool(y[x.isnan()].isnan().all())
 
 
 @pytest.mark.parametrize("lengths", [[9, 4, 6, 1], [150, 20, 1, 64]], ids=["short", "long"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from conftest import make_pair, ragged, worst
@@ -227,6 +230,19 @@ def test_token_budget_batches_are_bounded_longest_first_and_complete() -> None:
     assert order == sorted(order, reverse=True)
     with pytest.raises(InputError, match="batch_tokens = 0"):
         token_budget_batches(lengths, 0)
+
+
+def test_a_batch_that_was_checked_stays_so_wherever_it_goes() -> None:
+    """Elsewhere nobody may ask again: not in a captured step, and on a GPU not without waiting."""
+    limits = fastbert.packing.inputs.Limits(101, 2, 40)
+    batch = fastbert.pack(**ragged([5, 9]), limits=limits)
+    pickled = pickle.loads(pickle.dumps(batch))
+    for other in (batch.clone(), batch.to("cpu"), copy.deepcopy(batch), pickled):
+        assert other.is_checked(limits)
+        assert torch.equal(other.input_ids, batch.input_ids)
+    batch.input_ids[3] = 500
+    for other in (batch.clone(), batch.to("cpu"), copy.deepcopy(batch), pickle.loads(pickle.dumps(batch))):
+        assert not other.is_checked(limits)
 
 
 def test_packed_batch_moves_whole() -> None:

@@ -7,6 +7,7 @@ Which examples share a batch is, like the examples themselves, a function of (se
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,24 +54,19 @@ class PreTrainingBatch:
             found["next_sentence_label"] = self.next_sentence_label
         return found
 
-    def map(self, change: Any) -> PreTrainingBatch:
-        """The same with every tensor changed."""
-        pairs = None if self.next_sentence_label is None else change(self.next_sentence_label)
-        return replace(
-            self,
-            packed=self.packed.map(change),
-            scored_rows=change(self.scored_rows),
-            labels=change(self.labels),
-            next_sentence_label=pairs,
-        )
-
     def to(self, device: torch.device | str) -> PreTrainingBatch:
         """The same on another device."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+        return self._moved(lambda value: value.to(device, non_blocking=True))
 
     def pin_memory(self) -> PreTrainingBatch:
         """The same in page-locked memory; `DataLoader(pin_memory=True)` calls it."""
-        return self.map(Tensor.pin_memory)
+        return self._moved(lambda value: value.pin_memory())
+
+    def _moved(self, move: Callable[[Any], Any]) -> PreTrainingBatch:
+        """With every tensor and the packed batch moved, which stays checked."""
+        pairs = None if self.next_sentence_label is None else move(self.next_sentence_label)
+        packed, rows, labels = move(self.packed), move(self.scored_rows), move(self.labels)
+        return replace(self, packed=packed, scored_rows=rows, labels=labels, next_sentence_label=pairs)
 
 
 @dataclass(frozen=True)

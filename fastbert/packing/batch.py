@@ -100,19 +100,23 @@ class PackedBatch:
         """The same batch in memory of its own."""
         return self._moved(torch.clone)
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> PackedBatch:
-        """The same batch with every tensor changed."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith(("checked", "_"))}
-        changed: dict[str, Any] = {name: change(v) if isinstance(v, Tensor) else v for name, v in values.items()}
-        made = PackedBatch(**changed)
-        made._starts = self._starts  # of use only where the lengths are the same, see `host_starts`
-        return made
-
     def _moved(self, move: Callable[[Tensor], Tensor]) -> PackedBatch:
         """The same values elsewhere: what was checked stays checked."""
-        made = self.map(move)
+        values = ((name, getattr(self, name)) for name in _CHECKED_FIELDS)
+        moved: dict[str, Any] = {name: move(value) if isinstance(value, Tensor) else value for name, value in values}
+        made = PackedBatch(**moved)
+        made._starts = self._starts  # of use only where the lengths are the same, see `host_starts`
         made.mark_checked(self.checked if self._checked_state == self._state() else None)
         return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy, or a batch in another process, is made of: it stays checked if this one is."""
+        valid = self.checked is not None and self.is_checked(self.checked)
+        return {**{name: getattr(self, name) for name in _CHECKED_FIELDS}, "checked": self.checked if valid else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+        self.mark_checked(self.checked)
 
     def know_lengths(self, lengths: Sequence[int]) -> None:
         """Tells a batch on a CPU what `cu_seqlens` holds; on a GPU nobody asks for it."""
