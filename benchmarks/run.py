@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--suite", default=None, help="ops, inference, training, latency, memory, startup (several with commas) or all"
     )
-    parser.add_argument("--only", help="candidates with one of these texts in their names, with commas (default: all)")
+    parser.add_argument(
+        "--only", help="candidates of these names, or with one of these texts in them, with commas (default: all)"
+    )
     parser.add_argument(
         "--quick", action="store_true", help="small: one size, fewer lengths and rounds; all suites unless --suite"
     )

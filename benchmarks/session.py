@@ -179,11 +179,13 @@ def _prepared(args: argparse.Namespace, overrides: dict[str, Any]) -> Iterator[S
 
 
 def _named(candidates: tuple[Candidate, ...], only: str) -> tuple[Candidate, ...]:
-    """Those with one of the texts in their names."""
-    found = tuple(c for c in candidates if any(part.strip().lower() in c.name.lower() for part in only.split(",")))
+    """Those that one of the texts names, or that have it in their names where it names none."""
+    names = {candidate.name.lower() for candidate in candidates}
+    parts = [part.strip().lower() for part in only.split(",")]
+    found = tuple(c for c in candidates if any(c.name.lower() == p or (p not in names and p in c.name.lower()) for p in parts))
     if not found:
-        names = ", ".join(dict.fromkeys(c.name for c in candidates))
-        raise InputError(f"--only: no candidate is named like {only!r}; there are {names}")
+        known = ", ".join(dict.fromkeys(c.name for c in candidates))
+        raise InputError(f"--only: no candidate is named like {only!r}; there are {known}")
     return found
 
 

@@ -144,16 +144,23 @@ class Fastbert(Training):
 
     def loss_of(self, batch: Batch) -> Tensor:
         """See `Training.loss_of`."""
-        import fastbert
-
-        packed = fastbert.pack(batch.rows)
+        packed = self.packed(batch)
         labels: dict[str, Tensor] = {"labels": batch.classes}
         if self.job.task == "pre-training":
             rows, words = scored(batch)
             labels = {"labels": words, "scored_rows": rows, "next_sentence_label": batch.classes}
-        packed, labels = packed.to(self.device), {name: tensor.to(self.device) for name, tensor in labels.items()}
+        labels = {name: tensor.to(self.device) for name, tensor in labels.items()}
         with self.precision():
             return self.model(packed, **labels).loss  # type: ignore[no-any-return]
+
+    def packed(self, batch: Batch, device: torch.device | str | None = None) -> Any:
+        """The rows of a step as fine-tuning packs them: ids of this model's tokenizer, which need no check."""
+        from fastbert.packing.batching import pack_rows
+        from fastbert.text.framing import Framed
+
+        packed = pack_rows(Framed.of_rows(batch.rows), range(len(batch.rows)), device or self.device)
+        packed.mark_checked(self.model.base_model._limits())
+        return packed
 
 
 class FastbertCaptured(Fastbert):
@@ -192,11 +199,10 @@ class FastbertCaptured(Fastbert):
         return loss.detach()
 
     def _filled(self, batch: Batch) -> dict[str, Any]:
-        import fastbert
         from fastbert.packing import fixed_budget
 
         tokens, sequences, longest, count = self.sizes
-        packed = fastbert.pack(batch.rows, limits=self.model.base_model._limits())
+        packed = self.packed(batch, "cpu")
         classes = torch.full((sequences,), -100).index_copy(0, torch.arange(len(batch.rows)), batch.classes)
         filled: dict[str, Any] = {"batch": fixed_budget(packed, tokens, sequences, longest), "labels": classes}
         if self.job.task == "pre-training":
