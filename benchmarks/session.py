@@ -89,7 +89,7 @@ class Session:
                 questions = [question for question in chapter.questions() if self._is_wanted(question, chapter.candidates)]
                 if questions:
                     job, step = chapter.job(), bar.set_postfix_str
-                    field = Field(job, chapter.candidates, chapter.oracle, chapter.plan, limits, step)
+                    field = Field(job, chapter.candidates, chapter.oracle, chapter.plan, limits, step, chapter.plain)
                     with field.open():
                         for question in questions:
                             field.rows(question, self.keep)

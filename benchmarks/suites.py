@@ -25,6 +25,9 @@ QUICK_SHARE = 1 / 3
 
 MODEL_ORACLE = Candidate("transformers eager, float32", "benchmarks.candidates.models:Oracle", MODELS)
 TRAINING_ORACLE = Candidate("transformers eager, float32", "benchmarks.candidates.training:Oracle", TRAINING)
+PLAIN_TRAINING = Candidate(
+    "transformers eager", "benchmarks.candidates.training:Transformers", TRAINING, options={"attention": "eager"}
+)
 OP_ORACLE = Candidate("reference, float64", "benchmarks.candidates.operators:Oracle", ALL_OPS)
 
 
@@ -66,6 +69,7 @@ class Chapter:
         oracle: whose outputs are right.
         plan: how long to measure.
         questions: made when the chapter begins.
+        plain: plain PyTorch in the chapter's type, see `measure.Field`.
     """
 
     title: str
@@ -74,6 +78,7 @@ class Chapter:
     oracle: Candidate
     plan: Plan
     questions: Callable[[], list[Question]]
+    plain: Candidate | None = None
 
 
 def default_sizes(device: str, quick: bool) -> tuple[str, ...]:
@@ -194,7 +199,7 @@ class _Models:
             able = tuple(c for c in able if not c.needs_texts and not c.needs_many)
         oracle = TRAINING_ORACLE if task in TRAINING else MODEL_ORACLE
         title = f"{suite}: {self.checkpoints.label(size)}, {task}"
-        return Chapter(title, job, able, oracle, plan, questions)
+        return Chapter(title, job, able, oracle, plan, questions, PLAIN_TRAINING if task in TRAINING else None)
 
     def _tokens(self, size: str) -> int:
         tokens = self.request.tokens or PASS_TOKENS[self.kind][size]

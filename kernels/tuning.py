@@ -111,6 +111,12 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row | None]]]] = {
             ((2048,), _row(4, BLOCK_T=2)),
             ((8192,), _row(8, BLOCK_T=1)),
         ],
+        "sm90": [
+            ((768,), _row(2, BLOCK_T=1)),
+            ((1024,), _row(4, BLOCK_T=4)),
+            ((2048,), _row(4, BLOCK_T=2)),
+            ((8192,), _row(8, BLOCK_T=1)),
+        ],
     },
     "layer_norm_bwd": {
         "default": [

@@ -30,7 +30,7 @@ from benchmarks.candidates.models import Fastbert  # noqa: E402
 from benchmarks.cases import Texts  # noqa: E402
 from benchmarks.jobs import Inputs, Job, Work  # noqa: E402
 from benchmarks.limits import limit_seconds, model_cost  # noqa: E402
-from benchmarks.measure import agreement  # noqa: E402
+from benchmarks.measure import Field, Plan, Question, agreement  # noqa: E402
 from benchmarks.op_cases import OP_CASES, upstream_gradient  # noqa: E402
 from benchmarks.worker import CandidateError, Worker  # noqa: E402
 
@@ -240,6 +240,72 @@ def test_training_steps_are_checked_by_loss_and_gradients(model: Path, tmp_path:
     assert {(row["task"], row["candidate"]) for row in rows if row["status"] == "ok"} == {
         (task, name) for task in ("fine-tuning", "pre-training") for name in ("fastbert", "transformers sdpa")
     }
+
+
+@pytest.mark.parametrize("task", ["fine-tuning", "pre-training"])
+def test_training_is_checked_with_the_weights_that_it_began_with(model: Path, task: str) -> None:
+    """However many steps were timed before: the steps of one question, or the warm-up of a captured step."""
+    from benchmarks.checkpoints import Checkpoints
+
+    checkpoints = Checkpoints(str(model))
+    mask = checkpoints.tokenizer.mask_token_id
+    assert mask is not None
+    job = Job(task, "cpu", "float32", str(checkpoints.folder("MiniLM-L6", task)), 40, mask)
+    inputs = Texts(checkpoints.tokenizer, None, None, None, 40).case("natural", 300).inputs
+    worker = Worker("benchmarks.candidates.training:Fastbert", job)
+    worker.take(inputs)
+    before = worker.outputs()
+    for _ in range(3):
+        worker.seconds(None)
+    after = worker.outputs()
+    worker.close()
+    checkpoints.close()
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize(("far", "status"), [(1.5, "ok"), (2.5, "wrong")])
+def test_twice_the_error_of_plain_pytorch_is_allowed(monkeypatch: pytest.MonkeyPatch, far: float, status: str) -> None:
+    plain = replace(THEIRS, name="plain")
+    expected = np.concatenate([np.ones(99), [2.0]])
+    error = np.concatenate([np.zeros(99), [0.5]])  # of plain PyTorch: a quarter of the largest value
+
+    class Told:
+        def __init__(self, values: Any) -> None:
+            self.values = values
+
+        def take(self, inputs: Inputs) -> None: ...
+
+        def close(self) -> None: ...
+
+        def outputs(self) -> list[Any]:
+            return [self.values]
+
+    steps: list[str] = []
+    field = Field(Job("fine-tuning", "cpu", "bfloat16"), (OURS,), THEIRS, Plan(), Told(None), steps.append, plain)
+    field._workers[OURS.name] = Told(expected + far * error)
+    monkeypatch.setattr(field, "_worker", lambda candidate: Told(expected + error))
+    row = {"precision": "bfloat16", "status": "ok"}
+    field._check(OURS, row, Question({}, Inputs([[1]])), [expected])
+    assert row["status"] == status
+    assert row["max_error"] == pytest.approx(far / 4)
+
+
+def test_candidates_that_load_side_by_side_are_measured_all_the_same(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU. What breaks while it loads becomes a row."""
+    plain = Field.__init__
+
+    def at_once(self: Field, *arguments: Any, **options: Any) -> None:
+        plain(self, *arguments, **options)
+        self._at_once = True
+
+    monkeypatch.setattr(Field, "__init__", at_once)
+    absent = Candidate("absent", "test_benchmarks:Absent", ("encoder",))
+    code, rows = small(model, tmp_path, "--suite", "inference", candidates=(OURS, absent, THEIRS))
+    assert code == 0
+    assert [row["status"] for row in rows if row["case"] == "natural"] == ["ok", "error", "ok"]
+    assert {row["candidate"] for row in rows if row["case"] == "full 40" and row["status"] == "ok"} == {OURS.name, THEIRS.name}
 
 
 @pytest.mark.parametrize("task", ["classification", "question answering", "masked words"])

@@ -47,9 +47,10 @@ class Training(Work):
         self.model: Any = None
 
     def use(self, model: Any, **options: Any) -> None:
-        """The model to train, in training mode."""
+        """The model to train, in training mode; what it begins with is what is checked."""
         self.model = model.to(self.device).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True, **options)
+        self.start = [parameter.detach().clone() for parameter in self.model.parameters()]
 
     def take(self, inputs: Inputs) -> None:
         """See `Work.take`."""
@@ -76,7 +77,10 @@ class Training(Work):
         raise NotImplementedError
 
     def outputs(self) -> list[Any]:
-        """Loss and some gradients of the first batch, without dropout."""
+        """Loss and some gradients of the first batch, without dropout, with the weights that the model began with."""
+        with torch.no_grad():
+            for parameter, start in zip(self.model.parameters(), self.start, strict=True):
+                parameter.copy_(start)
         self.model.eval()
         loss = self.loss_of(self.batches[0])
         loss.backward()
