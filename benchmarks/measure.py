@@ -3,7 +3,7 @@
 Every candidate's outputs are held against an oracle in float32; one that fails gets no figure. Its error may be an absolute
 bound, or twice that of plain PyTorch in the same type: gradients of a deep model in 16 bit are far from float32's, whoever
 computes them. Those that pass choose their batch size on a sample, run once to warm up, and then take turns, round after round,
-together with the machine's own limits: so a change of the machine's speed meets all alike. A figure is the median of the rounds.
+together with the machine's own limits, so that a change of its speed meets all alike. A figure is the median of the rounds.
 """
 
 from __future__ import annotations

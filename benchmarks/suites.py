@@ -22,6 +22,7 @@ PASS_TOKENS = {
     "cuda": {"tiny": 2_000_000, REAL: 2_000_000, "base": 500_000, "large": 200_000},
 }
 QUICK_SHARE = 1 / 3
+SAMPLED = {"cpu": 64, "cuda": 2048}  # texts on which batch sizes are chosen: several of the largest batches
 
 MODEL_ORACLE = Candidate("transformers eager, float32", "benchmarks.candidates.models:Oracle", MODELS)
 TRAINING_ORACLE = Candidate("transformers eager, float32", "benchmarks.candidates.training:Oracle", TRAINING)
@@ -122,7 +123,8 @@ class _Models:
             yield from getattr(self, f"_{suite}")(size)
 
     def _inference(self, size: str) -> Iterator[Chapter]:
-        plan = _plan(self.request, Plan(least=5, most=7, budget_s=60), Plan(3, 3, sampled=16, wait_s=30))
+        full = Plan(least=5, most=7, budget_s=60, sampled=SAMPLED[self.kind])
+        plan = _plan(self.request, full, Plan(3, 3, sampled=16, wait_s=30))
         lengths = ["natural", "full 128"]
         if not self.request.quick:
             lengths += ["N(256,64)", "full 512"]

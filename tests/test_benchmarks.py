@@ -27,11 +27,13 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import comparison, records, report, run  # noqa: E402
 from benchmarks.candidates import CANDIDATES, Candidate  # noqa: E402
 from benchmarks.candidates.models import Fastbert  # noqa: E402
+from benchmarks.candidates.padded import TEXTS  # noqa: E402
 from benchmarks.cases import Texts  # noqa: E402
 from benchmarks.jobs import Inputs, Job, Work  # noqa: E402
 from benchmarks.limits import limit_seconds, model_cost  # noqa: E402
 from benchmarks.measure import Field, Plan, Question, agreement  # noqa: E402
 from benchmarks.op_cases import OP_CASES, upstream_gradient  # noqa: E402
+from benchmarks.suites import SAMPLED  # noqa: E402
 from benchmarks.worker import CandidateError, Worker  # noqa: E402
 
 OURS = next(c for c in CANDIDATES if c.name == "fastbert" and c.can("encoder"))
@@ -240,6 +242,12 @@ def test_training_steps_are_checked_by_loss_and_gradients(model: Path, tmp_path:
     assert {(row["task"], row["candidate"]) for row in rows if row["status"] == "ok"} == {
         (task, name) for task in ("fine-tuning", "pre-training") for name in ("fastbert", "transformers sdpa")
     }
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_batch_sizes_are_chosen_on_texts_that_fill_them(device: str) -> None:
+    assert SAMPLED[device] >= max(TEXTS[device])
+    assert device == "cpu" or SAMPLED[device] >= 4 * max(TEXTS[device])
 
 
 @pytest.mark.parametrize("task", ["fine-tuning", "pre-training"])
