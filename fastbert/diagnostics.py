@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from fastbert import ops
-from fastbert.config import BertConfig
 from fastbert.errors import InputError
+from fastbert.model.config import BertConfig
+from fastbert.model.pretrained import BertPreTrainedModel
 from fastbert.packing import PackedBatch
-from fastbert.pretrained import BertPreTrainedModel
 
 NOTES_VOCABULARY = 30_000
 _WITHOUT_POOLER = ("BertForMaskedLM", "BertLMHeadModel", "BertForTokenClassification", "BertForQuestionAnswering")

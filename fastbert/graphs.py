@@ -19,9 +19,9 @@ from torch import Tensor
 
 from fastbert import ops
 from fastbert.errors import BackendError, InputError
-from fastbert.outputs import BertModelOutput
+from fastbert.model.outputs import BertModelOutput
+from fastbert.model.prepacking import prepack
 from fastbert.packing import PackedBatch, fixed_budget
-from fastbert.prepacking import prepack
 
 _TENSORS = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "inputs_embeds", "indices")
 _WARM_UP = 3  # runs before a capture: kernels are compiled, libraries choose their algorithms
@@ -113,7 +113,7 @@ class CapturedModel:
 
     def _capture(self, batch: PackedBatch, bucket: Bucket) -> _Captured:
         static = _in_bucket(batch, bucket).clone()
-        static.mark_checked(self.encoder._limits())
+        static.mark_checked(self.encoder.limits)
 
         def run() -> Any:
             return self.encoder(static, return_dict=True)

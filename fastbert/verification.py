@@ -16,10 +16,10 @@ from torch import Tensor
 
 from fastbert import ops
 from fastbert.diagnostics import align, packed_batches
+from fastbert.model.outputs import BertModelOutput
+from fastbert.model.pretrained import BertPreTrainedModel
 from fastbert.ops import reference
-from fastbert.outputs import BertModelOutput
 from fastbert.packing import PackedBatch
-from fastbert.pretrained import BertPreTrainedModel
 
 FLOOR = 8 * 2.0**-24  # of the scale of a result: sums of float32 are made in different orders
 

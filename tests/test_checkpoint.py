@@ -15,8 +15,8 @@ from conftest import CLASSES, SMALL, make_pair, ragged, worst
 from safetensors.torch import load_file, save_file
 
 import fastbert
-from fastbert import checkpoint
 from fastbert.errors import CheckpointError, CheckpointNotFoundError, ConfigError
+from fastbert.model import checkpoint
 
 
 def run(model: Any, name: str) -> torch.Tensor:

@@ -18,10 +18,10 @@ from task_cases import save_encoder, save_head, texts
 
 import fastbert
 from fastbert import cli, tasks
-from fastbert.composed import ComposedModel, HeadOptions
-from fastbert.config import BertConfig
 from fastbert.errors import CheckpointError, ConfigError
 from fastbert.finetuning import FineTuneOptions, finetune
+from fastbert.model.composed import ComposedModel, HeadOptions
+from fastbert.model.config import BertConfig
 
 WORDS, DECODER = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
 BIAS, DECODER_BIAS = "cls.predictions.bias", "cls.predictions.decoder.bias"

@@ -11,12 +11,12 @@ from task_cases import TEXTS_FOR_FEATURES, save_encoder, tokenizer
 
 import fastbert
 from fastbert import BertModel
-from fastbert.composed import LAYERS, ComposedModel, HeadOptions, is_composed, layer_numbers
 from fastbert.errors import CheckpointError, InputError
 from fastbert.finetuning.feature_cache import FeatureCache
+from fastbert.model.composed import LAYERS, ComposedModel, HeadOptions, is_composed, layer_numbers
+from fastbert.model.pooling import pool
 from fastbert.packing import pack
 from fastbert.packing.batching import pack_rows
-from fastbert.pooling import pool
 from fastbert.tasks.features import extract_features, write_features
 from fastbert.text.framing import frame
 

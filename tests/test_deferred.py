@@ -246,7 +246,7 @@ def test_a_captured_model_follows_its_weights(replayed: list[Replay]) -> None:
 def test_a_captured_step_runs_on_copies_of_its_inputs(replayed: list[Replay]) -> None:
     """The example was checked, and so is its copy: a check cannot be captured."""
     model, _ = make_pair("BertModel")
-    limits = model._limits()
+    limits = model.limits
 
     def batch(seed: int) -> Any:
         return fixed_budget(fastbert.pack(**ragged([9, 4], seed=seed), limits=limits), 20, 3, 16)

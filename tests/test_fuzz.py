@@ -35,8 +35,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import fastbert
 from fastbert import tasks
-from fastbert.composed import ComposedModel, HeadOptions
 from fastbert.errors import FastbertError
+from fastbert.model.composed import ComposedModel, HeadOptions
 
 CALLS, EDITS, FOLDERS = 600, 500, 500  # examples
 LONGEST = 500  # characters of a message

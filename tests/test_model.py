@@ -12,7 +12,7 @@ from conftest import CLASSES, make_pair, ragged, worst
 from torch import nn
 
 import fastbert
-from fastbert.lm_heads import BertLMPredictionHead
+from fastbert.model.lm_heads import BertLMPredictionHead
 
 LENGTHS = [11, 5, 8, 1]
 

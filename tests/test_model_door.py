@@ -13,8 +13,9 @@ from conftest import CLASSES, make_pair, ragged, worst
 from torch import nn
 
 import fastbert
-from fastbert import packing, pooling
+from fastbert import packing
 from fastbert.errors import BackendError, InputError
+from fastbert.model import pooling
 from fastbert.packing import deferred
 
 

@@ -18,7 +18,7 @@ from conftest import CLASSES, fields_for, labels_for, make_pair, ragged, with_ch
 from torch.utils import _pytree
 
 import fastbert
-from fastbert.outputs import BertModelOutput, MaskedLMOutput, PreTrainingOutput
+from fastbert.model.outputs import BertModelOutput, MaskedLMOutput, PreTrainingOutput
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -7,9 +7,9 @@ import torch
 from conftest import CLASSES
 
 import fastbert
-from fastbert.config import SIZES
 from fastbert.diagnostics import encoder_flops
 from fastbert.errors import ConfigError, InputError
+from fastbert.model.config import SIZES
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import fastbert
 from fastbert import packing
 from fastbert.errors import ArgumentError
-from fastbert.model import BertLayer
+from fastbert.model.encoder import BertLayer
 
 LENGTHS = [11, 7, 3, 1]
 

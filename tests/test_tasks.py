@@ -15,7 +15,7 @@ from conftest import SMALL, make_pair
 import fastbert
 from fastbert import BertTokenizer
 from fastbert.errors import CheckpointError, InputError
-from fastbert.pooling import MODES, pool
+from fastbert.model.pooling import MODES, pool
 from fastbert.tasks import Embedder, FillMask, NextSentence
 
 TEXTS = [

@@ -167,7 +167,7 @@ class Fastbert(Work):
     def _step(self, batch: Any, masked: list[list[int]]) -> Tensor:
         """The results of a batch: a row a text, a token or a mask."""
         if self.job.task == "encoder":
-            from fastbert.pooling import pool
+            from fastbert.model.pooling import pool
 
             return pool(self.states(batch), batch.cu_seqlens, "mean")
         if self.job.task == "classification":

@@ -163,7 +163,7 @@ class Fastbert(Training):
         from fastbert.text.framing import Framed
 
         packed = pack_rows(Framed.of_rows(batch.rows), range(len(batch.rows)), device or self.device)
-        packed.mark_checked(self.model.base_model._limits())
+        packed.mark_checked(self.model.base_model.limits)
         return packed
 
 

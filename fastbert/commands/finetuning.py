@@ -14,12 +14,12 @@ from typing import Any
 
 from fastbert import files
 from fastbert.commands.adding import Commands, add, add_group, add_model, check_outputs
-from fastbert.composed import LAYERS
 from fastbert.data import read_texts
 from fastbert.data.layouts import LAYOUTS
 from fastbert.data.tables import is_table
 from fastbert.errors import InputError, printable
-from fastbert.pooling import MODES as POOLINGS
+from fastbert.model.composed import LAYERS
+from fastbert.model.pooling import MODES as POOLINGS
 from fastbert.text.framing import OVERLONG
 
 _EXAMPLES = {

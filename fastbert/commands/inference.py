@@ -12,9 +12,9 @@ from typing import Any
 import fastbert
 from fastbert import files
 from fastbert.commands.adding import Commands, add, add_model, check_outputs
-from fastbert.config import SIZES, BertConfig
 from fastbert.data import read_texts
 from fastbert.errors import InputError, printable
+from fastbert.model.config import SIZES, BertConfig
 from fastbert.ops import BACKENDS, current_backend
 
 

@@ -16,7 +16,6 @@ from typing import Any
 from tqdm import tqdm
 
 import fastbert
-from fastbert.checkpoint import WEIGHT_FILES
 from fastbert.commands.adding import Commands, add, add_group, check_outputs
 from fastbert.data.corpus import Corpus, build_corpus
 from fastbert.data.documents import FORMATS, Sentences, read_sentences, source_hashes
@@ -26,6 +25,7 @@ from fastbert.data.plan import BALANCES
 from fastbert.data.static import StaticExamples, is_static, write_static
 from fastbert.data.texts import read_texts
 from fastbert.errors import InputError, printable
+from fastbert.model.checkpoint import WEIGHT_FILES
 from fastbert.text.tokenizer_files import PATTERNS as TOKENIZER_FILES
 from fastbert.text.vocabulary import vocabulary_report
 

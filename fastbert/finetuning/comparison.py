@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from fastbert import files
-from fastbert.composed import LAYERS
 from fastbert.diagnostics import align
 from fastbert.finetuning.feature_cache import say_on_stderr
 from fastbert.finetuning.finetuning import FineTuneResult, check_output, finetune
 from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import Split
 from fastbert.finetuning.results import spread
+from fastbert.model.composed import LAYERS
 
 TABLE_7 = {
     "finetune": 96.4,

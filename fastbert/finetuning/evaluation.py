@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from fastbert import files
-from fastbert.composed import is_composed
-from fastbert.config import BertConfig
 from fastbert.errors import InputError
 from fastbert.finetuning.metrics import check_installed
 from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import Checkpoint, Prediction, Split
 from fastbert.finetuning.registry import make_problem
 from fastbert.finetuning.seed_run import evaluate_saved
+from fastbert.model.composed import is_composed
+from fastbert.model.config import BertConfig
 from fastbert.tasks.loading import PATTERNS, default_device, longest_row, task_settings
 from fastbert.tasks.nli import relation
 from fastbert.text.tokenizer import BertTokenizer

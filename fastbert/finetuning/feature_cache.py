@@ -22,8 +22,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastbert import files
-from fastbert.composed import ComposedModel
 from fastbert.errors import CheckpointError, printable
+from fastbert.model.composed import ComposedModel
 from fastbert.packing import PackedBatch
 from fastbert.packing.batching import run
 from fastbert.text.framing import Framed

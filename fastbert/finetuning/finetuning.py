@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from fastbert import checkpoint, files
+from fastbert import files
 from fastbert.errors import CheckpointError, InputError
 from fastbert.finetuning.feature_cache import say_on_stderr
 from fastbert.finetuning.metrics import check_installed
@@ -29,6 +29,7 @@ from fastbert.finetuning.problems import FramedSplit, Problem, Split
 from fastbert.finetuning.registry import make_problem
 from fastbert.finetuning.results import spread, summary, write_errors, write_predictions
 from fastbert.finetuning.seed_run import SeedResult, SeedRun, evaluate_saved, precision_of
+from fastbert.model import checkpoint
 from fastbert.tasks.loading import default_device
 from fastbert.text import tokenizer_files
 from fastbert.text.tokenizer import BertTokenizer

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from fastbert import checkpoint, files
-from fastbert.composed import ComposedModel, HeadOptions, is_composed
-from fastbert.config import BertConfig
+from fastbert import files
 from fastbert.errors import InputError
 from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import Checkpoint, Problem
-from fastbert.model import BertModel
+from fastbert.model import checkpoint
+from fastbert.model.composed import ComposedModel, HeadOptions, is_composed
+from fastbert.model.config import BertConfig
+from fastbert.model.encoder import BertModel
 from fastbert.tasks.loading import SETTINGS, check_complete, head_of, longest_row, task_settings
 from fastbert.text.tokenizer import BertTokenizer
 

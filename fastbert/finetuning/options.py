@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from fastbert.composed import LAYERS
 from fastbert.errors import InputError
-from fastbert.pooling import check_modes
+from fastbert.model.composed import LAYERS
+from fastbert.model.pooling import check_modes
 from fastbert.tasks.sequences import WINDOW_SCORES
 from fastbert.text.framing import OVERLONG
 from fastbert.training.optimizers import OPTIMIZERS

@@ -24,12 +24,12 @@ from torch import nn
 from tqdm import tqdm
 
 from fastbert import files
-from fastbert.composed import ComposedModel
 from fastbert.errors import TrainingError
 from fastbert.finetuning.feature_cache import FeatureCache
 from fastbert.finetuning.models import build_model, load_model, save_model
 from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import FramedSplit, Prediction, Problem
+from fastbert.model.composed import ComposedModel
 from fastbert.packing.batching import BATCH_TOKENS
 from fastbert.training.allocator import keep_freed_memory
 from fastbert.training.checkpoints import Checkpoints

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastbert.heads import BertForSequenceClassification
+from fastbert.model.heads import BertForSequenceClassification
 from fastbert.packing.batching import BATCH_TOKENS
 from fastbert.tasks.loading import check_top_k
 from fastbert.tasks.sequences import SequenceTask

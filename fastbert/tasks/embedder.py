@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastbert import checkpoint, files, schema
+from fastbert import files, schema
 from fastbert.errors import CheckpointError, InputError
-from fastbert.model import BertModel
+from fastbert.model import checkpoint
+from fastbert.model.encoder import BertModel
+from fastbert.model.pooling import MODES, check_modes, modes_of_config, pool
 from fastbert.packing.batching import BATCH_TOKENS, run
-from fastbert.pooling import MODES, check_modes, modes_of_config, pool
 from fastbert.tasks.loading import check_complete, check_vocabulary, default_device, load_tokenizer
 from fastbert.tasks.sequences import split_pairs
 from fastbert.text import tokenizer_files

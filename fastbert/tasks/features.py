@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastbert import files
 from fastbert.errors import InputError
-from fastbert.model import BertModel
+from fastbert.model.encoder import BertModel
 from fastbert.packing import PackedBatch
 from fastbert.packing.batching import BATCH_TOKENS, run
 from fastbert.tasks.loading import longest_row

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastbert.errors import InputError
-from fastbert.lm_heads import BertForMaskedLM
+from fastbert.model.lm_heads import BertForMaskedLM
 from fastbert.packing import PackedBatch
 from fastbert.packing.batching import run
 from fastbert.tasks.loading import HeadTask

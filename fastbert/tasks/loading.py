@@ -8,11 +8,12 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from fastbert import checkpoint, files, schema
-from fastbert.composed import HEAD_FILE, HEAD_WEIGHTS, ComposedModel, is_composed
-from fastbert.config import BertConfig
+from fastbert import files, schema
 from fastbert.errors import CheckpointError, InputError
-from fastbert.pretrained import BertPreTrainedModel
+from fastbert.model import checkpoint
+from fastbert.model.composed import HEAD_FILE, HEAD_WEIGHTS, ComposedModel, is_composed
+from fastbert.model.config import BertConfig
+from fastbert.model.pretrained import BertPreTrainedModel
 from fastbert.text import tokenizer_files
 from fastbert.text.framing import OVERLONG
 from fastbert.text.tokenizer import BertTokenizer

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fastbert.errors import InputError
-from fastbert.heads import BertForMultipleChoice
+from fastbert.model.heads import BertForMultipleChoice
 from fastbert.packing.batching import BATCH_TOKENS
 from fastbert.tasks.sequences import SequenceTask
 from fastbert.text.framing import Framed

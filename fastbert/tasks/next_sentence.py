@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fastbert.errors import InputError
-from fastbert.heads import BertForNextSentencePrediction
+from fastbert.model.heads import BertForNextSentencePrediction
 from fastbert.packing.batching import run
 from fastbert.tasks.loading import HeadTask
 from fastbert.text.framing import frame

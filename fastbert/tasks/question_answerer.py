@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastbert.errors import InputError
-from fastbert.heads import BertForQuestionAnswering
+from fastbert.model.heads import BertForQuestionAnswering
 from fastbert.packing import PackedBatch
 from fastbert.packing.batching import BATCH_TOKENS, run
 from fastbert.tasks.answers import Found, ScoredWindow, best_answers, null_score

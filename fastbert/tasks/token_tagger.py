@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastbert.data.tags import OUTSIDE, spans
 from fastbert.errors import InputError
-from fastbert.heads import BertForTokenClassification
+from fastbert.model.heads import BertForTokenClassification
 from fastbert.packing.batching import BATCH_TOKENS, run
 from fastbert.tasks.loading import HeadTask, check_overlap, checked_length
 from fastbert.text.encoding import check_text

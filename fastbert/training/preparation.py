@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from fastbert import files
-from fastbert.config import BertConfig
 from fastbert.data.batches import Budget, EpochBatches
 from fastbert.data.corpus import HELD_OUT, Corpus, build_corpus
 from fastbert.data.documents import Sentences, read_sentences, source_hashes
 from fastbert.data.examples import CorpusExamples, Examples
 from fastbert.data.static import StaticExamples, is_static
 from fastbert.errors import CheckpointError, InputError
-from fastbert.lm_heads import BertForMaskedLM, BertForPreTraining, BertLMHeadModel
+from fastbert.model.config import BertConfig
+from fastbert.model.lm_heads import BertForMaskedLM, BertForPreTraining, BertLMHeadModel
 from fastbert.text.tokenizer import BertTokenizer
 from fastbert.training.recipe import Recipe
 

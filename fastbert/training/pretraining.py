@@ -126,7 +126,7 @@ class _Run:
         model = build_model(recipe, self.sources)
         state = self._load_checkpoint(model)
         self.sharded = recipe.run.sharded and world.size > 1
-        self.limits = model.base_model._limits()
+        self.limits = model.base_model.limits
         self.model = world.wrap(model.to(world.device).train(), self.sharded)
         part = recipe.optimizer
         captures = world.device.type == "cuda" and world.size == 1 and recipe.run.precision == "bfloat16"

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from fastbert.config import SIZES, BertConfig
 from fastbert.data.examples import ExampleOptions
 from fastbert.data.masking import MaskingOptions
 from fastbert.errors import InputError
+from fastbert.model.config import SIZES, BertConfig
 from fastbert.training.optimizers import OPTIMIZERS
 from fastbert.training.schedules import SCHEDULES
 

@@ -8,7 +8,7 @@ import time
 import torch
 
 from fastbert import ops
-from fastbert.config import BertConfig
+from fastbert.model.config import BertConfig
 
 
 def training_flops(config: BertConfig, tokens: int, squares: int, scored: int) -> float:

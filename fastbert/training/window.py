@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from fastbert.config import BertConfig
 from fastbert.data.batches import PreTrainingBatch
+from fastbert.model.config import BertConfig
 from fastbert.training.speed import training_flops
 from fastbert.training.stepper import StepSums
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from fastbert import ops
-from fastbert.calling import dense, dense_and_activation, is_plain, is_watched, repeatable
-from fastbert.config import BertConfig
-from fastbert.heads import TaskHead
-from fastbert.keywords import named, refuse
-from fastbert.labels import IGNORE, labelled_rows, sequence_labels
-from fastbert.model import BertModel
+from fastbert.model.calling import dense, dense_and_activation, is_plain, is_watched, repeatable
+from fastbert.model.config import BertConfig
+from fastbert.model.encoder import BertModel
+from fastbert.model.heads import TaskHead
+from fastbert.model.keywords import named, refuse
+from fastbert.model.losses import IGNORE, labelled_rows, sequence_labels
+from fastbert.model.outputs import MaskedLMOutput, PreTrainingOutput
 from fastbert.ops.reference import cross_entropy_of_logits
-from fastbert.outputs import MaskedLMOutput, PreTrainingOutput
 from fastbert.packing import PackedBatch
 
 

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from fastbert import files, schema
-from fastbert.config import BertConfig
 from fastbert.errors import CheckpointError, CheckpointNotFoundError, InputError, SizeMismatchError
+from fastbert.model.config import BertConfig
 
 INDEX = "model.safetensors.index.json"
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")

@@ -15,11 +15,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from fastbert import adapters, checkpoint, files, interop, schema
-from fastbert.config import BertConfig
+from fastbert import files, interop, schema
 from fastbert.errors import BackendError, ConfigError, InputError, refuse_push
+from fastbert.model import adapters, checkpoint
+from fastbert.model.config import BertConfig
+from fastbert.model.outputs import ModelOutput
 from fastbert.ops import onednn
-from fastbert.outputs import ModelOutput
 
 logger = logging.getLogger("fastbert")
 _DRAWN = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d)  # modules whose weights are drawn

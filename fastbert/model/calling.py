@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastbert import masks, ops
+from fastbert import ops
+from fastbert.model import masks
 from fastbert.ops import recorded
 from fastbert.packing import PackedBatch
 

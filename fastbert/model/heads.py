@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastbert.calling import call, is_unchanged, is_watched, repeatable
-from fastbert.config import BertConfig
 from fastbert.errors import ConfigError, InputError
-from fastbert.keywords import named, refuse
-from fastbert.labels import answer_labels, sequence_labels, sequence_loss, token_labels
-from fastbert.model import BertModel, as_asked
+from fastbert.model.calling import call, is_unchanged, is_watched, repeatable
+from fastbert.model.config import BertConfig
+from fastbert.model.encoder import BertModel, as_asked
+from fastbert.model.keywords import named, refuse
+from fastbert.model.losses import answer_labels, sequence_labels, sequence_loss, token_labels
+from fastbert.model.outputs import BertModelOutput, ClassifierOutput, QuestionAnsweringOutput
+from fastbert.model.pretrained import BertPreTrainedModel
 from fastbert.ops.reference import cross_entropy_of_logits
-from fastbert.outputs import BertModelOutput, ClassifierOutput, QuestionAnsweringOutput
 from fastbert.packing import PackedBatch
-from fastbert.pretrained import BertPreTrainedModel
 
 
 class TaskHead(BertPreTrainedModel):

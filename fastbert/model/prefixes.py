@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbert import masks, packing
+from fastbert import packing
 from fastbert.errors import InputError
+from fastbert.model import masks
 from fastbert.packing import PackedBatch
 
 Prefix = list[tuple[Tensor, Tensor]]  # keys and values (B, H, P, D) of each layer

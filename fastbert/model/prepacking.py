@@ -7,7 +7,7 @@ from typing import TypeVar
 from torch import nn
 
 from fastbert import ops
-from fastbert.model import BertSelfAttention
+from fastbert.model.encoder import BertSelfAttention
 
 Model = TypeVar("Model", bound=nn.Module)
 
