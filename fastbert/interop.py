@@ -17,7 +17,8 @@ _lock = threading.Lock()
 def joins(module: str, name: str) -> Any:
     """Decorator of a class that gets the base `name` of `module` once that is imported; see `join`.
 
-    The class must derive from a base of that base, or from a class without anything of its own.
+    The class must derive from a base of that base, or from a class without anything of its own. Other bases of ours stay
+    before it.
     """
 
     def mark(cls: type) -> type:
@@ -39,5 +40,5 @@ def join(*classes: type) -> None:
             continue
         with _lock:
             if base is not None and cls in _waiting:
-                cls.__bases__ = (base,)
+                cls.__bases__ = (*(own for own in cls.__bases__ if not issubclass(base, own)), base)
                 del _waiting[cls]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fastbert.errors import CheckpointError, printable, shortened
 
 MAX_TEXT = 4096  # characters of a text
@@ -153,3 +155,14 @@ def shown(value: Any) -> str:
 
 def _listed(values: tuple[Any, ...]) -> str:
     return ", ".join(repr(value) for value in values)
+
+
+def as_dtype(value: Any) -> Any:
+    """The torch.dtype of a name; anything else as it is, for the check to refuse."""
+    found = getattr(torch, value.removeprefix("torch."), value) if isinstance(value, str) else value
+    return None if value == "auto" else found
+
+
+def dtype_name(value: Any) -> str:
+    """A type as JSON files name it: "float32"."""
+    return str(value).removeprefix("torch.")

@@ -161,7 +161,7 @@ class BertConfig:
     def __setattr__(self, name: str, value: Any) -> None:
         """A field, or one that fastbert does not know: into `extra`, so that it is saved."""
         if name.startswith("_") or name in _NAMES or hasattr(type(self), name):
-            object.__setattr__(self, name, _as_dtype(value) if name == "dtype" else value)
+            object.__setattr__(self, name, schema.as_dtype(value) if name == "dtype" else value)
         else:
             self.__dict__.setdefault("extra", {})[name] = value
 
@@ -312,7 +312,7 @@ class BertConfig:
         values = {name: value for name, value in values.items() if value is not None or name == "pad_token_id"}
         values["id2label"] = {str(i): name for i, name in self.id2label.items()}
         if self.dtype is not None:
-            values["dtype"] = _dtype_name(self.dtype)
+            values["dtype"] = schema.dtype_name(self.dtype)
         return copy.deepcopy({**self.extra, "model_type": self.model_type, **values})
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -344,15 +344,5 @@ def _with_dtype(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values with `torch_dtype`, the older name, as `dtype`, and a type's name as the type."""
     named = {("dtype" if name == "torch_dtype" else name): value for name, value in values.items()}
     if "dtype" in named:
-        named["dtype"] = _as_dtype(named["dtype"])
+        named["dtype"] = schema.as_dtype(named["dtype"])
     return named
-
-
-def _as_dtype(value: Any) -> Any:
-    """The torch.dtype of a name; anything else as it is, for the check to refuse."""
-    found = getattr(torch, value.removeprefix("torch."), value) if isinstance(value, str) else value
-    return None if value == "auto" else found
-
-
-def _dtype_name(value: Any) -> str:
-    return str(value).removeprefix("torch.")

@@ -10,7 +10,6 @@ layer ever meets padding.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -45,16 +44,9 @@ from fastbert.model.layers import (
 )
 from fastbert.model.outputs import BertModelOutput
 from fastbert.model.pretrained import BertPreTrainedModel
+from fastbert.model.recomputing import Recomputation
 from fastbert.packing import PackedBatch
 from fastbert.packing.inputs import Limits
-
-
-@dataclass
-class Recomputation:
-    """Which layers are computed again in backward: one of `every`, their inputs in the host's memory with `offload`."""
-
-    every: int = 1
-    offload: bool = False
 
 
 class BertEncoder(nn.Module):

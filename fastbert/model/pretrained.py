@@ -1,30 +1,29 @@
-"""What all nine model classes share: initialisation, tied weights, resizing, activation checkpointing, loading and saving."""
+"""What all nine model classes share: initialisation, loading and saving; see tying.py and recomputing.py for the rest."""
 
 from __future__ import annotations
 
 import copy
 import logging
-import operator
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from fastbert import files, interop, schema
+from fastbert import files, interop
 from fastbert.errors import BackendError, ConfigError, InputError, refuse_push
 from fastbert.model import adapters, checkpoint
 from fastbert.model.config import BertConfig
+from fastbert.model.loading import cast, known_fields, log_report, one_device, resolve_dtype
 from fastbert.model.outputs import ModelOutput
+from fastbert.model.recomputing import Recomputes
+from fastbert.model.tying import TiedEmbeddings
 from fastbert.ops import onednn
 
 logger = logging.getLogger("fastbert")
 _DRAWN = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d)  # modules whose weights are drawn
-_PIECE = 1 << 14  # values that torch copies on one thread
 # Keywords of transformers' from_pretrained that ask for what happens anyway, or that choose among ways to the same numbers.
 _HARMLESS = (
     "use_safetensors",
@@ -36,11 +35,10 @@ _HARMLESS = (
     "proxies",
     "resume_download",
 )
-_OTHER_PARTS = re.compile(r"(^|\.)(pooler|cls|classifier|qa_outputs)\.")  # leaving out another head's parts is no news
 
 
 @interop.joins("transformers", "PreTrainedModel")
-class BertPreTrainedModel(nn.Module):
+class BertPreTrainedModel(TiedEmbeddings, Recomputes, nn.Module):
     """Base of the model classes. Construct from a `BertConfig` for random weights, or use `from_pretrained`.
 
     Where transformers is loaded its `PreTrainedModel` is a base of this class: see `interop`.
@@ -52,10 +50,7 @@ class BertPreTrainedModel(nn.Module):
     supports_gradient_checkpointing = True
     _supports_sdpa = True  # transformers' word: `attn_implementation="sdpa"` is taken, and changes nothing
     accepts_loss_kwargs = False  # transformers' Trainer adds no num_items_in_batch
-    has_mlm_head: ClassVar[bool] = False
-
     load_report: checkpoint.LoadReport | None = None
-    _require_grads_hook: Any = None
     _keys_to_ignore_on_save: ClassVar[list[str] | None] = None  # transformers' Trainer looks at it after loading
 
     def __init__(self, config: BertConfig) -> None:
@@ -162,7 +157,7 @@ class BertPreTrainedModel(nn.Module):
         overrides = {name: value for name, value in overrides.items() if name not in _HARMLESS}
         dtype = overrides.pop("torch_dtype", dtype)  # its older name
         if overrides.get("device_map") is not None:
-            device = _one_device(overrides["device_map"])
+            device = one_device(overrides["device_map"])
         overrides.pop("device_map", None)
         arguments = {name: overrides.pop(name) for name in ("add_pooling_layer",) if name in overrides}
         chosen = tuple(overrides)
@@ -173,7 +168,7 @@ class BertPreTrainedModel(nn.Module):
         folder = Path() if found is None else adapters.base_folder(found, checkpoint.PATTERNS, hub)
         if config is None:
             values = {**files.read_json(folder / "config.json"), "_name_or_path": str(source)}
-            config = BertConfig.from_dict(values, **_known_fields(overrides))
+            config = BertConfig.from_dict(values, **known_fields(overrides))
         elif overrides:
             raise ConfigError(f"config was given, so these keywords have no place: {', '.join(overrides)}")
         elif isinstance(config, str | Path):
@@ -192,8 +187,8 @@ class BertPreTrainedModel(nn.Module):
         new = [*report.missing, *(name for name, *_ in report.mismatched)]
         checkpoint.check_new({name: expected[name] for name in new}, state)
         report.not_finite = checkpoint.not_finite(matched)
-        target = _resolve_dtype(dtype, config, matched)
-        matched = {name: _cast(tensor, target) for name, tensor in matched.items()}
+        target = resolve_dtype(dtype, config, matched)
+        matched = {name: cast(tensor, target) for name, tensor in matched.items()}
         model.load_state_dict(matched, strict=False, assign=True)
         model._start_missing(target)
         if not ours:
@@ -209,13 +204,13 @@ class BertPreTrainedModel(nn.Module):
             adapters.load(model, found)
         if output_loading_info:
             return model, report.by_transformers_keys()
-        _log(report, source, cls.__name__)
+        log_report(report, source, cls.__name__)
         return model
 
     @classmethod
     def _from_config(cls, config: BertConfig, dtype: torch.dtype | None = None, **ignored: Any) -> Self:
         """A model with random weights: how transformers' libraries make one."""
-        return cls(config).to(_resolve_dtype(ignored.get("torch_dtype", dtype), config, {}))
+        return cls(config).to(resolve_dtype(ignored.get("torch_dtype", dtype), config, {}))
 
     def save_pretrained(
         self,
@@ -261,115 +256,6 @@ class BertPreTrainedModel(nn.Module):
                     self._init_parameter(module, name, value)
                     setattr(module, name, nn.Parameter(value, requires_grad=parameter.requires_grad))
 
-    # -- embeddings and tying -------------------------------------------------------------------------------------------
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The word embeddings."""
-        return self.base_model.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the word embeddings; call `tie_weights` after it if a head is tied to them."""
-        self.base_model.embeddings.word_embeddings = value
-
-    def get_output_embeddings(self) -> nn.Linear | None:
-        """The decoder of the MLM head, or None."""
-        return self.cls.predictions.decoder if self.has_mlm_head else None  # type: ignore[union-attr, return-value]
-
-    def set_output_embeddings(self, value: nn.Linear) -> None:
-        """Replaces the decoder of the MLM head, and the head's bias with the decoder's."""
-        self.cls.predictions.decoder = value  # type: ignore[union-attr]
-        self.cls.predictions.bias = value.bias  # type: ignore[union-attr]
-
-    def enable_input_require_grads(self) -> None:
-        """Makes the word embeddings' output require a gradient, as adapters with activation checkpointing need it."""
-        self.disable_input_require_grads()
-        self._require_grads_hook = self.get_input_embeddings().register_forward_hook(_require_grad)
-
-    def disable_input_require_grads(self) -> None:
-        """Takes `enable_input_require_grads` back."""
-        if self._require_grads_hook is not None:
-            self._require_grads_hook.remove()
-        self._require_grads_hook = None
-
-    def tie_weights(self, **ignored: Any) -> None:
-        """Makes the MLM decoder share its weight with the word embeddings and its bias with the head's.
-
-        After other embeddings were put in, the decoder gets as many entries as they have: new biases are 0. What a checkpoint
-        held with values of its own stays untied.
-
-        Raises:
-            InputError: the word embeddings have no weight (V, N) that a decoder could use.
-        """
-        decoder = self.get_output_embeddings()
-        if decoder is None or not self.config.tie_word_embeddings:
-            return
-        head = self.cls.predictions  # type: ignore[union-attr]
-        weight = getattr(self.get_input_embeddings(), "weight", None)
-        if not isinstance(weight, nn.Parameter) or weight.dim() != 2 or weight.shape[1] != decoder.in_features:
-            got = type(self.get_input_embeddings()).__name__
-            raise InputError(
-                f"the word embeddings are a {got} without a weight of width {decoder.in_features}, to which the MLM decoder is "
-                "tied: set config.tie_word_embeddings = False, or give the decoder a weight with set_output_embeddings"
-            )
-        decoder.weight = weight
-        if head.bias.shape[0] != weight.shape[0]:  # type: ignore[union-attr, index]
-            zero = torch.zeros((), device=head.bias.device)  # type: ignore[union-attr, arg-type]
-            head.bias = _resized(head.bias, weight.shape[0], zero)  # type: ignore[union-attr, arg-type]
-            if "cls.predictions.decoder.bias" in self._untied:
-                decoder.bias = _resized(decoder.bias, weight.shape[0], zero)
-        decoder.out_features = self.config.vocab_size = weight.shape[0]
-        if "cls.predictions.decoder.bias" not in self._untied:
-            decoder.bias = head.bias  # type: ignore[union-attr, assignment]
-
-    def _untie(self, names: Sequence[str]) -> None:
-        """Leaves second names that differ from the first untied, in the configuration as well where it is the decoder."""
-        self._untied = tuple(names)
-        if "cls.predictions.decoder.weight" in names:
-            self.config.tie_word_embeddings = False
-
-    @property
-    def vocab_size(self) -> int:
-        """Entries of the vocabulary."""
-        return self.config.vocab_size
-
-    def resize_token_embeddings(
-        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
-    ) -> nn.Embedding:
-        """Grows or shrinks the vocabulary, keeping what is there, with the MLM decoder and its bias.
-
-        Args:
-            new_num_tokens: the new size; None keeps the present one.
-            pad_to_multiple_of: round the size up to a multiple of this.
-            mean_resizing: whether new rows start as the mean of the old ones, or else at random. New biases start at 0.
-        """
-        words, decoder = self.get_input_embeddings(), self.get_output_embeddings()
-        num_tokens = _count(words.num_embeddings if new_num_tokens is None else new_num_tokens, "new_num_tokens")
-        pad_to_multiple_of = None if pad_to_multiple_of is None else _count(pad_to_multiple_of, "pad_to_multiple_of")
-        if pad_to_multiple_of:
-            num_tokens = -(-num_tokens // pad_to_multiple_of) * pad_to_multiple_of
-        old_size = words.num_embeddings
-        if words.padding_idx is not None and words.padding_idx >= num_tokens:
-            raise InputError(f"new_num_tokens = {num_tokens} would cut off the padding token {words.padding_idx}")
-        mean = words.weight.detach().mean(0, dtype=torch.float32)
-        words.weight = _resized(words.weight, num_tokens, mean)
-        words.num_embeddings = num_tokens
-        if not mean_resizing and num_tokens > old_size:
-            with torch.no_grad():
-                words.weight[old_size:].normal_(0.0, self.config.initializer_range)
-        if decoder is not None:
-            head = self.cls.predictions  # type: ignore[union-attr]
-            zero = torch.zeros((), device=mean.device)
-            if not self.config.tie_word_embeddings:
-                decoder.weight = _resized(decoder.weight, num_tokens, decoder.weight.detach().mean(0, dtype=torch.float32))
-                decoder.bias = _resized(decoder.bias, num_tokens, zero)
-            elif "cls.predictions.decoder.bias" in self._untied:
-                decoder.bias = _resized(decoder.bias, num_tokens, zero)
-            head.bias = _resized(head.bias, num_tokens, zero)  # type: ignore[union-attr, arg-type]
-            decoder.out_features = num_tokens
-        self.config.vocab_size = num_tokens
-        self.tie_weights()
-        return words
-
     # -- what users ask of a model --------------------------------------------------------------------------------------
 
     @property
@@ -409,48 +295,6 @@ class BertPreTrainedModel(nn.Module):
         """False: there is no text generation."""
         return False
 
-    def activation_checkpointing_enable(
-        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, offload: bool = False
-    ) -> None:
-        """Keeps only each layer's input in training and computes the rest again in backward, with equal gradients.
-
-        Args:
-            activation_checkpointing_kwargs: taken for transformers' sake; the non-reentrant form runs, whatever they say.
-            every_n_layers: of how many layers one is computed again.
-            offload: keep these inputs in the host's memory.
-        """
-        if not isinstance(every_n_layers, int) or isinstance(every_n_layers, bool) or every_n_layers < 1:
-            raise InputError(f"every_n_layers = {every_n_layers!r} must be a positive integer")
-        encoder = self.base_model
-        encoder.gradient_checkpointing = True
-        encoder.checkpointing_interval, encoder.checkpointing_offload = every_n_layers, bool(offload)
-
-    def activation_checkpointing_disable(self) -> None:
-        """Keeps all activations again."""
-        self.base_model.gradient_checkpointing = False
-
-    @property
-    def is_activation_checkpointing(self) -> bool:
-        """Whether layers are computed again in backward."""
-        return self.base_model.gradient_checkpointing
-
-    # The same by transformers' older names.
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, every_n_layers: int = 1, offload: bool = False
-    ) -> None:
-        """As `activation_checkpointing_enable`."""
-        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, every_n_layers, offload)
-
-    def gradient_checkpointing_disable(self) -> None:
-        """As `activation_checkpointing_disable`."""
-        self.activation_checkpointing_disable()
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        """As `is_activation_checkpointing`."""
-        return self.is_activation_checkpointing
-
     def train(self, mode: bool = True) -> Self:
         """Training mode, which drops prepacked weights: what a compiled or captured step changes leaves no trace."""
         interop.join(BertPreTrainedModel, ModelOutput)
@@ -477,88 +321,5 @@ def _own_memory(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any
             state[prefix + second] = a.clone()
 
 
-def _count(value: Any, name: str) -> int:
-    """A positive whole number of any integer type."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        count = 0
-    if count < 1:
-        raise InputError(f"{name} = {schema.shown(value)} must be a positive integer")
-    return count
-
-
 def _share_memory(a: Tensor, b: Tensor) -> bool:
     return a.untyped_storage()._cdata == b.untyped_storage()._cdata
-
-
-def _resized(old: Tensor, count: int, start: Tensor) -> nn.Parameter:
-    new = start.to(old.dtype).expand(count, *old.shape[1:]).clone()
-    keep = min(count, old.shape[0])
-    with torch.no_grad():
-        new[:keep] = old[:keep]
-    return nn.Parameter(new, requires_grad=old.requires_grad)
-
-
-def _require_grad(module: nn.Module, inputs: Any, output: Tensor) -> None:
-    output.requires_grad_(True)
-
-
-def _one_device(device_map: Any) -> torch.device:
-    """The device of a `device_map` that has one: a device, its name or number, "auto", or a mapping of "" to it."""
-    place: Any = device_map.get("") if isinstance(device_map, Mapping) and len(device_map) == 1 else device_map
-    if place in ("auto", "balanced", "balanced_low_0", "sequential"):
-        place = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.device(place)
-    except (TypeError, RuntimeError):
-        raise InputError(f"device_map = {schema.shown(device_map)} names no single device") from None
-
-
-def _known_fields(overrides: dict[str, Any]) -> dict[str, Any]:
-    """The overrides that are fields of a configuration; None and False for anything else mean nothing, other values do."""
-    known = {f.name for f in fields(BertConfig)} | {"num_labels"}
-    for name, value in overrides.items():
-        if name not in known and value is not None and value is not False:
-            raise ConfigError(f"from_pretrained got {name} = {value!r}: neither an option nor a field of BertConfig")
-    return {name: value for name, value in overrides.items() if name in known}
-
-
-def _resolve_dtype(dtype: torch.dtype | str | None, config: BertConfig, state: dict[str, Tensor]) -> torch.dtype:
-    name = dtype if dtype not in (None, "auto") else config.dtype
-    if name is not None:
-        found = getattr(torch, str(name).removeprefix("torch."), None)
-        if found is None or found not in checkpoint.TYPES:
-            raise ConfigError(f"dtype = {schema.shown(name)} is not one of {', '.join(map(str, checkpoint.TYPES))}")
-        return found
-    return next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in another floating type, in pieces too small for torch to start its threads: see forking.py."""
-    if not tensor.is_floating_point() or tensor.dtype == dtype:
-        return tensor
-    cast = torch.empty(tensor.shape, dtype=dtype)
-    for target, source in zip(cast.view(-1).split(_PIECE), tensor.reshape(-1).split(_PIECE), strict=True):
-        target.copy_(source)
-    return cast
-
-
-def _log(report: checkpoint.LoadReport, source: str | Path | None, name: str) -> None:
-    if report.missing:
-        logger.warning("%s from %s: not in the checkpoint, newly initialised: %s", name, source, ", ".join(report.missing))
-    if report.mismatched:
-        listed = ", ".join(f"{key} {a} -> {b}" for key, a, b in report.mismatched)
-        logger.warning("%s from %s: other shapes, newly initialised: %s", name, source, listed)
-    foreign = [key for key in report.unexpected if not _OTHER_PARTS.search(key)]
-    if foreign:
-        logger.warning("%s from %s: in the checkpoint but not in a BERT: %s", name, source, ", ".join(foreign))
-    if len(foreign) < len(report.unexpected):
-        logger.info("%s from %s: parts of other heads left out: %s", name, source, ", ".join(report.unexpected))
-    if report.untied:
-        listed = ", ".join(report.untied)
-        logger.warning("%s from %s: not tied, as the checkpoint has other values: %s", name, source, listed)
-    if report.not_finite:
-        logger.warning("%s from %s: NaN or infinity in %s", name, source, ", ".join(report.not_finite))
-    if report.renamed:
-        logger.info("%s from %s: %d old names read", name, source, len(report.renamed))
