@@ -60,6 +60,18 @@ def refuse_push(keywords: Mapping[str, object]) -> None:
         raise ArgumentError("push_to_hub is not supported: save to a folder and call huggingface_hub.upload_folder")
 
 
+class StoppedError(TrainingError):
+    """A run of several parts was stopped by a signal; what it did is saved.
+
+    Attributes:
+        signal: its name, such as "SIGTERM".
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"stopped by {name}; saved, the same command goes on")
+        self.signal = name
+
+
 class CheckpointError(FastbertError, ValueError):
     """A checkpoint whose content is damaged or does not fit the model."""
 

@@ -19,7 +19,7 @@ from pretraining_cases import make_corpus, make_recipe
 import fastbert
 from fastbert.data.corpus import Corpus
 from fastbert.training import pretrain
-from fastbert.training.metrics import read_metrics
+from fastbert.training.records import read_metrics
 
 STILL = ("model.config.hidden_dropout_prob=0.0", "model.config.attention_probs_dropout_prob=0.0")
 STEPS = ("phases.0.steps=12", "phases.0.batches_per_step=4", "run.log_every=1")

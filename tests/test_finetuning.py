@@ -18,17 +18,16 @@ from fastbert import BertTokenizer
 from fastbert.data.conll import TaggedSentence
 from fastbert.data.labelled import TextExample
 from fastbert.data.squad import Answer, Question
-from fastbert.errors import InputError
+from fastbert.errors import InputError, StoppedError
 from fastbert.finetuning import FineTuneOptions, finetune, seed_run
 from fastbert.finetuning.answering import best_threshold
-from fastbert.finetuning.comparison import compare
 from fastbert.finetuning.evaluation import evaluate_model, task_of_model
 from fastbert.finetuning.labels import decide_labels
 from fastbert.finetuning.problems import Split
 from fastbert.finetuning.seed_run import SeedRun
-from fastbert.finetuning.studies import TaskData, run_study
+from fastbert.studies.comparison import compare
+from fastbert.studies.finetuning import TaskData, run_study
 from fastbert.tasks import NLI, Classifier, MultipleChoice, QuestionAnswerer, TokenTagger
-from fastbert.training.pretraining import StoppedError
 
 MAKERS: dict[str, Any] = {
     "classify": texts,

@@ -29,7 +29,7 @@ from fastbert.ops import dispatch
 from fastbert.packing import deferred, fixed_budget
 from fastbert.packing.inputs import Limits
 from fastbert.training import pretrain
-from fastbert.training.metrics import read_metrics
+from fastbert.training.records import read_metrics
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 HALVES = [torch.float16, torch.bfloat16]

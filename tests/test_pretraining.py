@@ -28,8 +28,8 @@ from fastbert.tasks import FillMask
 from fastbert.training import Recipe, pretrain
 from fastbert.training.checkpoints import Checkpoints
 from fastbert.training.evaluation import evaluate
-from fastbert.training.metrics import read_metrics
 from fastbert.training.optimizers import make_optimizer
+from fastbert.training.records import read_metrics
 from fastbert.training.stepper import Stepper
 from fastbert.training.world import World
 

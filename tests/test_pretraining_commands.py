@@ -13,9 +13,9 @@ from pretraining_cases import documents, make_corpus
 
 from fastbert import cli
 from fastbert.data.corpus import Corpus
-from fastbert.training import ablations
-from fastbert.training.metrics import read_metrics
-from fastbert.training.probe import ProbeOptions, probe_right_neighbour
+from fastbert.studies import ablations
+from fastbert.studies.probe import ProbeOptions, probe_right_neighbour
+from fastbert.training.records import read_metrics
 from fastbert.training.stepper import Stepper
 
 SMALL = [

@@ -205,10 +205,10 @@ def read_splits(args: argparse.Namespace, kind: str) -> tuple[Any, Any, Any]:
 
 def finetune(args: argparse.Namespace) -> int:
     """Trains a model for a task, or goes on with an interrupted run."""
+    from fastbert.errors import StoppedError
     from fastbert.finetuning import finetune as train
-    from fastbert.finetuning.comparison import compare
     from fastbert.finetuning.finetuning import check_output
-    from fastbert.training.pretraining import StoppedError
+    from fastbert.studies.comparison import compare
 
     if not args.compare:
         check_output(Path(args.output))

@@ -350,9 +350,9 @@ def _samples(folder: Path) -> Iterator[str]:
 
 def ablate(args: argparse.Namespace) -> int:
     """Trains the rows of a table of the paper at a small size, or of a study, and prints them beside the paper's."""
-    from fastbert.finetuning.studies import STUDIES
-    from fastbert.training.ablations import run_suite
-    from fastbert.training.pretraining import StoppedError
+    from fastbert.errors import StoppedError
+    from fastbert.studies.ablations import run_suite
+    from fastbert.studies.finetuning import STUDIES
 
     try:
         if args.suite in STUDIES:
@@ -372,7 +372,7 @@ def _study(args: argparse.Namespace) -> str:
     """A study of poolings, directions or layers."""
     from fastbert.finetuning import FineTuneOptions
     from fastbert.finetuning.reading import ReadOptions, read_split
-    from fastbert.finetuning.studies import TaskData, run_study
+    from fastbert.studies.finetuning import TaskData, run_study
 
     if args.model is None:
         raise InputError(f"--suite {args.suite} needs --model, the checkpoint that is fine-tuned")

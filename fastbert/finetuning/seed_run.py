@@ -24,7 +24,7 @@ from torch import nn
 from tqdm import tqdm
 
 from fastbert import files
-from fastbert.errors import TrainingError
+from fastbert.errors import StoppedError, TrainingError
 from fastbert.finetuning.feature_cache import FeatureCache
 from fastbert.finetuning.models import build_model, load_model, save_model
 from fastbert.finetuning.options import FineTuneOptions
@@ -33,9 +33,8 @@ from fastbert.model.composed import ComposedModel
 from fastbert.packing.batching import BATCH_TOKENS
 from fastbert.training.allocator import keep_freed_memory
 from fastbert.training.checkpoints import Checkpoints
-from fastbert.training.metrics import MetricsWriter
 from fastbert.training.optimizers import make_optimizer, set_rate
-from fastbert.training.pretraining import StoppedError
+from fastbert.training.records import MetricsWriter
 from fastbert.training.schedules import rate
 from fastbert.training.signals import stop_requests
 from fastbert.training.speed import peak_memory

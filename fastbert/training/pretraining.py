@@ -32,10 +32,10 @@ from fastbert.errors import CheckpointError, InputError, TrainingError
 from fastbert.training.allocator import keep_freed_memory
 from fastbert.training.checkpoints import MANIFEST, STATE, Checkpoints
 from fastbert.training.evaluation import evaluate
-from fastbert.training.metrics import MetricsWriter, check_tensorboard
 from fastbert.training.optimizers import make_optimizer
 from fastbert.training.preparation import build_model, check_corpus, open_sources, prepare_corpus, prepare_folder
 from fastbert.training.recipe import Phase, Recipe
+from fastbert.training.records import MetricsWriter, check_tensorboard
 from fastbert.training.report import write_report
 from fastbert.training.schedules import rate
 from fastbert.training.signals import stop_requests
@@ -45,18 +45,6 @@ from fastbert.training.stepper import Stepper, autocast
 from fastbert.training.stream import PhaseBatches, Position, next_phase, stream
 from fastbert.training.window import Window
 from fastbert.training.world import LostProcessError, World, is_lost
-
-
-class StoppedError(TrainingError):
-    """A run of several parts was stopped by a signal; what it did is saved.
-
-    Attributes:
-        signal: its name, such as "SIGTERM".
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"stopped by {name}; saved, the same command goes on")
-        self.signal = name
 
 
 @dataclass

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from fastbert import files
-from fastbert.training.metrics import read_metrics
+from fastbert.training.records import read_metrics
 
 _NAMES = (
     ("masked_lm_loss", "MLM loss, nats"),

@@ -15,12 +15,12 @@ from typing import Any
 from fastbert import files
 from fastbert.diagnostics import align
 from fastbert.errors import InputError
-from fastbert.finetuning.comparison import compare
 from fastbert.finetuning.feature_cache import say_on_stderr
 from fastbert.finetuning.finetuning import FineTuneResult, finetune
 from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import Split
 from fastbert.finetuning.results import spread
+from fastbert.studies.comparison import compare
 
 STUDIES = ("pooling", "direction", "features")
 POOLINGS: dict[str, str | None] = {

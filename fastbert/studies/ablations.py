@@ -11,10 +11,10 @@ from pathlib import Path
 
 from fastbert import files
 from fastbert.diagnostics import align
-from fastbert.errors import InputError
+from fastbert.errors import InputError, StoppedError
+from fastbert.studies.probe import ProbeOptions, probe_right_neighbour
 from fastbert.training.preparation import prepare_corpus
-from fastbert.training.pretraining import PreTrainingResult, StoppedError, pretrain
-from fastbert.training.probe import ProbeOptions, probe_right_neighbour
+from fastbert.training.pretraining import PreTrainingResult, pretrain
 from fastbert.training.recipe import Recipe
 
 SUITES = ("objectives", "masking")
