@@ -29,9 +29,9 @@ import fastbert
 from benchmarks.cases import SIZES
 from benchmarks.environment import environment
 from benchmarks.timing import synchronise
-from fastbert.diagnostics import align
 from fastbert.packing.inputs import Limits
 from fastbert.tasks.loading import default_device
+from fastbert.terminal import align
 
 VOCABULARY = 30_522
 SHOWN = 14  # kernels of a table; the rest is one line

@@ -37,9 +37,9 @@ from benchmarks.environment import environment
 from benchmarks.records import RESULTS, Row
 from benchmarks.report import write_reports
 from fastbert import files
-from fastbert.diagnostics import align
 from fastbert.errors import FastbertError, InputError
 from fastbert.tasks.loading import default_device
+from fastbert.terminal import align
 
 ROOT = Path(__file__).resolve().parents[1]
 GRACE_S = 60  # to write what was measured, once told to stop

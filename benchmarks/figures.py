@@ -29,8 +29,8 @@ from benchmarks.environment import environment
 from benchmarks.kernel_cases import Tensors
 from benchmarks.timing import seconds_of
 from benchmarks.tune import with_row
-from fastbert.diagnostics import align
 from fastbert.kernels import ffn, layer_norm, tuning
+from fastbert.terminal import align
 
 TOKENS = (16_384, 128)
 JOIN_TOKENS = 65_536

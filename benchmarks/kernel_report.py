@@ -25,6 +25,8 @@ import triton
 from kernel_cases import Case, cases
 from tqdm import tqdm
 
+from fastbert.terminal import markdown_table
+
 RESULT = Path(__file__).parent / "results" / "kernel_report.md"
 COLUMNS = (
     "kernel", "case", "blocks", "warps", "stages", "registers", "shared, KiB", "stack", "spills", "tensor core",
@@ -89,8 +91,7 @@ def report(archs: list[str], only: str) -> tuple[str, list[str]]:
                         f"{arch}: {row['kernel']} of {row['case']}: stack {row['stack']}, shared {row['shared, KiB']} KiB"
                     )
         columns = [name for name in COLUMNS if any(row.get(name) for row in rows)]
-        lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-        lines += ["| " + " | ".join(row.get(name, "") for name in columns) + " |" for row in rows]
+        lines = markdown_table([columns, *([row.get(name, "") for name in columns] for row in rows)])
         parts.append("\n".join([f"## {arch}", "", *lines]))
     title = f"# What the compiler makes of each kernel: bfloat16, triton {triton.__version__}"
     note = "Made by `python benchmarks/kernel_report.py`, which explains the columns. Compiled, not run."

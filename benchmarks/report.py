@@ -22,6 +22,7 @@ from benchmarks.comparison import compare
 from benchmarks.records import QUESTION, RESULTS, Row
 from fastbert import FastbertError, files
 from fastbert.errors import InputError
+from fastbert.terminal import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = ("<!-- benchmark: begin -->", "<!-- benchmark: end -->")
@@ -322,8 +323,7 @@ def _bytes(count: int | None) -> str:
 
 
 def _lines(cells: Cells) -> str:
-    header, *rest = cells
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ("---",) * len(header), *rest))
+    return "\n".join(markdown_table(cells))
 
 
 def _html_row(cells: tuple[str, ...], tag: str) -> str:

@@ -30,6 +30,7 @@ from benchmarks.worker import CandidateError, Worker
 from fastbert import FastbertError
 from fastbert.errors import InputError
 from fastbert.tasks.loading import default_device
+from fastbert.terminal import shows_progress
 
 
 def run(args: argparse.Namespace, overrides: dict[str, Any]) -> int:
@@ -80,7 +81,7 @@ class Session:
         """Everything that was asked for; whether Ctrl-C ended it early."""
         todo = list(chapters(self.request, self.texts, self.checkpoints))
         limits = Worker("benchmarks.limits:Limits", Job("limits", self.request.device, self.request.dtype)) if todo else None
-        bar = tqdm(total=len(todo) + ("startup" in self.request.suites), unit="chapter", disable=not sys.stderr.isatty())
+        bar = tqdm(total=len(todo) + ("startup" in self.request.suites), unit="chapter", disable=not shows_progress(None))
         try:
             for number, chapter in enumerate(todo, 1):
                 started = time.perf_counter()

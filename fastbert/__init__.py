@@ -10,13 +10,13 @@ The map of the program:
     data/            readers, corpora, examples, batches
     tasks/           from texts to labels, tags, answers, vectors, words at a mask
     training/        pre-training: recipes, steps, resume        recipes/      runs as TOML files
-    finetuning/      from examples to models of tasks
+    finetuning/      from examples to models of tasks            studies/      claims of the paper, measured
     commands/        what the commands do                        cli.py        the `fastbert` command
 
     diagnostics.py   parameter counts, FLOPs, which path ran     verification.py  every path against float64, on your weights
     graphs.py        CUDA graphs of inference and of steps       errors.py     what is raised
     files.py         finding files, writing them whole           schema.py     what JSON files of a model may hold
-    terminal.py      the command's streams and signals           forking.py    threads in forked processes
+    terminal.py      tables, bars, streams and signals           forking.py    threads in forked processes
     interop.py       what libraries ask by isinstance
     reference.py, composed.py, pooling.py    public names of ops/reference.py, model/composed.py, model/pooling.py
 """

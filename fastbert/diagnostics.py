@@ -15,6 +15,7 @@ from fastbert.errors import InputError
 from fastbert.model.config import BertConfig
 from fastbert.model.pretrained import BertPreTrainedModel
 from fastbert.packing import PackedBatch
+from fastbert.terminal import align
 
 NOTES_VOCABULARY = 30_000
 _WITHOUT_POOLER = ("BertForMaskedLM", "BertLMHeadModel", "BertForTokenClassification", "BertForQuestionAnswering")
@@ -188,15 +189,3 @@ def _sizes(config: BertConfig) -> str:
         f"V = {config.vocab_size}, P = {config.max_position_embeddings}, N = {config.hidden_size}, "
         f"F = {config.intermediate_size}, L = {config.num_hidden_layers}, C = {config.num_labels}"
     )
-
-
-def align(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Lines of a table whose columns stand under one another, numbers to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    numeric = [all(row[i].replace(",", "").lstrip("-").isdigit() for row in rows[1:] if row[i]) for i in range(len(widths))]
-    return [
-        "  ".join(
-            cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, numeric, strict=True)
-        ).rstrip()
-        for row in rows
-    ]

@@ -1,4 +1,7 @@
-"""The standard streams of a command: a broken one stops no work and hides no failure, a signal leaves nothing half written."""
+"""What is shown: tables, lines beside progress bars; and the standard streams of a command.
+
+A broken stream stops no work and hides no failure, and a signal leaves nothing half written.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
+
+from tqdm import tqdm
 
 from fastbert.errors import printable
 
@@ -128,6 +133,34 @@ def silence_stdout(stream: TextIO | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
 
 
+def shows_progress(asked: bool | None) -> bool:
+    """Whether a bar is shown: as asked, or where nobody says, if stderr is a terminal."""
+    return sys.stderr.isatty() if asked is None else asked
+
+
+def say(text: str) -> None:
+    """A line on stderr that breaks no progress bar."""
+    tqdm.write(printable(text), file=sys.stderr)
+
+
 def show_line(text: str) -> None:
     """A line on stderr, without control characters."""
     print(printable(text), file=sys.stderr)
+
+
+def align(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Lines of a table whose columns stand under one another, numbers to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    numeric = [all(row[i].replace(",", "").lstrip("-").isdigit() for row in rows[1:] if row[i]) for i in range(len(widths))]
+    return [
+        "  ".join(
+            cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table in Markdown, the first row its head."""
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return [head, "|" + " --- |" * len(rows[0]), *body]

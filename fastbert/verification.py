@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from fastbert import ops
-from fastbert.diagnostics import align, packed_batches
+from fastbert.diagnostics import packed_batches
 from fastbert.model.outputs import BertModelOutput
 from fastbert.model.pretrained import BertPreTrainedModel
 from fastbert.ops import reference
 from fastbert.packing import PackedBatch
+from fastbert.terminal import align
 
 FLOOR = 8 * 2.0**-24  # of the scale of a result: sums of float32 are made in different orders
 

@@ -18,9 +18,9 @@ HEAVY = {"transformers", "sklearn", "scipy", "seqeval", "matplotlib", "sentence_
 HEAVY |= {"tensorboard", "pytorch_optimizer", "torchmetrics"}
 
 # What each room or file of the package may import of it, from the lowest to the highest.
-BASE = {"errors", "files", "forking", "interop", "schema"}
+BASE = {"errors", "files", "forking", "interop", "schema", "terminal"}
 MODEL = BASE | {"text", "packing", "ops", "model"}
-ABOVE = {"diagnostics", "verification", "graphs", "data", "tasks", "training", "finetuning"}
+ABOVE = {"diagnostics", "verification", "graphs", "data", "tasks", "training", "finetuning", "studies"}
 ALLOWED = {
     "errors": set(),
     "interop": set(),
@@ -29,7 +29,7 @@ ALLOWED = {
     "forking": {"errors"},
     "terminal": {"errors"},
     "text": {"errors", "files", "interop", "schema", "text"},
-    "packing": {"errors", "text", "packing"},
+    "packing": {"errors", "terminal", "text", "packing"},
     "ops": {"errors", "kernels", "ops"},
     "model": BASE | {"packing", "ops", "model"},
     "reference": {"ops"},
@@ -42,7 +42,8 @@ ALLOWED = {
     "tasks": MODEL | {"data", "tasks"},
     "training": MODEL | {"data", "diagnostics", "graphs", "training"},
     "finetuning": MODEL | {"data", "diagnostics", "tasks", "training", "finetuning"},
-    "commands": MODEL | ABOVE | {"terminal", "commands", "__init__"},
+    "studies": MODEL | {"data", "diagnostics", "training", "finetuning", "studies"},
+    "commands": MODEL | ABOVE | {"commands", "__init__"},
     "cli": {"errors", "terminal", "commands", "__init__"},
     "__init__": MODEL | ABOVE,
 }

@@ -12,7 +12,7 @@ from conftest import make_pair, ragged
 import fastbert
 from fastbert import ops
 from fastbert.errors import BackendError
-from fastbert.ops import cpu, dispatch, reference
+from fastbert.ops import backends, cpu, dispatch, reference
 
 DOUBLE = torch.float64
 
@@ -172,7 +172,7 @@ def test_backend_is_chosen_by_scope_process_and_environment(monkeypatch: pytest.
     assert ops.current_backend() == "auto"
     monkeypatch.setenv("FASTBERT_BACKEND", "reference")
     assert ops.current_backend() == "reference"
-    monkeypatch.setattr(dispatch, "_process_backend", None)
+    monkeypatch.setattr(backends, "_process_backend", None)
     fastbert.set_backend("triton")
     assert ops.current_backend() == "triton"
     seen = []

@@ -6,7 +6,6 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any
 
 from fastbert import files
 from fastbert.commands.adding import Commands, add, add_group, add_model, check_outputs
+from fastbert.commands.options import names_of, read_options
+from fastbert.commands.predicting import predict
 from fastbert.data import read_texts
 from fastbert.data.layouts import LAYOUTS
-from fastbert.data.tables import is_table
 from fastbert.errors import InputError, printable
 from fastbert.model.composed import LAYERS
 from fastbert.model.pooling import MODES as POOLINGS
@@ -153,19 +153,6 @@ def _add_reading(parser: argparse.ArgumentParser, kind: str | None) -> None:
         parser.add_argument("--tag-column", type=int, help="of CoNLL files (default: the last)")
 
 
-def read_options(args: argparse.Namespace) -> Any:
-    """How the files of a command are read."""
-    from fastbert.finetuning.reading import ReadOptions
-
-    given = vars(args)
-    names = {"layout": "layout", "text": "text_column", "pair": "pair_column", "label": "label_column"}
-    names |= {"skip_ragged": "skip_ragged", "multi_label": "multi_label", "separator": "label_separator"}
-    names |= {"word_column": "word_column", "tag_column": "tag_column"}
-    values = {field: given[name] for field, name in names.items() if given.get(name) is not None}
-    choices = given.get("choice_columns")
-    return ReadOptions(**values, choices=tuple(choices.split(",")) if choices else ())
-
-
 def fine_tune_options(args: argparse.Namespace) -> Any:
     """The recipe of a command."""
     from fastbert.finetuning import FineTuneOptions
@@ -185,7 +172,7 @@ def fine_tune_options(args: argparse.Namespace) -> Any:
     names += ("doc_stride", "new_head", "fix_bio", "layers", "bilstm", "pooling", "seed", "precision")
     values = {name: getattr(args, name) for name in names}
     metrics = tuple(args.metric) or read_options(args).metrics
-    labels = _names(args.labels)
+    labels = names_of(args.labels)
     return FineTuneOptions(**values, multi_label=vars(args).get("multi_label", False), metrics=metrics, labels=labels)
 
 
@@ -240,99 +227,6 @@ def finetune(args: argparse.Namespace) -> int:
     return 0
 
 
-def predict(args: argparse.Namespace) -> None:
-    """What a trained model makes of new texts, questions or words."""
-    from fastbert.finetuning.evaluation import PATTERNS, task_of_model
-
-    check_outputs([args.output], [args.input, args.model])
-    folder = files.locate(args.model, PATTERNS, local_files_only=args.local_files_only)
-    kind = args.task or task_of_model(folder)
-    squad_form = kind == "qa" and args.output is not None and args.output.endswith(".json")
-    with ExitStack() as stack:
-        part = None if args.output is None else stack.enter_context(files.replacing(args.output))
-        rows = _predictions(args, folder, kind)
-        if squad_form:
-            text = json.dumps({row["id"]: row["answer"] for row in rows}, ensure_ascii=False) + "\n"
-        else:
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        if part is None:
-            sys.stdout.write(text)
-        else:
-            part.write_text(text, encoding="utf-8")
-    if args.output is not None:
-        print(f"{len(rows):,} predictions -> {args.output}", file=sys.stderr)
-
-
-def _predictions(args: argparse.Namespace, folder: Path, kind: str) -> list[dict[str, Any]]:
-    from fastbert import tasks
-    from fastbert.finetuning.reading import read_split
-    from fastbert.tasks.classifier import several_labels
-
-    place = {"device": args.device, "dtype": args.dtype}
-    show = True if args.progress else None
-    if kind == "ner":
-        return _tagged(args, tasks.TokenTagger.from_pretrained(folder, **place), show)
-    top_k = 1 if args.top_k is None else args.top_k
-    if args.input == "-" and kind in ("qa", "choice"):
-        raise InputError(f"{kind} does not read standard input: name a file of {'SQuAD JSON' if kind == 'qa' else 'choices'}")
-    if kind == "qa":
-        answerer = tasks.QuestionAnswerer.from_pretrained(folder, **place)
-        if args.null_threshold is not None:
-            answerer.null_threshold = args.null_threshold
-        questions = read_split("qa", args.input, "input", read_options(args), labelled=False).examples
-        pairs = [(question.question, question.context) for question in questions]
-        found = answerer.predict(pairs, top_k, show_progress=show)
-        return [
-            {"id": q.id, **(row if isinstance(row, dict) else {"answers": row})}
-            for q, row in zip(questions, found, strict=True)
-        ]
-    if kind == "choice":
-        examples = read_split("choice", args.input, "input", read_options(args), labelled=False).examples
-        chooser = tasks.MultipleChoice.from_pretrained(folder, **place)
-        return chooser.predict([(e.text, e.choices) for e in examples], overlong=args.overlong, show_progress=show)
-    inputs = list(_texts(args))
-    if kind == "next-sentence":
-        return tasks.NextSentence.from_pretrained(folder, **place).predict(inputs)
-    if kind == "zero-shot":
-        labels = _names(args.candidates)
-        if labels is None:
-            raise InputError("zero-shot classification needs --candidates: labels, with commas")
-        model = tasks.NLI.from_pretrained(folder, **place)
-        return model.zero_shot(inputs, labels, hypothesis_template=args.template, show_progress=show)
-    task: Any = (tasks.NLI if kind == "nli" else tasks.Classifier).from_pretrained(folder, **place)
-    if task.problem_type == "multi_label_classification" and args.top_k is None:
-        scores = task.probabilities(task.logits(task.frame(inputs, args.overlong), show_progress=show))
-        return [several_labels(task.labels, row) for row in scores.tolist()]
-    rows = task.predict(inputs, top_k, overlong=args.overlong, show_progress=show)
-    return [row if isinstance(row, dict) else {"labels": row} for row in rows]
-
-
-def _tagged(args: argparse.Namespace, tagger: Any, show: bool | None) -> list[dict[str, Any]]:
-    """Entities of raw texts (.txt, tables, standard input), or tags of words (CoNLL files)."""
-    path = Path(args.input)
-    if args.input == "-" or path.suffix.lower() == ".txt" or is_table(path):
-        texts = list(read_texts(args.input, args.text_column))
-        found = tagger.predict(texts, args.aggregation, show_progress=show)
-        return [{"text": text, "entities": entities} for text, entities in zip(texts, found, strict=True)]
-    from fastbert.finetuning.reading import read_split
-
-    sentences = read_split("ner", path, "input", read_options(args), labelled=False).examples
-    words = [list(sentence.words) for sentence in sentences]
-    return [{"words": w, "tags": tags} for w, tags in zip(words, tagger.tag(words, show_progress=show), strict=True)]
-
-
-def _texts(args: argparse.Namespace) -> Iterator[Any]:
-    """Texts or pairs: lines, or columns of a table."""
-    from fastbert.finetuning.reading import read_split
-
-    if args.input == "-" or not is_table(args.input):
-        yield from read_texts(args.input)
-        return
-    how = replace(read_options(args), label="" if args.label_column is None else args.label_column)
-    for example in read_split("classify", args.input, "input", how, labelled=False).examples:
-        yield example.text if example.pair is None else (example.text, example.pair)
-
-
 def evaluate(args: argparse.Namespace) -> None:
     """Scores of a trained model on labelled examples."""
     from fastbert.finetuning.evaluation import PATTERNS, has_several_labels, task_of_model
@@ -361,7 +255,7 @@ def _evaluate(args: argparse.Namespace, folder: Path, kind: str, how: Any, writt
     from fastbert.finetuning.results import write_predictions
 
     split = read_split(kind, args.input, "input", how)
-    options = FineTuneOptions(metrics=tuple(args.metric) or how.metrics, labels=_names(args.labels), overlong=args.overlong)
+    options = FineTuneOptions(metrics=tuple(args.metric) or how.metrics, labels=names_of(args.labels), overlong=args.overlong)
     found = evaluate_model(folder, split, kind, options, args.device)
     metrics = dict(found.metrics)
     if args.strict and kind == "ner":
@@ -406,13 +300,3 @@ def features(args: argparse.Namespace) -> None:
     write_features(args.output, found, layers)
     tokens = sum(len(one.tokens) for one in found)
     print(f"{len(texts):,} texts, {tokens:,} tokens, {len(layers)} layers -> {args.output}", file=sys.stderr)
-
-
-def _names(value: str | None) -> tuple[str, ...] | None:
-    """Names with commas between them."""
-    if value is None:
-        return None
-    names: Sequence[str] = [name.strip() for name in value.split(",")]
-    if not all(names):
-        raise InputError(f"{value!r} has an empty name; expected names with commas")
-    return tuple(names)

@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice, pairwise
 from pathlib import Path
@@ -16,18 +16,18 @@ from typing import Any
 from tqdm import tqdm
 
 import fastbert
-from fastbert.commands.adding import Commands, add, add_group, check_outputs
+from fastbert.commands.adding import Commands, add, add_group
+from fastbert.commands.options import recipe_of, text_options
+from fastbert.commands.studies import ablate
+from fastbert.commands.tokenizers import train_tokenizer
 from fastbert.data.corpus import Corpus, build_corpus
-from fastbert.data.documents import FORMATS, Sentences, read_sentences, source_hashes
+from fastbert.data.documents import FORMATS, read_sentences, source_hashes
 from fastbert.data.examples import OBJECTIVES, CorpusExamples, Epoch, ExampleOptions, describe
 from fastbert.data.masking import RANDOM_WORDS, SELECTIONS, MaskingOptions
 from fastbert.data.plan import BALANCES
 from fastbert.data.static import StaticExamples, is_static, write_static
-from fastbert.data.texts import read_texts
 from fastbert.errors import InputError, printable
-from fastbert.model.checkpoint import WEIGHT_FILES
-from fastbert.text.tokenizer_files import PATTERNS as TOKENIZER_FILES
-from fastbert.text.vocabulary import vocabulary_report
+from fastbert.terminal import shows_progress
 
 
 def register(commands: Commands) -> None:
@@ -123,75 +123,6 @@ def _example_options(args: argparse.Namespace) -> ExampleOptions:
     return ExampleOptions(args.objective, args.max_length, balance=args.nsp_balance, masking=masking)
 
 
-def _text_options(args: argparse.Namespace) -> dict[str, Any]:
-    options = {"kind": args.format, "column": args.column, "language": args.language}
-    return {**options, "whole_files": args.whole_files, "errors": args.errors}
-
-
-def train_tokenizer(args: argparse.Namespace) -> None:
-    """A WordPiece vocabulary from text, the same bytes every time."""
-    folder = Path(args.output)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"cannot write {folder}: it is a file")
-    check_outputs([folder / name for name in TOKENIZER_FILES], [*args.input, args.held_out])
-    held = [name for name in ("config.json", *WEIGHT_FILES) if (folder / name).is_file()]
-    if held:
-        raise InputError(f"{folder} holds a model ({held[0]}), whose tokenizer this would replace: name another folder")
-    once = "-" in args.input  # standard input can be read a single time
-    share = _share(args.held_out)
-    if once and share is not None:
-        raise InputError(f"held_out = {args.held_out}: texts of standard input are not read twice; name a file to hold out")
-    texts: Iterable[str] = Sentences(args.input, **_text_options(args))
-    reported: Iterable[str] | None = _Part(texts, 100, True)
-    place = "every 100th text trained on"
-    if share is not None:
-        every = round(1 / share)
-        texts, reported, place = _Part(texts, every, False), _Part(texts, every, True), f"{share:.2%} of the texts, held out"
-    elif args.held_out:
-        reported, place = read_texts(args.held_out), args.held_out
-    elif once:
-        reported = None
-    made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written stops before the work
-    try:
-        tokenizer = fastbert.BertTokenizer.train(
-            iter(texts) if once else texts,
-            args.vocab_size,
-            min_frequency=args.min_frequency,
-            do_lower_case=not args.cased,
-            model_max_length=args.max_length,
-            show_progress=sys.stderr.isatty(),
-        )
-        tokenizer.save_pretrained(folder)
-    finally:
-        if made and not any(folder.iterdir()):
-            folder.rmdir()
-    print(f"{len(tokenizer):,} entries -> {folder}", file=sys.stderr)
-    if reported is not None:
-        print(f"{vocabulary_report(tokenizer, reported)} on {place}")
-
-
-def _share(value: str | None) -> float | None:
-    """A share of texts, None where the value names a file or is absent."""
-    try:
-        share = float(value or "")
-    except ValueError:
-        return None
-    if not 0 < share <= 0.5:
-        raise InputError(f"held_out = {value} must be a share above 0 and at most 0.5, or a text file")
-    return share
-
-
-class _Part:
-    """Every n-th text, or all the others."""
-
-    def __init__(self, texts: Iterable[str], every: int, chosen: bool) -> None:
-        self.texts, self.every, self.chosen = texts, every, chosen
-
-    def __iter__(self) -> Iterator[str]:
-        return (text for i, text in enumerate(self.texts) if (i % self.every == self.every - 1) == self.chosen)
-
-
 def build(args: argparse.Namespace) -> None:
     """Text to a corpus of token shards, or, with --static, to fixed examples."""
     ready = len(args.input) == 1 and (Path(args.input[0]) / "manifest.json").is_file()
@@ -245,9 +176,9 @@ def _build_corpus(args: argparse.Namespace, output: Path, request: dict[str, Any
     tokenizer = fastbert.BertTokenizer.from_pretrained(args.tokenizer)
     sizes = [Path(path).stat().st_size for path in args.input if Path(path).is_file()]
     started = time.perf_counter()
-    with tqdm(total=sum(sizes) or None, unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
-        sentences = read_sentences(args.input, **_text_options(args), advance=bar.update)
-        about = {"sources": args.input, "text": _text_options(args), "request": request}
+    with tqdm(total=sum(sizes) or None, unit="B", unit_scale=True, disable=not shows_progress(None)) as bar:
+        sentences = read_sentences(args.input, **text_options(args), advance=bar.update)
+        about = {"sources": args.input, "text": text_options(args), "request": request}
         report = build_corpus(sentences, tokenizer, output, held_out=args.held_out, shard_tokens=args.shard_tokens, about=about)
     seconds = time.perf_counter() - started
     speed = f", {sum(sizes) / 1e6 / seconds:.1f} MB/s" if sizes else ""
@@ -263,7 +194,7 @@ def _build_corpus(args: argparse.Namespace, output: Path, request: dict[str, Any
 
 def _write_static(args: argparse.Namespace, folder: Path, request: dict[str, Any] | None) -> None:
     corpus = Corpus.open(folder)
-    with tqdm(unit="example", disable=not sys.stderr.isatty()) as bar:
+    with tqdm(unit="example", disable=not shows_progress(None)) as bar:
         options, about = _example_options(args), {"request": request}
         count = write_static(corpus, options, args.seed, args.duplicates, args.output, bar.update, about)
     print(f"{count:,} examples -> {args.output}", file=sys.stderr)
@@ -294,7 +225,7 @@ def pretrain(args: argparse.Namespace) -> int:
     """Trains a BERT by a recipe, or goes on with an interrupted run; exit code 1 where the recipe's target is missed."""
     from fastbert.training import pretrain as train
 
-    recipe = _recipe(args)
+    recipe = recipe_of(args)
     flags = {"data.objective": args.objective, "data.nsp_balance": args.nsp_balance, "run.seed": args.seed}
     changes = [f"{key}={value!r}" for key, value in flags.items() if value is not None]
     result = train(recipe.override(*changes, *args.set), args.output, args.device, True if args.progress else None)
@@ -314,14 +245,6 @@ def pretrain(args: argparse.Namespace) -> int:
         print("fastbert: the recipe's target was not reached", file=sys.stderr)
         return 1
     return 0
-
-
-def _recipe(args: argparse.Namespace) -> Any:
-    """The recipe, with the corpus of the arguments in place of its text."""
-    from fastbert.training import Recipe
-
-    recipe = Recipe.load(args.recipe)
-    return recipe.override("data.sources=[]", f"data.corpus='{args.corpus}'") if args.corpus else recipe
 
 
 def _samples(folder: Path) -> Iterator[str]:
@@ -346,50 +269,3 @@ def _samples(folder: Path) -> Iterator[str]:
             answers = filler.predict([text], 3)[0]
             guesses = ", ".join(f"{answer['token_str']} {answer['score']:.2f}" for answer in answers)
             yield f"{text}\n  it was: {around[0]}; the model says: {guesses}"
-
-
-def ablate(args: argparse.Namespace) -> int:
-    """Trains the rows of a table of the paper at a small size, or of a study, and prints them beside the paper's."""
-    from fastbert.errors import StoppedError
-    from fastbert.studies.ablations import run_suite
-    from fastbert.studies.finetuning import STUDIES
-
-    try:
-        if args.suite in STUDIES:
-            print(_study(args))
-            return 0
-        recipe = _recipe(args)
-        if args.size:
-            recipe = recipe.override(f"model.size='{args.size}'")
-        print(run_suite(args.suite, recipe.override(*args.set), args.output, args.device))
-    except StoppedError as error:
-        print(f"fastbert: {error}", file=sys.stderr)
-        return 128 + signal.Signals[error.signal].value
-    return 0
-
-
-def _study(args: argparse.Namespace) -> str:
-    """A study of poolings, directions or layers."""
-    from fastbert.finetuning import FineTuneOptions
-    from fastbert.finetuning.reading import ReadOptions, read_split
-    from fastbert.studies.finetuning import TaskData, run_study
-
-    if args.model is None:
-        raise InputError(f"--suite {args.suite} needs --model, the checkpoint that is fine-tuned")
-    tasks = []
-    for name in ("sentence", "token"):
-        kind = getattr(args, f"{name}_task")
-        paths = {part: getattr(args, f"{name}_{part}") for part in ("train", "dev", "test")}
-        if paths["train"] is None:
-            continue
-        if paths["dev"] is None:
-            raise InputError(f"--{name}-train needs --{name}-dev: the best epoch is chosen on it")
-        how = ReadOptions(layout=args.layout if name == "sentence" else None)
-        tasks.append(TaskData(kind, **{part: read_split(kind, path, part, how) for part, path in paths.items() if path}))
-    if not tasks:
-        raise InputError(f"--suite {args.suite} needs --sentence-train and --sentence-dev, or --token-train and --token-dev")
-    options = FineTuneOptions(epochs=args.epochs, max_length=args.max_length)
-    common: dict[str, Any] = {"seeds": args.seeds, "device": args.device}
-    return run_study(
-        args.suite, args.model, tasks, args.output, options, left_to_right_model=args.left_to_right_model, **common
-    )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fastbert import files
-from fastbert.errors import CheckpointError, printable
+from fastbert.errors import CheckpointError
 from fastbert.model.composed import ComposedModel
 from fastbert.packing import PackedBatch
 from fastbert.packing.batching import run
@@ -113,11 +111,6 @@ class FeatureCache:
         for array, layer, path in zip(arrays, layers, parts, strict=True):
             array.flush()
             path.replace(store / f"layer-{layer}.npy")
-
-
-def say_on_stderr(text: str) -> None:
-    """A line that does not break a progress bar."""
-    tqdm.write(printable(text), file=sys.stderr)
 
 
 def _differs(path: Path, digest: str) -> bool:

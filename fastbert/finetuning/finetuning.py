@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,9 +17,8 @@ from typing import Any
 
 import torch
 
-from fastbert import files
+from fastbert import files, terminal
 from fastbert.errors import CheckpointError, InputError
-from fastbert.finetuning.feature_cache import say_on_stderr
 from fastbert.finetuning.metrics import check_installed
 from fastbert.finetuning.models import build_model, look_at
 from fastbert.finetuning.options import FineTuneOptions
@@ -67,7 +65,7 @@ def finetune(
     device: str | torch.device | None = None,
     feature_cache: str | Path | None = None,
     show_progress: bool | None = None,
-    say: Callable[[str], None] = say_on_stderr,
+    say: Callable[[str], None] = terminal.say,
     **hub: Any,
 ) -> FineTuneResult:
     """Trains a model for a task, or goes on where an earlier call with the same arguments stopped.
@@ -94,7 +92,7 @@ def finetune(
         raise InputError(f"seeds = {seeds} must be at least 1")
     options = (options or FineTuneOptions()).resolved(kind)
     target = default_device(device)
-    show = sys.stderr.isatty() if show_progress is None else show_progress
+    show = terminal.shows_progress(show_progress)
     folder = Path(output)
     check_output(folder)
     source = files.locate(model, _SOURCE, **hub)
@@ -176,12 +174,12 @@ def _report(problem: Problem, results: list[SeedResult], sets: dict[str, list[di
     lines = [f"# {problem.kind}: {how}", "", "```", text, "```", ""]
     names = [(part, key) for part, found in sets.items() for key in found[0]]
     head = ["seed", "best epoch", *(f"{part} {key}" for part, key in names), "minutes", "tokens/s"]
-    lines += ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    rows = [head]
     for result in results:
         scores = [f"{getattr(result, part)[key]:.4f}" for part, key in names]
         cells = [str(result.seed), str(result.epoch), *scores, f"{result.seconds / 60:.1f}", f"{result.tokens_per_second:,.0f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", *(f"{name}: {summary(found)}" for name, found in sets.items())]
+        rows.append(cells)
+    lines += [*terminal.markdown_table(rows), "", *(f"{name}: {summary(found)}" for name, found in sets.items())]
     lines += ["", f"{results[0].parameters:,} parameters trained."]
     return lines
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastbert.diagnostics import align
 from fastbert.finetuning.problems import FramedSplit, Problem
+from fastbert.terminal import align
 
 MOST_LABELS = 30
 

@@ -13,6 +13,7 @@ from fastbert import files
 from fastbert.data.tags import spans
 from fastbert.finetuning.metrics import exact_match, normalize_answer
 from fastbert.finetuning.problems import Prediction, Problem
+from fastbert.terminal import markdown_table
 
 SHOWN = 20  # errors that the report lists
 
@@ -62,8 +63,8 @@ def _confusion(folder: Path, problem: Problem, predictions: Sequence[Prediction]
     labels = problem.labels or sorted({*gold, *given})
     matrix = confusion_matrix(gold, given, labels=labels)
     table = classification_report(gold, given, labels=labels, output_dict=True, zero_division=0)
-    lines = ["## Confusion", "", "| right \\ predicted | " + " | ".join(labels) + " |", "|" + " --- |" * (len(labels) + 1)]
-    lines += [f"| {name} | " + " | ".join(map(str, row)) + " |" for name, row in zip(labels, matrix.tolist(), strict=True)]
+    counts = ([name, *map(str, row)] for name, row in zip(labels, matrix.tolist(), strict=True))
+    lines = ["## Confusion", "", *markdown_table([["right \\ predicted", *labels], *counts])]
     lines += ["", "| label | precision | recall | F1 | examples |", "| --- | --- | --- | --- | --- |"]
     lines += [_scores(name, table[name]) for name in labels]
     if _heat(folder / "confusion.png", matrix, labels):

@@ -3,19 +3,16 @@
 dispatch.py   which path runs an op, and why          reference.py      what is computed, in plain PyTorch
 cpu.py        ops whose plain form is slow on a CPU   cpu_attention.py  attention with dropout there, and its gradient
 onednn.py     float32 matrix products on a CPU        recorded.py       training repeats itself bit by bit
+backends.py   the backend in force, and who listens    side_by_side.py   weights that are one product without a copy
 custom_ops/   the kernels as PyTorch operators with gradients: imported where a kernel runs, as Triton comes with them
 """
 
+from fastbert.ops.backends import BACKENDS, Call, Decision, backend, current_backend, recording, set_backend, tapping
 from fastbert.ops.cpu import plan_attention
 from fastbert.ops.dispatch import (
-    BACKENDS,
-    Call,
-    Decision,
     attention,
-    backend,
     clamps_ids,
     cross_entropy,
-    current_backend,
     dropout_mask,
     embedding,
     ffn,
@@ -26,9 +23,6 @@ from fastbert.ops.dispatch import (
     linear_gelu,
     masked_attention,
     prepack,
-    recording,
-    set_backend,
-    tapping,
 )
 
 __all__ = [

@@ -13,101 +13,26 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastbert.errors import BackendError
 from fastbert.ops import cpu, onednn, reference
+from fastbert.ops.backends import Call, Decision, current_backend, heard_calls, heard_decisions
 from fastbert.ops.cpu import Plan
 from fastbert.ops.reference import Seed
 from fastbert.ops.side_by_side import place_side_by_side
 
-BACKENDS = ("auto", "triton", "reference")
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes")  # as Triton reads it
 _PRODUCTS = ("attention", "linear_gelu", "ffn")  # whose kernels multiply matrices themselves
 _HEAD_SIZES = (16, 32, 64, 128)
 _WIDEST = 8192  # hidden size that one program holds
 _OLDEST = (8, 0)  # compute capability
-
-
-class Decision(NamedTuple):
-    """Which path ran an op, on what shape, and why it was not the kernel ("" where it was)."""
-
-    op: str
-    shape: tuple[int, ...]
-    path: str
-    reason: str
-
-
-class Call(NamedTuple):
-    """An op as it was called: the path that ran it, and what went in."""
-
-    op: str
-    path: str
-    arguments: tuple[Any, ...]
-
-
-_scoped_backend: ContextVar[str | None] = ContextVar("fastbert_backend", default=None)
-_process_backend: str | None = None
-_recorded: ContextVar[list[Decision] | None] = ContextVar("fastbert_decisions", default=None)
-_tapped: ContextVar[list[Call] | None] = ContextVar("fastbert_calls", default=None)
 _warned: set[str] = set()
-
-
-def current_backend() -> str:
-    """The backend in force here: the innermost `backend(...)` block, else `set_backend`, else FASTBERT_BACKEND, else "auto".
-
-    `torch.compile` takes the one in force while it traces.
-    """
-    return _scoped_backend.get() or _process_backend or _known_backend(os.environ.get("FASTBERT_BACKEND") or "auto")
-
-
-# What torch.compiler.assume_constant_result does, without the second that importing the compiler for it would take.
-current_backend.__dict__["_dynamo_marked_constant"] = True
-
-
-def set_backend(name: str) -> None:
-    """Chooses the backend of the whole process: "auto", "triton" or "reference"."""
-    global _process_backend
-    _process_backend = _known_backend(name)
-
-
-@contextmanager
-def backend(name: str) -> Iterator[None]:
-    """Chooses the backend inside a with block, for this thread or task alone."""
-    token = _scoped_backend.set(_known_backend(name))
-    try:
-        yield
-    finally:
-        _scoped_backend.reset(token)
-
-
-@contextmanager
-def recording() -> Iterator[list[Decision]]:
-    """Collects the decisions of every op called inside the block."""
-    decisions: list[Decision] = []
-    token = _recorded.set(decisions)
-    try:
-        yield decisions
-    finally:
-        _recorded.reset(token)
-
-
-@contextmanager
-def tapping() -> Iterator[list[Call]]:
-    """Collects the calls of every op inside the block, their tensors included."""
-    calls: list[Call] = []
-    token = _tapped.set(calls)
-    try:
-        yield calls
-    finally:
-        _tapped.reset(token)
 
 
 def embedding(
@@ -278,7 +203,7 @@ def _choose(op: str, x: Tensor, shape: tuple[int, ...], obstacle: str = "", **on
     chosen = getattr(_library() if path == "triton" else cpu if path == "cpu" else reference, op)
     if on_cpu and path == "cpu":
         chosen = functools.partial(chosen, **on_cpu)
-    calls = None if torch.compiler.is_compiling() else _tapped.get()
+    calls = None if torch.compiler.is_compiling() else heard_calls.get()
     if calls is None:
         return chosen
 
@@ -375,12 +300,6 @@ def _fall_back(op: str, x: Tensor, shape: tuple[int, ...], path: str, reason: st
 def _record(op: str, shape: tuple[int, ...], path: str, reason: str) -> None:
     if torch.compiler.is_compiling():
         return
-    decisions = _recorded.get()
+    decisions = heard_decisions.get()
     if decisions is not None:
         decisions.append(Decision(op, tuple(shape), path, reason))
-
-
-def _known_backend(name: str) -> str:
-    if name not in BACKENDS:
-        raise BackendError(f"backend {name!r} is not one of {', '.join(BACKENDS)}")
-    return name

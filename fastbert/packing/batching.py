@@ -8,7 +8,6 @@ brought back: nothing waits for the device but the reading of results that have 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, pairwise
 from typing import Any
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from fastbert.errors import InputError
 from fastbert.packing.batch import Origin, PackedBatch
+from fastbert.terminal import shows_progress
 from fastbert.text.framing import Framed, Ints
 
 # More tokens at once only push the activations out of a CPU's caches: measured, 2,048 run a tenth faster than 8,192.
@@ -47,8 +47,7 @@ def run(
         name: of the work, for the bar.
         show: a bar on stderr; None means if stderr is a terminal.
     """
-    quiet = not (sys.stderr.isatty() if show is None else show)
-    with tqdm(total=framed.num_tokens, unit="tok", unit_scale=True, desc=name, disable=quiet) as bar:
+    with tqdm(total=framed.num_tokens, unit="tok", unit_scale=True, desc=name, disable=not shows_progress(show)) as bar:
         started = (
             (rows, batch.num_tokens, _bring_back(step(batch), device)) for rows, batch in batches(framed, batch_tokens, device)
         )

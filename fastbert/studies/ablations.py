@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastbert import files
-from fastbert.diagnostics import align
 from fastbert.errors import InputError, StoppedError
 from fastbert.studies.probe import ProbeOptions, probe_right_neighbour
+from fastbert.terminal import align, markdown_table
 from fastbert.training.preparation import prepare_corpus
 from fastbert.training.pretraining import PreTrainingResult, pretrain
 from fastbert.training.recipe import Recipe
@@ -62,9 +62,7 @@ def run_suite(suite: str, recipe: Recipe, output: str | Path, device: str | None
         prepare_corpus(recipe, output, lambda text: None)
         recipe = replace(recipe, data=replace(recipe.data, sources=(), corpus=str(output / "corpus")))
     rows = _objectives(recipe, output, device) if suite == "objectives" else _masking(recipe, output, device)
-    head, *rest = ["| " + " | ".join(row) + " |" for row in rows]
-    lines = [head, "|" + " --- |" * len(rows[0]), *rest, "", NOTE]
-    files.write_text(output / "table.md", "\n".join(lines) + "\n")
+    files.write_text(output / "table.md", "\n".join([*markdown_table(rows), "", NOTE]) + "\n")
     return "\n".join([*align(rows), "", NOTE])
 
 

@@ -10,14 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastbert import files
-from fastbert.diagnostics import align
-from fastbert.finetuning.feature_cache import say_on_stderr
+from fastbert import files, terminal
 from fastbert.finetuning.finetuning import FineTuneResult, check_output, finetune
 from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import Split
 from fastbert.finetuning.results import spread
 from fastbert.model.composed import LAYERS
+from fastbert.terminal import align
 
 TABLE_7 = {
     "finetune": 96.4,
@@ -42,7 +41,7 @@ def compare(
     options: FineTuneOptions | None = None,
     feature_cache: str | Path | None = None,
     all_layers: bool = False,
-    say: Callable[[str], None] = say_on_stderr,
+    say: Callable[[str], None] = terminal.say,
     **rest: Any,
 ) -> str:
     """Runs both modes, and returns a table: parameters trained, time, memory, scores, and the paper's figures.
@@ -71,8 +70,7 @@ def compare(
             kind, model, train, dev, test, output=folder / name, options=how, feature_cache=cache, say=say, **rest
         )
     table, note = _table(rows, kind), NOTE if kind == "ner" else ""
-    head, *body = ["| " + " | ".join(row) + " |" for row in table]
-    files.write_text(folder / "table.md", "\n".join([head, "|" + " --- |" * len(table[0]), *body, "", note]).rstrip() + "\n")
+    files.write_text(folder / "table.md", "\n".join([*terminal.markdown_table(table), "", note]).rstrip() + "\n")
     return "\n".join([*align(table), "", note]).rstrip()
 
 

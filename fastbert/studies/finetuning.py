@@ -12,15 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fastbert import files
-from fastbert.diagnostics import align
+from fastbert import files, terminal
 from fastbert.errors import InputError
-from fastbert.finetuning.feature_cache import say_on_stderr
 from fastbert.finetuning.finetuning import FineTuneResult, finetune
 from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import Split
 from fastbert.finetuning.results import spread
 from fastbert.studies.comparison import compare
+from fastbert.terminal import align
 
 STUDIES = ("pooling", "direction", "features")
 POOLINGS: dict[str, str | None] = {
@@ -53,7 +52,7 @@ def run_study(
     options: FineTuneOptions | None = None,
     *,
     left_to_right_model: str | Path | None = None,
-    say: Callable[[str], None] = say_on_stderr,
+    say: Callable[[str], None] = terminal.say,
     **rest: Any,
 ) -> str:
     """Runs a study, or goes on with one; returns its table, which table.md holds as well.
@@ -103,8 +102,7 @@ def run_study(
         )
         found.append((title, *_cells(result)))
     table = [("", "metric", "score", "dev or test"), *found]
-    head, *body = ["| " + " | ".join(row) + " |" for row in table]
-    files.write_text(folder / "table.md", "\n".join([head, "|" + " --- |" * len(table[0]), *body, "", note]).rstrip() + "\n")
+    files.write_text(folder / "table.md", "\n".join([*terminal.markdown_table(table), "", note]).rstrip() + "\n")
     return "\n".join([*align(table), *(["", note] if note else [])])
 
 

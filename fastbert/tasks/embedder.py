@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from fastbert.model.pooling import MODES, check_modes, modes_of_config, pool
 from fastbert.packing.batching import BATCH_TOKENS, run
 from fastbert.tasks.loading import check_complete, check_vocabulary, default_device, load_tokenizer
 from fastbert.tasks.sequences import split_pairs
+from fastbert.terminal import shows_progress
 from fastbert.text import tokenizer_files
 from fastbert.text.encoding import pair_lengths
 from fastbert.text.framing import Framed, check_overlong, frame
@@ -144,7 +144,7 @@ class Embedder:
         modes = self.pooling if pooling is None else check_modes(pooling)
         normalize = self.normalize if normalize is None else normalize
         check_overlong(overlong)
-        show = sys.stderr.isatty() if show_progress is None else show_progress
+        show = shows_progress(show_progress)
         framed = self.frame(texts, overlong, show)
         vectors = np.empty((len(framed), len(modes) * self.model.config.hidden_size), dtype=np.float32)
         done = run(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -29,6 +28,7 @@ from fastbert import files
 from fastbert.data.batches import Budget, EpochBatches, PreTrainingBatch
 from fastbert.data.examples import Examples
 from fastbert.errors import CheckpointError, InputError, TrainingError
+from fastbert.terminal import say, shows_progress
 from fastbert.training.allocator import keep_freed_memory
 from fastbert.training.checkpoints import MANIFEST, STATE, Checkpoints
 from fastbert.training.evaluation import evaluate
@@ -88,7 +88,7 @@ def pretrain(
     """
     world = World.join(device)
     try:
-        return _Run(recipe, Path(output), world, sys.stderr.isatty() if show_progress is None else show_progress).run()
+        return _Run(recipe, Path(output), world, shows_progress(show_progress)).run()
     finally:
         world.leave()
 
@@ -341,7 +341,7 @@ class _Run:
 
     def _say(self, text: str) -> None:
         if self.world.leads:
-            tqdm.write(text, file=sys.stderr)
+            say(text)
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

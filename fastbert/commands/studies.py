@@ -1,0 +1,58 @@
+"""The command ablate: tables of the paper and studies."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from typing import Any
+
+from fastbert.commands.options import recipe_of
+from fastbert.errors import InputError
+
+
+def ablate(args: argparse.Namespace) -> int:
+    """Trains the rows of a table of the paper at a small size, or of a study, and prints them beside the paper's."""
+    from fastbert.errors import StoppedError
+    from fastbert.studies.ablations import run_suite
+    from fastbert.studies.finetuning import STUDIES
+
+    try:
+        if args.suite in STUDIES:
+            print(_study(args))
+            return 0
+        recipe = recipe_of(args)
+        if args.size:
+            recipe = recipe.override(f"model.size='{args.size}'")
+        print(run_suite(args.suite, recipe.override(*args.set), args.output, args.device))
+    except StoppedError as error:
+        print(f"fastbert: {error}", file=sys.stderr)
+        return 128 + signal.Signals[error.signal].value
+    return 0
+
+
+def _study(args: argparse.Namespace) -> str:
+    """A study of poolings, directions or layers."""
+    from fastbert.finetuning import FineTuneOptions
+    from fastbert.finetuning.reading import ReadOptions, read_split
+    from fastbert.studies.finetuning import TaskData, run_study
+
+    if args.model is None:
+        raise InputError(f"--suite {args.suite} needs --model, the checkpoint that is fine-tuned")
+    tasks = []
+    for name in ("sentence", "token"):
+        kind = getattr(args, f"{name}_task")
+        paths = {part: getattr(args, f"{name}_{part}") for part in ("train", "dev", "test")}
+        if paths["train"] is None:
+            continue
+        if paths["dev"] is None:
+            raise InputError(f"--{name}-train needs --{name}-dev: the best epoch is chosen on it")
+        how = ReadOptions(layout=args.layout if name == "sentence" else None)
+        tasks.append(TaskData(kind, **{part: read_split(kind, path, part, how) for part, path in paths.items() if path}))
+    if not tasks:
+        raise InputError(f"--suite {args.suite} needs --sentence-train and --sentence-dev, or --token-train and --token-dev")
+    options = FineTuneOptions(epochs=args.epochs, max_length=args.max_length)
+    common: dict[str, Any] = {"seeds": args.seeds, "device": args.device}
+    return run_study(
+        args.suite, args.model, tasks, args.output, options, left_to_right_model=args.left_to_right_model, **common
+    )
