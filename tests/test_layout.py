@@ -24,7 +24,7 @@ ABOVE = {"diagnostics", "verification", "graphs", "data", "tasks", "training", "
 ALLOWED = {
     "errors": set(),
     "interop": set(),
-    "files": {"errors"},
+    "files": {"errors", "files"},
     "schema": {"errors"},
     "forking": {"errors"},
     "terminal": {"errors"},

@@ -20,6 +20,7 @@ from task_cases import WORDS, save_encoder, save_head, texts, tokenizer
 import fastbert
 from fastbert import BertTokenizer, cli, files
 from fastbert.errors import CheckpointError, InputError
+from fastbert.files import writing
 from fastbert.finetuning import FineTuneOptions, finetune
 
 TEXT = "\n\n".join("the cat runs in paris and the dog sits .\nwhere is the red owl ?" for _ in range(30)) + "\n"
@@ -53,7 +54,7 @@ def run_killed(at: int, command: list[str]) -> bool:
         for place, names in (
             (os, ("replace", "rename", "link")),
             (Path, ("write_text", "write_bytes", "rename", "replace", "unlink")),
-            (files, ("_exchange",)),
+            (writing, ("_exchange",)),
         ):
             for name in names:
                 setattr(place, name, dying(getattr(place, name)))
@@ -128,7 +129,7 @@ def test_saving_a_model_changes_all_its_files_at_once(tmp_path: Path, monkeypatc
     (tmp_path / "model" / "README.md").write_text("mine")
     before = state_of(tmp_path / "model")
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_exchange", lambda *_: (_ for _ in ()).throw(OSError("the power is gone")))
+        patch.setattr(writing, "_exchange", lambda *_: (_ for _ in ()).throw(OSError("the power is gone")))
         with pytest.raises(CheckpointError, match="the power is gone"):
             large.save_pretrained(tmp_path / "model")
     assert state_of(tmp_path / "model") == before
@@ -147,7 +148,7 @@ def test_saving_a_model_changes_all_its_files_at_once(tmp_path: Path, monkeypatc
     (tmp_path / "model" / "folder").mkdir()
     small.save_pretrained(tmp_path / "model")
     with monkeypatch.context() as patch:  # a system without the exchange
-        patch.setattr(files, "_exchange", lambda *_: False)
+        patch.setattr(writing, "_exchange", lambda *_: False)
         (tmp_path / "model" / "folder").rmdir()
         large.save_pretrained(tmp_path / "model")
     assert fastbert.BertModel.from_pretrained(tmp_path / "model").config.num_hidden_layers == 1

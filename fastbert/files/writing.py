@@ -1,150 +1,27 @@
-"""Finding and writing the files of a model: a local directory or a hub id, JSON with clear errors, atomic replacement."""
+"""Files and folders that are written whole or not at all: beside their place, then moved over it."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import glob
-import hashlib
-import json
 import os
 import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from fastbert.errors import CheckpointError, CheckpointNotFoundError
+from fastbert.errors import CheckpointError
 
-HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
-MAX_JSON_BYTES = 256 << 20  # a tokenizer.json of a large vocabulary has some 20 MB
-MAX_JSON_DEPTH = 64
 PART = ".part"  # ends the names of what is being written
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.part")  # names that tempfile gives
 _LONGEST = 200  # characters of a name that a temporary one repeats
 _MOST_LINKS = 256  # files of a folder that is exchanged to change some of them
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-
-
-def split_hub_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Keywords for the hub (`HUB_OPTIONS`), and the others."""
-    hub = {name: value for name, value in options.items() if name in HUB_OPTIONS}
-    return hub, {name: value for name, value in options.items() if name not in HUB_OPTIONS}
-
-
-def locate(
-    path_or_hub_id: str | Path,
-    patterns: list[str],
-    *,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
-    subfolder: str = "",
-) -> Path:
-    """The local folder of a model. A hub id is downloaded (only the files that match `patterns`) or found in the cache.
-
-    Args:
-        path_or_hub_id: a directory, or an id on the hub.
-        patterns: names of the files that are needed.
-        revision, cache_dir, token, local_files_only, force_download: for `huggingface_hub.snapshot_download`.
-        subfolder: the part of the directory or repository that holds the files.
-
-    Raises:
-        CheckpointNotFoundError: neither a directory nor an id that the hub or the cache knows.
-    """
-    inside = PurePosixPath(subfolder or "")
-    if inside.is_absolute() or ".." in inside.parts:
-        raise CheckpointNotFoundError(f"subfolder = {subfolder!r} is not inside {path_or_hub_id}")
-    folder = Path(path_or_hub_id).expanduser()
-    if folder.is_dir():
-        if not (folder / inside).is_dir():
-            raise CheckpointNotFoundError(f"{folder} has no folder {subfolder}")
-        return folder / inside
-    name = str(path_or_hub_id)
-    if folder.exists():
-        raise CheckpointNotFoundError(f"{name} is a file; expected a directory that holds config.json")
-    if isinstance(path_or_hub_id, Path) or not _HUB_ID.fullmatch(name):
-        raise CheckpointNotFoundError(f"there is no directory {name}")
-    import huggingface_hub
-
-    try:
-        found = huggingface_hub.snapshot_download(
-            name,
-            allow_patterns=[str(inside / pattern) for pattern in patterns],
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-            force_download=force_download,
-        )
-    # The hub's client lets through connection errors of whichever HTTP library it uses beside its own kinds.
-    except Exception as error:
-        why = (
-            "local_files_only is set, and the local cache does not hold it"
-            if local_files_only
-            else f"the hub did not provide it and the local cache does not hold it ({type(error).__name__})"
-        )
-        raise CheckpointNotFoundError(f"there is no directory {name}, and as a hub id: {why}") from error
-    return Path(found) / inside
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        CheckpointNotFoundError: no such file. CheckpointError: not valid JSON, or not an object.
-    """
-    return _read_json(path, dict)
-
-
-def read_json_list(path: Path) -> list[dict[str, Any]]:
-    """A JSON list of objects from a file; raises as `read_json`."""
-    return _read_json(path, list)
-
-
-def _read_json(path: Path, kind: type) -> Any:
-    if not path.is_file():
-        raise CheckpointNotFoundError(f"{path.parent} has no {path.name}")
-    size = path.stat().st_size
-    if size > MAX_JSON_BYTES:
-        raise CheckpointError(f"{path} has {size:,} bytes; a JSON file of a model has at most {MAX_JSON_BYTES:,}")
-    try:
-        value: Any = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
-    except RecursionError:
-        raise CheckpointError(f"{path} is not valid JSON: it is nested too deeply") from None
-    if not isinstance(value, kind):
-        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}; expected a {kind.__name__}")
-    if isinstance(value, list) and not all(isinstance(item, dict) for item in value):
-        raise CheckpointError(f"{path} holds a list with something other than objects")
-    if _depth(value) > MAX_JSON_DEPTH:
-        raise CheckpointError(f"{path} is nested more than {MAX_JSON_DEPTH} levels deep")
-    return value
-
-
-def _depth(value: Any) -> int:
-    """How deep lists and objects are nested, counted up to one beyond the limit."""
-    level: list[Any] = [value]
-    depth = 0
-    while level and depth <= MAX_JSON_DEPTH:
-        inside: list[Any] = []
-        for one in level:
-            inside += list(one.values()) if isinstance(one, dict) else one
-        level = [part for part in inside if isinstance(part, dict | list)]
-        depth += 1
-    return depth
-
-
-def read_json_if_present(path: Path) -> dict[str, Any]:
-    """As `read_json`, and an empty object where there is no such file."""
-    return read_json(path) if path.is_file() else {}
 
 
 @contextmanager
@@ -413,20 +290,6 @@ def remove_folder(folder: Path) -> None:
     """Removes a folder with all in it, where there is one."""
     if folder.is_dir():
         shutil.rmtree(folder)
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, read piece by piece."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def fingerprint(folder: Path, patterns: Iterable[str]) -> str:
-    """A hash of the names and contents of the files of a folder that match patterns."""
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
-        digest.update(f"{path.name} {sha256(path)} ".encode())
-    return digest.hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:
