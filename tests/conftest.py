@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,12 @@ CLASSES = [
     "BertForTokenClassification",
     "BertForQuestionAnswering",
 ]
+
+
+def unknown_share(tokenizer: Any, texts: Iterable[str]) -> float:
+    """Share of the tokens of texts that are [UNK]."""
+    ids = [i for text in texts for i in tokenizer.encode(text, add_special_tokens=False)]
+    return ids.count(tokenizer.unk_token_id) / len(ids)
 
 
 def make_pair(name: str, seed: int = 0, **fields: Any) -> tuple[Any, Any]:

@@ -11,7 +11,8 @@ from tokenizers import processors
 from fastbert import BertTokenizer
 from fastbert.errors import InputError
 from fastbert.text import framing
-from fastbert.text.framing import Framed, Framer, cut_pair, frame, most_context, windows
+from fastbert.text.framing import Framed, Framer, cut_pair, frame
+from fastbert.text.windows import most_context, windows
 
 
 @pytest.fixture(scope="module")

@@ -161,21 +161,27 @@ def _pack_lists(
         return pack(**{name: _as_given(value, name) for name, value in named.items()}, limits=limits)
     flat = _flat_integers(input_ids, "input_ids")
     longest = max(lengths)
-    counts = np.asarray(lengths)
-    starts = np.concatenate([[0], counts.cumsum()])
-    columns = np.arange(len(flat)) - np.repeat(starts[:-1], counts)
+    counts = torch.tensor(lengths)
+    columns = torch.arange(len(flat)) - _repeated(counts.cumsum(0) - counts, lengths)
     batch = PackedBatch(
         input_ids=flat,
         token_type_ids=torch.zeros_like(flat) if types is None else _flat_integers(types, "token_type_ids"),
-        position_ids=torch.from_numpy(columns),
-        cu_seqlens=torch.from_numpy(starts.astype(np.int32)),
+        position_ids=columns,
+        cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).int(),
         max_seqlen=longest,
         padded_length=longest,
     )
     batch.know_lengths(lengths)
     if min(lengths) != longest:
-        batch.indices = torch.from_numpy(columns + np.repeat(np.arange(len(lengths)) * longest, counts))
+        batch.indices = columns + _repeated(torch.arange(len(lengths)) * longest, lengths)
     return batch if limits is None else check_packed(batch, limits)
+
+
+def _repeated(values: Tensor, counts: Sequence[int]) -> Tensor:
+    """Each value as often as its count says."""
+    if torch.compiler.is_compiling():  # a graph knows the counts, not a tensor of them
+        return torch.cat([values[i].expand(count) for i, count in enumerate(counts)])
+    return values.repeat_interleave(torch.tensor(counts))
 
 
 def _is_row(row: Any) -> bool:
@@ -196,12 +202,13 @@ def _as_given(value: Any, name: str) -> Any:
 def _flat_integers(rows: Sequence[Sequence[int]], name: str) -> Tensor:
     """All entries of lists, int64."""
     entries = list(chain.from_iterable(row.tolist() if hasattr(row, "tolist") else row for row in rows))
-    try:
-        found = np.asarray(entries)
-        if found.dtype == np.int64 and found.ndim == 1:  # a third of the time that torch takes for a list
-            return torch.from_numpy(found)
-    except (TypeError, ValueError, OverflowError):
-        pass  # torch says what is wrong
+    if not torch.compiler.is_compiling():
+        try:
+            found = np.asarray(entries)
+            if found.dtype == np.int64 and found.ndim == 1:  # a third of the time that torch takes for a list
+                return torch.from_numpy(found)
+        except (TypeError, ValueError, OverflowError):
+            pass  # torch says what is wrong
     try:
         flat = torch.tensor(entries, dtype=None if entries else torch.long)
     except (TypeError, ValueError, RuntimeError) as error:

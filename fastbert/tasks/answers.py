@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fastbert.text.framing import most_context
+from fastbert.text.windows import most_context
 
 
 @dataclass(frozen=True)

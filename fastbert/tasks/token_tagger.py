@@ -20,8 +20,9 @@ from fastbert.model.heads import BertForTokenClassification
 from fastbert.packing.batching import BATCH_TOKENS, run
 from fastbert.tasks.loading import HeadTask, check_overlap, checked_length
 from fastbert.text.encoding import check_text
-from fastbert.text.framing import Framed, Framer, Place, most_context, place_of
+from fastbert.text.framing import Framed, Framer, Place, place_of
 from fastbert.text.tokenizer import BertTokenizer
+from fastbert.text.windows import most_context
 
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
 OVERLAP = 128

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from fastbert.errors import InputError
 from fastbert.text.encoding import check_text
 from fastbert.text.tokenizer import BertTokenizer
+from fastbert.text.windows import windows
 
 OVERLONG = ("truncate", "error", "window")
 TEXTS_AT_ONCE = 2048  # tokenised between two steps of the bar
@@ -321,41 +322,3 @@ def cut_pair(a: int, b: int, room: int) -> tuple[int, int]:
         return a, b
     a = min(a, max(room - b, (room + 1) // 2))
     return a, room - a
-
-
-def windows(count: int, room: int, step: int) -> list[tuple[int, int]]:
-    """(start, end) of windows of at most `room` tokens, each `step` behind the one before it, that cover `count` tokens."""
-    found = [(0, min(room, count))]
-    while found[-1][1] < count:
-        start = found[-1][0] + step
-        found.append((start, min(start + room, count)))
-    return found
-
-
-def most_context(spans: Sequence[tuple[int, int]], count: int) -> list[int]:
-    """Where the part of each window begins in which its tokens have most context, and `count` behind: (windows + 1,).
-
-    A token has most context in the window with most tokens at the side of it where there are fewer, then at both sides, then
-    in the first of them. Of two neighbours the later one is better from their overlap's middle on, so that each window has one
-    stretch of tokens.
-
-    Args:
-        spans: (first token, last token + 1) of windows in order, each beginning and ending behind the one before it.
-        count: tokens that they cover.
-    """
-    begins = [0]
-    for (first, end), (later, later_end) in pairwise(spans):
-        low, high = max(later, begins[-1]), end
-        while low < high:
-            middle = (low + high) // 2
-            if _context((later, later_end), middle) > _context((first, end), middle):
-                high = middle
-            else:
-                low = middle + 1
-        begins.append(low)
-    return [*begins, count]
-
-
-def _context(span: tuple[int, int], token: int) -> tuple[int, int]:
-    left, right = token - span[0], span[1] - 1 - token
-    return min(left, right), left + right
