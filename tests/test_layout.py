@@ -114,6 +114,12 @@ def test_no_file_imports_itself_by_a_way_round() -> None:
     assert len(with_order) == len(modules)
 
 
+@pytest.mark.parametrize("folder", [PACKAGE, ROOT / "kernels"], ids=["fastbert", "kernels"])
+def test_no_file_is_long(folder: Path) -> None:
+    long = {p.name: n for p in folder.rglob("*.py") if (n := len(p.read_text(encoding="utf-8").splitlines())) > 350}
+    assert long == {}, "one idea a file"
+
+
 def test_files_that_the_makefile_names_are_there() -> None:
     named = re.findall(r"(?:tests|benchmarks)/\w+\.py", (ROOT / "Makefile").read_text(encoding="utf-8"))
     assert named
