@@ -103,8 +103,8 @@ PARTS = (
     _rows("memory", 480, "memory", "--sizes", "base,large"),
     _rows("startup", 480, "startup", "--sizes", "base", "--repeats", "2"),
     *(
-        Part(f"tune-{op.replace('_', '-')}", "tune", ("--only", op), 420)
-        for op in ("attention_short", "attention_long", "layer_norm", "linear_gelu", "bias_gelu", "cross_entropy", "table_bwd")
+        Part(f"tune-{op.replace('_', '-')}", "tune", ("--only", op), 480)
+        for op in ("attention_short", "attention_long", "layer_norm", "gelu", "cross_entropy", "table_bwd")
     ),
     _rows("inference-minilm", 300, "inference", "--sizes", "MiniLM-L6"),
 )

@@ -25,6 +25,11 @@ from fastbert.terminal import align
 FLOOR = 8 * 2.0**-24  # of the scale of a result: sums of float32 are made in different orders
 
 
+def allowed_error(usual: float, scale: float) -> float:
+    """The rule of tolerance: twice the error of plain PyTorch in the same type, and a few roundings at the result's scale."""
+    return 2 * usual + FLOOR * scale
+
+
 @dataclass
 class Comparison:
     """One result, compared. Errors are absolute, against float64.
@@ -48,8 +53,8 @@ class Comparison:
     @property
     def ok(self) -> bool:
         """At most twice plain PyTorch's error, plus the floor. NaN is not ok."""
-        floor = FLOOR * self.scale
-        return self.max_error <= 2 * self.usual_max + floor and self.rms_error <= 2 * self.usual_rms + floor
+        errors = ((self.max_error, self.usual_max), (self.rms_error, self.usual_rms))
+        return all(error <= allowed_error(usual, self.scale) for error, usual in errors)
 
 
 @dataclass
@@ -108,7 +113,7 @@ def verify(model: BertPreTrainedModel, *args: Any, **inputs: Any) -> Verificatio
 
 
 def _excess(row: Comparison) -> float:
-    return row.max_error / (2 * row.usual_max + FLOOR * row.scale + 1e-30)
+    return row.max_error / (allowed_error(row.usual_max, row.scale) + 1e-30)
 
 
 def _compare_op(call: ops.Call) -> list[Comparison]:

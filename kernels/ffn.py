@@ -6,8 +6,7 @@ GELU is the one epilogue that vendors' libraries lack in its exact form. Two way
   fused   one matrix product whose epilogue adds the bias, applies GELU and writes act, and h too where a backward will want it.
           A plain kernel (one program a tile, pointers), and one for cards with a tensor memory accelerator (sm_90 and newer):
           a program a multiprocessor walks the tiles, descriptors move them, the epilogue runs in halves to stay in registers.
-  split   the vendor's product gives h, its bias included, `bias_gelu` makes act from it in one elementwise pass. (It can add a
-          bias too, but h rounded to 16 bit before its bias is less exact than after, and the vendor's epilogue adds it free.)
+  split   the vendor's product gives h, its bias included, and `gelu` makes act from it in one elementwise pass.
 Backward, from dy: dact = dy w2, dh = dact * GELU'(h), and act again, so that of the two wide tensors only h was kept.
 Fused, the three are the epilogue of dy w2; split, one elementwise pass behind the vendor's product. Column sums of dh (db1)
 leave as partial sums, (programs, F) float32, and are added once: no atomics. The remaining products are the vendor's.
@@ -19,7 +18,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fastbert.kernels import tuning
-from fastbert.kernels.common import contiguous_rows, dense, gelu, gelu_derivative, operand
+from fastbert.kernels.common import contiguous_rows, gelu, gelu_derivative, operand
 
 
 @triton.jit
@@ -123,23 +122,19 @@ def _linear_gelu_bwd_kernel(
 
 
 @triton.jit(do_not_specialize=["T"])
-def _bias_gelu_fwd_kernel(
-    h_ptr, bias_ptr, act_ptr, T, F: tl.constexpr, TANH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_F: tl.constexpr
-):
+def _gelu_fwd_kernel(h_ptr, act_ptr, T, F: tl.constexpr, TANH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_F: tl.constexpr):
     columns: tl.constexpr = (F + BLOCK_F - 1) // BLOCK_F
     rows = tl.program_id(0) // columns * BLOCK_T + tl.arange(0, BLOCK_T)
     cols = tl.program_id(0) % columns * BLOCK_F + tl.arange(0, BLOCK_F)
     inside = (rows < T)[:, None] & (cols < F)[None, :]
     place = rows.to(tl.int64)[:, None] * F + cols[None, :]
     h = tl.load(h_ptr + place, mask=inside, other=0.0).to(tl.float32)
-    if bias_ptr is not None:
-        h += tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)[None, :]
     tl.store(act_ptr + place, gelu(h, TANH, act_ptr.dtype.element_ty == tl.float32).to(act_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["T"])
-def _bias_gelu_bwd_kernel(
-    dact_ptr, h_ptr, bias_ptr, dh_ptr, act_ptr, partial_ptr, T,
+def _gelu_bwd_kernel(
+    dact_ptr, h_ptr, dh_ptr, act_ptr, partial_ptr, T,
     F: tl.constexpr, TANH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_F: tl.constexpr,
 ):  # fmt: skip
     columns: tl.constexpr = (F + BLOCK_F - 1) // BLOCK_F
@@ -151,8 +146,6 @@ def _bias_gelu_bwd_kernel(
         inside = (rows < T)[:, None] & (cols < F)[None, :]
         place = rows.to(tl.int64)[:, None] * F + cols[None, :]
         h = tl.load(h_ptr + place, mask=inside, other=0.0).to(tl.float32)
-        if bias_ptr is not None:
-            h += tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)[None, :]
         dh = tl.load(dact_ptr + place, mask=inside, other=0.0).to(tl.float32) * gelu_derivative(
             h, TANH, dh_ptr.dtype.element_ty == tl.float32
         )
@@ -175,7 +168,7 @@ def linear_gelu_fwd(
     T, (F, K) = x.shape[0], weight.shape
     if form == "split" or not T:
         h = torch.nn.functional.linear(x, weight, bias)
-        return bias_gelu_fwd(h, None, tanh, in_place=not keep), (h if keep else None)
+        return gelu_fwd(h, tanh, in_place=not keep), (h if keep else None)
     x, weight, bias = contiguous_rows(x), contiguous_rows(weight), bias.contiguous()
     act = torch.empty((T, F), dtype=x.dtype, device=x.device)
     saved = torch.empty_like(act) if keep else None
@@ -218,7 +211,7 @@ def linear_gelu_bwd(
     """dy (T, N), the second weight (N, F), h (T, F) -> dh (T, F), act (T, F), dbias (F,) float32."""
     T, (K, F) = dy.shape[0], weight.shape
     if form == "split" or not T:
-        dh, again, dbias = bias_gelu_bwd(dy @ weight, h, None, tanh, want_act=True)
+        dh, again, dbias = gelu_bwd(dy @ weight, h, tanh, want_act=True)
         assert again is not None
         return dh, again, dbias
     dy, weight = contiguous_rows(dy), contiguous_rows(weight)
@@ -232,20 +225,20 @@ def linear_gelu_bwd(
     return dh, act, partial.sum(0)
 
 
-def bias_gelu_fwd(h: torch.Tensor, bias: torch.Tensor | None, tanh: bool, in_place: bool) -> torch.Tensor:
-    """GELU(h + bias), or GELU(h): (T, F) contiguous -> (T, F), over h itself where `in_place`."""
+def gelu_fwd(h: torch.Tensor, tanh: bool, in_place: bool) -> torch.Tensor:
+    """GELU(h): (T, F) contiguous -> (T, F), over h itself where `in_place`."""
     T, F = h.shape
     act = h if in_place else torch.empty_like(h)
     if T:
-        row = tuning.row("bias_gelu", h.device)
+        row = tuning.row("gelu", h.device)
         row.pop("PER_SM")
         grid = (triton.cdiv(T, row["BLOCK_T"]) * triton.cdiv(F, row["BLOCK_F"]),)
-        _bias_gelu_fwd_kernel[grid](h, dense(bias), act, T, F=F, TANH=tanh, **row)
+        _gelu_fwd_kernel[grid](h, act, T, F=F, TANH=tanh, **row)
     return act
 
 
-def bias_gelu_bwd(
-    dact: torch.Tensor, h: torch.Tensor, bias: torch.Tensor | None, tanh: bool, want_act: bool
+def gelu_bwd(
+    dact: torch.Tensor, h: torch.Tensor, tanh: bool, want_act: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
     """dact (T, F) -> dh (T, F), act (T, F) where wanted, dbias (F,) float32."""
     T, F = h.shape
@@ -254,12 +247,10 @@ def bias_gelu_bwd(
     act = torch.empty_like(h) if want_act else None
     if not T:
         return dh, act, torch.zeros(F, dtype=torch.float32, device=h.device)
-    row = tuning.row("bias_gelu", h.device)
+    row = tuning.row("gelu", h.device)
     programs = tuning.programs(row.pop("PER_SM"), triton.cdiv(T, row["BLOCK_T"]), h.device)
     partial = torch.empty((programs, F), dtype=torch.float32, device=h.device)
-    _bias_gelu_bwd_kernel[(programs * triton.cdiv(F, row["BLOCK_F"]),)](
-        dact, h, dense(bias), dh, act, partial, T, F=F, TANH=tanh, **row
-    )
+    _gelu_bwd_kernel[(programs * triton.cdiv(F, row["BLOCK_F"]),)](dact, h, dh, act, partial, T, F=F, TANH=tanh, **row)
     return dh, act, partial.sum(0)
 
 

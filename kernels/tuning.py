@@ -5,7 +5,7 @@ A row is chosen by the first limits that all sizes stay within. "default" serves
 On sm90 the rows of head size 64, LayerNorm's backward and linear + GELU were measured on an H100; the report chose the others.
 Sizes, in the order of the limits: attention (bytes of an element, head size[, longest sequence]); layer_norm, embedding and
 table (hidden size); linear_gelu and its backward (bytes of an element), with descriptors (bytes of an element, tokens);
-bias_gelu and cross_entropy: none.
+gelu and cross_entropy: none.
 """
 
 import functools
@@ -150,7 +150,7 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row | None]]]] = {
             ((2, LARGEST), _row(8, 4, BLOCK_M=128, BLOCK_N=256, BLOCK_K=64)),
         ],
     },
-    "bias_gelu": {"default": [((), _row(4, BLOCK_T=4, BLOCK_F=512, PER_SM=4))]},
+    "gelu": {"default": [((), _row(4, BLOCK_T=4, BLOCK_F=512, PER_SM=4))]},
     "cross_entropy_fwd": {"default": [((), _row(8, BLOCK_V=4096))]},
     "cross_entropy_bwd": {"default": [((), _row(4, BLOCK_M=16, BLOCK_V=256, PROGRAMS=16))]},
 }
@@ -162,8 +162,6 @@ FFN_FORMS: dict[str, dict[str, str]] = {
     "sm90": {"inference": "fused", "training": "fused", "backward": "split"},
     "sm100": {"inference": "fused", "training": "fused", "backward": "split"},
 }
-# Whether the wide (T, F) pre-activation stays in memory for the backward, or is computed again from x there.
-KEEPS_PREACTIVATION = {"default": True}
 TMA_ARCHITECTURES = ("sm90", "sm100")
 
 
@@ -217,8 +215,3 @@ def programs(per_multiprocessor: int, most: int, device: torch.device) -> int:
 def ffn_form(device: torch.device, phase: str) -> str:
     """ "fused" or "split", in the phase "inference", "training" or "backward"."""
     return FFN_FORMS.get(architecture(device), FFN_FORMS["default"])[phase]
-
-
-def keeps_preactivation(device: torch.device) -> bool:
-    """Whether a feed-forward in training keeps its pre-activation."""
-    return KEEPS_PREACTIVATION.get(architecture(device), KEEPS_PREACTIVATION["default"])

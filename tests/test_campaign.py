@@ -165,7 +165,7 @@ def test_the_breakdown_names_every_kernel_of_a_step(
         ([], "there is no CUDA device; --list shows what would run"),
     ],
 )
-def test_bad_arguments_end_in_one_sentence(
+def test_bad_arguments_of_the_campaign_end_in_one_sentence(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
 ) -> None:
     monkeypatch.setattr(campaign, "default_device", lambda device: torch.device("cpu"))

@@ -50,11 +50,6 @@ def test_ffn_without_a_gradient_gives_the_same_numbers(form: str) -> None:
     torch.testing.assert_close(alone, recorded.detach())
 
 
-def test_ffn_may_compute_its_preactivation_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tuning.KEEPS_PREACTIVATION, "default", False)
-    check_ffn("cpu", torch.float32, 30, 32, 64)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("tokens", [1, 64, 150])
@@ -71,14 +66,13 @@ def test_the_kernel_of_descriptors_equals_the_plain_one(tokens: int, keep: bool,
         torch.testing.assert_close(saved, h, **tolerance)
 
 
-@pytest.mark.parametrize("biased", [False, True])
-def test_bias_gelu_adds_a_bias_where_there_is_one(biased: bool) -> None:
-    h, dact, bias = (random(*s, seed=i, device="cpu").float() for i, s in enumerate(((9, 70), (9, 70), (70,))))
-    leaf, leaf_bias = h.clone().requires_grad_(), bias.clone().requires_grad_()
-    expected = torch.nn.functional.gelu(leaf + leaf_bias if biased else leaf + 0 * leaf_bias)
+def test_gelu_and_the_gradient_of_the_bias_before_it() -> None:
+    h, dact = (random(9, 70, seed=i, device="cpu").float() for i in range(2))
+    leaf = h.clone().requires_grad_()
+    expected = torch.nn.functional.gelu(leaf)
     expected.backward(dact)
-    act = kernels.bias_gelu_fwd(h, bias if biased else None, False, in_place=False)
-    dh, again, dbias = kernels.bias_gelu_bwd(dact, h, bias if biased else None, False, want_act=True)
+    act = kernels.gelu_fwd(h, False, in_place=False)
+    dh, again, dbias = kernels.gelu_bwd(dact, h, False, want_act=True)
     torch.testing.assert_close(act, expected.detach())
     torch.testing.assert_close(again, act)
     torch.testing.assert_close(dh, leaf.grad)
@@ -89,7 +83,7 @@ def test_gelu_of_16_bit_results_has_a_relative_error_below_rounding() -> None:
     """The polynomial of kernels/common.py against float64."""
     x = torch.linspace(-12, 12, 24_000).half().view(24, 1000)
     exact = torch.nn.functional.gelu(x.double())
-    found = kernels.bias_gelu_fwd(x, torch.zeros(1000).half(), False, in_place=False).double()
+    found = kernels.gelu_fwd(x, False, in_place=False).double()
     eager = torch.nn.functional.gelu(x).double()
     assert float((found - exact).abs().max()) <= 1.01 * float((eager - exact).abs().max())
     big = exact.abs() > 1e-4

@@ -171,7 +171,7 @@ def test_what_transformers_saves_predicts_the_same_here(tmp_path: Path) -> None:
         assert task.from_pretrained(ours, "cpu").predict(inputs) == task.from_pretrained(theirs, "cpu").predict(inputs), name
 
 
-def test_fine_tuning_moves_every_tensor(encoder: Path, tmp_path: Path) -> None:
+def test_a_run_moves_every_tensor(encoder: Path, tmp_path: Path) -> None:
     result = run("classify", encoder, tmp_path / "run", count=64, epochs=1)
     before = fastbert.BertModel.from_pretrained(encoder).state_dict()
     after = fastbert.BertForSequenceClassification.from_pretrained(result.folder / "model").bert.state_dict()

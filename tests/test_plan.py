@@ -131,7 +131,7 @@ def test_swapped_pairs_are_half(corpus: Corpus) -> None:
     assert 0.4 < plan.random_share < 0.6
 
 
-def test_wrong_options_are_refused() -> None:
+def test_wrong_options_of_a_plan_are_refused() -> None:
     assert len(PAIR_TASKS) == 3
     for options, text in (((48, "next"), "pairs = 'next'"), ((4,), "max_length = 4"), ((48, "nsp", 2.0), "short_share = 2")):
         with pytest.raises(InputError, match=text):

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastbert.data.examples import Example, Examples
-from fastbert.data.plan import IGNORE
 from fastbert.errors import InputError
 from fastbert.packing import PackedBatch
+from fastbert.packing.batch import IGNORE
 from fastbert.packing.inputs import Limits
 
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from fastbert.data.corpus import Corpus
 from fastbert.data.masking import Ints, Masker, MaskingOptions
-from fastbert.data.plan import IGNORE, Plan, PlanOptions, plan_epoch
+from fastbert.data.plan import Plan, PlanOptions, plan_epoch
 from fastbert.errors import InputError
+from fastbert.packing.batch import IGNORE
 from fastbert.text.tokenizer import BertTokenizer
 
 OBJECTIVES = ("mlm+nsp", "mlm+sop", "mlm", "ltr")

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 
 from fastbert.data.corpus import Corpus
 from fastbert.errors import InputError
+from fastbert.packing.batch import IGNORE
 
 PAIR_TASKS = ("nsp", "sop", "none")
 BALANCES = ("exact", "google")
-IGNORE = -100
 _DEBT = 16  # random pairs more than others before single sentences are split, which they are only where nothing else helps
 
 

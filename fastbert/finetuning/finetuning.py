@@ -31,6 +31,7 @@ from fastbert.model import checkpoint
 from fastbert.tasks.loading import default_device
 from fastbert.text import tokenizer_files
 from fastbert.text.tokenizer import BertTokenizer
+from fastbert.training.preparation import differences
 
 _SOURCE = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS]  # files of the model that is started from
 
@@ -219,7 +220,7 @@ def _begin(folder: Path, about: dict[str, Any], model: str | Path) -> None:
         written = files.read_json(path)
         if "on_long" in written.get("options", {}):  # its name until 0.7
             written["options"]["overlong"] = written["options"].pop("on_long")
-        found = _differences(written, about)
+        found = [found for found in differences(written, about) if not _may_differ(*found)]
         for key, before, now in sorted(found, key=lambda one: one[0] != "options.mode"):  # others follow from the mode
             if key.startswith("data."):
                 part = key.removeprefix("data.")
@@ -233,16 +234,10 @@ def _begin(folder: Path, about: dict[str, Any], model: str | Path) -> None:
     files.write_text(path, json.dumps(about, indent=1) + "\n")
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """What a resumed run has otherwise; more seeds and other checkpoint times are fine."""
-    found = []
-    for key in sorted(before.keys() | now.keys()):
-        a, b = before.get(key), now.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += [(f"{key}.{name}", x, y) for name, x, y in _differences(a, b)]
-        elif a != b and key not in ("seeds", "checkpoint_every", "model") and not (key == "weights" and a is None):
-            found.append((key, a, b))
-    return found
+def _may_differ(key: str, before: Any, now: Any) -> bool:
+    """Whether a run may be resumed all the same: with more seeds, other checkpoint times, or what was not written once."""
+    name = key.rpartition(".")[2]
+    return name in ("seeds", "checkpoint_every", "model") or (name == "weights" and before is None)
 
 
 def _split(part: Split | Sequence[Any], name: str) -> Split:

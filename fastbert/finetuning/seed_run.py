@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from fastbert.training.checkpoints import Checkpoints
 from fastbert.training.optimizers import make_optimizer, set_rate
 from fastbert.training.records import MetricsWriter
 from fastbert.training.schedules import rate
+from fastbert.training.seeds import mixed_seed
 from fastbert.training.signals import stop_requests
 from fastbert.training.speed import peak_memory
 from fastbert.training.stepper import autocast
@@ -286,8 +286,3 @@ def precision_of(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-
-
-def mixed_seed(seed: int, number: int) -> int:
-    """A seed for one of many draws of a run."""
-    return int.from_bytes(blake2b(f"{seed}/{number}".encode(), digest_size=8).digest()) >> 1

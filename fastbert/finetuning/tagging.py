@@ -14,7 +14,7 @@ from fastbert.errors import InputError
 from fastbert.finetuning.labels import decide_labels
 from fastbert.finetuning.metrics import chosen_metrics, tag_metrics
 from fastbert.finetuning.problems import FramedSplit, Prediction, Problem, Split
-from fastbert.model.losses import IGNORE
+from fastbert.packing.batch import IGNORE
 from fastbert.tasks.token_tagger import TokenTagger, frame_words, split_words
 
 

@@ -199,21 +199,19 @@ class _Join(nn.Module):
             batch, seed = _alone(self, hidden_states)
         if padded:
             hidden_states, input_tensor = batch.pack(hidden_states), batch.pack(input_tensor)
-        if is_plain(self.dense) and ops.fuses_bias(hidden_states):
-            x = ops.linear(hidden_states, self.dense.weight, None)
-            joined = self.join(x, self.dense.bias, input_tensor, batch, seed)
+        product, norm = self.dense, self.LayerNorm
+        if is_plain(product, norm, self.dropout):
+            weights = (product.weight, product.bias, input_tensor, norm.weight, norm.bias)
+            joined = ops.linear_join(hidden_states, *weights, norm.eps, dropout_p(self.dropout), seed)
         else:
-            joined = self.join(dense(self.dense, hidden_states, batch), None, input_tensor, batch, seed)
+            joined = self.join(dense(product, hidden_states, batch), input_tensor, batch, seed)
         return batch.unpack(joined) if padded else joined
 
-    def join(
-        self, x: Tensor, x_bias: Tensor | None, residual: Tensor, batch: PackedBatch | None, seed: Tensor | None
-    ) -> Tensor:
-        """LayerNorm(dropout(x + bias) + residual), (T, N): the post-norm join."""
+    def join(self, x: Tensor, residual: Tensor, batch: PackedBatch | None, seed: Tensor | None) -> Tensor:
+        """LayerNorm(dropout(x) + residual), (T, N): the post-norm join."""
         norm = self.LayerNorm
         if is_plain(norm, self.dropout):
-            return ops.layer_norm(x, residual, norm.weight, norm.bias, norm.eps, x_bias, dropout_p(self.dropout), seed)
-        x = x if x_bias is None else x + x_bias
+            return ops.layer_norm(x, residual, norm.weight, norm.bias, norm.eps, None, dropout_p(self.dropout), seed)
         return call(norm, batch, call(self.dropout, batch, x) + residual)
 
 
@@ -336,9 +334,12 @@ class BertLayer(nn.Module):
         up, down = self.intermediate, self.output
         form = GELU_FORMS.get(up.hidden_act) if isinstance(up, BertIntermediate) else None
         if form is not None and is_plain(up, down, up.dense, down.dense):
-            down_bias, join_bias = (None, down.dense.bias) if ops.fuses_bias(x) else (down.dense.bias, None)
-            y = ops.ffn(x, up.dense.weight, up.dense.bias, down.dense.weight, down_bias, form)
-            return down.join(y, join_bias, x, batch, seed)
+            weights = (up.dense.weight, up.dense.bias, down.dense.weight, down.dense.bias)
+            norm = down.LayerNorm
+            if is_plain(norm, down.dropout):
+                p = dropout_p(down.dropout)
+                return ops.ffn_join(x, *weights, norm.weight, norm.bias, norm.eps, form, p, seed)
+            return down.join(ops.ffn(x, *weights, form), x, batch, seed)
         return call_rows(down, BertOutput, batch, call_rows(up, BertIntermediate, batch, x), x, seed=seed)
 
 

@@ -15,9 +15,8 @@ from torch import Tensor
 from fastbert.errors import InputError
 from fastbert.ops.reference import cross_entropy_of_logits
 from fastbert.packing import PackedBatch, deferred
+from fastbert.packing.batch import IGNORE
 from fastbert.packing.inputs import check_tensor
-
-IGNORE = -100
 
 
 def sequence_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:

@@ -164,9 +164,43 @@ def dropout_mask(seed: Seed, shape: tuple[int, ...], p: float, device: torch.dev
     return reference.dropout_mask(seed, shape, p, where)
 
 
-def fuses_bias(x: Tensor) -> bool:
-    """Whether a linear before `layer_norm` should leave its bias to it. Only a kernel adds it for free."""
-    return _runs_kernel("layer_norm", x)
+def linear_join(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float,
+    dropout_p: float = 0.0,
+    seed: Seed = None,
+) -> Tensor:
+    """LayerNorm(dropout(x weight^T + bias) + residual): (T, F), (T, N) -> (T, N). `linear`, then `layer_norm`."""
+    early, late = _placed_bias(x, bias)
+    return layer_norm(linear(x, weight, early), residual, ln_weight, ln_bias, eps, late, dropout_p, seed)
+
+
+def ffn_join(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor | None,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float,
+    approximate: str = "none",
+    dropout_p: float = 0.0,
+    seed: Seed = None,
+) -> Tensor:
+    """LayerNorm(dropout(GELU(x w1^T + b1) w2^T + b2) + x): (T, N) -> (T, N). `ffn`, then `layer_norm`."""
+    early, late = _placed_bias(x, b2)
+    return layer_norm(ffn(x, w1, b1, w2, early, approximate), x, ln_weight, ln_bias, eps, late, dropout_p, seed)
+
+
+def _placed_bias(x: Tensor, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """The bias of a product before `layer_norm`: there, or in `layer_norm`, whose kernel adds it for free."""
+    return (None, bias) if _runs_kernel("layer_norm", x) else (bias, None)
 
 
 def clamps_ids(table: Tensor) -> bool:

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastbert.data.plan import IGNORE
 from fastbert.model.composed import ComposedModel, HeadOptions
 from fastbert.model.encoder import BertModel
 from fastbert.packing import PackedBatch, pack
+from fastbert.packing.batch import IGNORE
 from fastbert.training.optimizers import make_optimizer, set_rate
 from fastbert.training.schedules import rate
 

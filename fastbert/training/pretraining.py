@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from fastbert.training.recipe import Phase, Recipe
 from fastbert.training.records import MetricsWriter, check_tensorboard
 from fastbert.training.report import write_report
 from fastbert.training.schedules import rate
+from fastbert.training.seeds import mixed_seed
 from fastbert.training.signals import stop_requests
 from fastbert.training.speed import matmul_flops_per_s, peak_memory
 from fastbert.training.state import load_optimizer_state, model_state, optimizer_state, unwrapped
@@ -215,7 +215,7 @@ class _Run:
     def _train(self, batches: list[PreTrainingBatch]) -> None:
         """One step."""
         recipe, step = self.recipe, self.position.step
-        torch.manual_seed(_seed(recipe.run.seed, step, self.world.rank))
+        torch.manual_seed(mixed_seed(recipe.run.seed, step, self.world.rank))
         words, pairs = self.world.sum([sum(b.num_mlm_labels for b in batches), sum(b.num_pair_labels for b in batches)])
         lr = recipe.optimizer.lr * rate(recipe.schedule.name, step, recipe.schedule.warmup_steps, recipe.steps)
         sums = self.stepper.step(batches, lr, (words, pairs))
@@ -342,8 +342,3 @@ class _Run:
     def _say(self, text: str) -> None:
         if self.world.leads:
             say(text)
-
-
-def _seed(seed: int, step: int, rank: int) -> int:
-    """The seed of everything that a process draws in a step."""
-    return int.from_bytes(blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()) >> 1

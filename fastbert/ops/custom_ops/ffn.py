@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastbert.kernels import ffn as kernels
 from fastbert.kernels import tuning
-from fastbert.ops.custom_ops.shared import absent, direct, on_device, operands
+from fastbert.ops.custom_ops.shared import direct, on_device, operands
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
@@ -45,14 +45,14 @@ def _(x, weight, bias, tanh):
     return act, torch.empty_like(act)
 
 
-@torch.library.custom_op("fastbert::bias_gelu_backward", mutates_args=())
-def _bias_gelu_backward(dact: Tensor, h: Tensor, bias: Tensor | None, tanh: bool) -> tuple[Tensor, Tensor]:
-    dh, _, dbias = on_device(kernels.bias_gelu_bwd, dact, h, bias, tanh, want_act=False)
+@torch.library.custom_op("fastbert::gelu_backward", mutates_args=())
+def _gelu_backward(dact: Tensor, h: Tensor, tanh: bool) -> tuple[Tensor, Tensor]:
+    dh, _, dbias = on_device(kernels.gelu_bwd, dact, h, tanh, want_act=False)
     return dh, dbias
 
 
-@_bias_gelu_backward.register_fake
-def _(dact, h, bias, tanh):
+@_gelu_backward.register_fake
+def _(dact, h, tanh):
     return torch.empty_like(h), h.new_empty(h.shape[1], dtype=torch.float32)
 
 
@@ -65,7 +65,7 @@ def _linear_gelu_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _linear_gelu_gradients(ctx: Any, dact: Tensor, *_: Any) -> tuple[Any, ...]:
     x, weight, h = ctx.saved_tensors
-    dh, dbias = torch.ops.fastbert.bias_gelu_backward(dact, h, None, ctx.tanh)
+    dh, dbias = torch.ops.fastbert.gelu_backward(dact, h, ctx.tanh)
     wanted = ctx.needs_input_grad
     return dh @ weight if wanted[0] else None, dh.T @ x if wanted[1] else None, dbias.to(ctx.bias_dtype), None
 
@@ -75,15 +75,14 @@ _linear_gelu.register_autograd(_linear_gelu_gradients, setup_context=_linear_gel
 
 @torch.library.custom_op("fastbert::ffn", mutates_args=())
 def _ffn(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor | None, tanh: bool) -> tuple[Tensor, Tensor]:
-    keep = tuning.keeps_preactivation(x.device)
-    act, h = on_device(kernels.linear_gelu_fwd, x, w1, b1, tanh, tuning.ffn_form(x.device, "training"), keep)
-    return F.linear(act, w2, b2), absent(x) if h is None else h
+    act, h = on_device(kernels.linear_gelu_fwd, x, w1, b1, tanh, tuning.ffn_form(x.device, "training"), True)
+    assert h is not None
+    return F.linear(act, w2, b2), h
 
 
 @_ffn.register_fake
 def _(x, w1, b1, w2, b2, tanh):
-    h = x.new_empty(x.shape[0], w1.shape[0]) if tuning.keeps_preactivation(x.device) else absent(x)
-    return x.new_empty(x.shape[0], w2.shape[0]), h
+    return x.new_empty(x.shape[0], w2.shape[0]), x.new_empty(x.shape[0], w1.shape[0])
 
 
 @torch.library.custom_op("fastbert::ffn_backward", mutates_args=())
@@ -105,8 +104,6 @@ def _ffn_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
 
 def _ffn_gradients(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
     x, w1, b1, w2, h = ctx.saved_tensors
-    if h.dim() == 1:  # not kept: the product is made again
-        h = F.linear(x, w1, b1)
     dh, act, db1 = torch.ops.fastbert.ffn_backward(dy, w2, h, ctx.tanh)
     wanted = ctx.needs_input_grad
     dx = dh @ w1 if wanted[0] else None

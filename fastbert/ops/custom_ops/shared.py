@@ -8,7 +8,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-Seed = Tensor | int | None
+from fastbert.ops.reference import Seed
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
