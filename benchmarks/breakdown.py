@@ -85,7 +85,7 @@ def call_of(work: Work, device: torch.device, dtype: torch.dtype) -> Call:
         model = (fastbert.BertForPreTraining if work.kind == "pre-training" else fastbert.BertModel)(config)
     if work.kind == "pre-training":
         return _step(model.to(device).train(), batch, dtype)
-    model.to(device, dtype).eval()
+    fastbert.prepack(model.to(device, dtype).eval())
     run = model
     if work.kind == "captured forward":
         from fastbert.graphs import CapturedModel

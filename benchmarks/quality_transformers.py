@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.quality_tasks import Recipe, Splits
 from fastbert.data.conll import TaggedSentence
-from fastbert.model.losses import IGNORE
+from fastbert.packing.batch import IGNORE
 
 Predictions = list[Any]
 

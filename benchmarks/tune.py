@@ -21,6 +21,8 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +102,7 @@ def searches(dtype: torch.dtype) -> Iterator[Search]:
         yield Search("linear_gelu", (size,), blocks(**dots), functools.partial(_linear_gelu, make, T))
     yield Search("linear_gelu_bwd", (size,), blocks(**dots), functools.partial(_linear_gelu_bwd, make))
     wide = blocks(BLOCK_T=(1, 2, 4, 8), BLOCK_F=(256, 512, 1024), PER_SM=(2, 4, 8), WARPS=(4, 8), STAGES=(1,))
-    yield Search("bias_gelu", (), wide, functools.partial(_bias_gelu, make))
+    yield Search("gelu", (), wide, functools.partial(_gelu, make))
     rows = blocks(BLOCK_V=(1024, 2048, 4096, 8192), WARPS=(4, 8, 16), STAGES=(1, 2))
     yield Search("cross_entropy_fwd", (), rows, functools.partial(_loss, make, False))
     rows = blocks(BLOCK_M=(4, 8, 16, 32), BLOCK_V=(128, 256, 512), PROGRAMS=(8, 16, 32), WARPS=(4, 8), STAGES=(1, 2))
@@ -146,9 +148,9 @@ def _linear_gelu_bwd(make: Tensors) -> Callable[[], Any]:
     return lambda: ffn.linear_gelu_bwd(dy, weight, h, False, "fused")[0]
 
 
-def _bias_gelu(make: Tensors) -> Callable[[], Any]:
+def _gelu(make: Tensors) -> Callable[[], Any]:
     dact, h = make(T, F), make(T, F)
-    return lambda: ffn.bias_gelu_bwd(dact, h, None, False, True)[0] + ffn.bias_gelu_fwd(h, None, False, False)
+    return lambda: ffn.gelu_bwd(dact, h, False, True)[0] + ffn.gelu_fwd(h, False, False)
 
 
 def _loss(make: Tensors, backward: bool) -> Callable[[], Any]:
@@ -161,7 +163,7 @@ def _loss(make: Tensors, backward: bool) -> Callable[[], Any]:
 
 
 @contextmanager
-def with_row(op: str, limits: tuple[int, ...], row: dict[str, int]) -> Iterator[None]:
+def with_row(op: str, limits: tuple[int, ...], row: dict[str, int] | None) -> Iterator[None]:
     """The launch table with one row in front, for this architecture."""
     arch, table = tuning.architecture(torch.device("cuda", torch.cuda.current_device())), tuning.TABLE[op]
     before = table.get(arch)
@@ -175,9 +177,10 @@ def with_row(op: str, limits: tuple[int, ...], row: dict[str, int]) -> Iterator[
             table[arch] = before
 
 
-def present_row(search: Search) -> dict[str, int]:
-    """The row of the launch table now."""
-    return tuning.row(search.op, _device(), *search.limits)
+def present_row(search: Search) -> dict[str, int] | None:
+    """The row of the launch table now; None where another kernel runs for these sizes."""
+    has = tuning.has_row(search.op, _device(), *search.limits)
+    return tuning.row(search.op, _device(), *search.limits) if has else None
 
 
 def is_right(task: tuple[str, str, dict[str, int]]) -> bool:
@@ -191,6 +194,8 @@ def is_right(task: tuple[str, str, dict[str, int]]) -> bool:
         torch.cuda.synchronize()
     except Exception as error:  # what does not compile or fit is no candidate; anything may come out of a compiler
         print(f"{name} {row}: {type(error).__name__}", file=sys.stderr)
+        if "CUDA error" in str(error):  # nothing works in this process any more
+            os._exit(1)
         return False
     return bool((found - expected.float()).abs().max() <= tolerance * expected.abs().max())
 
@@ -204,8 +209,8 @@ def _expected(dtype: str, name: str) -> tuple[Search, Callable[[], Any], torch.T
     return search, call, call()
 
 
-def ranked(search: Search, rows: Sequence[dict[str, int]]) -> list[tuple[float, dict[str, int]]]:
-    """(median seconds, row) of each row, fastest first."""
+def ranked(search: Search, rows: Sequence[dict[str, int] | None]) -> list[tuple[float, dict[str, int] | None]]:
+    """(median seconds, row) of each row, fastest first; None is the other kernel."""
     call, device = search.make(), _device()
     times: list[list[float]] = [[] for _ in rows]
     for _ in tqdm(range(REPEATS), desc=f"{search.name}: time", unit="round", leave=False, disable=None):
@@ -213,6 +218,14 @@ def ranked(search: Search, rows: Sequence[dict[str, int]]) -> list[tuple[float, 
             with with_row(search.op, search.limits, row):
                 seconds.append(seconds_of(call, device, cold=True))
     return sorted(((statistics.median(s), row) for s, row in zip(times, rows, strict=True)), key=lambda pair: pair[0])
+
+
+def shown(row: dict[str, int] | None) -> str:
+    """A row as tuning.py has it."""
+    if row is None:
+        return "None"
+    launch = ", ".join(f"{k}={v}" for k, v in row.items() if not k.startswith("num_"))
+    return f"_row({row['num_warps']}, {row['num_stages']}, {launch})"
 
 
 def _device() -> torch.device:
@@ -224,7 +237,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[""], help="searches with one of these texts in their names")
     parser.add_argument("--dtype", default="bfloat16", choices=["float16", "bfloat16", "float32"])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that compile (default: the cores)")
+    cores = min(os.cpu_count() or 1, 16)  # each has a context and tensors on the card
+    parser.add_argument("--jobs", type=int, default=cores, help=f"processes that compile (default: {cores})")
     parser.add_argument("--json", type=Path, help="append every measurement to this file, as JSON lines")
     args = parser.parse_args()
     if not torch.cuda.is_available():
@@ -241,8 +255,7 @@ def main() -> int:
         best, *rest = found = ranked(search, [present, *(row for row in rows if row != present)])
         before = next(seconds for seconds, row in found if row == present)
         for seconds, row in (best, *rest[:2]):
-            launch = ", ".join(f"{k}={v}" for k, v in row.items() if not k.startswith("num_"))
-            line = f"({limits}, _row({row['num_warps']}, {row['num_stages']}, {launch})),"
+            line = f"({limits}, {shown(row)}),"
             print(f"{op} {arch}: {line}  # {seconds * 1e6:.0f} us, {before / seconds:.2f}x the present row", flush=True)
         if args.json:
             with args.json.open("a", encoding="utf-8") as file:
@@ -255,9 +268,25 @@ def main() -> int:
 def _fits(wanted: Sequence[Search], dtype: str, jobs: int) -> list[list[dict[str, int]]]:
     """The candidates of each search that are right. Compiles them all, so that timing finds them in Triton's cache."""
     tasks = [(dtype, search.name, row) for search in wanted for row in search.candidates]
-    with multiprocessing.get_context("spawn").Pool(min(jobs, max(1, len(tasks)))) as pool:
-        found = iter(tqdm(pool.imap(is_right, tasks), total=len(tasks), desc="compile", unit="row", leave=False, disable=None))
-        return [[row for row in search.candidates if next(found)] for search in wanted]
+    found: dict[int, bool] = {}
+    alone = False  # once something ended a process: one row at a time says which it is
+    with tqdm(total=len(tasks), desc="compile", unit="row", leave=False, disable=None) as bar:
+        while len(found) < len(tasks):
+            with ProcessPoolExecutor(1 if alone else jobs, multiprocessing.get_context("spawn")) as pool:
+                left = [i for i in range(len(tasks)) if i not in found]
+                asked = {i: pool.submit(is_right, tasks[i]) for i in (left[:1] if alone else left)}
+                for i, answer in asked.items():
+                    try:
+                        found[i] = answer.result()
+                        bar.update()
+                    except BrokenProcessPool:
+                        if alone:
+                            print(f"{tasks[i][1]} {tasks[i][2]}: ended its process", file=sys.stderr)
+                            found[i] = False
+                        alone = True
+                        break
+    answers = iter(found[i] for i in range(len(tasks)))
+    return [[row for row in search.candidates if next(answers)] for search in wanted]
 
 
 def _searched(path: Path | None) -> set[tuple[str, str, str, tuple[int, ...]]]:

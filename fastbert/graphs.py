@@ -20,7 +20,6 @@ from torch import Tensor
 from fastbert import ops
 from fastbert.errors import BackendError, InputError
 from fastbert.model.outputs import BertModelOutput
-from fastbert.model.prepacking import prepack
 from fastbert.packing import PackedBatch, fixed_budget
 
 _TENSORS = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "inputs_embeds", "indices")
@@ -57,14 +56,13 @@ class CapturedModel:
         model: a `BertModel` (or a model class that has one), in evaluation mode, on a CUDA device, with kernels for its type.
         max_graphs: graphs kept; beyond it the one that was used longest ago goes. All share one pool of memory.
 
-    Weights of query, key and value are moved side by side (`fastbert.prepack`). Weights may be changed in place (an optimiser,
-    `load_state_dict`). After `.to`, `.half()` or new Parameter objects the graphs are captured again by themselves.
+    Weights may be changed in place (an optimiser, `load_state_dict`). After `.to`, `.half()` or new Parameter objects the
+    graphs are captured again by themselves. `fastbert.prepack(model)` before it makes short texts faster.
     """
 
     def __init__(self, model: Any, max_graphs: int = 32) -> None:
         encoder = model.base_model
         _need_cuda([encoder.device], "the model is")
-        prepack(encoder)
         if max_graphs < 1:
             raise InputError(f"max_graphs = {max_graphs} must be at least 1")
         self.encoder = encoder
@@ -131,7 +129,8 @@ class CapturedStep:
             zeroed with `set_to_none=True` inside.
         inputs: example inputs, tensors and PackedBatches, whose shapes every later call must have.
 
-    Runs `step` three times before the capture, which trains on the example; take a copy of the state before it matters.
+    Runs `step` three times before the capture, which trains on the example; take a copy of the state before it matters. The
+    graph goes on with the parameters where they are: nothing may move them afterwards (`.to`, `fastbert.prepack`).
     """
 
     def __init__(self, step: Callable[..., Any], inputs: Mapping[str, Tensor | PackedBatch]) -> None:
@@ -219,8 +218,8 @@ def _fill_up(static: PackedBatch, batch: PackedBatch) -> None:
     """
     pairs = [(getattr(static, field), getattr(batch, field)) for field in _TENSORS if field != "indices"]
     given = [(target[: len(value)], value) for target, value in pairs if value is not None]
-    for dtype in {value.dtype for _, value in given}:  # those of one type are one launch
-        alike = [pair for pair in given if pair[1].dtype == dtype]
+    for types in {(target.dtype, value.dtype) for target, value in given}:  # those of one type are one launch
+        alike = [(target, value) for target, value in given if (target.dtype, value.dtype) == types]
         torch._foreach_copy_([target for target, _ in alike], [value for _, value in alike])
     if static.batch_size > batch.batch_size:
         static.cu_seqlens[batch.batch_size + 1 :].fill_(batch.num_tokens)

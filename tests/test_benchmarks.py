@@ -440,7 +440,7 @@ def test_compare_fails_on_what_of_ours_got_slower(tmp_path: Path, capsys: pytest
 def committed_results(folder: Path) -> Path:
     """The results as they are committed: `make bench` leaves new ones beside or over them, which is nobody's mistake."""
     listed = subprocess.run(
-        ["git", "ls-files", "benchmarks/results/*/*.jsonl"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "ls-files", ":(glob)benchmarks/results/*/*.jsonl"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     names = listed.stdout.split() if listed.returncode == 0 else []
     for name in names:

@@ -12,7 +12,9 @@ import fastbert
 from fastbert import graphs, packing
 from fastbert.errors import BackendError, InputError
 from fastbert.packing import PackedBatch, deferred, fixed_budget
+from fastbert.packing.batching import pack_rows
 from fastbert.packing.inputs import Limits
+from fastbert.text.framing import Framed
 
 LIMITS = Limits(vocab_size=101, type_vocab_size=2, max_position_embeddings=40)
 
@@ -212,6 +214,9 @@ def test_a_captured_model_equals_the_model_for_every_batch_of_its_bucket(replaye
         found = captured(batch)
         torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state)
         torch.testing.assert_close(found.pooler_output, expected.pooler_output)
+    narrow = pack_rows(Framed.of_rows([[5, 6, 7], [8, 9]]), [0, 1])  # ids of 32 bits, into buffers of 64
+    with torch.no_grad():
+        torch.testing.assert_close(captured(narrow).last_hidden_state, model(narrow).last_hidden_state)
     assert len(replayed) == 3, "16 tokens; 1, 2 and 4 sequences"
 
 

@@ -245,6 +245,12 @@ def test_a_batch_that_was_checked_stays_so_wherever_it_goes() -> None:
         assert not other.is_checked(limits)
 
 
+def test_lists_are_packed_on_the_default_device() -> None:
+    with torch.device("meta"):
+        batch = fastbert.pack([[5, 6], [7, 8]])
+        assert {batch.input_ids.device.type, batch.position_ids.device.type, batch.cu_seqlens.device.type} == {"meta"}
+
+
 def test_packed_batch_moves_whole() -> None:
     packed = fastbert.pack(**ragged(LENGTHS)).to("meta")
     assert isinstance(packed, PackedBatch)

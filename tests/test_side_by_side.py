@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_pair, ragged
+from torch.autograd import forward_ad
 
 import fastbert
 from fastbert.ops import reference
@@ -90,6 +91,32 @@ def test_training_reaches_each_of_them() -> None:
     for m, old, gradient in zip(linears, before, gradients, strict=True):
         torch.testing.assert_close(m.weight.detach(), old - 0.1 * gradient)
     assert stand_together(linears)
+
+
+def test_weights_that_were_placed_in_inference_mode_train() -> None:
+    parameters = [torch.nn.Parameter(torch.ones(2, 3)) for _ in range(3)]
+    with torch.inference_mode():
+        place_side_by_side(parameters)
+    assert not any(p.is_inference() for p in parameters)
+    sum((p**2).sum() for p in parameters).backward()
+    assert all(torch.equal(p.grad, torch.full((2, 3), 2.0)) for p in parameters)
+
+
+def test_tangents_reach_each_of_them() -> None:
+    values = [torch.nn.Parameter(torch.randn(2, 3)) for _ in range(3)]
+    place_side_by_side(values)
+    with torch.no_grad(), forward_ad.dual_level():
+        duals = [forward_ad.make_dual(v.detach(), torch.ones_like(v)) for v in values]
+        assert as_one(duals) is None
+
+
+def test_linears_without_a_bias_are_left_alone() -> None:
+    model, _ = make_pair("BertModel")
+    attention = model.encoder.layer[0].attention.self
+    for name in ("query", "key", "value"):
+        setattr(attention, name, torch.nn.Linear(48, 48, bias=False))
+    assert fastbert.prepack(model) is model
+    assert model(**ragged([5, 9])).last_hidden_state.isfinite().all()
 
 
 def test_what_shares_its_memory_is_left_where_it_is() -> None:

@@ -17,10 +17,11 @@ from fastbert.model.config import BertConfig
 from fastbert.model.encoder import BertModel
 from fastbert.model.heads import TaskHead
 from fastbert.model.keywords import named, refuse
-from fastbert.model.losses import IGNORE, labelled_rows, sequence_labels
+from fastbert.model.losses import labelled_rows, sequence_labels
 from fastbert.model.outputs import MaskedLMOutput, PreTrainingOutput
 from fastbert.ops.reference import cross_entropy_of_logits
 from fastbert.packing import PackedBatch
+from fastbert.packing.batch import IGNORE
 
 
 class BertPredictionHeadTransform(nn.Module):

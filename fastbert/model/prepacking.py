@@ -18,8 +18,10 @@ def prepack(model: Model) -> Model:
     On a CPU in float32 a copy of every linear's weights, query, key and value joined, in oneDNN's layout: batches of some 2,000
     tokens run a few per cent faster, single short texts up to half as fast again, for the memory of the linears once more.
     On a GPU the weights of query, key and value are moved side by side, so that their product needs no copy: no memory, and the
-    parameters stay the objects they are. Elsewhere it does nothing. Nothing in this package calls it unasked, except the
-    commands, in whose process nobody edits a model, and `graphs.CapturedModel`.
+    parameters stay the objects they are. What else looks at their memory does not follow: prepack before a CUDA graph of a
+    training step is captured, and before weights are shared with other processes; safetensors' `save_model` refuses such
+    weights, `save_pretrained` and `save_file` take them. Elsewhere it does nothing. Nothing in this package calls it unasked,
+    except the commands, in whose process nobody edits a model.
 
     On a CPU `train()`, a forward that records gradients, in-place edits, `load_state_dict` and `.to` drop the copies they
     touch, so training goes on as ever; call `prepack` again afterwards. Edits through `weight.data`, as merged adapters make
@@ -33,7 +35,7 @@ def prepack(model: Model) -> Model:
         if isinstance(module, BertSelfAttention):
             linears = (module.query, module.key, module.value)
             joined.update(linears)
-            if all(type(linear) is nn.Linear for linear in linears):
+            if all(type(linear) is nn.Linear and linear.bias is not None for linear in linears):
                 ops.prepack([linear.weight for linear in linears], [linear.bias for linear in linears])
     for module in model.modules():
         if type(module) is nn.Linear and module not in joined:

@@ -10,10 +10,16 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
+
+from fastbert.ops.recorded import records
 
 
 def place_side_by_side(parameters: Sequence[Tensor]) -> None:
-    """Moves parameters of one type and device into one storage, in their order. What shares its memory already stays there."""
+    """Moves parameters of one type and device into one storage, in their order. Parts of a larger storage stay where they are.
+
+    Other tensors with the old memory, such as those of a state dict or of another model, do not follow.
+    """
     values = [parameter.data for parameter in parameters]
     first = values[0]
     kinds = {(type(v), v.dtype, v.device, v.shape[1:]) for v in values}
@@ -21,17 +27,19 @@ def place_side_by_side(parameters: Sequence[Tensor]) -> None:
         return
     if not all(v.is_contiguous() and v.untyped_storage().nbytes() == v.nbytes for v in values):
         return
-    for parameter, place in zip(parameters, torch.cat(values).split([len(v) for v in values]), strict=True):
-        parameter.data = place
+    with torch.inference_mode(False), torch.no_grad():  # inference tensors could not be trained
+        places = torch.cat(values).split([len(v) for v in values])
+        for parameter, place in zip(parameters, places, strict=True):
+            parameter.data = place
 
 
 def as_one(tensors: Sequence[Tensor]) -> Tensor | None:
     """The tensors, joined along the first axis, as a view of their memory; None where they do not stand side by side.
 
-    None as well where a gradient is recorded, which must reach each of them, and while PyTorch traces.
+    None as well where a gradient is recorded, backward or forward, which must reach each of them, and while PyTorch traces.
     """
     first = tensors[0]
-    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+    if torch.compiler.is_compiling() or records(*tensors) or any(unpack_dual(t).tangent is not None for t in tensors):
         return None
     end = first.data_ptr()
     for tensor in tensors:

@@ -19,6 +19,8 @@ from fastbert.errors import InputError
 from fastbert.packing.inputs import Limits
 from fastbert.text.framing import Framed, Ints
 
+IGNORE = -100  # of labels beside a batch: where there is none, as PyTorch's losses have it
+
 
 @dataclass(frozen=True, eq=False)
 class Origin:
@@ -112,11 +114,14 @@ class PackedBatch:
     def __getstate__(self) -> dict[str, Any]:
         """What a copy, or a batch in another process, is made of: it stays checked if this one is."""
         valid = self.checked is not None and self.is_checked(self.checked)
-        return {**{name: getattr(self, name) for name in _CHECKED_FIELDS}, "checked": self.checked if valid else None}
+        state = {name: value for name, value in vars(self).items() if name not in _OWN_STATE}
+        return {**state, "checked": self.checked if valid else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
-        self.mark_checked(self.checked)
+        old = "_checked_state" in state  # pickled by an earlier version, perhaps edited after its check
+        self._starts = self._derived = None
+        vars(self).update({name: value for name, value in state.items() if name not in _OWN_STATE})
+        self.mark_checked(None if old else self.checked)
 
     def know_lengths(self, lengths: Sequence[int]) -> None:
         """Tells a batch on a CPU what `cu_seqlens` holds; on a GPU nobody asks for it."""
@@ -208,6 +213,9 @@ class PackedBatch:
 
 
 _CHECKED_FIELDS = tuple(f.name for f in fields(PackedBatch) if not f.name.startswith(("checked", "_")))
+
+
+_OWN_STATE = ("_checked_state", "_starts", "_derived")  # of use where the tensors are, and nowhere else
 
 
 def _identity(value: Tensor) -> tuple[int, int, int]:

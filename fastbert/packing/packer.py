@@ -179,7 +179,7 @@ def _pack_lists(
 
 def _repeated(values: Tensor, counts: Sequence[int]) -> Tensor:
     """Each value as often as its count says."""
-    if torch.compiler.is_compiling():  # a graph knows the counts, not a tensor of them
+    if torch.compiler.is_compiling() or values.device.type != "cpu":  # a graph knows the counts, and a GPU would be waited for
         return torch.cat([values[i].expand(count) for i, count in enumerate(counts)])
     return values.repeat_interleave(torch.tensor(counts))
 
@@ -202,12 +202,12 @@ def _as_given(value: Any, name: str) -> Any:
 def _flat_integers(rows: Sequence[Sequence[int]], name: str) -> Tensor:
     """All entries of lists, int64."""
     entries = list(chain.from_iterable(row.tolist() if hasattr(row, "tolist") else row for row in rows))
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and torch.get_default_device().type == "cpu":
         try:
             found = np.asarray(entries)
             if found.dtype == np.int64 and found.ndim == 1:  # a third of the time that torch takes for a list
                 return torch.from_numpy(found)
-        except (TypeError, ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError, RuntimeError):
             pass  # torch says what is wrong
     try:
         flat = torch.tensor(entries, dtype=None if entries else torch.long)

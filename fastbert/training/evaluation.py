@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fastbert.data.batches import EpochBatches, PreTrainingBatch
-from fastbert.data.plan import IGNORE
 from fastbert.ops.reference import cross_entropy_of_logits
+from fastbert.packing.batch import IGNORE
 from fastbert.training.world import World
 
 

@@ -62,7 +62,7 @@ def prepare_folder(recipe: Recipe, folder: Path, begun: bool) -> None:
     """
     path = folder / "recipe.json"
     if path.is_file():
-        for key, before, now in _differences(files.read_json(path), json.loads(json.dumps(recipe.to_dict())), ""):
+        for key, before, now in differences(files.read_json(path), json.loads(json.dumps(recipe.to_dict()))):
             if not begun and key.startswith("data."):
                 shutil.rmtree(folder / "corpus", ignore_errors=True)  # of the recipe that came to nothing
             if begun and key not in _FREE:
@@ -78,10 +78,11 @@ def prepare_folder(recipe: Recipe, folder: Path, begun: bool) -> None:
     files.write_text(path, json.dumps(recipe.to_dict(), indent=1) + "\n")
 
 
-def _differences(before: Any, now: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
+def differences(before: Any, now: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(path, before, now) of everything in which two nested mappings differ."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted(before.keys() | now.keys()):
-            yield from _differences(before.get(key), now.get(key), f"{place}.{key}" if place else key)
+            yield from differences(before.get(key), now.get(key), f"{place}.{key}" if place else key)
     elif before != now:
         yield place, before, now
 
@@ -190,7 +191,7 @@ def build_model(recipe: Recipe, sources: Sources) -> Any:
     """The model of a recipe on the host: random weights from the seed, or those of `model.init`.
 
     Raises:
-        InputError: a vocabulary or a length that the model has no rows for.
+        InputError: a vocabulary, segments or a length that the model has no rows for.
     """
     kind = CLASSES[recipe.data.objective]
     torch.manual_seed(recipe.run.seed)
@@ -205,6 +206,8 @@ def build_model(recipe: Recipe, sources: Sources) -> Any:
     config = model.config
     if config.vocab_size < len(sources.tokenizer):
         raise InputError(f"vocab_size = {config.vocab_size} is below the {len(sources.tokenizer)} entries of the corpus")
+    if config.type_vocab_size < 2 and "+" in recipe.data.objective:
+        raise InputError(f"type_vocab_size = {config.type_vocab_size}: {recipe.data.objective} has two segments")
     longest = max(source.max_length for source in sources.examples)
     if longest > config.max_position_embeddings:
         raise InputError(f"max_length = {longest} is above max_position_embeddings = {config.max_position_embeddings}")

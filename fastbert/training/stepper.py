@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.data.batches import PreTrainingBatch
-from fastbert.data.plan import IGNORE
 from fastbert.graphs import CapturedStep
 from fastbert.packing import PackedBatch
+from fastbert.packing.batch import IGNORE
 from fastbert.training.optimizers import set_rate
 from fastbert.training.world import World
 
