@@ -484,6 +484,7 @@ def test_recipes_that_do_not_fit_are_refused_before_training(corpus: Corpus, tmp
     refused(r"max_length = 64 is above max_position_embeddings = 48", "phases.0.max_length=64", folder=tmp_path / "3")
     refused("batch_tokens = 40 is below max_length = 48", "phases.0.batch_tokens=40", folder=tmp_path / "4")
     refused("vocab_size = 50 is below the 90 entries", "model.config.vocab_size=50", folder=tmp_path / "5")
+    refused("type_vocab_size = 1: mlm.nsp has two segments", "model.config.type_vocab_size=1", folder=tmp_path / "6a")
     refused(r"has no manifest\.json", f"data.corpus='{tmp_path / 'gone'}'", folder=tmp_path / "6")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("")
