@@ -1,4 +1,4 @@
-"""What a model consists of and what it does: parameter counts, FLOPs, and which path each op takes."""
+"""Parameter counts, FLOPs, and the path that each op takes."""
 
 from __future__ import annotations
 

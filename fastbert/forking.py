@@ -1,4 +1,4 @@
-"""Processes that fork, such as gunicorn's with a preloaded model: on how many threads they compute.
+"""The number of compute threads in forked processes, such as gunicorn's with a preloaded model.
 
 A fork copies the memory of a process, not its threads. Loading a model starts none, so a child of a process that has only
 loaded computes as usual. Where the parent has computed, its OpenMP threads are missing in the child, and the first parallel

@@ -54,7 +54,7 @@ class CapturedModel:
 
     Args:
         model: a `BertModel` (or a model class that has one), in evaluation mode, on a CUDA device, with kernels for its type.
-        max_graphs: graphs kept; beyond it the one that was used longest ago goes. All share one pool of memory.
+        max_graphs: graphs kept; beyond it the least recently used is evicted. All share one pool of memory.
 
     Weights may be changed in place (an optimiser, `load_state_dict`). After `.to`, `.half()` or new Parameter objects the
     graphs are captured again by themselves. `fastbert.prepack(model)` before it makes short texts faster.
@@ -169,14 +169,14 @@ def _need_cuda(devices: Iterable[torch.device], what: str) -> None:
 
 
 def _surroundings() -> tuple[Any, ...]:
-    """What decides, beside its inputs, what a forward does."""
+    """The global settings, beside the inputs, that a forward depends on."""
     return ops.current_backend(), torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
 
 
 def _capture(run: Callable[[], Any], pool: Any, device: torch.device) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """Warms up on a stream of its own, as PyTorch asks for, then captures.
+    """Warms up on a separate stream, as PyTorch requires, then captures.
 
-    Autocast keeps no copies of weights meanwhile: a graph would go on reading them when they are gone or old.
+    Autocast's cache of cast weights is off meanwhile: the graph would go on reading stale copies.
     """
     _, enabled, dtype = _surroundings()
     graph = torch.cuda.CUDAGraph()
@@ -205,16 +205,16 @@ def _warm_up_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def _in_bucket(batch: PackedBatch, bucket: Bucket) -> PackedBatch:
-    """A batch filled up, without its padded form: what comes out stays packed, and the caller's batch unpacks it."""
+    """A batch filled up to its bucket, without its padded form: results stay packed, and the caller's batch unpacks them."""
     filled = fixed_budget(batch, *bucket)
     filled.indices, filled.padded_length = None, bucket[2]
     return filled
 
 
 def _fill_up(static: PackedBatch, batch: PackedBatch) -> None:
-    """Copies a batch into the front of a larger one, whose further sequences become empty.
+    """Copies a batch into the front of a larger one, whose remaining sequences become empty.
 
-    What stands in the further rows stays: a batch that came before, good ids that belong to no sequence now.
+    The remaining rows keep the valid ids of an earlier batch; they belong to no sequence now.
     """
     pairs = [(getattr(static, field), getattr(batch, field)) for field in _TENSORS if field != "indices"]
     given = [(target[: len(value)], value) for target, value in pairs if value is not None]
@@ -226,9 +226,9 @@ def _fill_up(static: PackedBatch, batch: PackedBatch) -> None:
 
 
 class _Weights:
-    """Where the parameters of a module are: a captured graph reads them there.
+    """The addresses of a module's parameters, which a captured graph reads.
 
-    Changes in place are no change to it; `.to`, `.half()`, new Parameter objects and new modules are.
+    Changes in place are allowed; `.to`, `.half()`, new Parameter objects and new modules are noticed.
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
@@ -238,7 +238,7 @@ class _Weights:
         self._state = self._now()
 
     def are_as_captured(self) -> bool:
-        """Whether everything is where it was."""
+        """Whether every module and parameter is where it was."""
         return self._now() == self._state
 
     def _now(self) -> tuple[list[int], list[int]]:
@@ -248,7 +248,7 @@ class _Weights:
 
 
 def _fill(static: PackedBatch, batch: PackedBatch, name: str = "batch") -> None:
-    """Copies a batch into the addresses of another of the same shape."""
+    """Copies a batch into the tensors of another of the same shape."""
     if batch.attention_bias is not None or batch.padded_length != static.padded_length:
         raise InputError(f"{name} has another padded form than the captured batch, or a dense mask: use packing.fixed_budget")
     if batch.max_seqlen > static.max_seqlen:

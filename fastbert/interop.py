@@ -1,4 +1,4 @@
-"""Where transformers is loaded, our models, outputs and tokenizers are its kind: what libraries ask by `isinstance`.
+"""If transformers is loaded, our models, outputs and tokenizers are instances of its base classes, which libraries check.
 
 Trainer saves the configuration, sentence-transformers adds adapters and accelerate casts outputs only of transformers' own
 classes. `join` makes those bases of ours, behind our own methods. A program that has not imported transformers is left alone.

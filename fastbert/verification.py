@@ -1,4 +1,4 @@
-"""Whether the paths that run are right, on the user's own weights and texts: each op and each layer against float64.
+"""Compares the paths that run with float64 on the user's own weights and texts: each op and each layer.
 
 The rule is that of the tests. What is true is the reference in float64; what plain PyTorch makes of it in the model's type is
 the measure; the path that runs may err twice as much, in maximum and in root mean square, plus a few float32 roundings.
@@ -155,7 +155,7 @@ def _reference(op: str) -> Callable[..., Any]:
 
 
 def _compare_layers(encoder: Any, batch: PackedBatch, path: str) -> list[Comparison]:
-    """Hidden states behind the embeddings and behind each layer."""
+    """Hidden states after the embeddings and after each layer."""
 
     def states(model: Any, backend: str | None) -> tuple[Tensor, ...]:
         with ops.backend(backend or ops.current_backend()):

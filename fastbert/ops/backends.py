@@ -1,4 +1,4 @@
-"""The backend in force, for a process, a with block or an environment; and who listens to what ops decide.
+"""The backend in force, set for a process, a with block or by the environment; and records of what ops decide.
 
 "auto" takes the best path that can run, "triton" the kernel or an error with the reason, "reference" the plain form alone.
 """

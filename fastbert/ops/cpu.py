@@ -1,4 +1,4 @@
-"""The ops for which the obvious way is slow on a CPU, in calls that fill the machine; held against reference.py.
+"""Ops whose plain PyTorch form is slow on a CPU, in larger calls; tested against reference.py.
 
 `attention` runs all sequences of one length in one call instead of one call a sequence; with dropout cpu_attention.py does. The
 linears take oneDNN's matrix product (onednn.py), with GELU in its epilogue where no gradient is recorded. `ffn` walks a large
@@ -60,7 +60,7 @@ def attention(
 
 
 class Plan(NamedTuple):
-    """What attention needs to know of a batch's lengths: the same in every layer.
+    """What attention derives from the lengths of a batch, the same in every layer.
 
     Attributes:
         end: rows that belong to a sequence; those behind it are a tail.

@@ -111,19 +111,19 @@ def layer_norm(
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x weight^T + bias: (T, N) -> (T, F). cuBLAS runs it on a GPU: no kernel of ours stands in its place."""
+    """x weight^T + bias: (T, N) -> (T, F). cuBLAS runs it on a GPU; there is no kernel of ours."""
     _forget_trained(weight)
-    return _of_vendor(x).linear(x, weight, bias)
+    return _linear_backend(x).linear(x, weight, bias)
 
 
 def joined_linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
     """Several linears of one input in one product: (T, N) -> (T, F of all). See `reference.joined_linear`."""
     _forget_trained(*weights, *biases)
-    return _of_vendor(x).joined_linear(x, weights, biases)
+    return _linear_backend(x).joined_linear(x, weights, biases)
 
 
 def prepack(weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> None:
-    """Keeps weights as the device's product wants them: a copy by `onednn.prepack` on a CPU, side by side on a GPU."""
+    """Lays weights out for the device's matrix product: a copy by `onednn.prepack` on a CPU, side by side on a GPU."""
     kinds = {t.device.type for t in (*weights, *biases)}
     if kinds == {"cuda"} and len(weights) > 1:
         place_side_by_side(weights)
@@ -204,18 +204,18 @@ def _placed_bias(x: Tensor, bias: Tensor | None) -> tuple[Tensor | None, Tensor 
 
 
 def clamps_ids(table: Tensor) -> bool:
-    """Whether `embedding` clamps ids into its tables, so that a bad one may be reported after the fact."""
+    """Whether `embedding` clamps ids into its tables, so that a bad id may be reported later."""
     return _runs_kernel("embedding", table)
 
 
 def _forget_trained(*parameters: Tensor) -> None:
-    """Drops prepacked copies of what a recorded op uses: an optimiser may change it without a trace."""
+    """Drops prepacked copies of weights that are being trained: an optimiser may change them unnoticed."""
     if torch.is_grad_enabled() and not torch.compiler.is_compiling() and any(p.requires_grad for p in parameters):
         onednn.forget(*parameters)
 
 
-def _of_vendor(x: Tensor) -> Any:
-    """The module whose plain matrix product runs on `x`."""
+def _linear_backend(x: Tensor) -> Any:
+    """The module that runs matrix products of `x`."""
     path = "cpu" if x.device.type == "cpu" and current_backend() != "reference" else "reference"
     _record("linear", x.shape, path, "a plain matrix product belongs to the vendor's library")
     return cpu if path == "cpu" else reference
@@ -229,9 +229,9 @@ def _runs_kernel(op: str, x: Tensor) -> bool:
 
 
 def _choose(op: str, x: Tensor, shape: tuple[int, ...], obstacle: str = "", **on_cpu: Any) -> Callable[..., Any]:
-    """The function that runs `op` on `x`; `obstacle` is what the op itself has against its kernel.
+    """The function that runs `op` on `x`; `obstacle` says why this call cannot use the kernel, "" if it can.
 
-    `on_cpu` are keywords that only the CPU's own form takes.
+    `on_cpu` are keywords that only cpu.py's form takes.
     """
     path = _choose_path(op, x, shape, obstacle)
     chosen = getattr(_library() if path == "triton" else cpu if path == "cpu" else reference, op)
@@ -302,7 +302,7 @@ def _capability_of(device: int) -> tuple[int, int]:
 
 
 def _tf32() -> bool:
-    """Whether float32 products may run in TF32, by PyTorch's newer setting where it has one, which knows the older as well."""
+    """Whether float32 products may run in TF32, by PyTorch's newer setting if it exists, which includes the older one."""
     matmul = torch.backends.cuda.matmul
     return matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
 

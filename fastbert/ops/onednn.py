@@ -43,7 +43,7 @@ MKL_TRAINS_FASTER = torch.backends.mkl.is_available() and _is_intel()
 
 
 class _Prepacked(NamedTuple):
-    """Weights in oneDNN's layout, and what tells whether the originals have changed since."""
+    """Weights in oneDNN's layout, and the state of the originals, to notice changes."""
 
     state: tuple[tuple[int, int, int], ...]
     weight: Tensor
@@ -55,7 +55,7 @@ _prepacked: Any = WeakIdKeyDictionary()  # first weight -> _Prepacked
 
 
 def fits(x: Tensor, weight: Tensor) -> bool:
-    """Whether the product runs here; float32 is the type in which it is held against the reference."""
+    """Whether the product runs here; float32 is the type in which it is tested against the reference."""
     return (
         AVAILABLE
         and x.device.type == "cpu"

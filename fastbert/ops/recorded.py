@@ -1,4 +1,4 @@
-"""Whether ops compute as they do while a gradient is recorded.
+"""Whether ops must compute exactly as they do while a gradient is recorded.
 
 In training a pass without gradients has to repeat one with them bit by bit: gradient caching embeds a batch without, and again
 with them. Faster products and fused epilogues, which round in another place, are for evaluation then.

@@ -1,7 +1,7 @@
-"""Weights that stand side by side in memory, so that several linears of one input are one product and nothing is copied for it.
+"""Weights that are contiguous in memory, so that several linears of one input are one product without a copy.
 
-Parameters stay the objects they are: state dicts, optimisers and adapters see no change. What is moved, replaced or copied
-stands alone again, and the linears run as they did before.
+Parameters keep their identity: state dicts, optimisers and adapters see no change. Those that are moved, replaced or copied are
+separate again, and the linears run as before.
 """
 
 from __future__ import annotations

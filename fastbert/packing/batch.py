@@ -24,7 +24,7 @@ IGNORE = -100  # of labels beside a batch: where there is none, as PyTorch's los
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """The set of rows that a batch was packed from, and the numbers of its own among them, (B,)."""
+    """The framed rows that a batch was packed from, and which of them it holds, (B,)."""
 
     framed: Framed
     rows: Ints
@@ -103,7 +103,7 @@ class PackedBatch:
         return self._moved(torch.clone)
 
     def _moved(self, move: Callable[[Tensor], Tensor]) -> PackedBatch:
-        """The same values elsewhere: what was checked stays checked."""
+        """The same values on another device or in other memory; a checked batch stays checked."""
         values = ((name, getattr(self, name)) for name in _CHECKED_FIELDS)
         moved: dict[str, Any] = {name: move(value) if isinstance(value, Tensor) else value for name, value in values}
         made = PackedBatch(**moved)
@@ -112,7 +112,7 @@ class PackedBatch:
         return made
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy, or a batch in another process, is made of: it stays checked if this one is."""
+        """The state that is copied or pickled; the copy counts as checked if this batch does."""
         valid = self.checked is not None and self.is_checked(self.checked)
         state = {name: value for name, value in vars(self).items() if name not in _OWN_STATE}
         return {**state, "checked": self.checked if valid else None}
@@ -124,12 +124,12 @@ class PackedBatch:
         self.mark_checked(None if old else self.checked)
 
     def know_lengths(self, lengths: Sequence[int]) -> None:
-        """Tells a batch on a CPU what `cu_seqlens` holds; on a GPU nobody asks for it."""
+        """Stores the lengths of a batch on a CPU, where attention needs them on the host."""
         if self.device.type == "cpu" and not torch.compiler.is_compiling():
             self._starts = (self.cu_seqlens.clone(), list(accumulate(lengths, initial=0)))
 
     def host_starts(self) -> list[int]:
-        """`cu_seqlens` as Python ints, read once and again only where it holds other values by now.
+        """`cu_seqlens` as Python ints, read again only if its values have changed.
 
         The values are compared: a tensor made in inference mode, and changes through `.data` or numpy, leave no other trace.
         """
@@ -139,7 +139,7 @@ class PackedBatch:
         return kept[1]
 
     def once(self, make: Callable[[list[int]], Any]) -> Any:
-        """What `make` derives from `host_starts`, made once for the lengths as they stand."""
+        """The result of `make(host_starts)`, computed once for the current lengths."""
         starts = self.host_starts()
         if self._derived is None or self._derived[0] is not starts or self._derived[1] != make:
             self._derived = (starts, make, make(starts))
@@ -167,7 +167,7 @@ class PackedBatch:
         return take(padded, self.indices)
 
     def padded_inputs(self) -> dict[str, Tensor | None]:
-        """What a model is called with to compute this batch: ids, segments and positions (B, S), and the mask."""
+        """The padded arguments of a model for this batch: ids, segments and positions (B, S), and the mask."""
         ones = torch.ones(self.num_tokens, dtype=torch.long, device=self.device)
         values = {
             "input_ids": self.input_ids,
@@ -193,11 +193,11 @@ class PackedBatch:
         return per_sequence * filled.view(-1, *([1] * (per_sequence.dim() - 1))).to(per_sequence.dtype)
 
     def mark_checked(self, limits: Limits | None) -> None:
-        """Remembers what the batch was checked against; it counts until a field is replaced or changed in place."""
+        """Records the limits that the batch was checked against, valid until a field is replaced or changed in place."""
         self.checked, self._checked_state = limits, self._state()
 
     def is_checked(self, limits: Limits) -> bool:
-        """Whether the batch, as it stands, was checked against these limits."""
+        """Whether the batch, unchanged since, was checked against these limits."""
         return self.checked == limits and self._checked_state == self._state()
 
     def _state(self) -> tuple[Any, ...]:
@@ -219,13 +219,13 @@ _OWN_STATE = ("_checked_state", "_starts", "_derived")  # of use where the tenso
 
 
 def _identity(value: Tensor) -> tuple[int, int, int]:
-    """Which tensor it is, where its values are, and how often they were changed."""
+    """Identity, address and version of a tensor."""
     place = value.data_ptr() if value.layout == torch.strided else 0
     return id(value), place, -1 if value.is_inference() else value._version
 
 
 def fixed_budget(batch: PackedBatch, tokens: int, sequences: int, max_seqlen: int) -> PackedBatch:
-    """The same batch in a shape that does not depend on its texts, as graph capture wants it.
+    """The same batch in a fixed shape that does not depend on its texts, as graph capture needs it.
 
     Args:
         batch: what is to be run.

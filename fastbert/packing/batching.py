@@ -37,7 +37,7 @@ def run(
     name: str,
     show: bool | None = False,
 ) -> Iterator[tuple[Ints, list[Tensor]]]:
-    """Runs all rows in batches: yields the numbers of a batch's rows, and what `step` gave for it, on the CPU.
+    """Runs all rows in batches: yields the row numbers of each batch, and the results of `step` for it, on the CPU.
 
     Args:
         framed: the rows.
@@ -122,7 +122,7 @@ def pack_rows(framed: Framed, rows: Sequence[int] | Ints, device: torch.device |
 
 
 def _bring_back(results: Sequence[Tensor], device: torch.device) -> Callable[[], list[Tensor]]:
-    """Starts copying results to the host; what is returned waits for them."""
+    """Starts copying results to the host; the returned function waits for them."""
     if device.type != "cuda":
         return lambda: [result.cpu() for result in results]
     copies = [torch.empty(r.shape, dtype=r.dtype, pin_memory=True).copy_(r, non_blocking=True) for r in results]

@@ -15,9 +15,9 @@ _WIDEST = 64  # times the position table: no padded form is wider
 
 
 def check_packed(batch: PackedBatch, limits: Limits, wait: bool = True) -> PackedBatch:
-    """Checks a batch that the caller packed against the tables, once a batch: `checked` remembers it.
+    """Checks a caller's packed batch against the tables, once per batch: `checked` records it.
 
-    Without `wait` nothing waits for the device: what is wrong is raised at a later call, or by `fastbert.check()`.
+    Without `wait` the check is asynchronous: errors are raised at a later call, or by `fastbert.check()`.
     """
     if torch.compiler.is_compiling() or deferred.capturing() or batch.is_checked(limits):
         return batch
@@ -40,7 +40,7 @@ def check_packed(batch: PackedBatch, limits: Limits, wait: bool = True) -> Packe
 
 
 def _check_form(batch: PackedBatch, limits: Limits) -> None:
-    """That every field of a batch is what the class says, in type and shape; nothing of it waits for the device."""
+    """Checks the type and shape of every field of a batch, without synchronising with the device."""
     for name in ("position_ids", "token_type_ids", "input_ids", "cu_seqlens", "indices"):
         value = getattr(batch, name)
         if value is None and name in ("input_ids", "indices"):
@@ -87,7 +87,7 @@ def _check_form(batch: PackedBatch, limits: Limits) -> None:
 
 
 def _check_bounds(batch: PackedBatch) -> None:
-    """That the sequences follow one another from row 0 to the tail, none longer than `max_seqlen`."""
+    """Checks that the sequences are contiguous from row 0 to the tail, none longer than `max_seqlen`."""
     starts, tokens = batch.host_starts(), batch.num_tokens - batch.tail
     lengths = [b - a for a, b in pairwise(starts)]
     if starts[0] != 0 or starts[-1] != tokens or min(lengths) < 0:

@@ -1,6 +1,6 @@
-"""Checks on a GPU that nobody waits for: computed there, copied out beside the work, raised at a later call or by `check()`.
+"""Asynchronous input checks: computed on the GPU, copied to the host meanwhile, raised at a later call or by `check()`.
 
-Kernels clamp what is out of range, so a bad id harms no memory; it must only be heard of. On a CPU there is nothing to wait for
+Kernels clamp out-of-range ids, so a bad id harms no memory; it only has to be reported. On a CPU there is nothing to wait for
 and checks raise at once.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass
 class _Check:
-    """Flags on their way to the host, and what to raise for them."""
+    """Flags being copied to the host, and the function that reports them."""
 
     flags: Tensor
     arrived: torch.cuda.Event | None
@@ -25,7 +25,7 @@ class _Check:
 
 
 class _Pending(threading.local):
-    """The checks of one thread: its mistakes are raised in its own calls, and in nobody else's."""
+    """The pending checks of one thread; errors are raised in the calls of that thread only."""
 
     def __init__(self) -> None:
         self.checks: deque[_Check] = deque()
@@ -35,14 +35,14 @@ _pending = _Pending()
 
 
 def capturing() -> bool:
-    """Whether a CUDA graph is being recorded, in which nothing may be read or waited for."""
+    """Whether a CUDA graph is being captured: nothing may be read back or synchronised then."""
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def defer(flags: Tensor, report: Callable[[list[bool]], None]) -> None:
     """Has `report(values)` called once the bool (k,) `flags` have arrived and one of them is set; it raises.
 
-    Nothing is checked while a CUDA graph is recorded: what goes into its replays must have been checked before.
+    Nothing is checked while a CUDA graph is captured: the inputs of its replays must have been checked before.
     """
     if capturing():
         return
@@ -58,7 +58,7 @@ def defer(flags: Tensor, report: Callable[[list[bool]], None]) -> None:
 
 
 def poll() -> None:
-    """Raises for the checks that have arrived and failed; waits for none."""
+    """Raises for failed checks whose results have arrived, without waiting for the others."""
     if not _pending.checks or capturing():
         return
     while (first := _first()) is not None:
@@ -69,9 +69,9 @@ def poll() -> None:
 
 
 def check() -> None:
-    """Waits for every check that this thread put off, and raises for the first that failed.
+    """Waits for every pending check of this thread, and raises for the first that failed.
 
-    Checks of a thread that has ended are gone with it: let a worker call this before it ends.
+    Pending checks of a thread are lost when it ends: call this at the end of a worker.
 
     Raises:
         InputError: an id outside its table, or bounds of a packed batch that do not fit it, with its place.
@@ -83,7 +83,7 @@ def check() -> None:
 
 
 def _first() -> _Check | None:
-    """Takes this thread's oldest check."""
+    """Removes and returns the oldest check of this thread."""
     try:
         return _pending.checks.popleft()
     except IndexError:

@@ -1,4 +1,4 @@
-"""What callers may pass as inputs: shapes, types and ranges, and one clear sentence with the place where they are wrong.
+"""Validation of inputs: shapes, types and ranges, with one clear sentence that names the place of an error.
 
 Sizes: B sequences, S padded length, N hidden size.
 """
@@ -26,7 +26,7 @@ class Limits(NamedTuple):
 
 
 def check_source(source: Tensor, name: str) -> None:
-    """That ids are (B, S) integers, or embeddings (B, S, N), and not empty."""
+    """Checks that ids are (B, S) integers, or embeddings (B, S, N), and not empty."""
     check_tensor(source, name)
     wanted = 3 if name == "inputs_embeds" else 2
     form = "(batch, sequence, hidden)" if wanted == 3 else "(batch, sequence)"
@@ -41,7 +41,7 @@ def check_source(source: Tensor, name: str) -> None:
 
 
 def check_tensor(values: Any, name: str) -> None:
-    """That a value is a plain tensor."""
+    """Checks that a value is a plain tensor."""
     if not isinstance(values, Tensor):
         raise InputError(f"{name} is a {type(values).__name__}; expected a tensor")
     if values.layout != torch.strided or values.is_quantized or values.is_nested:
@@ -51,13 +51,13 @@ def check_tensor(values: Any, name: str) -> None:
 
 
 def check_integers(values: Tensor, name: str) -> None:
-    """That ids are of an integer type."""
+    """Checks that ids have an integer type."""
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise InputError(f"{name} has type {values.dtype}; expected integers")
 
 
 def as_index(values: Tensor) -> Tensor:
-    """Integers in a type that embeddings take."""
+    """Integers in a type that embeddings accept."""
     return values if values.dtype in (torch.int32, torch.int64) else values.long()
 
 
@@ -143,7 +143,7 @@ def lengths_and_checks(
 
 
 def check_limits(ids: Tensor | None, types: Tensor, positions: Tensor, place: Place, limits: Limits, wait: bool = True) -> None:
-    """That all ids lie in their tables; without `wait` nothing waits for the device, see deferred.py."""
+    """Checks that all ids lie in their tables; without `wait` the check is asynchronous, see deferred.py."""
     tables = _tables(ids, types, positions, limits)
     flags = torch.stack([_outside(values, size).any() for _, values, size, _ in tables])
 

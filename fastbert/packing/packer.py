@@ -1,4 +1,4 @@
-"""Padded batches, ragged lists and what tokenizers return to packed batches.
+"""Padded batches, ragged lists and tokenizer outputs to packed batches.
 
 `pack` is the only place where the host waits for the device: it needs the lengths, and it reads the validity checks in the
 same transfer.
@@ -40,7 +40,7 @@ def pack(
     limits: Limits | None = None,
     wait: bool = True,
 ) -> PackedBatch:
-    """Packs a padded batch, ragged lists of ids, or what a tokenizer returned.
+    """Packs a padded batch, ragged lists of ids, or the output of a tokenizer.
 
     Args:
         input_ids: (B, S) integers; or a list of lists of ids, which needs no mask; or a mapping with these arguments.
@@ -111,7 +111,7 @@ def _starts(mask: Tensor | None, shape: tuple[int, int], device: torch.device) -
 def _pack_traced(
     input_ids: Tensor | None, inputs_embeds: Tensor | None, types: Tensor, positions: Tensor, mask: Tensor | None
 ) -> PackedBatch:
-    """The form of a batch while a graph is traced: all places stay, as their number must not depend on the values."""
+    """A batch while a graph is traced: padding is kept, as the number of rows must not depend on the values."""
     size, length = types.shape
     return PackedBatch(
         input_ids=None if input_ids is None else input_ids.reshape(-1),
@@ -137,7 +137,7 @@ def mask_to_bias(mask: Tensor) -> Tensor:
 def _pack_lists(
     input_ids: Sequence[Sequence[int]], mask: Any, types: Any, positions: Any, limits: Limits | None
 ) -> PackedBatch:
-    """Ragged lists; lists that were padded, with a mask that says so, go the way of tensors."""
+    """Packs ragged lists; lists padded with a mask are packed as tensors."""
     if not hasattr(input_ids, "__len__") or not hasattr(input_ids, "__getitem__") or isinstance(input_ids, str | bytes):
         kind = type(input_ids).__name__
         raise InputError(f"input_ids is a {kind}; expected a tensor, a list of lists of ids, or a PackedBatch")
@@ -178,7 +178,7 @@ def _pack_lists(
 
 
 def _repeated(values: Tensor, counts: Sequence[int]) -> Tensor:
-    """Each value as often as its count says."""
+    """Each value repeated by its count."""
     if torch.compiler.is_compiling() or values.device.type != "cpu":  # a graph knows the counts, and a GPU would be waited for
         return torch.cat([values[i].expand(count) for i, count in enumerate(counts)])
     return values.repeat_interleave(torch.tensor(counts))
