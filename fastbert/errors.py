@@ -1,4 +1,4 @@
-"""The errors that fastbert raises. Each is also the kind that Python has for it, so `except ValueError` works as usual.
+"""The errors that fastbert raises. Each derives from the matching Python error, so `except ValueError` works as usual.
 
 Messages come from values that callers and files supply, so every message is cut to `LIMIT` characters and holds no control
 characters that a terminal would obey.
@@ -77,7 +77,7 @@ class CheckpointError(FastbertError, ValueError):
 
 
 class SizeMismatchError(CheckpointError, RuntimeError):
-    """Weights of other shapes than the model's."""
+    """Weights whose shapes differ from the model's."""
 
 
 class CheckpointNotFoundError(CheckpointError, FileNotFoundError):

@@ -1,4 +1,4 @@
-"""What is shown: tables, lines beside progress bars; and the standard streams of a command.
+"""Terminal output: tables, lines beside progress bars, and the standard streams of a command.
 
 A broken stream stops no work and hides no failure, and a signal leaves nothing half written.
 """
@@ -31,7 +31,7 @@ class Stopped(BaseException):
 
 
 class _Steady:
-    """A stream that is silent from the moment nobody reads it."""
+    """A stream that goes silent once it is closed by its reader."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
@@ -75,7 +75,7 @@ class _Steady:
 
 @contextmanager
 def steady_stderr() -> Iterator[None]:
-    """Has progress and messages go on where stderr is a pipe that was closed, or is not there at all."""
+    """Keeps a command running when stderr is a closed pipe or missing."""
     before = sys.stderr
     sys.stderr = _Steady(before)
     try:
@@ -134,12 +134,12 @@ def silence_stdout(stream: TextIO | None = None) -> None:
 
 
 def shows_progress(asked: bool | None) -> bool:
-    """Whether a bar is shown: as asked, or where nobody says, if stderr is a terminal."""
+    """Whether to show a bar: as asked, or if None, when stderr is a terminal."""
     return sys.stderr.isatty() if asked is None else asked
 
 
 def say(text: str) -> None:
-    """A line on stderr that breaks no progress bar."""
+    """Writes a line to stderr without breaking progress bars."""
     tqdm.write(printable(text), file=sys.stderr)
 
 

@@ -63,14 +63,14 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def _check_empty(folder: Path) -> None:
-    """That nothing is at the place of a new folder but an empty one."""
+    """Checks that the place of a new folder is free or an empty folder."""
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise CheckpointError(f"cannot write {folder}: {'it is a file' if folder.is_file() else 'the folder is not empty'}")
 
 
 @contextmanager
 def scratch_folder(beside: str | Path) -> Iterator[Path]:
-    """A folder for what is needed on the way to `beside`; removed in any case, by the next start if this process dies.
+    """A folder for intermediate files of `beside`; always removed, by the next start if this process dies.
 
     Raises:
         CheckpointError: `beside` holds something already, or its folder cannot be written.
@@ -215,7 +215,7 @@ def _may_be_exchanged(folder: Path) -> bool:
 
 
 def clear_leftovers(path: Path) -> None:
-    """Removes what processes that died while they wrote `path` left beside it; that of living ones stays."""
+    """Removes leftovers of processes that died while writing `path`; files of running processes stay."""
     name = path.name[:_LONGEST]
     for left in path.parent.glob(f".{glob.escape(name)}.????????{PART}"):
         if not _TEMPORARY.fullmatch(left.name):
@@ -232,7 +232,7 @@ def clear_leftovers(path: Path) -> None:
 
 
 def _lock(handle: int) -> bool | None:
-    """Locks what is being written for as long as this process lives; whether it was free, None where there are no locks."""
+    """Locks a file for the life of this process; returns whether it was free, None if the system has no locks."""
     try:
         import fcntl
 
@@ -262,7 +262,7 @@ def _take_place(part: Path, folder: Path) -> None:
 
 
 def _aside(folder: Path) -> Path:
-    """Where a folder stands for a moment in which it cannot be exchanged; no leftover, as it may be all that there is."""
+    """A temporary place of the old folder where no atomic exchange exists; never cleared, as it may be the only copy."""
     return folder.with_name(f".{folder.name[:_LONGEST]}.before")
 
 

@@ -24,7 +24,7 @@ def are_on(model: Any) -> bool:
 
 
 def base_folder(folder: Path, patterns: list[str], hub: Mapping[str, Any]) -> Path:
-    """Where the weights are that an adapter's folder is for: there, or in the folder or repository that it names.
+    """The folder of an adapter's base weights: the adapter's own, or the folder or repository that it names.
 
     Raises:
         CheckpointError: it names none.
@@ -39,7 +39,7 @@ def base_folder(folder: Path, patterns: list[str], hub: Mapping[str, Any]) -> Pa
 
 
 def load(model: Any, folder: Path) -> None:
-    """Puts the adapter of a folder into a model, where there is one.
+    """Loads the adapter of a folder into a model, if there is one.
 
     Raises:
         CheckpointError: peft or transformers, which it takes, are not installed.

@@ -1,4 +1,4 @@
-"""What a forward is given, checked and packed: the door of a model, behind which there is no padding."""
+"""Checks and packs the inputs of a forward; behind it there is no padding."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def pack_inputs(
 
 
 def check_rows(rows: Tensor, batch: PackedBatch) -> None:
-    """That `last_layer_rows` are rows of the batch; on a GPU, which would have to be waited for, heads see to it."""
+    """Checks that `last_layer_rows` are rows of the batch; on a GPU, to avoid a synchronisation, the heads ensure it."""
     check_tensor(rows, "last_layer_rows")
     if rows.dim() != 1 or rows.is_floating_point() or rows.dtype == torch.bool:
         raise InputError(f"last_layer_rows has shape {tuple(rows.shape)} and type {rows.dtype}; expected (M,) integers")
@@ -89,14 +89,14 @@ def check_rows(rows: Tensor, batch: PackedBatch) -> None:
 
 
 def limits_of(embeddings: nn.Module, config: BertConfig) -> Limits:
-    """Rows of the three tables as they stand; the configuration's where a table does not say."""
+    """Sizes of the three embedding tables; the configuration's where a table does not state its size."""
     tables = (embeddings.word_embeddings, embeddings.token_type_embeddings, embeddings.position_embeddings)
     sizes = (config.vocab_size, config.type_vocab_size, config.max_position_embeddings)
     return Limits(*(getattr(table, "num_embeddings", size) for table, size in zip(tables, sizes, strict=True)))
 
 
 def _waits_for_checks(embeddings: Any, device: torch.device) -> bool:
-    """Whether ids are checked before they are used: not where the embedding's kernel runs, which clamps bad ones."""
+    """Whether ids are checked before use: not if the embedding kernel runs, which clamps out-of-range ids."""
     if torch.compiler.is_compiling() or device.type == "cpu":
         return True
     tables = (embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings)

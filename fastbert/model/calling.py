@@ -1,4 +1,4 @@
-"""How the parts of a model are run: by an op on their parameters, on packed rows, or as transformers calls them.
+"""Runs the parts of a model: by an op on their parameters, on packed rows, or as transformers calls them.
 
     nobody looks at it        an op reads the part's parameters, or the part is called on packed rows (T, ...)
     it is watched             hooks and a forward of its own get (B, S, ...), where the caller's batch was padded
@@ -47,7 +47,7 @@ def plain(cls: C) -> C:
 
 
 def is_plain(*modules: nn.Module) -> bool:
-    """Whether modules may be bypassed for an op on their parameters, and draw no random numbers but from the seeds.
+    """Whether an op on their parameters may replace calling these modules: unmodified, unhooked, all randomness from the seeds.
 
     Only the very classes that BERT is built of, with plain Parameters, no hook and no forward of their own: a LoRA layer, a
     quantised linear or a hooked module is called instead.
@@ -66,7 +66,7 @@ def is_plain(*modules: nn.Module) -> bool:
 
 
 def is_watched(*modules: nn.Module) -> bool:
-    """Whether any has a hook, other than those by which torch.distributed shards it, or a forward of its own."""
+    """Whether any module has a hook (except torch.distributed's sharding hooks) or a custom forward."""
     return any(_may_be_watched(module.__dict__) and _is_watched(module) for module in modules)
 
 

@@ -231,7 +231,7 @@ def _shards(
 
 
 def check_sizes(state: Mapping[str, Tensor], config: BertConfig, source: Path, ours: Iterable[str] = ()) -> None:
-    """That the weights have the layers that the configuration asks for, before a model of that size is built.
+    """Checks that the weights have the configured layers, before a model of that size is built.
 
     Args:
         state: tensors as they stand in the file.
@@ -248,7 +248,7 @@ def check_sizes(state: Mapping[str, Tensor], config: BertConfig, source: Path, o
 
 
 def check_new(missing: Mapping[str, torch.Size], state: Mapping[str, Tensor]) -> None:
-    """That what the file lacks, and is started anew, is not out of proportion to what it has."""
+    """Checks that newly initialised weights are not out of proportion to those in the file."""
     new, there = sum(map(math.prod, missing.values())), sum(tensor.numel() for tensor in state.values())
     if new > max(_NEW_VALUES, there):
         raise CheckpointError(

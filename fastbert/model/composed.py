@@ -259,7 +259,7 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _check_head(state: Mapping[str, Tensor], options: Mapping[str, Any], path: Path) -> None:
-    """That the weights of a head have the sizes that its description asks for, before it is built."""
+    """Checks that the weights of a head have the described sizes, before it is built."""
     layers = sum(name.startswith("lstm.weight_ih_l") and not name.endswith("_reverse") for name in state)
     labels = (_shapes(state).get("classifier.weight") or (0,))[0]
     for name, said, there in (("bilstm", options.get("bilstm") or 0, layers), ("num_labels", options["num_labels"], labels)):

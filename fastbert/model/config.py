@@ -148,7 +148,7 @@ class BertConfig:
             self.label2id = {name: i for i, name in self.id2label.items()}
 
     def __getattr__(self, name: str) -> Any:
-        """Fields that fastbert does not know, from `extra`."""
+        """Unknown fields, from `extra`."""
         if not name.startswith("_"):
             extra = self.__dict__.get("extra", {})
             if name in extra:
@@ -159,7 +159,7 @@ class BertConfig:
         raise AttributeError(f"BertConfig has no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """A field, or one that fastbert does not know: into `extra`, so that it is saved."""
+        """Sets a field; unknown ones go into `extra`, so that they are saved."""
         if name.startswith("_") or name in _NAMES or hasattr(type(self), name):
             object.__setattr__(self, name, schema.as_dtype(value) if name == "dtype" else value)
         else:

@@ -120,7 +120,7 @@ class BertEncoder(nn.Module):
 
 
 def _prunes(layer: nn.Module) -> bool:
-    """Whether a layer may be asked for some rows only: nobody looks on, and its parts are ours or known to map row by row."""
+    """Whether a layer may compute some rows only: no hooks, and its parts are ours or known to map row by row."""
     if not is_unchanged(layer, BertLayer) or is_watched(*layer.modules()):
         return False
     attention, up, down = (getattr(layer, name) for name in ("attention", "intermediate", "output"))
@@ -286,7 +286,7 @@ class BertModel(BertPreTrainedModel):
 
     @property
     def limits(self) -> Limits:
-        """Rows of the three tables as they stand, which may be others than the configuration's after a replacement."""
+        """Sizes of the three embedding tables, which may differ from the configuration's after a replacement."""
         return arguments.limits_of(self.embeddings, self.config)
 
     def pool(self, hidden_states: Tensor, batch: PackedBatch) -> Tensor:

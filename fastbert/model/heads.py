@@ -46,7 +46,7 @@ class TaskHead(BertPreTrainedModel):
         return (states if prune or rows is None else states.index_select(0, rows)), output
 
     def _reads_rows(self) -> bool:
-        """Whether the encoder may be asked for the rows that the head reads: not one that is watched, or of another make."""
+        """Whether the encoder may compute only the rows that the head reads: not if it has hooks or another class."""
         bert: Any = self.bert
         return is_unchanged(bert, BertModel) and not is_watched(bert)
 

@@ -1,4 +1,4 @@
-"""What a forward takes by name, and what it refuses by name."""
+"""Keywords that a forward accepts, and clear errors for those it refuses."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def named(forward: F) -> F:
 
 
 def refuse(model: nn.Module, keywords: dict[str, Any]) -> None:
-    """Raises for a keyword that `model.forward` does not have, naming the nearest, or that an encoder has no use for."""
+    """Raises for an unknown keyword, naming the nearest known one, and for keywords that make no sense for an encoder."""
     for name, value in keywords.items():
         if name not in REFUSED:
             known = list(inspect.signature(model.forward).parameters)

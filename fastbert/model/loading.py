@@ -1,4 +1,4 @@
-"""What `from_pretrained` makes of its arguments, and what it says of a checkpoint."""
+"""Interprets the arguments of `from_pretrained`, and logs its report."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def log_report(report: checkpoint.LoadReport, source: str | Path | None, name: str) -> None:
-    """Says what was not in the checkpoint, did not fit, or is not a BERT's."""
+    """Logs weights that were missing, did not fit, or do not belong to a BERT."""
     if report.missing:
         logger.warning("%s from %s: not in the checkpoint, newly initialised: %s", name, source, ", ".join(report.missing))
     if report.mismatched:

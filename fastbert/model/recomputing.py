@@ -1,4 +1,4 @@
-"""Layers computed again in backward, for memory: the switches of a model, and what its encoder is told."""
+"""Activation checkpointing: the switches of a model, and the settings passed to its encoder."""
 
 from __future__ import annotations
 

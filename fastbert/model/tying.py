@@ -1,4 +1,4 @@
-"""The word embeddings of a model, the MLM decoder that is tied to them, and both in another size."""
+"""Word embeddings and the MLM decoder that is tied to them: access, tying, resizing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastbert.model.config import BertConfig
 
 
 class TiedEmbeddings:
-    """What a model class does with its word embeddings; a base of `BertPreTrainedModel`."""
+    """Access, tying and resizing of the word embeddings; a base of `BertPreTrainedModel`."""
 
     config: BertConfig
     base_model: Any
@@ -83,7 +83,7 @@ class TiedEmbeddings:
             decoder.bias = head.bias
 
     def _untie(self, names: Sequence[str]) -> None:
-        """Leaves second names that differ from the first untied, in the configuration as well where it is the decoder."""
+        """Leaves tied names with different values untied, and says so in the configuration if it is the decoder."""
         self._untied = tuple(names)
         if "cls.predictions.decoder.weight" in names:
             self.config.tie_word_embeddings = False

@@ -1,4 +1,4 @@
-"""Texts that are longer than is wanted: how much of one is read, and its windows."""
+"""Truncation: how much of a long text is read, and its windows."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class CutTexts(SavedTokenizer):
         return text
 
     def _shortened(self, given: Any, limit: int, strategy: str | None) -> Any:
-        """An input without what cutting it takes away in any case; see `_beginning`."""
+        """An input without text that truncation would remove in any case; see `_beginning`."""
         if not isinstance(given, tuple):
             return self._beginning(given, limit)
         first, second = given

@@ -1,4 +1,4 @@
-"""What goes into the tokenizer and what comes out of it: checks of texts, `BatchEncoding`, padding, arrays."""
+"""Inputs and outputs of the tokenizer: checks of texts, `BatchEncoding`, padding, arrays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _IDS = ("input_ids", "token_type_ids", "position_ids", "overflow_to_sample_mappi
 
 
 class BatchEncoding(dict[str, Any]):
-    """What the tokenizer returns: model inputs by name, and what is known of them beside.
+    """Output of the tokenizer: model inputs by name, and their alignment with the text.
 
     Attributes:
         encodings: one `tokenizers.Encoding` a row, padding included; empty where the values came from elsewhere.
@@ -247,7 +247,7 @@ def pad(row: list[Any], width: int, fill: Any, side: str) -> list[Any]:
 
 
 def check_counts(**counts: Any) -> None:
-    """That values are whole numbers from 0, or None; InputError by their names."""
+    """Checks that values are whole numbers from 0, or None; InputError names the argument."""
     for name, value in counts.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < (name != "stride")):
             raise InputError(f"{name} = {value!r} must be a whole number from {int(name != 'stride')}")

@@ -44,7 +44,7 @@ class _Joining:
 
 @interop.joins("transformers", "PreTrainedTokenizerFast")
 class Entries(_Joining):
-    """What `BertTokenizer` knows of its vocabulary, with transformers' names.
+    """The vocabulary side of `BertTokenizer`, with transformers' names.
 
     Attributes:
         clean_up_tokenization_spaces: whether `decode` takes out spaces before punctuation.
@@ -139,7 +139,7 @@ class Entries(_Joining):
         return self.added_tokens_encoder
 
     def add_tokens(self, new_tokens: str | AddedToken | Sequence[str | AddedToken], special_tokens: bool = False) -> int:
-        """Has words matched whole, wherever they stand; returns how many. Resize the model's embeddings after it.
+        """Adds tokens that are matched whole; returns how many. Resize the model's embeddings afterwards.
 
         Args:
             new_tokens: texts, or `tokenizers.AddedToken`s, which say how they are matched.

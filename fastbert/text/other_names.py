@@ -1,4 +1,4 @@
-"""What transformers' tokenizers have beside the call: each is one, or a question to the frame around texts."""
+"""transformers' other tokenizer methods, each in terms of `__call__` or of the special tokens around texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastbert.text.wordpiece import listed
 
 
 class OtherNames(CutTexts):
-    """The part of `BertTokenizer` that goes by transformers' other names; `__call__` is that of the whole class."""
+    """transformers' other methods of `BertTokenizer`."""
 
     __call__: Any
 

@@ -16,7 +16,7 @@ def windows(count: int, room: int, step: int) -> list[tuple[int, int]]:
 
 
 def most_context(spans: Sequence[tuple[int, int]], count: int) -> list[int]:
-    """Where the part of each window begins in which its tokens have most context, and `count` behind: (windows + 1,).
+    """Start of the part of each window whose tokens have the most context there, then `count`: (windows + 1,).
 
     A token has most context in the window with most tokens at the side of it where there are fewer, then at both sides, then
     in the first of them. Of two neighbours the later one is better from their overlap's middle on, so that each window has one

@@ -71,7 +71,7 @@ def with_added(tokenizer: Tokenizer, settings: FolderSettings) -> Tokenizer:
 
 
 def check_encodes(tokenizer: Tokenizer) -> None:
-    """That a tokenizer can encode at all: a tokenizer.json may name tokens that it does not have.
+    """Checks that a tokenizer can encode at all: a tokenizer.json may name tokens that it does not have.
 
     Raises:
         CheckpointError: the library's reason.
