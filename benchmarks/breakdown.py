@@ -11,7 +11,6 @@ Texts have one length, so a figure is a rate of that length, and no rival stands
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -26,7 +25,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import fastbert
-from benchmarks.cases import SIZES
+from benchmarks import records
 from benchmarks.environment import environment
 from benchmarks.timing import synchronise
 from fastbert.packing.inputs import Limits
@@ -44,7 +43,7 @@ class Work:
 
     Attributes:
         name: in tables and for --only.
-        size: of `cases.SIZES`.
+        size: of `BertConfig.of_size`.
         kind: "forward", "captured forward" (a CUDA graph), or "pre-training" (MLM + NSP with dropout, backward, AdamW).
         texts, length: of a batch.
     """
@@ -70,14 +69,7 @@ WORKS = (
 
 def call_of(work: Work, device: torch.device, dtype: torch.dtype) -> Call:
     """One call of it, on fresh random weights and ids."""
-    hidden, layers, heads, intermediate = SIZES[work.size]
-    config = fastbert.BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=intermediate,
-    )
+    config = fastbert.BertConfig.of_size(work.size, vocab_size=VOCABULARY)
     torch.manual_seed(0)
     ids = torch.randint(1000, VOCABULARY, (work.texts, work.length)).tolist()
     batch = fastbert.pack(ids, limits=Limits(VOCABULARY, 2, 512)).to(device)
@@ -178,7 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(table(work, found)), flush=True)
         written.append({**facts, "work": work.name, "texts": work.texts, "tokens": work.texts * work.length, **found})
         if args.output is not None:
-            args.output.write_text("".join(json.dumps(row) + "\n" for row in written), encoding="utf-8")
+            records.write(args.output, written)
         if device.type == "cuda":
             torch.cuda.empty_cache()
     return 0

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 import torch
 
+from benchmarks import records
 from benchmarks.environment import environment
 from benchmarks.kernel_cases import Tensors
 from benchmarks.timing import seconds_of
@@ -134,7 +134,7 @@ def main() -> int:
     for found in itertools.chain(products(make), joins(make)):
         rows.append({**facts, **found})
         if args.output is not None:
-            args.output.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            records.write(args.output, rows)
     lines = [("case", "T", "K", "N", "launch", "us", "TFLOP/s", "GB/s")]
     for row in rows:
         launch = " ".join(f"{name}={value}" for name, value in row.get("row", {}).items()) + " *" * row.get("present", False)

@@ -100,7 +100,6 @@ class Field:
         self._allowed: tuple[Question, float, float] | None = None  # by plain PyTorch, for the question that was asked last
         self.candidates = candidates
         self._workers: dict[str, Worker] = {}
-        self._loading: dict[str, Worker] = {}
         self._at_once = not job.device.startswith("cpu")  # a GPU's host has cores for all; a CPU is what they compete for
         self._oracle_worker: Worker | None = None
         self._broken: dict[str, str] = {}
@@ -112,7 +111,7 @@ class Field:
         try:
             yield self
         finally:
-            for worker in (*self._workers.values(), *self._loading.values(), self._oracle_worker):
+            for worker in (*self._workers.values(), self._oracle_worker):
                 if worker is not None:
                     worker.close()
 
@@ -174,15 +173,14 @@ class Field:
         self._oracle_worker = self._worker(self.oracle, wait=False)
         for candidate in self.candidates:
             if self._absence(candidate, question) is None:
-                self._loading[candidate.name] = self._worker(candidate, wait=False)
+                self._workers[candidate.name] = self._worker(candidate, wait=False)
         self._oracle_worker.ready()
-        for name in list(self._loading):  # nobody chooses a batch size while others load
-            worker = self._loading.pop(name)
+        for name, worker in list(self._workers.items()):  # nobody chooses a batch size while others load
             try:
                 worker.ready()
-                self._workers[name] = worker
             except CandidateError as error:
                 self._broken[name] = str(error)
+                del self._workers[name]
 
     def _absence(self, candidate: Candidate, question: Question) -> str | None:
         """Why a candidate does not take part in a question."""
