@@ -65,8 +65,7 @@ def _confusion(folder: Path, problem: Problem, predictions: Sequence[Prediction]
     table = classification_report(gold, given, labels=labels, output_dict=True, zero_division=0)
     counts = ([name, *map(str, row)] for name, row in zip(labels, matrix.tolist(), strict=True))
     lines = ["## Confusion", "", *markdown_table([["right \\ predicted", *labels], *counts])]
-    lines += ["", "| label | precision | recall | F1 | examples |", "| --- | --- | --- | --- | --- |"]
-    lines += [_scores(name, table[name]) for name in labels]
+    lines += ["", *_score_table(table, labels)]
     if _heat(folder / "confusion.png", matrix, labels):
         lines += ["", "![confusion](confusion.png)"]
     return lines
@@ -77,8 +76,7 @@ def _label_table(problem: Problem, predictions: Sequence[Prediction]) -> list[st
 
     right, given = ([[int(name in row[key]) for name in problem.labels] for row in predictions] for key in ("gold", "labels"))
     table = classification_report(right, given, target_names=problem.labels, output_dict=True, zero_division=0)
-    lines = ["## Labels", "", "| label | precision | recall | F1 | examples |", "| --- | --- | --- | --- | --- |"]
-    return lines + [_scores(name, table[name]) for name in problem.labels]
+    return ["## Labels", "", *_score_table(table, problem.labels)]
 
 
 def _tag_errors(predictions: Sequence[Prediction]) -> tuple[list[str], Counter[str]]:
@@ -102,8 +100,7 @@ def _tag_errors(predictions: Sequence[Prediction]) -> tuple[list[str], Counter[s
     table = classification_report(
         [row["gold"] for row in predictions], [row["tags"] for row in predictions], output_dict=True, zero_division=0
     )
-    lines = ["## Entities", "", "| kind | precision | recall | F1 | spans |", "| --- | --- | --- | --- | --- |"]
-    lines += [_scores(name, table[name]) for name in table if not name.endswith("avg")]
+    lines = ["## Entities", "", *_score_table(table, [name for name in table if not name.endswith("avg")], "kind", "spans")]
     lines += ["", "| predicted spans | |", "| --- | --- |", *(f"| {name} | {count} |" for name, count in kinds.most_common())]
     if shown:
         lines += ["", "| error | words | predicted | around |", "| --- | --- | --- | --- |", *map(_escape_row, shown)]
@@ -155,8 +152,12 @@ def _number_errors(predictions: Sequence[Prediction]) -> list[str]:
     return lines + [f"| {row['gold']:g} | {row['score']:.3f} |" for row in worst]
 
 
-def _scores(name: str, row: Any) -> str:
-    return f"| {name} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1-score']:.3f} | {row['support']:.0f} |"
+def _score_table(table: Any, names: Sequence[str], what: str = "label", counted: str = "examples") -> list[str]:
+    """Precision, recall and F1 of each name, from a report of scikit-learn or seqeval."""
+    rows = [(name, *(f"{table[name][key]:.3f}" for key in ("precision", "recall", "f1-score"))) for name in names]
+    counts = (f"{table[name]['support']:.0f}" for name in names)
+    cells = ((*row, count) for row, count in zip(rows, counts, strict=True))
+    return markdown_table([(what, "precision", "recall", "F1", counted), *cells])
 
 
 def _escape_row(line: str) -> str:
