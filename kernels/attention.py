@@ -14,9 +14,9 @@ is a function of (head, packed query row, key position in its sequence).
 """
 
 import torch
-import triton
 
 from fastbert.kernels import attention_long, attention_short, tuning
+from fastbert.kernels.tuning import cdiv
 
 
 def attention_fwd(
@@ -45,7 +45,7 @@ def attention_fwd(
         attention_short.attention_short_fwd_kernel[((B + 1) * H,)](*tensors, scale, p, **shape, **row)
     else:
         row = tuning.row("attention_long_fwd", qkv.device, *size)
-        blocks = triton.cdiv(max_seqlen, row["BLOCK_M"])
+        blocks = cdiv(max_seqlen, row["BLOCK_M"])
         attention_long.attention_long_fwd_kernel[(blocks * H * (B + 1),)](*tensors, blocks, scale, p, **shape, **row)
     return out, lse
 
@@ -82,12 +82,12 @@ def attention_bwd(
         return dqkv
     delta = torch.empty_like(lse)
     row = tuning.row("attention_long_dq", qkv.device, *size)
-    blocks = triton.cdiv(max_seqlen, row["BLOCK_M"])
+    blocks = cdiv(max_seqlen, row["BLOCK_M"])
     attention_long.attention_long_dq_kernel[(blocks * H * (B + 1),)](
         qkv, cu_seqlens, seed, out, lse, dout, delta, dqkv, *sizes, blocks, scale, p, **shape, **row
     )
     row = tuning.row("attention_long_dkv", qkv.device, *size)
-    blocks = triton.cdiv(max_seqlen, row["BLOCK_N"])
+    blocks = cdiv(max_seqlen, row["BLOCK_N"])
     attention_long.attention_long_dkv_kernel[(blocks * H * (B + 1),)](
         qkv, cu_seqlens, seed, lse, dout, delta, dqkv, *sizes, blocks, scale, p, **shape, **row
     )

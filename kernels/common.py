@@ -14,6 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
+from fastbert.kernels.tuning import cdiv
+
 PHILOX_ROUNDS = tl.constexpr(7)
 ROUNDS_TO_TF32 = tl.constexpr(not triton.knobs.runtime.interpret)
 
@@ -153,7 +155,7 @@ def dropout_mask(seed: torch.Tensor, shape: tuple[int, ...], p: float) -> torch.
     heads, rows, columns = (1, *shape) if len(shape) == 2 else shape
     mask = torch.empty(shape, dtype=torch.bool, device=seed.device)
     block_r, block_c = 16, 128
-    grid = (triton.cdiv(rows, block_r), triton.cdiv(columns, block_c), heads)
+    grid = (cdiv(rows, block_r), cdiv(columns, block_c), heads)
     if mask.numel():
         _dropout_mask_kernel[grid](mask, seed, rows, columns, p, ATTENTION=len(shape) == 3, BLOCK_R=block_r, BLOCK_C=block_c)
     return mask
@@ -162,6 +164,11 @@ def dropout_mask(seed: torch.Tensor, shape: tuple[int, ...], p: float) -> torch.
 def dense(x: torch.Tensor | None) -> torch.Tensor | None:
     """x itself where it is contiguous, else a copy; None stays None."""
     return None if x is None else x.contiguous()
+
+
+def stride_of(x: torch.Tensor | None) -> int:
+    """Elements from a row to the next; 0 for None."""
+    return 0 if x is None else x.stride(0)
 
 
 def contiguous_rows(x: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ import triton.language as tl
 
 from fastbert.kernels import tuning
 from fastbert.kernels.common import contiguous_rows
+from fastbert.kernels.tuning import cdiv
 
 CHUNK_BYTES = 256 << 20  # of scores computed at a time
 KEPT_BYTES = 1 << 30  # of scores kept for the backward
@@ -153,10 +154,10 @@ def cross_entropy_bwd(
             assert scratch is not None
             logits = _scores(hidden[chunk], weight, bias, scratch[:count, :V])
         row = tuning.row("cross_entropy_bwd", hidden.device)
-        programs = min(row.pop("PROGRAMS"), triton.cdiv(count, row["BLOCK_M"]))
+        programs = min(row.pop("PROGRAMS"), cdiv(count, row["BLOCK_M"]))
         partial = torch.empty((programs, V), dtype=torch.float32, device=hidden.device)
         dlogits = dlogits_buffer[:count, :V]
-        _cross_entropy_bwd_kernel[(programs * triton.cdiv(V, row["BLOCK_V"]),)](
+        _cross_entropy_bwd_kernel[(programs * cdiv(V, row["BLOCK_V"]),)](
             logits, labels[chunk], lse[chunk], upstream[chunk], dlogits, partial, logits.stride(0), dlogits.stride(0), count,
             V=V, ignore_index=ignore_index, **row,
         )  # fmt: skip

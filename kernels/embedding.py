@@ -17,6 +17,7 @@ import triton.language as tl
 
 from fastbert.kernels import tuning
 from fastbert.kernels.common import contiguous_rows, dropped, keep_mask, normalised, normalised_gradient
+from fastbert.kernels.tuning import cdiv, next_power_of_2
 
 CHUNK = 64
 
@@ -108,7 +109,7 @@ def _table_chunk_kernel(
         came_in = tl.load(sorted_ptr + first - 1) == tl.load(sorted_ptr + first)
     total = tl.zeros((BLOCK_N,), tl.float32)
     for place in range(first, last):
-        index = tl.load(sorted_ptr + place)
+        index = tl.load(sorted_ptr + place).to(tl.int64)
         token = tl.load(order_ptr + place)
         total += tl.load(dz_ptr + token * N + cols, mask=is_column, other=0.0).to(tl.float32)
         run_ends = tl.load(sorted_ptr + tl.minimum(place + 1, T - 1)) != index
@@ -131,7 +132,7 @@ def _table_join_kernel(
     chunk = tl.program_id(0)
     chunks = tl.cdiv(T, CHUNK)
     edge = (chunk + 1) * CHUNK  # the first place of the next chunk
-    index = tl.load(sorted_ptr + edge - 1)
+    index = tl.load(sorted_ptr + edge - 1).to(tl.int64)
     starts_here = tl.load(sorted_ptr + tl.maximum(chunk * CHUNK - 1, 0)) != index
     starts_here = (starts_here | (chunk == 0)) & (index == tl.load(sorted_ptr + edge))
     if starts_here & (index >= 0) & (index < rows) & (index != padding):
@@ -142,7 +143,7 @@ def _table_join_kernel(
         goes_on = 1
         while goes_on == 1:
             parts = part + tl.arange(0, PARTS)
-            own = (tl.load(sorted_ptr + parts * CHUNK, mask=parts < chunks, other=-1) == index) & (parts < chunks)
+            own = (tl.load(sorted_ptr + parts * CHUNK, mask=parts < chunks, other=0) == index) & (parts < chunks)
             block = tl.load(
                 head_ptr + parts.to(tl.int64)[:, None] * N + cols[None, :], mask=own[:, None] & is_column[None, :], other=0.0
             )
@@ -173,12 +174,12 @@ def embedding_fwd(
     rstd = torch.empty(T, dtype=torch.float32, device=word.device) if statistics else None
     if T:
         row = tuning.row("layer_norm_fwd", word.device, N)
-        _embedding_fwd_kernel[(triton.cdiv(T, row["BLOCK_T"]),)](
+        _embedding_fwd_kernel[(cdiv(T, row["BLOCK_T"]),)](
             ids.contiguous(), types.contiguous(), positions.contiguous(),
             word.contiguous(), position_table.contiguous(), type_table.contiguous(),
             weight.contiguous(), bias.contiguous(), seed, y, mean, rstd,
             T, word.shape[0], type_table.shape[0], position_table.shape[0], eps, p,
-            N=N, BLOCK_N=triton.next_power_of_2(N), **row,
+            N=N, BLOCK_N=next_power_of_2(N), **row,
         )  # fmt: skip
     return y, mean, rstd
 
@@ -208,13 +209,13 @@ def embedding_bwd(
     if not T:
         return dz, torch.zeros(2, N, dtype=torch.float32, device=word.device)
     row = tuning.row("layer_norm_bwd", word.device, N)
-    programs = tuning.programs(row.pop("PER_SM"), triton.cdiv(T, row["BLOCK_T"]), word.device)
+    programs = tuning.programs(row.pop("PER_SM"), cdiv(T, row["BLOCK_T"]), word.device)
     partial = torch.empty((2, programs, N), dtype=torch.float32, device=word.device)
     _embedding_bwd_kernel[(programs,)](
         dy, ids.contiguous(), types.contiguous(), positions.contiguous(),
         word.contiguous(), position_table.contiguous(), type_table.contiguous(), weight.contiguous(), seed,
         mean, rstd, dz, partial, dy.stride(0), T, word.shape[0], type_table.shape[0], position_table.shape[0], p,
-        N=N, BLOCK_N=triton.next_power_of_2(N), **row,
+        N=N, BLOCK_N=next_power_of_2(N), **row,
     )  # fmt: skip
     return dz, partial.sum(1)
 
@@ -228,12 +229,14 @@ def table_bwd(dz: torch.Tensor, index: torch.Tensor, rows: int, dtype: torch.dty
     table = torch.zeros((rows, N), dtype=dtype, device=dz.device)
     if not T:
         return table
-    ordered, order = torch.sort(index.clamp(0, rows - 1), stable=True)
-    chunks = triton.cdiv(T, CHUNK)
+    # A radix sort takes a pass for each byte of the numbers.
+    number = torch.uint8 if rows <= 1 << 8 else torch.int16 if rows <= 1 << 15 else torch.int32
+    ordered, order = torch.sort(index.clamp(0, rows - 1).to(number), stable=True)
+    chunks = cdiv(T, CHUNK)
     head = torch.empty((chunks, N), dtype=torch.float32, device=dz.device)
     tail = torch.empty((chunks, N), dtype=torch.float32, device=dz.device)
     sizes = (T, rows, -1 if padding_idx is None else padding_idx)
-    shape = {"N": N, "CHUNK": CHUNK, "BLOCK_N": triton.next_power_of_2(N), **tuning.row("table_bwd", dz.device, N)}
+    shape = {"N": N, "CHUNK": CHUNK, "BLOCK_N": next_power_of_2(N), **tuning.row("table_bwd", dz.device, N)}
     _table_chunk_kernel[(chunks,)](dz.contiguous(), ordered, order, table, head, tail, *sizes, **shape)
     if chunks > 1:
         _table_join_kernel[(chunks - 1,)](ordered, table, head, tail, *sizes, PARTS=16, **shape)

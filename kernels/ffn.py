@@ -19,6 +19,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fastbert.kernels import tuning
 from fastbert.kernels.common import contiguous_rows, gelu, gelu_derivative, operand
+from fastbert.kernels.tuning import cdiv
 
 
 @triton.jit
@@ -177,7 +178,7 @@ def linear_gelu_fwd(
         linear_gelu_tma_fwd(x, weight, bias, act, saved, tanh, row)
         return act, saved
     row = tuning.row("linear_gelu", x.device, x.element_size())
-    tiles = triton.cdiv(T, row["BLOCK_M"]) * triton.cdiv(F, row["BLOCK_N"])
+    tiles = cdiv(T, row["BLOCK_M"]) * cdiv(F, row["BLOCK_N"])
     _linear_gelu_kernel[(tiles,)](x, weight, bias, act, saved, x.stride(0), weight.stride(0), T, K=K, F=F, TANH=tanh, **row)
     return act, saved
 
@@ -194,7 +195,7 @@ def linear_gelu_tma_fwd(
     """Fills act, and h where given, by the kernel of descriptors."""
     T, (F, K) = x.shape[0], weight.shape
     m, n, k = row["BLOCK_M"], row["BLOCK_N"], row["BLOCK_K"]
-    tiles = triton.cdiv(T, m) * triton.cdiv(F, n)
+    tiles = cdiv(T, m) * cdiv(F, n)
     _linear_gelu_tma_kernel[(tuning.programs(1, tiles, x.device),)](
         TensorDescriptor.from_tensor(x, [m, k]),
         TensorDescriptor.from_tensor(weight, [n, k]),
@@ -217,9 +218,9 @@ def linear_gelu_bwd(
     dy, weight = contiguous_rows(dy), contiguous_rows(weight)
     dh, act = torch.empty_like(h), torch.empty_like(h)
     row = tuning.row("linear_gelu_bwd", dy.device, dy.element_size())
-    row_tiles = triton.cdiv(T, row["BLOCK_M"])
+    row_tiles = cdiv(T, row["BLOCK_M"])
     partial = torch.empty((row_tiles, F), dtype=torch.float32, device=dy.device)
-    _linear_gelu_bwd_kernel[(row_tiles * triton.cdiv(F, row["BLOCK_N"]),)](
+    _linear_gelu_bwd_kernel[(row_tiles * cdiv(F, row["BLOCK_N"]),)](
         dy, weight, h, dh, act, partial, dy.stride(0), weight.stride(0), T, K=K, F=F, TANH=tanh, **row
     )
     return dh, act, partial.sum(0)
@@ -232,7 +233,7 @@ def gelu_fwd(h: torch.Tensor, tanh: bool, in_place: bool) -> torch.Tensor:
     if T:
         row = tuning.row("gelu", h.device)
         row.pop("PER_SM")
-        grid = (triton.cdiv(T, row["BLOCK_T"]) * triton.cdiv(F, row["BLOCK_F"]),)
+        grid = (cdiv(T, row["BLOCK_T"]) * cdiv(F, row["BLOCK_F"]),)
         _gelu_fwd_kernel[grid](h, act, T, F=F, TANH=tanh, **row)
     return act
 
@@ -248,9 +249,9 @@ def gelu_bwd(
     if not T:
         return dh, act, torch.zeros(F, dtype=torch.float32, device=h.device)
     row = tuning.row("gelu", h.device)
-    programs = tuning.programs(row.pop("PER_SM"), triton.cdiv(T, row["BLOCK_T"]), h.device)
+    programs = tuning.programs(row.pop("PER_SM"), cdiv(T, row["BLOCK_T"]), h.device)
     partial = torch.empty((programs, F), dtype=torch.float32, device=h.device)
-    _gelu_bwd_kernel[(programs * triton.cdiv(F, row["BLOCK_F"]),)](dact, h, dh, act, partial, T, F=F, TANH=tanh, **row)
+    _gelu_bwd_kernel[(programs * cdiv(F, row["BLOCK_F"]),)](dact, h, dh, act, partial, T, F=F, TANH=tanh, **row)
     return dh, act, partial.sum(0)
 
 

@@ -2,7 +2,7 @@
 
     z = dropout(x + x_bias) + residual          x, residual, y (T, N); x_bias, weight, bias (N,)
     xhat = (z - mean(z)) * rstd(z)              mean, rstd (T,) float32, saved for the backward
-    y = xhat * weight + bias
+    y = xhat * weight + bias                    and y rounded to 16 bit beside it, where the next product takes that
 
 Forward: a program takes BLOCK_T rows whole, reads them once and keeps them in registers; its statistics are float32.
 Backward: z is computed again from x and residual (both are alive: the linears around need them), dropout from its seed.
@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 
 from fastbert.kernels import tuning
-from fastbert.kernels.common import contiguous_rows, dense, dropped, keep_mask, normalised, normalised_gradient
+from fastbert.kernels.common import contiguous_rows, dense, dropped, keep_mask, normalised, normalised_gradient, stride_of
+from fastbert.kernels.tuning import cdiv, next_power_of_2
 
 
 @triton.jit
@@ -34,7 +35,7 @@ def _sum(x_ptr, x_bias_ptr, residual_ptr, seed_ptr, rows, cols, inside, stride_x
 
 @triton.jit(do_not_specialize=["T"], do_not_specialize_on_alignment=["seed_ptr"])
 def _layer_norm_fwd_kernel(
-    x_ptr, x_bias_ptr, residual_ptr, weight_ptr, bias_ptr, seed_ptr, y_ptr, mean_ptr, rstd_ptr,
+    x_ptr, x_bias_ptr, residual_ptr, weight_ptr, bias_ptr, seed_ptr, y_ptr, narrow_ptr, mean_ptr, rstd_ptr,
     stride_xt, stride_rt, T, eps, p,
     N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
@@ -43,14 +44,17 @@ def _layer_norm_fwd_kernel(
     inside = (rows < T)[:, None] & (cols < N)[None, :]
     z = _sum(x_ptr, x_bias_ptr, residual_ptr, seed_ptr, rows, cols, inside, stride_xt, stride_rt, p, N, BLOCK_N)
     y = normalised(z, weight_ptr, bias_ptr, mean_ptr, rstd_ptr, rows, cols, T, eps, N)
-    tl.store(y_ptr + rows.to(tl.int64)[:, None] * N + cols[None, :], y.to(y_ptr.dtype.element_ty), mask=inside)
+    place = rows.to(tl.int64)[:, None] * N + cols[None, :]
+    tl.store(y_ptr + place, y.to(y_ptr.dtype.element_ty), mask=inside)
+    if narrow_ptr is not None:
+        tl.store(narrow_ptr + place, y.to(narrow_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["T"], do_not_specialize_on_alignment=["seed_ptr"])
 def _layer_norm_bwd_kernel(
-    dy_ptr, x_ptr, x_bias_ptr, residual_ptr, weight_ptr, seed_ptr, mean_ptr, rstd_ptr,
+    dy_ptr, dnarrow_ptr, x_ptr, x_bias_ptr, residual_ptr, weight_ptr, seed_ptr, mean_ptr, rstd_ptr,
     dx_ptr, dresidual_ptr, partial_ptr,
-    stride_dyt, stride_xt, stride_rt, T, p,
+    stride_dyt, stride_dnt, stride_xt, stride_rt, T, p,
     N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     program, programs = tl.program_id(0), tl.num_programs(0)
@@ -66,6 +70,8 @@ def _layer_norm_bwd_kernel(
         inside = (rows < T)[:, None] & is_column[None, :]
         z = _sum(x_ptr, x_bias_ptr, residual_ptr, seed_ptr, rows, cols, inside, stride_xt, stride_rt, p, N, BLOCK_N)
         dy = tl.load(dy_ptr + at * stride_dyt + cols[None, :], mask=inside, other=0.0).to(tl.float32)
+        if dnarrow_ptr is not None:
+            dy += tl.load(dnarrow_ptr + at * stride_dnt + cols[None, :], mask=inside, other=0.0).to(tl.float32)
         mean = tl.load(mean_ptr + rows, mask=rows < T, other=0.0)
         rstd = tl.load(rstd_ptr + rows, mask=rows < T, other=0.0)
         xhat = tl.where(inside, (z - mean[:, None]) * rstd[:, None], 0.0)
@@ -97,22 +103,26 @@ def layer_norm_fwd(
     seed: torch.Tensor | None,
     out_dtype: torch.dtype,
     statistics: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """x, residual (T, N) -> y (T, N) in `out_dtype`, and mean and rstd (T,) float32 where `statistics` are asked for."""
+    narrow_dtype: torch.dtype | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """x, residual (T, N) -> y (T, N) in `out_dtype`; y rounded to `narrow_dtype` where there is one; and mean and rstd (T,)
+    float32 where `statistics` are asked for.
+    """
     T, N = x.shape
     x = contiguous_rows(x)
     residual = None if residual is None else contiguous_rows(residual)
     y = torch.empty((T, N), dtype=out_dtype, device=x.device)
+    narrow = None if narrow_dtype is None else torch.empty((T, N), dtype=narrow_dtype, device=x.device)
     mean = torch.empty(T, dtype=torch.float32, device=x.device) if statistics else None
     rstd = torch.empty(T, dtype=torch.float32, device=x.device) if statistics else None
     if T:
         row = tuning.row("layer_norm_fwd", x.device, N)
-        _layer_norm_fwd_kernel[(triton.cdiv(T, row["BLOCK_T"]),)](
-            x, dense(x_bias), residual, dense(weight), dense(bias), seed, y, mean, rstd,
-            x.stride(0), 0 if residual is None else residual.stride(0), T, eps, p,
-            N=N, BLOCK_N=triton.next_power_of_2(N), **row,
+        _layer_norm_fwd_kernel[(cdiv(T, row["BLOCK_T"]),)](
+            x, dense(x_bias), residual, dense(weight), dense(bias), seed, y, narrow, mean, rstd,
+            x.stride(0), stride_of(residual), T, eps, p,
+            N=N, BLOCK_N=next_power_of_2(N), **row,
         )  # fmt: skip
-    return y, mean, rstd
+    return y, narrow, mean, rstd
 
 
 def layer_norm_bwd(
@@ -126,15 +136,18 @@ def layer_norm_bwd(
     mean: torch.Tensor,
     rstd: torch.Tensor,
     separate_residual: bool,
+    dnarrow: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
     """dy (T, N) -> dx (T, N) in x's type; dresidual in the residual's where `separate_residual`; and the column sums
-    (3, N) float32: dweight, dbias, dx_bias (zeros where there is no x_bias).
+    (3, N) float32: dweight, dbias, dx_bias (zeros where there is no x_bias). `dnarrow`, the gradient of the rounded y, is added
+    to dy.
 
     Without dropout and with one type, dresidual equals dx: then it need not be written.
     """
     T, N = x.shape
     dy, x = contiguous_rows(dy), contiguous_rows(x)
     residual = None if residual is None else contiguous_rows(residual)
+    dnarrow = None if dnarrow is None else contiguous_rows(dnarrow)
     dx = torch.empty((T, N), dtype=x.dtype, device=x.device)
     dresidual = None
     if separate_residual and residual is not None:
@@ -142,12 +155,12 @@ def layer_norm_bwd(
     if not T:
         return dx, dresidual, torch.zeros(3, N, dtype=torch.float32, device=x.device)
     row = tuning.row("layer_norm_bwd", x.device, N)
-    programs = tuning.programs(row.pop("PER_SM"), triton.cdiv(T, row["BLOCK_T"]), x.device)
+    programs = tuning.programs(row.pop("PER_SM"), cdiv(T, row["BLOCK_T"]), x.device)
     new = torch.zeros if x_bias is None else torch.empty
     partial = new((3, programs, N), dtype=torch.float32, device=x.device)
     _layer_norm_bwd_kernel[(programs,)](
-        dy, x, dense(x_bias), residual, dense(weight), seed, mean, rstd, dx, dresidual, partial,
-        dy.stride(0), x.stride(0), 0 if residual is None else residual.stride(0), T, p,
-        N=N, BLOCK_N=triton.next_power_of_2(N), **row,
+        dy, dnarrow, x, dense(x_bias), residual, dense(weight), seed, mean, rstd, dx, dresidual, partial,
+        dy.stride(0), stride_of(dnarrow), x.stride(0), stride_of(residual), T, p,
+        N=N, BLOCK_N=next_power_of_2(N), **row,
     )  # fmt: skip
     return dx, dresidual, partial.sum(1)

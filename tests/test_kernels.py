@@ -326,9 +326,9 @@ def operator_samples() -> list[tuple[str, tuple[Any, ...]]]:
     x, weight = random(4, 16), random(16)
     plain = random(4, 16, grad=False)
     return [
-        ("layer_norm", (x, random(4, 16), weight, random(16), 1e-12, random(16), 0.5, seed, torch.float32)),
-        ("layer_norm", (x, None, weight, random(16), 1e-12, None, 0.0, None, torch.float32)),
-        ("layer_norm_backward", (plain, plain, plain, per_row.repeat(4), None, 0.0, None, per_row, per_row, False)),
+        ("layer_norm", (x, random(4, 16), weight, random(16), 1e-12, random(16), 0.5, seed, torch.float32, torch.float16)),
+        ("layer_norm", (x, None, weight, random(16), 1e-12, None, 0.0, None, torch.float32, None)),
+        ("layer_norm_backward", (plain, plain, plain, plain, per_row.repeat(4), None, 0.0, None, per_row, per_row, False)),
         ("embedding", (ids, kind, ids, *tables, weight, random(16), 1e-12, 0.5, seed, 0)),
         ("embedding_backward", (plain, ids, kind, ids, *plain_tables, per_row.repeat(4), 0.0, None, per_row, per_row)),
         ("table_backward", (plain, ids, plain_tables[0], 0)),

@@ -143,7 +143,7 @@ def test_triton_stays_in_kernels() -> None:
 def test_kernels_know_tensors_and_one_another_at_most() -> None:
     for path in sorted((ROOT / "kernels").glob("*.py")):
         names = imports(path)
-        assert {name.split(".")[0] for name in names} <= {"torch", "triton", "fastbert", "functools"}, path
+        assert {name.split(".")[0] for name in names} <= {"torch", "triton", "fastbert", "functools", "operator"}, path
         ours = {name for name in names if name.split(".")[0] == "fastbert"}
         shared = ("fastbert.kernels.tuning", "fastbert.kernels.common.")
         if path.stem.startswith("attention"):  # one op in four files

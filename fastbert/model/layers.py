@@ -201,8 +201,8 @@ class _Join(nn.Module):
             hidden_states, input_tensor = batch.pack(hidden_states), batch.pack(input_tensor)
         product, norm = self.dense, self.LayerNorm
         if is_plain(product, norm, self.dropout):
-            weights = (product.weight, product.bias, input_tensor, norm.weight, norm.bias)
-            joined = ops.linear_join(hidden_states, *weights, norm.eps, dropout_p(self.dropout), seed)
+            weights = (product.weight, product.bias, norm.weight, norm.bias)
+            joined = ops.linear_join(hidden_states, input_tensor, *weights, norm.eps, dropout_p(self.dropout), seed).residual
         else:
             joined = self.join(dense(product, hidden_states, batch), input_tensor, batch, seed)
         return batch.unpack(joined) if padded else joined
@@ -337,8 +337,8 @@ class BertLayer(nn.Module):
             weights = (up.dense.weight, up.dense.bias, down.dense.weight, down.dense.bias)
             norm = down.LayerNorm
             if is_plain(norm, down.dropout):
-                p = dropout_p(down.dropout)
-                return ops.ffn_join(x, *weights, norm.weight, norm.bias, norm.eps, form, p, seed)
+                p, states = dropout_p(down.dropout), ops.States(x, x)
+                return ops.ffn_join(states, *weights, norm.weight, norm.bias, norm.eps, p, seed, form).residual
             return down.join(ops.ffn(x, *weights, form), x, batch, seed)
         return call_rows(down, BertOutput, batch, call_rows(up, BertIntermediate, batch, x), x, seed=seed)
 

@@ -4,6 +4,7 @@ dispatch.py   which path runs an op, and why          reference.py      what is 
 cpu.py        ops whose plain form is slow on a CPU   cpu_attention.py  attention with dropout there, and its gradient
 onednn.py     float32 matrix products on a CPU        recorded.py       training repeats itself bit by bit
 backends.py   the backend in force, and who listens    side_by_side.py   weights that are one product without a copy
+states.py     hidden states for sums and for products
 custom_ops/   the kernels as PyTorch operators with gradients: imported where a kernel runs, as Triton comes with them
 """
 
@@ -25,11 +26,13 @@ from fastbert.ops.dispatch import (
     masked_attention,
     prepack,
 )
+from fastbert.ops.states import States
 
 __all__ = [
     "BACKENDS",
     "Call",
     "Decision",
+    "States",
     "attention",
     "backend",
     "clamps_ids",

@@ -25,6 +25,7 @@ from fastbert.ops.backends import Call, Decision, current_backend, heard_calls, 
 from fastbert.ops.cpu import Plan
 from fastbert.ops.reference import Seed
 from fastbert.ops.side_by_side import place_side_by_side
+from fastbert.ops.states import States
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes")  # as Triton reads it
@@ -32,6 +33,7 @@ _PRODUCTS = ("attention", "linear_gelu", "ffn")  # whose kernels multiply matric
 _HEAD_SIZES = (16, 32, 64, 128)
 _WIDEST = 8192  # hidden size that one program holds
 _OLDEST = (8, 0)  # compute capability
+_LIBRARY = "fastbert.ops.custom_ops"
 _warned: set[str] = set()
 
 
@@ -166,22 +168,22 @@ def dropout_mask(seed: Seed, shape: tuple[int, ...], p: float, device: torch.dev
 
 def linear_join(
     x: Tensor,
+    residual: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    residual: Tensor,
     ln_weight: Tensor,
     ln_bias: Tensor,
     eps: float,
     dropout_p: float = 0.0,
     seed: Seed = None,
-) -> Tensor:
+) -> States:
     """LayerNorm(dropout(x weight^T + bias) + residual): (T, F), (T, N) -> (T, N). `linear`, then `layer_norm`."""
     early, late = _placed_bias(x, bias)
-    return layer_norm(linear(x, weight, early), residual, ln_weight, ln_bias, eps, late, dropout_p, seed)
+    return _normalised_states(linear(x, weight, early), residual, ln_weight, ln_bias, eps, late, dropout_p, seed)
 
 
 def ffn_join(
-    x: Tensor,
+    x: States,
     w1: Tensor,
     b1: Tensor,
     w2: Tensor,
@@ -189,13 +191,23 @@ def ffn_join(
     ln_weight: Tensor,
     ln_bias: Tensor,
     eps: float,
-    approximate: str = "none",
     dropout_p: float = 0.0,
     seed: Seed = None,
-) -> Tensor:
+    approximate: str = "none",
+) -> States:
     """LayerNorm(dropout(GELU(x w1^T + b1) w2^T + b2) + x): (T, N) -> (T, N). `ffn`, then `layer_norm`."""
-    early, late = _placed_bias(x, b2)
-    return layer_norm(ffn(x, w1, b1, w2, early, approximate), x, ln_weight, ln_bias, eps, late, dropout_p, seed)
+    early, late = _placed_bias(x.operand, b2)
+    y = ffn(x.operand, w1, b1, w2, early, approximate)
+    return _normalised_states(y, x.residual, ln_weight, ln_bias, eps, late, dropout_p, seed)
+
+
+def _normalised_states(x: Tensor, residual: Tensor, *rest: Any) -> States:
+    """`layer_norm`, in the type of products as well where the kernel runs under autocast and nobody listens to the calls."""
+    run = _choose("layer_norm", x, x.shape, _width_obstacle(x))
+    if torch.is_autocast_enabled(x.device.type) and run is getattr(sys.modules.get(_LIBRARY), "layer_norm", None):
+        return States(*_library().layer_norm_states(x, residual, *rest))
+    y = run(x, residual, *rest)
+    return States(y, y)
 
 
 def _placed_bias(x: Tensor, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
@@ -310,7 +322,7 @@ def _tf32() -> bool:
 def _library() -> Any:
     """fastbert.ops.custom_ops, imported at the first use: it brings Triton with it."""
     _load_library()
-    return sys.modules["fastbert.ops.custom_ops"]
+    return sys.modules[_LIBRARY]
 
 
 def _load_library() -> bool:

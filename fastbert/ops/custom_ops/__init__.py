@@ -11,6 +11,6 @@ from fastbert.ops.custom_ops.attention import attention
 from fastbert.ops.custom_ops.cross_entropy import cross_entropy, dropout_mask
 from fastbert.ops.custom_ops.embedding import embedding
 from fastbert.ops.custom_ops.ffn import ffn, linear_gelu
-from fastbert.ops.custom_ops.layer_norm import layer_norm
+from fastbert.ops.custom_ops.layer_norm import layer_norm, layer_norm_states
 
-__all__ = ["attention", "cross_entropy", "dropout_mask", "embedding", "ffn", "layer_norm", "linear_gelu"]
+__all__ = ["attention", "cross_entropy", "dropout_mask", "embedding", "ffn", "layer_norm", "layer_norm_states", "linear_gelu"]

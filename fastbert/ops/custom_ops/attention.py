@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastbert.kernels import attention as kernels
-from fastbert.ops.custom_ops.shared import Seed, direct, drawn_seed, on_device, operands
+from fastbert.ops.custom_ops.shared import Seed, differentiable, direct, drawn_seed, eager, on_device, operands
 
 
 def attention(
@@ -26,11 +28,11 @@ def attention(
     scale = qkv.shape[-1] ** -0.5 if scale is None else scale
     if direct(qkv, cu_seqlens):
         return on_device(kernels.attention_fwd, qkv, cu_seqlens, max_seqlen, dropout_p, seed, causal, scale, False)[0]
-    return torch.ops.fastbert.attention(qkv, cu_seqlens, max_seqlen, dropout_p, seed, causal, scale)[0]
+    run = _eager if eager(qkv, cu_seqlens) else torch.ops.fastbert.attention
+    return run(qkv, cu_seqlens, max_seqlen, dropout_p, seed, causal, scale)[0]
 
 
-@torch.library.custom_op("fastbert::attention", mutates_args=())
-def _attention(
+def _forward(
     qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int, dropout_p: float, seed: Tensor | None, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
     out, lse = on_device(kernels.attention_fwd, qkv, cu_seqlens, max_seqlen, dropout_p, seed, causal, scale, True)
@@ -38,14 +40,16 @@ def _attention(
     return out, lse
 
 
-@_attention.register_fake
+_operator = torch.library.custom_op("fastbert::attention", _forward, mutates_args=())
+
+
+@_operator.register_fake
 def _(qkv, cu_seqlens, max_seqlen, dropout_p, seed, causal, scale):
     tokens, _, heads, width = qkv.shape
     return qkv.new_empty(tokens, heads, width), qkv.new_empty((heads, tokens), dtype=torch.float32)
 
 
-@torch.library.custom_op("fastbert::attention_backward", mutates_args=())
-def _attention_backward(
+def _backward(
     dout: Tensor,
     qkv: Tensor,
     cu_seqlens: Tensor,
@@ -60,23 +64,25 @@ def _attention_backward(
     return on_device(kernels.attention_bwd, dout, qkv, cu_seqlens, max_seqlen, out, lse, dropout_p, seed, causal, scale)
 
 
-@_attention_backward.register_fake
+_backward_operator = torch.library.custom_op("fastbert::attention_backward", _backward, mutates_args=())
+
+
+@_backward_operator.register_fake
 def _(dout, qkv, cu_seqlens, max_seqlen, out, lse, dropout_p, seed, causal, scale):
     return qkv.new_empty(qkv.shape)
 
 
-def _attention_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
     qkv, cu_seqlens, ctx.max_seqlen, ctx.dropout_p, seed, ctx.causal, ctx.scale = inputs
     ctx.save_for_backward(qkv, cu_seqlens, seed, *output)
 
 
-def _attention_gradients(ctx: Any, dout: Tensor, *_: Any) -> tuple[Any, ...]:
+def _gradients(backward: Callable[..., Any], ctx: Any, dout: Tensor, *_: Any) -> tuple[Any, ...]:
     qkv, cu_seqlens, seed, out, lse = ctx.saved_tensors
-    dqkv = torch.ops.fastbert.attention_backward(
-        dout, qkv, cu_seqlens, ctx.max_seqlen, out, lse, ctx.dropout_p, seed, ctx.causal, ctx.scale
-    )
+    dqkv = backward(dout, qkv, cu_seqlens, ctx.max_seqlen, out, lse, ctx.dropout_p, seed, ctx.causal, ctx.scale)
     return dqkv, None, None, None, None, None, None
 
 
-_attention.register_autograd(_attention_gradients, setup_context=_attention_setup)
+_operator.register_autograd(functools.partial(_gradients, torch.ops.fastbert.attention_backward), setup_context=_setup)
+_eager = differentiable("Attention", _forward, _setup, functools.partial(_gradients, _backward))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from fastbert.kernels import common
 from fastbert.kernels import cross_entropy as kernels
-from fastbert.ops.custom_ops.shared import Seed, autocast_type, direct, drawn_seed, on_device, operands
+from fastbert.ops.custom_ops.shared import Seed, autocast_type, differentiable, direct, drawn_seed, eager, on_device, operands
 
 
 def cross_entropy(
@@ -21,7 +23,8 @@ def cross_entropy(
     if direct(hidden, weight, bias, labels):
         losses = on_device(kernels.cross_entropy_fwd, hidden, weight, bias, labels, ignore_index, False)[0]
     else:
-        losses = torch.ops.fastbert.cross_entropy(hidden, weight, bias, labels, ignore_index)[0]
+        run = _eager if eager(hidden, weight, bias, labels) else torch.ops.fastbert.cross_entropy
+        losses = run(hidden, weight, bias, labels, ignore_index)[0]
     if reduction == "mean":
         losses = losses.sum() / (labels != ignore_index).sum().clamp(min=1)
     elif reduction == "sum":
@@ -29,22 +32,23 @@ def cross_entropy(
     return losses.to(dtype)
 
 
-@torch.library.custom_op("fastbert::cross_entropy", mutates_args=())
-def _cross_entropy(
+def _forward(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, ignore_index: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     return on_device(kernels.cross_entropy_fwd, hidden, weight, bias, labels, ignore_index, True)
 
 
-@_cross_entropy.register_fake
+_operator = torch.library.custom_op("fastbert::cross_entropy", _forward, mutates_args=())
+
+
+@_operator.register_fake
 def _(hidden, weight, bias, labels, ignore_index):
     losses = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
     kept, width = kernels.kept_rows(hidden, weight), kernels.padded_width(weight.shape[0])
     return losses, torch.empty_like(losses), hidden.new_empty(kept, width)
 
 
-@torch.library.custom_op("fastbert::cross_entropy_backward", mutates_args=())
-def _cross_entropy_backward(
+def _backward(
     upstream: Tensor,
     hidden: Tensor,
     weight: Tensor,
@@ -57,7 +61,10 @@ def _cross_entropy_backward(
     return on_device(kernels.cross_entropy_bwd, upstream, hidden, weight, bias, labels, lse, kept, ignore_index)
 
 
-@_cross_entropy_backward.register_fake
+_backward_operator = torch.library.custom_op("fastbert::cross_entropy_backward", _backward, mutates_args=())
+
+
+@_backward_operator.register_fake
 def _(upstream, hidden, weight, bias, labels, lse, kept, ignore_index):
     return (
         hidden.new_empty(hidden.shape),
@@ -66,21 +73,20 @@ def _(upstream, hidden, weight, bias, labels, lse, kept, ignore_index):
     )
 
 
-def _cross_entropy_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
     hidden, weight, bias, labels, ctx.ignore_index = inputs
     ctx.save_for_backward(hidden, weight, bias, labels, *output[1:])
 
 
-def _cross_entropy_gradients(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
+def _gradients(backward: Callable[..., Any], ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
     hidden, weight, bias, labels, lse, kept = ctx.saved_tensors
-    dhidden, dweight, dbias = torch.ops.fastbert.cross_entropy_backward(
-        upstream, hidden, weight, bias, labels, lse, kept, ctx.ignore_index
-    )
+    dhidden, dweight, dbias = backward(upstream, hidden, weight, bias, labels, lse, kept, ctx.ignore_index)
     return dhidden, dweight, None if bias is None else dbias.to(bias.dtype), None, None
 
 
-_cross_entropy.register_autograd(_cross_entropy_gradients, setup_context=_cross_entropy_setup)
+_operator.register_autograd(functools.partial(_gradients, torch.ops.fastbert.cross_entropy_backward), setup_context=_setup)
+_eager = differentiable("CrossEntropy", _forward, _setup, functools.partial(_gradients, _backward))
 
 
 def dropout_mask(seed: Seed, shape: tuple[int, ...], p: float, device: torch.device) -> Tensor:

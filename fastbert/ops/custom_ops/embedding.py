@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastbert.kernels import embedding as kernels
-from fastbert.ops.custom_ops.shared import Seed, autocast_type, direct, drawn_seed, on_device
+from fastbert.ops.custom_ops.shared import Seed, autocast_type, differentiable, direct, drawn_seed, eager, on_device
 
 
 def embedding(
@@ -32,12 +34,12 @@ def embedding(
     if direct(*tables, ln_weight, ln_bias, input_ids):
         y = on_device(kernels.embedding_fwd, *ids, *tables, ln_weight, ln_bias, eps, dropout_p, seed, False)[0]
     else:
-        y = torch.ops.fastbert.embedding(*ids, *tables, ln_weight, ln_bias, eps, dropout_p, seed, padding_idx)[0]
+        run = _eager if eager(*tables, ln_weight, ln_bias, input_ids) else torch.ops.fastbert.embedding
+        y = run(*ids, *tables, ln_weight, ln_bias, eps, dropout_p, seed, padding_idx)[0]
     return y.float() if autocast_type(y.device) else y
 
 
-@torch.library.custom_op("fastbert::embedding", mutates_args=())
-def _embedding(
+def _forward(
     input_ids: Tensor,
     token_type_ids: Tensor,
     position_ids: Tensor,
@@ -71,14 +73,16 @@ def _embedding(
     return y, mean, rstd
 
 
-@_embedding.register_fake
+_operator = torch.library.custom_op("fastbert::embedding", _forward, mutates_args=())
+
+
+@_operator.register_fake
 def _(ids, types, positions, word, position, token_type, ln_weight, ln_bias, eps, dropout_p, seed, padding_idx):
     per_row = word.new_empty(ids.shape[0], dtype=torch.float32)
     return word.new_empty(ids.shape[0], word.shape[1]), per_row, torch.empty_like(per_row)
 
 
-@torch.library.custom_op("fastbert::embedding_backward", mutates_args=())
-def _embedding_backward(
+def _backward(
     dy: Tensor,
     input_ids: Tensor,
     token_type_ids: Tensor,
@@ -109,39 +113,48 @@ def _embedding_backward(
     )
 
 
-@_embedding_backward.register_fake
+_backward_operator = torch.library.custom_op("fastbert::embedding_backward", _backward, mutates_args=())
+
+
+@_backward_operator.register_fake
 def _(dy, ids, types, positions, word, position, token_type, ln_weight, dropout_p, seed, mean, rstd):
     return word.new_empty(dy.shape, dtype=torch.float32), word.new_empty((2, dy.shape[1]), dtype=torch.float32)
 
 
-@torch.library.custom_op("fastbert::table_backward", mutates_args=())
 def _table_backward(dz: Tensor, index: Tensor, table: Tensor, padding_idx: int | None) -> Tensor:
     return on_device(kernels.table_bwd, dz, index, table.shape[0], table.dtype, padding_idx)
 
 
-@_table_backward.register_fake
+_table_operator = torch.library.custom_op("fastbert::table_backward", _table_backward, mutates_args=())
+
+
+@_table_operator.register_fake
 def _(dz, index, table, padding_idx):
     return torch.empty_like(table, memory_format=torch.contiguous_format)
 
 
-def _embedding_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
     ids, types, positions, word, position, token_type, ln_weight, ln_bias, _, ctx.dropout_p, seed, ctx.padding_idx = inputs
     ctx.save_for_backward(ids, types, positions, word, position, token_type, ln_weight, seed, *output[1:])
     ctx.bias_dtype = ln_bias.dtype
 
 
-def _embedding_gradients(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
+def _gradients(
+    backward: Callable[..., Any], table_backward: Callable[..., Any], ctx: Any, dy: Tensor, *_: Any
+) -> tuple[Any, ...]:
     *ids, word, position, token_type, ln_weight, seed, mean, rstd = ctx.saved_tensors
-    dz, sums = torch.ops.fastbert.embedding_backward(
-        dy, *ids, word, position, token_type, ln_weight, ctx.dropout_p, seed, mean, rstd
-    )
+    dz, sums = backward(dy, *ids, word, position, token_type, ln_weight, ctx.dropout_p, seed, mean, rstd)
     tables = ((3, ids[0], word, ctx.padding_idx), (4, ids[2], position, None), (5, ids[1], token_type, None))
     gradients = [
-        torch.ops.fastbert.table_backward(dz, index, table, padding) if ctx.needs_input_grad[place] else None
+        table_backward(dz, index, table, padding) if ctx.needs_input_grad[place] else None
         for place, index, table, padding in tables
     ]
     return None, None, None, *gradients, sums[0].to(ln_weight.dtype), sums[1].to(ctx.bias_dtype), None, None, None, None
 
 
-_embedding.register_autograd(_embedding_gradients, setup_context=_embedding_setup)
+_operator.register_autograd(
+    functools.partial(_gradients, torch.ops.fastbert.embedding_backward, torch.ops.fastbert.table_backward),
+    setup_context=_setup,
+)
+_eager = differentiable("Embedding", _forward, _setup, functools.partial(_gradients, _backward, _table_backward))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from fastbert.kernels import ffn as kernels
 from fastbert.kernels import tuning
-from fastbert.ops.custom_ops.shared import direct, on_device, operands
+from fastbert.ops.custom_ops.shared import differentiable, direct, eager, on_device, operands
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, approximate: str = "none") -> Tensor:
@@ -19,7 +21,8 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, approximate: str = "non
     tanh = approximate == "tanh"
     if direct(x, weight, bias):
         return on_device(kernels.linear_gelu_fwd, x, weight, bias, tanh, tuning.ffn_form(x.device, "inference"), False)[0]
-    return torch.ops.fastbert.linear_gelu(x, weight, bias, tanh)[0]
+    run = _eager_half if eager(x, weight, bias) else torch.ops.fastbert.linear_gelu
+    return run(x, weight, bias, tanh)[0]
 
 
 def ffn(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor | None, approximate: str = "none") -> Tensor:
@@ -29,82 +32,94 @@ def ffn(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor | None, approx
     if direct(x, w1, b1, w2, b2):
         act, _ = on_device(kernels.linear_gelu_fwd, x, w1, b1, tanh, tuning.ffn_form(x.device, "inference"), False)
         return F.linear(act, w2, b2)
-    return torch.ops.fastbert.ffn(x, w1, b1, w2, b2, tanh)[0]
+    run = _eager if eager(x, w1, b1, w2, b2) else torch.ops.fastbert.ffn
+    return run(x, w1, b1, w2, b2, tanh)[0]
 
 
-@torch.library.custom_op("fastbert::linear_gelu", mutates_args=())
-def _linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, tanh: bool) -> tuple[Tensor, Tensor]:
+def _half_forward(x: Tensor, weight: Tensor, bias: Tensor, tanh: bool) -> tuple[Tensor, Tensor]:
     act, h = on_device(kernels.linear_gelu_fwd, x, weight, bias, tanh, tuning.ffn_form(x.device, "training"), True)
     assert h is not None
     return act, h
 
 
-@_linear_gelu.register_fake
+_half_operator = torch.library.custom_op("fastbert::linear_gelu", _half_forward, mutates_args=())
+
+
+@_half_operator.register_fake
 def _(x, weight, bias, tanh):
     act = x.new_empty(x.shape[0], weight.shape[0])
     return act, torch.empty_like(act)
 
 
-@torch.library.custom_op("fastbert::gelu_backward", mutates_args=())
-def _gelu_backward(dact: Tensor, h: Tensor, tanh: bool) -> tuple[Tensor, Tensor]:
+def _half_backward(dact: Tensor, h: Tensor, tanh: bool) -> tuple[Tensor, Tensor]:
     dh, _, dbias = on_device(kernels.gelu_bwd, dact, h, tanh, want_act=False)
     return dh, dbias
 
 
-@_gelu_backward.register_fake
+_half_backward_operator = torch.library.custom_op("fastbert::gelu_backward", _half_backward, mutates_args=())
+
+
+@_half_backward_operator.register_fake
 def _(dact, h, tanh):
     return torch.empty_like(h), h.new_empty(h.shape[1], dtype=torch.float32)
 
 
-def _linear_gelu_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _half_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
     x, weight, bias, ctx.tanh = inputs
     ctx.save_for_backward(x, weight, output[1])
     ctx.bias_dtype = bias.dtype
 
 
-def _linear_gelu_gradients(ctx: Any, dact: Tensor, *_: Any) -> tuple[Any, ...]:
+def _half_gradients(backward: Callable[..., Any], ctx: Any, dact: Tensor, *_: Any) -> tuple[Any, ...]:
     x, weight, h = ctx.saved_tensors
-    dh, dbias = torch.ops.fastbert.gelu_backward(dact, h, ctx.tanh)
+    dh, dbias = backward(dact, h, ctx.tanh)
     wanted = ctx.needs_input_grad
     return dh @ weight if wanted[0] else None, dh.T @ x if wanted[1] else None, dbias.to(ctx.bias_dtype), None
 
 
-_linear_gelu.register_autograd(_linear_gelu_gradients, setup_context=_linear_gelu_setup)
+_half_operator.register_autograd(
+    functools.partial(_half_gradients, torch.ops.fastbert.gelu_backward), setup_context=_half_setup
+)
+_eager_half = differentiable("LinearGelu", _half_forward, _half_setup, functools.partial(_half_gradients, _half_backward))
 
 
-@torch.library.custom_op("fastbert::ffn", mutates_args=())
-def _ffn(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor | None, tanh: bool) -> tuple[Tensor, Tensor]:
+def _forward(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor | None, tanh: bool) -> tuple[Tensor, Tensor]:
     act, h = on_device(kernels.linear_gelu_fwd, x, w1, b1, tanh, tuning.ffn_form(x.device, "training"), True)
     assert h is not None
     return F.linear(act, w2, b2), h
 
 
-@_ffn.register_fake
+_operator = torch.library.custom_op("fastbert::ffn", _forward, mutates_args=())
+
+
+@_operator.register_fake
 def _(x, w1, b1, w2, b2, tanh):
     return x.new_empty(x.shape[0], w2.shape[0]), x.new_empty(x.shape[0], w1.shape[0])
 
 
-@torch.library.custom_op("fastbert::ffn_backward", mutates_args=())
-def _ffn_backward(dy: Tensor, w2: Tensor, h: Tensor, tanh: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _backward(dy: Tensor, w2: Tensor, h: Tensor, tanh: bool) -> tuple[Tensor, Tensor, Tensor]:
     return on_device(kernels.linear_gelu_bwd, dy, w2, h, tanh, tuning.ffn_form(dy.device, "backward"))
 
 
-@_ffn_backward.register_fake
+_backward_operator = torch.library.custom_op("fastbert::ffn_backward", _backward, mutates_args=())
+
+
+@_backward_operator.register_fake
 def _(dy, w2, h, tanh):
     return torch.empty_like(h), torch.empty_like(h), h.new_empty(h.shape[1], dtype=torch.float32)
 
 
-def _ffn_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
     x, w1, b1, w2, b2, ctx.tanh = inputs
     ctx.save_for_backward(x, w1, b1, w2, output[1])
     ctx.b2_dtype = None if b2 is None else b2.dtype
 
 
-def _ffn_gradients(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
+def _gradients(backward: Callable[..., Any], ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
     x, w1, b1, w2, h = ctx.saved_tensors
-    dh, act, db1 = torch.ops.fastbert.ffn_backward(dy, w2, h, ctx.tanh)
+    dh, act, db1 = backward(dy, w2, h, ctx.tanh)
     wanted = ctx.needs_input_grad
     dx = dh @ w1 if wanted[0] else None
     dw1 = dh.T @ x if wanted[1] else None
@@ -113,4 +128,5 @@ def _ffn_gradients(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
     return dx, dw1, db1.to(b1.dtype), dw2, db2, None
 
 
-_ffn.register_autograd(_ffn_gradients, setup_context=_ffn_setup)
+_operator.register_autograd(functools.partial(_gradients, torch.ops.fastbert.ffn_backward), setup_context=_setup)
+_eager = differentiable("FeedForward", _forward, _setup, functools.partial(_gradients, _backward))

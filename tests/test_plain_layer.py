@@ -1,0 +1,204 @@
+"""Layers without calls of their modules, states in two types, and gradients without the detour over PyTorch operators."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_pair, ragged
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fastbert
+from fastbert import ops
+from fastbert.model import plain_layer
+
+SIZES = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 96}
+NAMES = ("attention", "cross_entropy", "embedding", "ffn", "layer_norm")
+FILES = {name: importlib.import_module(f"fastbert.ops.custom_ops.{name}") for name in NAMES}
+
+
+def trained(model: Any, batch: dict[str, Any], backend: str, autocast: bool = False) -> list[torch.Tensor]:
+    """Loss, states and gradients of a step, with the same dropout each time."""
+    model.zero_grad()
+    torch.manual_seed(3)
+    with fastbert.backend(backend), torch.autocast("cpu", torch.float16, enabled=autocast):
+        out = model(**batch)
+    loss = out.loss.float()
+    loss.backward()
+    return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+
+def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
+    assert len(a) == len(b)
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def masked_lm(lengths: Sequence[int] = (9, 4, 7), **fields: Any) -> tuple[Any, dict[str, Any]]:
+    model, _ = make_pair("BertForMaskedLM", **SIZES, **fields)
+    batch: dict[str, Any] = ragged(list(lengths))
+    return model.train(), batch | {"labels": batch["input_ids"].masked_fill(batch["input_ids"] % 3 > 0, -100)}
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto", "triton"])
+def test_a_plain_layer_is_its_modules_to_the_bit(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = masked_lm()
+    first = trained(model, batch, backend)
+    called: list[int] = []
+    monkeypatch.setattr(plain_layer, "read", lambda _: called.append(1))
+    same(trained(model, batch, backend), first)
+    assert len(called) == 2, "the last of three layers computes the rows that the head reads"
+
+
+def no_gelu(model: Any) -> None:
+    for layer in model.bert.encoder.layer:
+        layer.intermediate.hidden_act = "relu"
+
+
+def hooked(path: str) -> Callable[[Any], None]:
+    return lambda model: (model.bert.encoder.layer[1].get_submodule(path).register_forward_hook(lambda *_: None), None)[1]
+
+
+def own_forward(model: Any) -> None:
+    norm = model.bert.encoder.layer[1].output.LayerNorm
+    norm.forward = lambda x: torch.nn.LayerNorm.forward(norm, x)
+
+
+def other_class(model: Any) -> None:
+    class Linear(torch.nn.Linear):
+        pass
+
+    model.bert.encoder.layer[1].attention.self.key = Linear(64, 64)
+
+
+def parametrized(model: Any) -> None:
+    torch.nn.utils.parametrizations.weight_norm(model.bert.encoder.layer[1].intermediate.dense)
+
+
+PARTS = ("", "attention", "attention.self", "attention.self.query", "attention.self.dropout", "attention.output")
+PARTS += ("attention.output.dense", "attention.output.LayerNorm", "attention.output.dropout", "intermediate")
+PARTS += ("intermediate.dense", "output", "output.dense", "output.LayerNorm", "output.dropout")
+CHANGES: dict[str, Callable[[Any], None]] = {f"hook on {path or 'the layer'}": hooked(path) for path in PARTS}
+CHANGES |= {"own forward": own_forward, "another class": other_class, "parametrized": parametrized, "relu": no_gelu}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_layer_with_anything_of_its_own_is_called(change: Callable[[Any], None]) -> None:
+    model, batch = masked_lm()
+    assert plain_layer.read(model.bert.encoder.layer[1]) is not None
+    change(model)
+    assert plain_layer.read(model.bert.encoder.layer[1]) is None
+    calls: list[int] = []
+    model.bert.encoder.layer[1].register_forward_pre_hook(lambda *_: calls.append(1))
+    model(**batch)
+    assert calls == [1]
+
+
+def test_what_is_asked_for_decides() -> None:
+    """Hidden states, probabilities, recomputation, 4-D masks and pruned rows need the modules."""
+    model, _ = make_pair("BertForSequenceClassification", **SIZES)
+    batch = ragged([9, 4])
+    real, seen = plain_layer.run, []
+    square = batch["attention_mask"][:, None, None, :] * torch.ones(1, 1, 9, 1, dtype=torch.long)
+
+    def ran(train: bool = False, **inputs: Any) -> int:
+        seen.clear()
+        model.train(train)
+        model(**{**batch, **inputs})
+        return len(seen)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plain_layer, "run", lambda *args: (seen.append(1), real(*args))[1])
+        assert ran() == 2, "the last of three layers computes the rows that the head reads"
+        assert ran(output_hidden_states=True) == 0
+        assert ran(output_attentions=True) == 0
+        assert ran(attention_mask=square) == 0
+        model.gradient_checkpointing_enable()
+        assert ran(train=True) == 0
+        assert ran() == 2
+
+
+@pytest.mark.parametrize("upstream", ["both", "residual", "operand"])
+def test_states_are_the_result_and_its_rounding_with_the_gradient_of_both(upstream: str) -> None:
+    make = torch.Generator().manual_seed(0)
+    x, residual, dy, dnarrow = (torch.randn(7, 48, generator=make) for _ in range(4))
+    weight, bias, x_bias = (torch.randn(48, generator=make).requires_grad_() for _ in range(3))
+    dnarrow = dnarrow.half()
+    leaves = [x.half().requires_grad_(), residual.requires_grad_(), weight, bias, x_bias]
+
+    def states(both: bool) -> list[torch.Tensor]:
+        arguments = (leaves[0], leaves[1], weight, bias, 1e-12, x_bias, 0.3, torch.tensor([5]))
+        file = FILES["layer_norm"]
+        y, narrow = file.layer_norm_states(*arguments) if both else (file.layer_norm(*arguments), None)
+        narrow = y.half() if narrow is None else narrow
+        pairs = [(y, dy)] * (upstream != "operand") + [(narrow, dnarrow)] * (upstream != "residual")
+        torch.autograd.backward(*zip(*pairs, strict=True))
+        found = [y.detach(), narrow.detach(), *(leaf.grad.clone() for leaf in leaves)]
+        for leaf in leaves:
+            leaf.grad = None
+        return found
+
+    with torch.autocast("cpu", torch.float16):
+        same(states(both=True), states(both=False))
+
+
+class Passes(TorchDispatchMode):
+    """Counts casts and additions of whole states, of so many elements."""
+
+    def __init__(self, elements: int) -> None:
+        super().__init__()
+        self.elements, self.count = elements, 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        name = function._schema.name
+        if name in ("aten::_to_copy", "aten::add", "aten::add_") and getattr(result, "numel", int)() == self.elements:
+            self.count += 1
+        return result
+
+
+def test_no_layer_casts_or_adds_its_states_in_a_pass_of_its_own() -> None:
+    """Under autocast: a further layer adds nothing to what the others need."""
+    counts = []
+    for layers in (2, 3, 4):
+        model, batch = masked_lm([40, 25, 12], num_hidden_layers=layers)  # enough tokens for one product of Q, K and V
+        with Passes(int(batch["attention_mask"].sum()) * 64) as passes:
+            trained(model, batch, "triton", autocast=True)
+        counts.append(passes.count)
+    assert counts[0] == counts[1] == counts[2] > 0
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_gradients_are_those_of_the_operators_to_the_bit(autocast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = masked_lm()
+    first = trained(model, batch, "triton", autocast)
+    for file in FILES.values():
+        monkeypatch.setattr(file, "eager", lambda *_: False)
+    same(trained(model, batch, "triton", autocast), first)
+
+
+def test_operators_are_seen_by_those_who_watch_them() -> None:
+    """Selective checkpointing and FLOP counters work on operators."""
+    model, batch = masked_lm()
+    seen = set()
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.add(function._schema.name)
+            return function(*args, **(kwargs or {}))
+
+    with Names():
+        trained(model, batch, "triton")
+    names = {f"fastbert::{name}{end}" for name in ("attention", "layer_norm", "ffn") for end in ("", "_backward")}
+    assert names <= seen
+
+
+def test_a_gradient_of_a_gradient_is_refused() -> None:
+    x, weight = torch.randn(3, 16, requires_grad=True), torch.randn(16)
+    with fastbert.backend("triton"):
+        y = ops.layer_norm(x, None, weight, weight, 1e-12)
+    (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dx.sum().backward()
