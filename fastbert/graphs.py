@@ -232,7 +232,8 @@ class _Weights:
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
-        self._owners: list[dict[str, Any]] = [o for part in module.modules() for o in (part._parameters, part._modules)]
+        owners = (o for part in module.modules() for o in (part._parameters, part._modules))
+        self._owners: list[dict[str, Any]] = [owner for owner in owners if owner]
         self._parts = [*chain.from_iterable(owner.values() for owner in self._owners)]  # kept: no other object gets their ids
         self._parameters = [part for part in self._parts if isinstance(part, Tensor)]
         self._state = self._now()

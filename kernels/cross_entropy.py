@@ -7,7 +7,11 @@ Rows go in chunks. The vendor's product writes a chunk's scores in the operands'
 running maximum and sum in float32: no (M, V) float32 tensor exists. For the backward, the scores of the first rows are kept,
 within a budget; those of the others are computed again. A kernel turns a chunk of scores into their gradient,
 (softmax - onehot) * upstream, in one pass that also gives the partial column sums of dbias, and two products of the vendor make
-dhidden and dweight from it. Rows of the score buffer start at multiples of 64 elements, as products want it: V = 30522 is none.
+dhidden and dweight from it.
+
+Products want sizes that are multiples of 8 elements: for V = 30522 the vendor's library takes kernels of an older architecture,
+at less than half of the speed. So they run on a weight and a bias with zeros behind them, whose scores nobody reads; rows of
+the score buffer start at multiples of 64 elements.
 """
 
 import torch
@@ -85,6 +89,12 @@ def _rows_in(budget: int, V: int, like: torch.Tensor) -> int:
     return max(1, budget // (padded_width(V) * like.element_size()))
 
 
+def _even(t: torch.Tensor) -> torch.Tensor:
+    """A weight (V, N) or bias (V,) with zeros behind it, up to a multiple of 8; itself where there is nothing to add."""
+    missing = -t.shape[0] % 8
+    return torch.nn.functional.pad(t, (0,) * (2 * t.dim() - 1) + (missing,)) if missing else t
+
+
 def _buffer(rows: int, V: int, like: torch.Tensor) -> torch.Tensor:
     return torch.empty((rows, padded_width(V)), dtype=like.dtype, device=like.device)
 
@@ -103,12 +113,13 @@ def cross_entropy_fwd(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Losses (M,) float32, 0 at ignored rows; lse (M,) float32; scores of the first rows where `keep`, (rows, padded width)."""
     (M, _), V = hidden.shape, weight.shape[0]
+    weight, bias = _even(weight), None if bias is None else _even(bias)
     losses = torch.empty(M, dtype=torch.float32, device=hidden.device)
     lse = torch.empty_like(losses)
     labels = labels.contiguous()
     row = tuning.row("cross_entropy_fwd", hidden.device)
     kept = _buffer(kept_rows(hidden, weight) if keep else 0, V, hidden)
-    kept[:, V:] = 0
+    kept[:, len(weight) :] = 0
     first, step = 0, _rows_in(CHUNK_BYTES, V, hidden)
     scratch = None
     while first < M:
@@ -116,7 +127,7 @@ def cross_entropy_fwd(
         if first >= kept.shape[0] and scratch is None:
             scratch = _buffer(count, V, hidden)
         chunk = slice(first, first + count)
-        logits = _scores(hidden[chunk], weight, bias, (kept if scratch is None else scratch[:count])[:, :V])
+        logits = _scores(hidden[chunk], weight, bias, (kept if scratch is None else scratch[:count])[:, : len(weight)])
         _cross_entropy_fwd_kernel[(count,)](
             logits, labels[chunk], losses[chunk], lse[chunk], logits.stride(0), V=V, ignore_index=ignore_index, **row
         )
@@ -136,12 +147,15 @@ def cross_entropy_bwd(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """upstream (M,) float32 -> dhidden (M, N), dweight (V, N) in their types, dbias (V,) float32."""
     (M, N), V = hidden.shape, weight.shape[0]
+    weight, bias = _even(weight), None if bias is None else _even(bias)
+    width = len(weight)
     hidden, upstream, labels = contiguous_rows(hidden), upstream.contiguous(), labels.contiguous()
     dhidden = torch.empty((M, N), dtype=hidden.dtype, device=hidden.device)
     dbias = torch.zeros(V, dtype=torch.float32, device=hidden.device)
     dweight: torch.Tensor | None = None
     step = min(max(M, 1), _rows_in(CHUNK_BYTES, V, hidden))
     dlogits_buffer = _buffer(step, V, hidden)
+    dlogits_buffer[:, V:] = 0
     scratch = _buffer(step, V, hidden) if kept.shape[0] < M else None
     first = 0
     while first < M:
@@ -149,14 +163,14 @@ def cross_entropy_bwd(
         count = min(step, (kept.shape[0] if is_kept else M) - first)
         chunk = slice(first, first + count)
         if is_kept:
-            logits = kept[chunk, :V]
+            logits = kept[chunk, :width]
         else:
             assert scratch is not None
-            logits = _scores(hidden[chunk], weight, bias, scratch[:count, :V])
+            logits = _scores(hidden[chunk], weight, bias, scratch[:count, :width])
         row = tuning.row("cross_entropy_bwd", hidden.device)
         programs = min(row.pop("PROGRAMS"), cdiv(count, row["BLOCK_M"]))
         partial = torch.empty((programs, V), dtype=torch.float32, device=hidden.device)
-        dlogits = dlogits_buffer[:count, :V]
+        dlogits = dlogits_buffer[:count, :width]
         _cross_entropy_bwd_kernel[(programs * cdiv(V, row["BLOCK_V"]),)](
             logits, labels[chunk], lse[chunk], upstream[chunk], dlogits, partial, logits.stride(0), dlogits.stride(0), count,
             V=V, ignore_index=ignore_index, **row,
@@ -168,4 +182,4 @@ def cross_entropy_bwd(
         first += count
     if dweight is None:
         dweight = torch.zeros_like(weight)
-    return dhidden, dweight.to(weight.dtype), dbias
+    return dhidden, dweight[:V].to(weight.dtype), dbias

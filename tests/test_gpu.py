@@ -25,7 +25,7 @@ from pretraining_cases import make_corpus, make_recipe
 import fastbert
 from fastbert import graphs
 from fastbert.errors import InputError
-from fastbert.ops import dispatch
+from fastbert.ops import paths
 from fastbert.packing import deferred, fixed_budget
 from fastbert.packing.inputs import Limits
 from fastbert.training import pretrain
@@ -375,7 +375,7 @@ def test_pretraining_captures_its_step_and_follows_the_eager_one(tmp_path: Path)
 
 
 def test_what_has_no_kernel_is_said_once() -> None:
-    dispatch._warned.clear()
+    paths._warned.clear()
     model, _ = make_pair("BertModel")  # head size 12
     with pytest.warns(UserWarning, match="head size 12 is not one of 16, 32, 64, 128") as caught:
         model.to("cuda", torch.float16)(torch.ones(1, 3, dtype=torch.long, device="cuda"))

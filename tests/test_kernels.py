@@ -21,7 +21,7 @@ import fastbert
 from fastbert import ops
 from fastbert.errors import BackendError
 from fastbert.kernels.common import rounded_to_tf32
-from fastbert.ops import cpu, dispatch, reference
+from fastbert.ops import cpu, paths, reference
 
 SIZES = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 96, "max_position_embeddings": 300}
 OFF = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -264,10 +264,10 @@ def test_backend_triton_names_what_has_no_kernel(call: Any, reason: str) -> None
 
 def test_auto_falls_back_on_a_gpu_with_one_warning_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fake device: where kernels are to be expected, what cannot run on one is said once for each reason."""
-    monkeypatch.setattr(dispatch, "_warned", set())
+    monkeypatch.setattr(paths, "_warned", set())
     gpu = type("FakeGpuTensor", (torch.Tensor,), {"device": property(lambda _: torch.device("cuda"))})
-    monkeypatch.setattr(dispatch, "_capability", lambda: (9, 0))
-    monkeypatch.setattr(dispatch, "_tf32", lambda: False)
+    monkeypatch.setattr(paths, "_capability", lambda _: (9, 0))
+    monkeypatch.setattr(paths, "_tf32", lambda: False)
     cases = [
         ("attention", torch.zeros(3, 3, 1, 24).half(), "head size 24 is not one of 16, 32, 64, 128"),
         ("layer_norm", torch.zeros(3, 4).double(), "there are no kernels for torch.float64"),
@@ -279,7 +279,7 @@ def test_auto_falls_back_on_a_gpu_with_one_warning_a_reason(monkeypatch: pytest.
             warnings.simplefilter("always")
             for _ in range(2):
                 obstacle = reason if op == "attention" else ""
-                chosen = dispatch._choose(op, x, x.shape, obstacle)
+                chosen = paths.choose(op, x, x.shape, obstacle)
         assert chosen is getattr(cpu if hasattr(cpu, op) else reference, op)
         assert [str(w.message) for w in caught if reason in str(w.message)], op
         assert len(caught) == 1
@@ -287,7 +287,7 @@ def test_auto_falls_back_on_a_gpu_with_one_warning_a_reason(monkeypatch: pytest.
 
 
 def test_dense_masks_are_said_once_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "_warned", set())
+    monkeypatch.setattr(paths, "_warned", set())
     gpu = type("FakeGpuTensor", (torch.Tensor,), {"device": property(lambda _: torch.device("cuda"))})
     qkv = torch.randn(1, 4, 3, 2, 16).as_subclass(gpu)
     with warnings.catch_warnings(record=True) as caught:

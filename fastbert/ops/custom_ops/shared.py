@@ -55,7 +55,7 @@ def differentiable(
         return output
 
     members = {"forward": staticmethod(forward), "backward": staticmethod(once_differentiable(gradients))}
-    return type(name, (torch.autograd.Function,), members).apply  # type: ignore[attr-defined,no-any-return]
+    return type(name, (torch.autograd.Function,), members).apply  # type: ignore[attr-defined]
 
 
 def autocast_type(device: torch.device) -> torch.dtype | None:
