@@ -44,7 +44,7 @@ def attention_fwd(
         row = tuning.row("attention_short_fwd", qkv.device, *size, max_seqlen)
         attention_short.attention_short_fwd_kernel[((B + 1) * H,)](*tensors, scale, p, **shape, **row)
     else:
-        row = tuning.row("attention_long_fwd", qkv.device, *size, max_seqlen, int(seed is not None))
+        row = tuning.row("attention_long_fwd", qkv.device, *size)
         blocks = cdiv(max_seqlen, row["BLOCK_M"])
         attention_long.attention_long_fwd_kernel[(blocks * H * (B + 1),)](*tensors, blocks, scale, p, **shape, **row)
     return out, lse

@@ -3,9 +3,9 @@
 A row is chosen by the first limits that all sizes stay within. "default" serves every architecture without rows of its own.
 `benchmarks/tune.py` searches on a GPU and prints rows; `benchmarks/kernel_report.py` shows what the compiler makes of each.
 On sm90 the rows of head size 64, LayerNorm's backward and linear + GELU were measured on an H100; the report chose the others.
-Sizes, in the order of the limits: attention (bytes of an element, head size; for short forms the longest sequence; for
-attention_long_fwd the longest sequence, and 1 with dropout or 0); layer_norm, embedding and table (hidden size); linear_gelu and
-its backward (bytes of an element), with descriptors (bytes of an element, tokens); gelu and cross_entropy: none.
+Sizes, in the order of the limits: attention (bytes of an element, head size[, longest sequence]); layer_norm, embedding and
+table (hidden size); linear_gelu and its backward (bytes of an element), with descriptors (bytes of an element, tokens);
+gelu and cross_entropy: none.
 """
 
 import functools
@@ -67,15 +67,15 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row | None]]]] = {
     },
     "attention_long_fwd": {
         "default": [
-            ((2, 64, LARGEST, 1), _row(8, 2, BLOCK_M=128, BLOCK_N=64)),
-            ((2, 128, LARGEST, 1), _row(8, 2, BLOCK_M=128, BLOCK_N=32)),
-            ((4, 128, LARGEST, 1), _row(8, 2, BLOCK_M=64, BLOCK_N=32)),
+            ((2, 64), _row(8, 2, BLOCK_M=128, BLOCK_N=64)),
+            ((2, 128), _row(8, 2, BLOCK_M=128, BLOCK_N=32)),
+            ((4, 128), _row(8, 2, BLOCK_M=64, BLOCK_N=32)),
         ],
         "sm90": [
-            ((2, 64, LARGEST, 1), _row(4, 3, BLOCK_M=64, BLOCK_N=64)),
-            ((2, 128, LARGEST, 1), _row(8, 3, BLOCK_M=128, BLOCK_N=64)),
-            ((4, 64, LARGEST, 1), _row(8, 2, BLOCK_M=64, BLOCK_N=32)),
-            ((4, 128, LARGEST, 1), _row(8, 1, BLOCK_M=128, BLOCK_N=32)),
+            ((2, 64), _row(4, 3, BLOCK_M=64, BLOCK_N=64)),
+            ((2, 128), _row(8, 3, BLOCK_M=128, BLOCK_N=64)),
+            ((4, 64), _row(8, 2, BLOCK_M=64, BLOCK_N=32)),
+            ((4, 128), _row(8, 1, BLOCK_M=128, BLOCK_N=32)),
         ],
     },
     "attention_long_dq": {
