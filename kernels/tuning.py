@@ -127,7 +127,7 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row | None]]]] = {
         ],
         "sm90": [
             ((768,), _row(1, BLOCK_T=1, PER_SM=8)),
-            ((1024,), _row(2, BLOCK_T=1, PER_SM=8)),
+            ((1024,), _row(1, BLOCK_T=1, PER_SM=8)),
             ((2048,), _row(8, BLOCK_T=4, PER_SM=1)),
             ((8192,), _row(16, BLOCK_T=1, PER_SM=1)),
         ],
