@@ -144,7 +144,7 @@ class Field:
         finally:
             _summarise(rows)
             wanted = "peak_bytes" if question.memory_only else "seconds"
-            keep([row for row in rows if row["status"] != "ok" or row.get(wanted) is not None])
+            keep([row for row in rows if row["status"] != "ok" or row.get(wanted)])
 
     def _start(self, candidate: Candidate, question: Question) -> Row:
         row: Row = {**question.facts, "candidate": candidate.name, "ours": candidate.ours, "rival": candidate.rival}

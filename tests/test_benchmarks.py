@@ -191,6 +191,27 @@ def test_ctrl_c_keeps_what_was_measured(model: Path, tmp_path: Path) -> None:
     assert rows[0]["candidate"] in out
 
 
+def test_ctrl_c_before_the_first_round_of_a_case_leaves_no_rows_of_it(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Candidates were checked and had chosen their batch, but nothing was timed: the reports show the case before."""
+    real, asked = Field._rounds, []
+
+    def rounds(field: Field, running: Any, question: Any) -> None:
+        asked.append(question)
+        if len(asked) == 2:
+            for _, row in running:
+                row.update(seconds=[], limit_flops=[], limit_bytes=[])
+            raise KeyboardInterrupt
+        real(field, running, question)
+
+    monkeypatch.setattr(Field, "_rounds", rounds)
+    code, rows = small(model, tmp_path, "--suite", "latency", candidates=(OURS,))
+    assert code == 130
+    assert [row["case"] for row in rows] == ["full 16"]
+    assert rows[0]["median_s"] > 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -19,14 +19,15 @@ from torch.overrides import TorchFunctionMode
 
 import fastbert
 from fastbert import BertConfig, BertModel, BertTokenizer, ops
+from fastbert.errors import InputError
 from fastbert.finetuning import FineTuneOptions, finetune
 from fastbert.finetuning.answering import Answering
 from fastbert.finetuning.choosing import Choosing
 from fastbert.finetuning.sentences import Sentences
 from fastbert.finetuning.tagging import Tagging
-from fastbert.packing import PackedBatch
+from fastbert.packing import PackedBatch, checks
 from fastbert.packing.batching import CPU_BATCH_TOKENS, batches, pack_rows, run
-from fastbert.text.framing import frame
+from fastbert.text.framing import Framed, frame
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -299,3 +300,21 @@ def test_many_texts_take_little_memory_and_show_progress_at_once(tmp_path: Path)
     more, first = (float(number) for number in done.stdout.split())
     assert more < 64, f"{more:.0f} MiB beside the vectors"
     assert first < 2, f"the first progress after {first:.1f} s"
+
+
+def test_framed_ids_are_checked_while_they_are_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch knows the tables that its ids need; only a model with smaller ones looks at them again, and names the place."""
+    model = fastbert.BertModel(fastbert.BertConfig.of_size("tiny", vocab_size=50)).eval()
+    looked: list[int] = []
+    real = checks.check_limits
+    monkeypatch.setattr(checks, "check_limits", lambda *args: (looked.append(1), real(*args))[1])
+    batch = pack_rows(Framed.of_rows([[1, 49, 3], [4, 5]]), [1, 0])
+    model(batch)
+    assert batch.checked == (50, 1, 3)
+    assert not looked
+    batch.input_ids = batch.input_ids + 0
+    model(batch)
+    assert looked == [1], "what was changed is looked at"
+    for bad in (50, -1):
+        with pytest.raises(InputError, match=rf"input_ids.*{bad}"):
+            model(pack_rows(Framed.of_rows([[1, 2], [4, bad, 7]]), [0, 1]))

@@ -158,13 +158,11 @@ class Fastbert(Training):
             return self.model(packed, **labels).loss  # type: ignore[no-any-return]
 
     def packed(self, batch: Batch, device: torch.device | str | None = None) -> Any:
-        """The rows of a step as fine-tuning packs them: ids of this model's tokenizer, which need no check."""
+        """The rows of a step as fine-tuning packs them."""
         from fastbert.packing.batching import pack_rows
         from fastbert.text.framing import Framed
 
-        packed = pack_rows(Framed.of_rows(batch.rows), range(len(batch.rows)), device or self.device)
-        packed.mark_checked(self.model.base_model.limits)
-        return packed
+        return pack_rows(Framed.of_rows(batch.rows), range(len(batch.rows)), device or self.device)
 
 
 class FastbertCaptured(Fastbert):

@@ -7,6 +7,7 @@ Sizes: B sequences, S padded length, T real tokens, N hidden size.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import accumulate
@@ -65,7 +66,7 @@ class PackedBatch:
     prefix: Sequence[tuple[Tensor, Tensor]] | None = None
     shown_mask: Tensor | None = None
     origin: Origin | None = field(default=None, repr=False)
-    checked: Limits | None = field(default=None, repr=False)  # what it was checked against, while it stays as it is
+    checked: Limits | None = field(default=None, repr=False)  # what it is known to keep, while it stays as it is
     _checked_state: tuple[Any, ...] = field(default=(), repr=False)
     _starts: tuple[Tensor, list[int]] | None = field(default=None, repr=False)  # see `host_starts`
     _derived: tuple[list[int], Any, Any] | None = field(default=None, repr=False)  # see `once`
@@ -193,12 +194,13 @@ class PackedBatch:
         return per_sequence * filled.view(-1, *([1] * (per_sequence.dim() - 1))).to(per_sequence.dtype)
 
     def mark_checked(self, limits: Limits | None) -> None:
-        """Records the limits that the batch was checked against, valid until a field is replaced or changed in place."""
+        """Records limits that the batch is known to keep, valid until a field is replaced or changed in place."""
         self.checked, self._checked_state = limits, self._state()
 
     def is_checked(self, limits: Limits) -> bool:
-        """Whether the batch, unchanged since, was checked against these limits."""
-        return self.checked == limits and self._checked_state == self._state()
+        """Whether the batch, unchanged since, is known to keep these limits, or lower ones."""
+        known = self.checked is not None and all(map(operator.le, self.checked, limits))
+        return known and self._checked_state == self._state()
 
     def _state(self) -> tuple[Any, ...]:
         values = [getattr(self, name) for name in _CHECKED_FIELDS]

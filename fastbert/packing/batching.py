@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from fastbert.errors import InputError
 from fastbert.packing.batch import Origin, PackedBatch
+from fastbert.packing.inputs import Limits
 from fastbert.terminal import shows_progress
 from fastbert.text.framing import Framed, Ints
 
@@ -90,7 +91,8 @@ def pack_rows(framed: Framed, rows: Sequence[int] | Ints, device: torch.device |
     """Some of the rows, in the order given, as a batch on a device; its ids, segments, ... are parts of one int32 tensor.
 
     For a GPU that tensor is page-locked and sent without waiting; torch keeps it until it has been read. Each part starts at a
-    multiple of 16 bytes: Triton compiles a kernel anew for pointers that do not.
+    multiple of 16 bytes: Triton compiles a kernel anew for pointers that do not. The batch knows the tables that its ids need,
+    so that a model with such tables need not look for bad ids.
     """
     device, rows = torch.device(device), np.asarray(rows, dtype=np.int64)
     lengths = framed.lengths[rows]
@@ -106,10 +108,10 @@ def pack_rows(framed: Framed, rows: Sequence[int] | Ints, device: torch.device |
     for room, part in zip(joined.split(rooms), parts, strict=True):
         room.numpy()[: len(part)] = part
     sent = joined.to(device, non_blocking=True).split(rooms)
-    ids, segments, columns, starts, *indices = (room[: len(part)] for room, part in zip(sent, parts, strict=True))
+    sent_ids, sent_segments, columns, starts, *indices = (room[: len(part)] for room, part in zip(sent, parts, strict=True))
     batch = PackedBatch(
-        input_ids=ids,
-        token_type_ids=segments,
+        input_ids=sent_ids,
+        token_type_ids=sent_segments,
         position_ids=columns,
         cu_seqlens=starts,
         max_seqlen=longest,
@@ -118,6 +120,9 @@ def pack_rows(framed: Framed, rows: Sequence[int] | Ints, device: torch.device |
         origin=Origin(framed, rows),
     )
     batch.know_lengths(lengths.tolist())
+    ids, segments = parts[0], parts[1]
+    if tokens and min(ids.min(), segments.min()) >= 0:
+        batch.mark_checked(Limits(int(ids.max()) + 1, int(segments.max()) + 1, longest))
     return batch
 
 
