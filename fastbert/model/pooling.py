@@ -33,30 +33,28 @@ def pool(hidden_states: Tensor, cu_seqlens: Tensor, modes: str | Sequence[str]) 
         modes: one or several of "cls" (first token), "max", "mean", "mean_sqrt_len_tokens" (sum / sqrt(length)),
             "weightedmean" (the i-th token weighs i), "lasttoken"; several are concatenated.
     """
-    x = hidden_states.float()
-    lengths = cu_seqlens.diff().long()
-    starts = cu_seqlens[:-1].long()
+    listed, x = check_modes(modes), hidden_states.float()
     if not x.shape[0]:
-        return x.new_zeros(lengths.shape[0], x.shape[1] * len(check_modes(modes)))
-    tail = x.shape[0] - cu_seqlens[-1:].long()
-    whole = torch.cat([lengths, tail])  # the tail as one more text, so that each row belongs to one
-    count = lengths.clamp(min=1)[:, None]
+        return x.new_zeros(cu_seqlens.shape[0] - 1, x.shape[1] * len(listed))
+    last_row = x.shape[0] - 1
+    # The tail as one more text, so that each row belongs to one.
+    whole = torch.cat([cu_seqlens, cu_seqlens.new_full((1,), last_row + 1)]).diff()
+    lengths = whole[:-1, None]
     parts = []
-    for mode in check_modes(modes):
+    for mode in listed:
         if mode == "cls":
-            part = x.index_select(0, starts.clamp(max=x.shape[0] - 1))
+            part = x.index_select(0, cu_seqlens[:-1].clamp(max=last_row)).masked_fill(lengths == 0, 0.0)
         elif mode == "lasttoken":
-            part = x.index_select(0, (starts + lengths - 1).clamp(0, x.shape[0] - 1))
+            part = x.index_select(0, (cu_seqlens[1:] - 1).clamp(0, last_row)).masked_fill(lengths == 0, 0.0)
         elif mode == "max":
-            part = torch.segment_reduce(x, "max", lengths=whole, unsafe=True)[:-1]
+            part = torch.segment_reduce(x, "max", lengths=whole, unsafe=True)[:-1].masked_fill(lengths == 0, 0.0)
         elif mode == "weightedmean":
-            first = torch.cat([starts, cu_seqlens[-1:].long()]).repeat_interleave(whole)
-            weights = torch.arange(1, x.shape[0] + 1, device=x.device) - first
-            part = _sum(x * weights[:, None], whole) / (count * (count + 1) / 2)
+            weights = torch.arange(1, last_row + 2, device=x.device) - cu_seqlens.repeat_interleave(whole)
+            part = _sum(x * weights[:, None], whole) / (lengths * (lengths + 1) / 2).clamp(min=1)
         else:
-            part = _sum(x, whole) / (count if mode == "mean" else count.sqrt())
-        parts.append(part.masked_fill((lengths == 0)[:, None], 0.0))
-    return torch.cat(parts, dim=1)
+            part = _sum(x, whole) / (lengths if mode == "mean" else lengths.sqrt()).clamp(min=1)
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def check_modes(modes: str | Sequence[str]) -> list[str]:
