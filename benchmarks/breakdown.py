@@ -25,9 +25,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import fastbert
-from benchmarks import records
-from benchmarks.environment import environment
-from benchmarks.timing import synchronise
+from benchmarks.speed import records
+from benchmarks.speed.environment import environment
+from benchmarks.speed.timing import synchronise
 from fastbert.packing.inputs import Limits
 from fastbert.tasks.loading import default_device
 from fastbert.terminal import align

@@ -32,10 +32,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 import torch
 
-from benchmarks import records
-from benchmarks.environment import environment
-from benchmarks.records import RESULTS, Row
 from benchmarks.report import write_reports
+from benchmarks.speed import records
+from benchmarks.speed.environment import environment
+from benchmarks.speed.records import RESULTS, Row
 from fastbert import files
 from fastbert.errors import FastbertError, InputError
 from fastbert.tasks.loading import default_device

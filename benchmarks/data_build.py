@@ -57,7 +57,7 @@ def main() -> int:
     """Runs both, prints and writes the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--megabytes", type=int, default=1000)
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "pretraining" / "data_build.json")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "pretraining" / "data_build.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         text, tokenizer, corpus = (Path(folder) / name for name in ("text.txt", "tokenizer", "corpus"))

@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 import torch
 
-from benchmarks import records
-from benchmarks.environment import environment
-from benchmarks.kernel_cases import Tensors
-from benchmarks.timing import seconds_of
+from benchmarks.kernels.cases import Tensors
+from benchmarks.speed import records
+from benchmarks.speed.environment import environment
+from benchmarks.speed.timing import seconds_of
 from benchmarks.tune import with_row
 from fastbert.kernels import ffn, layer_norm, tuning
 from fastbert.terminal import align

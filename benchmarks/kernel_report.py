@@ -17,14 +17,15 @@ import os
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout as well as installed
 os.environ.pop("TRITON_INTERPRET", None)  # interpreted functions do not compile
 
-import aot
 import torch
 import triton
-from kernel_cases import Case, cases
 from tqdm import tqdm
 
+from benchmarks.kernels import aot
+from benchmarks.kernels.cases import Case, cases
 from fastbert.terminal import markdown_table
 
 RESULT = Path(__file__).parent / "results" / "kernel_report.md"

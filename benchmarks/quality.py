@@ -5,7 +5,7 @@
     python benchmarks/quality.py table                             makes quality.md, and README's table, of all rows
 
 Each training is a process of its own, so that none inherits the memory or the state of another. Rows stand in
-finetuning/quality.jsonl; a row is replaced when it is measured again. FASTBERT_TEST_DATA names the folder of the data.
+results/finetuning/quality.jsonl; a row is replaced when it is measured again. FASTBERT_TEST_DATA names the folder of the data.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.checkpoints import default_model
-from benchmarks.environment import environment
-from benchmarks.quality_tasks import RECIPES, Recipe, Splits, load, score
+from benchmarks.quality.tasks import RECIPES, Recipe, Splits, load, score
+from benchmarks.speed.checkpoints import default_model
+from benchmarks.speed.environment import environment
 from fastbert import files
 from fastbert.errors import FastbertError, InputError
 
@@ -120,9 +120,9 @@ def _one(args: argparse.Namespace) -> dict[str, Any]:
 
 def _system(name: str) -> Any:
     if name == "transformers":
-        from benchmarks.quality_transformers import train_and_predict
+        from benchmarks.quality.transformers_side import train_and_predict
     else:
-        from benchmarks.quality_fastbert import train_and_predict
+        from benchmarks.quality.fastbert_side import train_and_predict
     return train_and_predict
 
 
@@ -143,7 +143,7 @@ def _speed(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _results() -> Path:
-    return Path(__file__).resolve().parent / "finetuning" / "quality.jsonl"
+    return Path(__file__).resolve().parent / "results" / "finetuning" / "quality.jsonl"
 
 
 def _read() -> list[dict[str, Any]]:

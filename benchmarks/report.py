@@ -17,9 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout as well as installed
 
-from benchmarks import records, targets
-from benchmarks.comparison import compare
-from benchmarks.records import QUESTION, RESULTS, Row
+from benchmarks.speed import records, targets
+from benchmarks.speed.comparison import compare
+from benchmarks.speed.records import QUESTION, RESULTS, Row
 from fastbert import FastbertError, files
 from fastbert.errors import InputError
 from fastbert.terminal import markdown_table
@@ -217,7 +217,7 @@ def targets_block(folder: Path = RESULTS) -> str:
 
 def write_reports(path: Path, rows: Sequence[Row]) -> list[Path]:
     """The Markdown report, the plots and the HTML page beside a file of results; what was written."""
-    from benchmarks.plots import draw
+    from benchmarks.speed.plots import draw
 
     plots = draw(path, rows)
     files.write_text(path.with_suffix(".md"), markdown(rows, plots))

@@ -31,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None, **request: Any) -> int:
     """Runs the report. `request` overrides fields of `suites.Request`: tests put their candidates there."""
     args = _parser().parse_args(arguments)
-    from benchmarks.session import run
+    from benchmarks.speed.session import run
 
     return run(args, request)
 

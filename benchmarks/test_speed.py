@@ -16,12 +16,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import op_cases
-from benchmarks.candidates import CANDIDATES
-from benchmarks.cases import REAL, Texts
-from benchmarks.checkpoints import Checkpoints
-from benchmarks.jobs import Inputs, Job
-from benchmarks.worker import load
+from benchmarks.speed import op_cases
+from benchmarks.speed.candidates import CANDIDATES
+from benchmarks.speed.cases import REAL, Texts
+from benchmarks.speed.checkpoints import Checkpoints
+from benchmarks.speed.jobs import Inputs, Job
+from benchmarks.speed.worker import load
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = "bfloat16" if DEVICE == "cuda" else "float32"
@@ -69,7 +69,7 @@ def test_encoder(case: str, candidate: Any, benchmark: Any, checkpoints: Checkpo
 
 def run_synchronised(benchmark: Any, work: Any, inputs: Inputs, setting: int | None) -> None:
     """Rounds of whole passes, the device waited for."""
-    from benchmarks.timing import synchronise
+    from benchmarks.speed.timing import synchronise
 
     def run() -> None:
         work.run(setting)

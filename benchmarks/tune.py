@@ -34,9 +34,9 @@ os.environ.pop("TRITON_INTERPRET", None)
 import torch
 from tqdm import tqdm
 
-from benchmarks.environment import environment
-from benchmarks.kernel_cases import F, N, T, Tensors, V
-from benchmarks.timing import seconds_of
+from benchmarks.kernels.cases import F, N, T, Tensors, V
+from benchmarks.speed.environment import environment
+from benchmarks.speed.timing import seconds_of
 from fastbert.kernels import attention, cross_entropy, embedding, ffn, layer_norm, tuning
 
 REPEATS = 20

@@ -123,7 +123,7 @@ def main() -> None:
     if arguments.results:
         import torch
 
-        from benchmarks.environment import environment
+        from benchmarks.speed.environment import environment
 
         facts = environment(torch.device("cpu")) | {"isa": torch.backends.cpu.get_cpu_capability()}
         older = ["git", "-C", str(trees["older"]), "rev-parse", "--short", "HEAD"]

@@ -14,11 +14,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.aot import SPILLS_THAT_PAY  # noqa: E402
+from benchmarks.kernels.aot import SPILLS_THAT_PAY  # noqa: E402
+from benchmarks.kernels.cases import cases  # noqa: E402
 
 HEAVIEST = (
     "attention D=64 S=128 p=0.1",
@@ -39,10 +41,10 @@ WITH_PRODUCTS = re.compile(r"attention|linear_gelu")
 
 CODE = """
 import dataclasses, json, sys
-sys.path[:0] = ["benchmarks"]
-import torch, aot, kernel_cases
+import torch
+from benchmarks.kernels import aot, cases
 arch, names = sys.argv[1], sys.argv[2:]
-for case in kernel_cases.cases(torch.bfloat16):
+for case in cases.cases(torch.bfloat16):
     if case.name in names:
         for launch in aot.record(arch, case.call):
             found = dataclasses.asdict(aot.inspect(launch, arch))
@@ -84,11 +86,11 @@ def test_heaviest_launches_compile_and_fit(arch: str) -> None:
 def test_the_report_exits_with_1_on_a_spill() -> None:
     """A launch that cannot fit: 128 x 256 scores of float32 accumulators in four warps."""
     code = (
-        "import sys; sys.path[:0] = ['benchmarks']\n"
+        "import sys\n"
         "from fastbert.kernels import tuning\n"
         "row = tuning._row(4, BLOCK_M=128, BLOCK_N=128)\n"
         "tuning.TABLE['attention_short_fwd'] = {'default': [((2, 128, 128), row)]}\n"
-        "import kernel_report\n"
+        "from benchmarks import kernel_report\n"
         "sys.argv = ['kernel_report.py', '--arch', 'sm90', '--only', 'D=128 S=128 p=0.1']\n"
         "sys.exit(kernel_report.main())\n"
     )
@@ -106,12 +108,6 @@ def test_the_report_exits_with_1_on_a_spill() -> None:
 
 
 def test_the_committed_report_covers_every_launch_and_shows_no_spill() -> None:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import kernel_cases
-        import torch
-    finally:
-        sys.path.pop(0)
     text = (ROOT / "benchmarks" / "results" / "kernel_report.md").read_text(encoding="utf-8")
     parts = {part.split("\n", 1)[0]: part for part in text.split("\n## ")[1:]}
     assert list(parts) == ["sm80", "sm89", "sm90", "sm100", "gfx942"]
@@ -120,7 +116,7 @@ def test_the_committed_report_covers_every_launch_and_shows_no_spill() -> None:
             [cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if line.startswith("|")
         ]
         found = [dict(zip(header, row, strict=True)) for row in rows]
-        assert {row["case"] for row in found} == {case.name for case in kernel_cases.cases(torch.bfloat16)}, arch
+        assert {row["case"] for row in found} == {case.name for case in cases(torch.bfloat16)}, arch
         if arch != "gfx942":
             judged = [row for row in found if (arch, row["kernel"]) not in SPILLS_THAT_PAY]
             assert all(row["stack"] == row["spills"] == "0" for row in judged), arch

@@ -24,17 +24,18 @@ from fastbert.errors import InputError
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import comparison, records, report, run  # noqa: E402
-from benchmarks.candidates import CANDIDATES, Candidate  # noqa: E402
-from benchmarks.candidates.models import Fastbert  # noqa: E402
-from benchmarks.candidates.padded import TEXTS  # noqa: E402
-from benchmarks.cases import Texts  # noqa: E402
-from benchmarks.jobs import Inputs, Job, Work  # noqa: E402
-from benchmarks.limits import limit_seconds, model_cost  # noqa: E402
-from benchmarks.measure import Field, Plan, Question, agreement  # noqa: E402
-from benchmarks.op_cases import OP_CASES, upstream_gradient  # noqa: E402
-from benchmarks.suites import SAMPLED  # noqa: E402
-from benchmarks.worker import CandidateError, Worker  # noqa: E402
+from benchmarks import report, run  # noqa: E402
+from benchmarks.speed import comparison, records  # noqa: E402
+from benchmarks.speed.candidates import CANDIDATES, Candidate  # noqa: E402
+from benchmarks.speed.candidates.models import Fastbert  # noqa: E402
+from benchmarks.speed.candidates.padded import TEXTS  # noqa: E402
+from benchmarks.speed.cases import Texts  # noqa: E402
+from benchmarks.speed.jobs import Inputs, Job, Work  # noqa: E402
+from benchmarks.speed.limits import limit_seconds, model_cost  # noqa: E402
+from benchmarks.speed.measure import Field, Plan, Question, agreement  # noqa: E402
+from benchmarks.speed.op_cases import OP_CASES, upstream_gradient  # noqa: E402
+from benchmarks.speed.suites import SAMPLED  # noqa: E402
+from benchmarks.speed.worker import CandidateError, Worker  # noqa: E402
 
 OURS = next(c for c in CANDIDATES if c.name == "fastbert" and c.can("encoder"))
 THEIRS = next(c for c in CANDIDATES if c.name == "transformers sdpa" and c.can("encoder"))
@@ -274,14 +275,14 @@ def test_batch_sizes_are_chosen_on_texts_that_fill_them(device: str) -> None:
 @pytest.mark.parametrize("task", ["fine-tuning", "pre-training"])
 def test_training_is_checked_with_the_weights_that_it_began_with(model: Path, task: str) -> None:
     """However many steps were timed before: the steps of one question, or the warm-up of a captured step."""
-    from benchmarks.checkpoints import Checkpoints
+    from benchmarks.speed.checkpoints import Checkpoints
 
     checkpoints = Checkpoints(str(model))
     mask = checkpoints.tokenizer.mask_token_id
     assert mask is not None
     job = Job(task, "cpu", "float32", str(checkpoints.folder("MiniLM-L6", task)), 40, mask)
     inputs = Texts(checkpoints.tokenizer, None, None, None, 40).case("natural", 300).inputs
-    worker = Worker("benchmarks.candidates.training:Fastbert", job)
+    worker = Worker("benchmarks.speed.candidates.training:Fastbert", job)
     worker.take(inputs)
     before = worker.outputs()
     for _ in range(3):
@@ -339,7 +340,7 @@ def test_candidates_that_load_side_by_side_are_measured_all_the_same(
 
 @pytest.mark.parametrize("task", ["classification", "question answering", "masked words"])
 def test_heads_agree_with_transformers(model: Path, task: str) -> None:
-    from benchmarks.checkpoints import Checkpoints
+    from benchmarks.speed.checkpoints import Checkpoints
 
     checkpoints = Checkpoints(str(model))
     mask = checkpoints.tokenizer.mask_token_id
@@ -491,7 +492,8 @@ def test_pytest_benchmark_runs_the_same_cases() -> None:
 
 def test_inputs_are_light() -> None:
     """A candidate's process imports the benchmark's frame without fastbert: only fastbert's own candidates load it."""
-    code = "import sys; sys.path.insert(0, '.'); import benchmarks.run, benchmarks.worker, benchmarks.candidates.models"
+    code = "import sys; sys.path.insert(0, '.'); import benchmarks.run, benchmarks.speed.worker"
+    code += ", benchmarks.speed.candidates.models"
     code += "; assert not {'fastbert', 'triton'} & set(sys.modules), sorted(set(sys.modules))"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     assert Inputs([[1]]).texts is None

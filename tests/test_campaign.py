@@ -16,12 +16,13 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import breakdown, campaign, records, run, targets  # noqa: E402
+from benchmarks import breakdown, campaign, run  # noqa: E402
 from benchmarks.campaign import PARTS, Campaign, Part  # noqa: E402
-from benchmarks.cases import REAL, SIZES  # noqa: E402
-from benchmarks.checkpoints import Checkpoints  # noqa: E402
-from benchmarks.op_cases import LENGTHS, OP_CASES  # noqa: E402
 from benchmarks.report import questions  # noqa: E402
+from benchmarks.speed import records, targets  # noqa: E402
+from benchmarks.speed.cases import REAL, SIZES  # noqa: E402
+from benchmarks.speed.checkpoints import Checkpoints  # noqa: E402
+from benchmarks.speed.op_cases import LENGTHS, OP_CASES  # noqa: E402
 
 CPU = ("--device", "cpu", "--dtype", "float32", "--only", "fastbert,eager", "--repeats", "2")
 OPS = ("--suite", "ops", "--quick", "--cases", "layer_norm,cross_entropy")

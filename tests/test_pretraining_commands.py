@@ -262,12 +262,12 @@ def test_a_frozen_encoder_keeps_its_bits() -> None:
 @pytest.mark.parametrize("name", ["minute", "books"])
 def test_the_readmes_figures_are_those_of_the_committed_runs(name: str) -> None:
     root = Path(__file__).resolve().parents[1]
-    records = read_metrics(root / "benchmarks" / "pretraining" / name / "metrics.jsonl")
+    records = read_metrics(root / "benchmarks" / "results" / "pretraining" / name / "metrics.jsonl")
     last = next(record for record in reversed(records) if record["kind"] == "eval")
     minutes = sum(record["seconds"] for record in records if record["kind"] == "train") / 60
     below = last["unigram_entropy"] - last["masked_lm_loss"]
     assert below > 0.5
-    build = json.loads((root / "benchmarks" / "pretraining" / "data_build.json").read_text())
+    build = json.loads((root / "benchmarks" / "results" / "pretraining" / "data_build.json").read_text())
     text = " ".join((root / "README.md").read_text(encoding="utf-8").split())
     for figure in (
         f"{last['step']:,} steps",

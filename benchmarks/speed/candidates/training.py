@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.candidates.models import load_transformers
-from benchmarks.candidates.padded import CLASSES, pad
-from benchmarks.jobs import Inputs, Job, Work, masked_places
+from benchmarks.speed.candidates.models import load_transformers
+from benchmarks.speed.candidates.padded import CLASSES, pad
+from benchmarks.speed.jobs import Inputs, Job, Work, masked_places
 
 BATCH = {"cpu": 16, "cuda": 128}
 NUM_LABELS = 3

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.jobs import Inputs, masked_places
+from benchmarks.speed.jobs import Inputs, masked_places
 from fastbert import BertTokenizer
 from fastbert.data import read_texts
 from fastbert.errors import InputError

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.jobs import Inputs, Job, Work, masked_places
-from benchmarks.timing import seconds_of
+from benchmarks.speed.jobs import Inputs, Job, Work, masked_places
+from benchmarks.speed.timing import seconds_of
 
 SQUARE = {"cpu": 2048, "cuda": 8192}
 COPY_BYTES = {"cpu": 256 << 20, "cuda": 2 << 30}

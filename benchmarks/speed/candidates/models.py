@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.candidates.padded import CLASSES, TEXTS, Padded
-from benchmarks.jobs import Inputs, Job, Work
+from benchmarks.speed.candidates.padded import CLASSES, TEXTS, Padded
+from benchmarks.speed.jobs import Inputs, Job, Work
 
 TOKENS = {"cpu": (512, 1024, 2048), "cuda": (16384, 32768, 65536)}
 

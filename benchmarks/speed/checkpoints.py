@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 import fastbert
-from benchmarks.candidates.padded import CLASSES
-from benchmarks.cases import REAL, SIZES
+from benchmarks.speed.candidates.padded import CLASSES
+from benchmarks.speed.cases import REAL, SIZES
 from fastbert import BertConfig, BertTokenizer, files
 from fastbert.errors import InputError
 

@@ -16,12 +16,12 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.checkpoints import Checkpoints
-from benchmarks.records import QUESTION
-from benchmarks.suites import Request
-from benchmarks.worker import one_line
+from benchmarks.speed.checkpoints import Checkpoints
+from benchmarks.speed.records import QUESTION
+from benchmarks.speed.suites import Request
+from benchmarks.speed.worker import one_line
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CASE = "32 tokens"
 _FRAME = """
 import json, sys, time

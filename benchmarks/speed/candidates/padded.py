@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.jobs import Job, Work
+from benchmarks.speed.jobs import Job, Work
 
 CLASSES = {
     "encoder": "BertModel",

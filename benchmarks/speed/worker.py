@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.jobs import Inputs, Job, Work
+from benchmarks.speed.jobs import Inputs, Job, Work
 
 PRELOADED = ["torch", "transformers.models.bert.modeling_bert"]  # imported once; every process starts as a copy
 
@@ -142,12 +142,12 @@ class _Server:
         return self.work.outputs()
 
     def seconds(self, setting: int | None, at_least: float) -> float:
-        from benchmarks.timing import seconds_of
+        from benchmarks.speed.timing import seconds_of
 
         return seconds_of(lambda: self.work.run(setting), self.device, at_least, self.work.cold)
 
     def peak_bytes(self, setting: int | None) -> int | None:
-        from benchmarks.timing import peak_bytes
+        from benchmarks.speed.timing import peak_bytes
 
         return peak_bytes(lambda: self.work.run(setting), self.device)
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.jobs import Inputs, Job, Work
-from benchmarks.op_cases import OP_CASES, TOKENS, upstream_gradient
+from benchmarks.speed.jobs import Inputs, Job, Work
+from benchmarks.speed.op_cases import OP_CASES, TOKENS, upstream_gradient
 
 
 class Operator(Work):

@@ -66,8 +66,8 @@ class Candidate:
         return None
 
 
-_MODELS, _EXPORTED = "benchmarks.candidates.models", "benchmarks.candidates.exported"
-_TRAINING, _OPS = "benchmarks.candidates.training", "benchmarks.candidates.operators"
+_MODELS, _EXPORTED = "benchmarks.speed.candidates.models", "benchmarks.speed.candidates.exported"
+_TRAINING, _OPS = "benchmarks.speed.candidates.training", "benchmarks.speed.candidates.operators"
 _HF = ("transformers",)
 _ONNX = ("transformers", "onnx", "onnxruntime")
 

@@ -69,7 +69,7 @@ def _commit() -> str | None:
     """Of the checkout; FASTBERT_COMMIT names it where the code was copied to a machine without its repository."""
     if given := os.environ.get("FASTBERT_COMMIT"):
         return given
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     try:
         found = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

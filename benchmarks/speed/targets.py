@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from benchmarks.op_cases import LENGTHS
-from benchmarks.records import Row
+from benchmarks.speed.op_cases import LENGTHS
+from benchmarks.speed.records import Row
 
 Groups = list[list[Row]]  # the answers to one question, together
 

@@ -10,7 +10,7 @@ from typing import Any
 from fastbert import files
 from fastbert.errors import InputError
 
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 Row = dict[str, Any]
 QUESTION = ("suite", "model", "task", "dtype", "case")  # rows that share these answer the same question
 _KEY = (*QUESTION, "candidate")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records import Row
+from benchmarks.speed.records import Row
 from fastbert.errors import InputError
 
 

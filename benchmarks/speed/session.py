@@ -15,18 +15,19 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks import records, report
-from benchmarks.candidates import Candidate
-from benchmarks.cases import Texts
-from benchmarks.checkpoints import Checkpoints
-from benchmarks.comparison import compare
-from benchmarks.environment import environment
-from benchmarks.jobs import Job
-from benchmarks.measure import Field, Question
-from benchmarks.records import RESULTS, Row
-from benchmarks.startup import startup_rows
-from benchmarks.suites import SUITES, Request, chapters, check_sizes, default_sizes
-from benchmarks.worker import CandidateError, Worker
+from benchmarks import report
+from benchmarks.speed import records
+from benchmarks.speed.candidates import Candidate
+from benchmarks.speed.cases import Texts
+from benchmarks.speed.checkpoints import Checkpoints
+from benchmarks.speed.comparison import compare
+from benchmarks.speed.environment import environment
+from benchmarks.speed.jobs import Job
+from benchmarks.speed.measure import Field, Question
+from benchmarks.speed.records import RESULTS, Row
+from benchmarks.speed.startup import startup_rows
+from benchmarks.speed.suites import SUITES, Request, chapters, check_sizes, default_sizes
+from benchmarks.speed.worker import CandidateError, Worker
 from fastbert import FastbertError
 from fastbert.errors import InputError
 from fastbert.tasks.loading import default_device
@@ -80,7 +81,9 @@ class Session:
     def measure(self) -> bool:
         """Everything that was asked for; whether Ctrl-C ended it early."""
         todo = list(chapters(self.request, self.texts, self.checkpoints))
-        limits = Worker("benchmarks.limits:Limits", Job("limits", self.request.device, self.request.dtype)) if todo else None
+        limits = (
+            Worker("benchmarks.speed.limits:Limits", Job("limits", self.request.device, self.request.dtype)) if todo else None
+        )
         bar = tqdm(total=len(todo) + ("startup" in self.request.suites), unit="chapter", disable=not shows_progress(None))
         try:
             for number, chapter in enumerate(todo, 1):

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.candidates.models import load_transformers
-from benchmarks.candidates.padded import Padded
-from benchmarks.jobs import Job
+from benchmarks.speed.candidates.models import load_transformers
+from benchmarks.speed.candidates.padded import Padded
+from benchmarks.speed.jobs import Job
 
 
 class _FirstOutput(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.records import Row, key
+from benchmarks.speed.records import Row, key
 from fastbert.errors import InputError
 
 

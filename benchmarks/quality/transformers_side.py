@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality_tasks import Recipe, Splits
+from benchmarks.quality.tasks import Recipe, Splits
 from fastbert.data.conll import TaggedSentence
 from fastbert.packing.batch import IGNORE
 
@@ -191,7 +191,7 @@ def _windows(example: Any, tokenizer: Any, limit: int) -> Any:
 
 
 def _scorer(recipe: Recipe, splits: Splits, names: list[str]) -> Any:
-    from benchmarks.quality_tasks import score
+    from benchmarks.quality.tasks import score
 
     def compute(found: Any) -> dict[str, float]:
         predictions = _readable(recipe, found, splits.dev or [], None, names)

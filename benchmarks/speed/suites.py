@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from benchmarks.candidates import ALL_OPS, CANDIDATES, HEADS, MODELS, TRAINING, Candidate
-from benchmarks.cases import REAL, SIZES, Case, Texts
-from benchmarks.checkpoints import Checkpoints
-from benchmarks.jobs import Inputs, Job
-from benchmarks.limits import model_cost
-from benchmarks.measure import Plan, Question
-from benchmarks.op_cases import OP_CASES, TOKENS
+from benchmarks.speed.candidates import ALL_OPS, CANDIDATES, HEADS, MODELS, TRAINING, Candidate
+from benchmarks.speed.cases import REAL, SIZES, Case, Texts
+from benchmarks.speed.checkpoints import Checkpoints
+from benchmarks.speed.jobs import Inputs, Job
+from benchmarks.speed.limits import model_cost
+from benchmarks.speed.measure import Plan, Question
+from benchmarks.speed.op_cases import OP_CASES, TOKENS
 from fastbert.errors import InputError
 
 SUITES = ("ops", "inference", "training", "latency", "memory", "startup")
@@ -24,14 +24,14 @@ PASS_TOKENS = {
 QUICK_SHARE = 1 / 3
 SAMPLED = {"cpu": 64, "cuda": 2048}  # texts on which batch sizes are chosen: several of the largest batches
 
-MODEL_ORACLE = Candidate("transformers eager, float32", "benchmarks.candidates.models:Oracle", MODELS)
-TRAINING_ORACLE = Candidate("transformers eager, float32", "benchmarks.candidates.training:Oracle", TRAINING)
+MODEL_ORACLE = Candidate("transformers eager, float32", "benchmarks.speed.candidates.models:Oracle", MODELS)
+TRAINING_ORACLE = Candidate("transformers eager, float32", "benchmarks.speed.candidates.training:Oracle", TRAINING)
 # With PyTorch's fused attention: gradients of what attends nearly evenly are small differences, and every fused backward takes
 # them from rounded outputs. Those of BERT-large at 512 tokens are four times as far from float32 as those of unfused attention.
 PLAIN_TRAINING = Candidate(
-    "transformers sdpa", "benchmarks.candidates.training:Transformers", TRAINING, options={"attention": "sdpa"}
+    "transformers sdpa", "benchmarks.speed.candidates.training:Transformers", TRAINING, options={"attention": "sdpa"}
 )
-OP_ORACLE = Candidate("reference, float64", "benchmarks.candidates.operators:Oracle", ALL_OPS)
+OP_ORACLE = Candidate("reference, float64", "benchmarks.speed.candidates.operators:Oracle", ALL_OPS)
 
 
 @dataclass(frozen=True)

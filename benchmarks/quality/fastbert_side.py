@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality_tasks import Recipe, Splits
+from benchmarks.quality.tasks import Recipe, Splits
 from fastbert.finetuning import FineTuneOptions, finetune
 
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.candidates import TRAINING, Candidate
-from benchmarks.jobs import Inputs, Job
-from benchmarks.limits import limit_seconds
-from benchmarks.records import Row
-from benchmarks.worker import CandidateError, Worker
+from benchmarks.speed.candidates import TRAINING, Candidate
+from benchmarks.speed.jobs import Inputs, Job
+from benchmarks.speed.limits import limit_seconds
+from benchmarks.speed.records import Row
+from benchmarks.speed.worker import CandidateError, Worker
 
 CHECKED_TEXTS = 16
 LIMIT_SECONDS = {"cpu": 0.2, "cuda": 0.05}  # of each limit in a round
