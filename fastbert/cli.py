@@ -16,7 +16,7 @@ from typing import Any
 
 import fastbert
 from fastbert.commands import finetuning, inference, pretraining
-from fastbert.errors import FastbertError
+from fastbert.errors import FastbertError, StoppedError
 from fastbert.terminal import (
     Stopped,
     fill_closed_streams,
@@ -54,6 +54,9 @@ def _run(args: argparse.Namespace) -> int:
     except BrokenPipeError:  # the reader of stdout went away before it had the result
         silence_stdout()
         return _BROKEN_PIPE
+    except StoppedError as error:
+        show_line(f"fastbert: {error}")
+        return 128 + signal.Signals[error.signal].value
     except (FastbertError, OSError) as error:
         show_line(f"fastbert: {error}")
         return 2

@@ -55,8 +55,8 @@ def write(path: Path, rows: Iterable[Row]) -> None:
 
 
 def newest(folder: Path = RESULTS) -> list[tuple[Path, list[Row]]]:
-    """The newest full results of each device, file and rows, GPUs first; those of `--quick` do not count."""
+    """The newest full results of each device, <device>/<date>.jsonl and its rows, GPUs first; `--quick` does not count."""
     devices = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    dated = ([path for path in device.glob("*.jsonl") if not path.stem.endswith("-quick")] for device in devices)
+    dated = (list(device.glob("????-??-??.jsonl")) for device in devices)
     found = [(max(paths), read(max(paths))) for paths in dated if paths]
     return sorted(found, key=lambda pair: pair[1][0]["cuda"] is None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
@@ -192,7 +191,6 @@ def read_splits(args: argparse.Namespace, kind: str) -> tuple[Any, Any, Any]:
 
 def finetune(args: argparse.Namespace) -> int:
     """Trains a model for a task, or goes on with an interrupted run."""
-    from fastbert.errors import StoppedError
     from fastbert.finetuning import finetune as train
     from fastbert.finetuning.finetuning import check_output
     from fastbert.studies.comparison import compare
@@ -200,28 +198,19 @@ def finetune(args: argparse.Namespace) -> int:
     if not args.compare:
         check_output(Path(args.output))
     train_part, dev, test = read_splits(args, args.kind)
-    common = {"seeds": args.seeds, "device": args.device, "show_progress": True if args.progress else None}
-    common |= {"local_files_only": args.local_files_only}
-    options = fine_tune_options(args)
-    try:
-        if args.compare:
-            places = {"output": args.output, "feature_cache": args.feature_cache}
-            print(compare(args.kind, args.model, train_part, dev, test, options=options, **places, **common))
-            return 0
-        result = train(
-            args.kind,
-            args.model,
-            train_part,
-            dev,
-            test,
-            output=args.output,
-            options=options,
-            feature_cache=args.feature_cache,
-            **common,
-        )
-    except StoppedError as error:
-        print(f"fastbert: {error}", file=sys.stderr)
-        return 128 + signal.Signals[error.signal].value
+    named: dict[str, Any] = {
+        "options": fine_tune_options(args),
+        "seeds": args.seeds,
+        "device": args.device,
+        "output": args.output,
+        "feature_cache": args.feature_cache,
+        "show_progress": True if args.progress else None,
+        "local_files_only": args.local_files_only,
+    }
+    if args.compare:
+        print(compare(args.kind, args.model, train_part, dev, test, **named))
+        return 0
+    result = train(args.kind, args.model, train_part, dev, test, **named)
     print(json.dumps(result.metrics))
     print(f"model -> {result.folder / 'model'}, report -> {result.folder / 'report.md'}", file=sys.stderr)
     return 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
 from typing import Any
 
 from fastbert.commands.options import recipe_of
@@ -13,21 +11,16 @@ from fastbert.errors import InputError
 
 def ablate(args: argparse.Namespace) -> int:
     """Trains the rows of a table of the paper at a small size, or of a study, and prints them beside the paper's."""
-    from fastbert.errors import StoppedError
     from fastbert.studies.ablations import run_suite
     from fastbert.studies.finetuning import STUDIES
 
-    try:
-        if args.suite in STUDIES:
-            print(_study(args))
-            return 0
-        recipe = recipe_of(args)
-        if args.size:
-            recipe = recipe.override(f"model.size='{args.size}'")
-        print(run_suite(args.suite, recipe.override(*args.set), args.output, args.device))
-    except StoppedError as error:
-        print(f"fastbert: {error}", file=sys.stderr)
-        return 128 + signal.Signals[error.signal].value
+    if args.suite in STUDIES:
+        print(_study(args))
+        return 0
+    recipe = recipe_of(args)
+    if args.size:
+        recipe = recipe.override(f"model.size='{args.size}'")
+    print(run_suite(args.suite, recipe.override(*args.set), args.output, args.device))
     return 0
 
 
