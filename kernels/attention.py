@@ -1,16 +1,16 @@
-"""Softmax attention inside each sequence of a packed batch, with dropout, in the layout that the QKV projection wrote.
+"""Softmax attention within each sequence of a packed batch, with dropout, reading QKV in the layout of its projection.
 
     out_i = sum_j dropout(softmax_j(scale * q_i . k_j)) v_j        i, j in one sequence; causal: j <= i
 
-    qkv (T, 3, H, D), any strides but the last; cu_seqlens (B + 1,) int32; out (T, H, D)
-    lse (H, T) float32, saved: log2 of sum_j exp(scale * q_i . k_j). Base 2 throughout: exp2 is what the hardware has, and
-    scale * log2(e) is folded into one multiplication.
+    qkv (T, 3, H, D), any strides except a last one of 1; cu_seqlens (B + 1,) int32; out (T, H, D)
+    lse (H, T) float32, saved for the backward: log2 of sum_j exp(scale * q_i . k_j). All exponentials are in base 2, because
+    the hardware has exp2, and scale * log2(e) becomes one multiplication.
 
-Two forms, the launch table chooses: attention_short.py for sequences of at most 128 tokens, attention_long.py for any length.
-No atomics anywhere.
+The launch table chooses between two forms: attention_short.py for sequences of at most 128 tokens, attention_long.py for any
+length. Neither uses atomics.
 
-Rows behind the last sequence (the tail of a fixed token budget) get zeros, here and in the gradient. The keep-mask of dropout
-is a function of (head, packed query row, key position in its sequence).
+Rows after the last sequence (the tail of a fixed token budget) are zero, in the output and in the gradient. The dropout mask is
+a function of (head, packed query row, key position in the sequence).
 """
 
 import torch
@@ -29,7 +29,7 @@ def attention_fwd(
     scale: float,
     statistics: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """qkv (T, 3, H, D) -> out (T, H, D), and lse (H, T) float32 in base 2 where `statistics` are asked for."""
+    """qkv (T, 3, H, D) -> out (T, H, D), and lse (H, T) float32 in base 2 if `statistics` is set."""
     T, _, H, D = qkv.shape
     B = cu_seqlens.shape[0] - 1
     qkv = qkv if qkv.stride(3) == 1 else qkv.contiguous()

@@ -1,8 +1,8 @@
-"""Attention of sequences of any length: a program holds one block of queries and walks the keys (flash attention, Dao 2022).
+"""Attention for sequences of any length: each program holds one block of queries and loops over the keys (Dao et al. 2022).
 
-The backward is two kernels: dq by blocks of queries, which also writes delta = rowsum(out * dout) (H, T), and dk, dv by blocks
-of keys. Blocks without a cut, by the sequence's end or the causal diagonal, run a loop that has no masks. Formulas and shapes
-as in attention.py.
+The backward is two kernels: one computes dq by blocks of queries and also writes delta = rowsum(out * dout) (H, T), the other
+computes dk and dv by blocks of keys. Blocks that neither the end of the sequence nor the causal diagonal cuts run a loop
+without masks. Formulas and shapes as in attention.py.
 """
 
 import triton

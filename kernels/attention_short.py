@@ -1,7 +1,7 @@
-"""Attention of sequences of at most 128 tokens: a program holds the whole K and V of one (sequence, head).
+"""Attention for sequences of at most 128 tokens: each program holds all of K and V of one (sequence, head).
 
-It walks the queries in blocks, so there is no online softmax; the backward is one kernel with five products, dk and dv in
-registers. Formulas and shapes as in attention.py.
+It loops over blocks of queries, so no online softmax is needed; the backward is a single kernel with five products that keeps
+dk and dv in registers. Formulas and shapes as in attention.py.
 """
 
 import triton

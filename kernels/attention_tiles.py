@@ -1,4 +1,4 @@
-"""What both forms of attention share: places and tiles of a packed batch, masks, and the gradient of the scores.
+"""Shared by both forms of attention: tiles of a packed batch, masks, and the gradient of the scores.
 
 tiles (R, D) of qkv (T, 3, H, D); probs = exp2(q k^T * scale * log2(e) - lse), dprobs = dout v^T
 ds = probs * (dropout'(dprobs) - delta)             delta = rowsum(out * dout)
@@ -14,7 +14,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def bounds(cu_ptr, sequence, T):
-    """First row and length of a sequence, never outside the T rows."""
+    """First row and length of a sequence, clamped to the T rows."""
     start = tl.minimum(tl.maximum(tl.load(cu_ptr + sequence).to(tl.int32), 0), T)
     end = tl.minimum(tl.load(cu_ptr + sequence + 1).to(tl.int32), T)
     return start, tl.maximum(end - start, 0)
@@ -22,7 +22,7 @@ def bounds(cu_ptr, sequence, T):
 
 @triton.jit
 def block_place(blocks, H: tl.constexpr, BLOCK: tl.constexpr):
-    """First row, head and sequence of a program; the blocks of one head stand side by side, so that they share its K and V."""
+    """First row, head and sequence of a program; blocks of one head are neighbours, so that they share its K and V in cache."""
     program = tl.program_id(0)
     return program % blocks * BLOCK, program // blocks % H, program // blocks // H
 
@@ -36,14 +36,14 @@ def tile(ptr, start, rows, length, stride_t, HEAD_DIM: tl.constexpr):
 
 @triton.jit
 def store_tile(ptr, values, start, rows, length, stride_t, HEAD_DIM: tl.constexpr):
-    """Writes rows `rows` of a sequence, (R, D), those within its length."""
+    """Writes rows `rows` of a sequence, (R, D), except those beyond its length."""
     at = (start + rows).to(tl.int64)[:, None] * stride_t + tl.arange(0, HEAD_DIM)[None, :]
     tl.store(ptr + at, values.to(ptr.dtype.element_ty), mask=(rows < length)[:, None])
 
 
 @triton.jit
 def clear_tail(ptr, cu_ptr, sequence, T, first, step, stride_t, BLOCK: tl.constexpr, HEAD_DIM: tl.constexpr):
-    """Zeros in the rows behind the last sequence, from its row `first` on, every `step` rows."""
+    """Zeroes blocks of rows after the last sequence: the block at `first`, and every `step` rows from there."""
     start = tl.minimum(tl.maximum(tl.load(cu_ptr + sequence).to(tl.int32), 0), T)
     zero = tl.zeros((BLOCK, HEAD_DIM), tl.float32)
     for row in range(first, T - start, step):
@@ -52,7 +52,7 @@ def clear_tail(ptr, cu_ptr, sequence, T, first, step, stride_t, BLOCK: tl.conste
 
 @triton.jit
 def visible(queries, keys, length, CAUSAL: tl.constexpr):
-    """Which keys a query may see, (M, N)."""
+    """Mask of the keys that each query may attend to, (M, N)."""
     seen = (keys < length)[None, :]
     if CAUSAL:
         seen = seen & (keys[None, :] <= queries[:, None])
@@ -63,8 +63,9 @@ def visible(queries, keys, length, CAUSAL: tl.constexpr):
 def score_gradients(
     q, k, v, dout, lse, delta, seed_ptr, rows, first_key, head, seen, scale, p, MASKED: tl.constexpr
 ):  # fmt: skip
-    """Probabilities after dropout, without its factor 1 / (1 - p), and the gradient of scale * q k^T, both (M, N) and rounded
-    to the type of their products.
+    """Probabilities after dropout, without the factor 1 / (1 - p), and the gradient of scale * q k^T.
+
+    Both are (M, N), in the type of the products that follow.
     """
     probs = tl.exp2(tl.dot(operand(q), tl.trans(operand(k))) * (scale * LOG2_E) - lse[:, None])
     if MASKED:

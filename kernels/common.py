@@ -1,13 +1,15 @@
-"""What several kernels share: dropout bits, operands of products, LayerNorm's statistics, GELU and its derivative.
+"""Shared by several kernels: dropout masks, rounding of operands, LayerNorm's statistics, GELU and its derivative.
 
-Dropout. A keep-mask is a function of the seed and of coordinates alone, so a backward, a recomputation and a test draw the same
-one, whatever the block sizes. Eight columns share one Philox-4x32 block: counter (group, row, head, 0), key the 64-bit seed; a
-column is kept where its 16 bits are at least p * 2^16. Seven rounds pass BigCrush (Salmon et al. 2011). Which eight columns are
-a group is chosen so that one thread owns them all: neighbours in the joins; in attention {2q, 2q + 1} + {0, 8, 16, 24} of every
-32, as the accumulators of tensor cores are laid out. Otherwise several threads would draw the same block.
+Dropout. A mask depends on the seed and on coordinates only, so the backward, a recomputation and a test draw the same one,
+whatever the block sizes. Eight columns share one Philox-4x32 block with counter (group, row, head, 0) and the 64-bit seed as
+its key; a column is kept if its 16 bits are at least p * 2^16. Seven rounds pass BigCrush (Salmon et al. 2011). The eight
+columns of a group are chosen so that a single thread holds all of them, or several threads would draw the same block:
+neighbours in the joins; in attention {2q, 2q + 1} + {0, 8, 16, 24} of every 32, following the layout of tensor-core
+accumulators.
 
-GELU. In float32 it calls erf. For 16-bit results, log2 of Phi(-|x|) is a polynomial of degree 7, fitted for this project: its
-relative error is below 5e-6 where Phi(-|x|) > 1e-10, a fiftieth of what float16 rounds away, at a third of the instructions.
+GELU. In float32 it calls erf. For 16-bit results, log2 of Phi(-|x|) is a polynomial of degree 7 that was fitted for this
+project. Its relative error is below 5e-6 wherever Phi(-|x|) > 1e-10, a fiftieth of float16's rounding, for a third of the
+instructions.
 """
 
 import torch
@@ -40,8 +42,9 @@ def keep_mask(seed, rows, head, first_column, p, COLUMNS: tl.constexpr, ATTENTIO
 
 @triton.jit
 def rounded_to_tf32(x):
-    """The nearest float32 whose last 13 bits are zero, half away from zero. On bits: a compiler that fuses multiplications with
-    additions undoes what floats can do. NaN stays, infinity too.
+    """The nearest float32 whose last 13 bits are zero; ties round away from zero. NaN and infinity are unchanged.
+
+    Computed on the bits: float arithmetic would do it too, but a compiler that fuses multiply and add undoes it.
     """
     bits = x.to(tl.int32, bitcast=True)
     return tl.where(x == x, ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True), x)
@@ -49,10 +52,10 @@ def rounded_to_tf32(x):
 
 @triton.jit
 def operand(x):
-    """What a product takes: 16 bit as it is, float32 rounded to TF32, of which tensor cores would cut the last bits off.
+    """An operand as tensor cores should get it: 16 bit unchanged, float32 rounded to TF32.
 
-    Cut off, operands are off by up to twice as much, and all to one side: the sum is off by three times as much as PyTorch's.
-    Under the interpreter float32 stays, since products are whole there.
+    Tensor cores truncate float32 to TF32. Truncation is up to twice as far off as rounding and always towards zero, so that
+    sums would have three times PyTorch's error. The interpreter multiplies in full float32, so nothing is rounded there.
     """
     if ROUNDS_TO_TF32 and x.dtype == tl.float32:
         x = rounded_to_tf32(x)
@@ -75,7 +78,7 @@ def statistics(z, is_column, eps, N: tl.constexpr):
 
 @triton.jit
 def normalised(z, weight_ptr, bias_ptr, mean_ptr, rstd_ptr, rows, cols, T, eps, N: tl.constexpr):
-    """LayerNorm of z (R, BLOCK_N), the sums of tokens `rows`; keeps their statistics where mean_ptr and rstd_ptr are given."""
+    """LayerNorm of z (R, BLOCK_N), the sums of tokens `rows`; saves their statistics if mean_ptr and rstd_ptr are given."""
     mean, rstd = statistics(z, cols < N, eps, N)
     if mean_ptr is not None:
         tl.store(mean_ptr + rows, mean, mask=rows < T)
@@ -87,7 +90,7 @@ def normalised(z, weight_ptr, bias_ptr, mean_ptr, rstd_ptr, rows, cols, T, eps, 
 
 @triton.jit
 def normalised_gradient(dy, weight, xhat, rstd, N: tl.constexpr):
-    """Gradient of z, of which xhat = (z - mean) * rstd: LayerNorm's backward of rows (R, BLOCK_N), zero beyond N."""
+    """Gradient with respect to z, where xhat = (z - mean) * rstd: LayerNorm's backward on rows (R, BLOCK_N), zero beyond N."""
     g = dy * weight[None, :]
     projected = tl.sum(g * xhat, axis=1) / N
     return (g - xhat * projected[:, None] - (tl.sum(g, axis=1) / N)[:, None]) * rstd[:, None]
@@ -145,7 +148,7 @@ def _dropout_mask_kernel(
 
 
 def dropout_mask(seed: torch.Tensor, shape: tuple[int, ...], p: float) -> torch.Tensor:
-    """The keep-mask of a site, bool, on the seed's device.
+    """The dropout mask that a kernel draws from a seed: bool, True where a value is kept, on the seed's device.
 
     Args:
         seed: int64, one element.
@@ -162,7 +165,7 @@ def dropout_mask(seed: torch.Tensor, shape: tuple[int, ...], p: float) -> torch.
 
 
 def dense(x: torch.Tensor | None) -> torch.Tensor | None:
-    """x itself where it is contiguous, else a copy; None stays None."""
+    """x if it is contiguous, else a contiguous copy; None stays None."""
     return None if x is None else x.contiguous()
 
 
@@ -172,5 +175,5 @@ def stride_of(x: torch.Tensor | None) -> int:
 
 
 def contiguous_rows(x: torch.Tensor) -> torch.Tensor:
-    """x itself where its last axis is contiguous, else a copy: kernels take any stride of the other axes."""
+    """x if its last axis is contiguous, else a copy; kernels accept any strides of the other axes."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()

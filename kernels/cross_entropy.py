@@ -3,14 +3,14 @@
     s = hidden weight^T + bias
     hidden (M, N), weight (V, N), bias (V,), labels (M,) -> losses (M,) float32; lse (M,) float32, saved
 
-Rows go in chunks. The vendor's product writes a chunk's scores in the operands' type, a kernel reads them once and keeps a
-running maximum and sum in float32: no (M, V) float32 tensor exists. For the backward, the scores of the first rows are kept,
-within a budget; those of the others are computed again. A kernel turns a chunk of scores into their gradient,
-(softmax - onehot) * upstream, in one pass that also gives the partial column sums of dbias, and two products of the vendor make
-dhidden and dweight from it.
+Rows are processed in chunks. cuBLAS writes the scores of a chunk in the operands' type; a kernel reads them once, with a
+running maximum and sum in float32, so no (M, V) float32 tensor exists. For the backward the scores of the first rows are kept,
+within a memory budget; the others are recomputed. A kernel turns a chunk of scores into its gradient, (softmax - onehot) *
+upstream, in one pass that also yields the partial column sums of dbias; two cuBLAS products compute dhidden and dweight from
+it.
 
-Products want sizes that are multiples of 8 elements: for V = 30522 the vendor's library takes kernels of an older architecture,
-at less than half of the speed. So they run on a weight and a bias with zeros behind them, whose scores nobody reads; rows of
+cuBLAS needs sizes that are multiples of 8: for V = 30522 it falls back to kernels of an older architecture, at less than half
+the speed. The products therefore run on a weight and a bias that are padded with zero rows, whose scores are ignored; rows of
 the score buffer start at multiples of 64 elements.
 """
 
@@ -76,12 +76,12 @@ def _cross_entropy_bwd_kernel(
 
 
 def padded_width(V: int) -> int:
-    """Elements from one row of scores to the next."""
+    """Stride of the score buffer's rows, in elements."""
     return (V + 63) // 64 * 64
 
 
 def kept_rows(hidden: torch.Tensor, weight: torch.Tensor) -> int:
-    """How many rows of scores a forward keeps for its backward."""
+    """Number of rows of scores that a forward keeps for its backward."""
     return min(hidden.shape[0], _rows_in(KEPT_BYTES, weight.shape[0], hidden))
 
 
@@ -90,7 +90,7 @@ def _rows_in(budget: int, V: int, like: torch.Tensor) -> int:
 
 
 def _even(t: torch.Tensor) -> torch.Tensor:
-    """A weight (V, N) or bias (V,) with zeros behind it, up to a multiple of 8; itself where there is nothing to add."""
+    """A weight (V, N) or bias (V,), padded with zeros to a multiple of 8 along V; the tensor itself if V is one."""
     missing = -t.shape[0] % 8
     return torch.nn.functional.pad(t, (0,) * (2 * t.dim() - 1) + (missing,)) if missing else t
 
@@ -111,7 +111,7 @@ def cross_entropy_fwd(
     ignore_index: int,
     keep: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Losses (M,) float32, 0 at ignored rows; lse (M,) float32; scores of the first rows where `keep`, (rows, padded width)."""
+    """Losses (M,) float32, 0 at ignored rows; lse (M,) float32; with `keep`, scores of the first rows, (rows, padded width)."""
     (M, _), V = hidden.shape, weight.shape[0]
     weight, bias = _even(weight), None if bias is None else _even(bias)
     losses = torch.empty(M, dtype=torch.float32, device=hidden.device)
@@ -145,7 +145,7 @@ def cross_entropy_bwd(
     kept: torch.Tensor,
     ignore_index: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """upstream (M,) float32 -> dhidden (M, N), dweight (V, N) in their types, dbias (V,) float32."""
+    """upstream (M,) float32 -> dhidden (M, N) and dweight (V, N) in the types of hidden and weight, dbias (V,) float32."""
     (M, N), V = hidden.shape, weight.shape[0]
     weight, bias = _even(weight), None if bias is None else _even(bias)
     width = len(weight)

@@ -1,14 +1,15 @@
-"""BERT's input: y = dropout(LayerNorm(word[id] + token_type[type] + position[pos]) * weight + bias), one pass.
+"""BERT's input layer in one pass: y = dropout(LayerNorm(word[id] + token_type[type] + position[pos]) * weight + bias).
 
     ids, types, positions (T,) integers; tables (V, N), (types, N), (P, N); y (T, N); mean, rstd (T,) float32 saved
 
-Ids outside their table are clamped into it, so that no address is ever wrong; who checks them is `packing`.
-Forward: a program takes BLOCK_T tokens, gathers three rows for each and normalises them in registers.
-Backward, two steps. The first walks the tokens as in layer_norm.py and writes dz (T, N) and partial column sums of dweight
-and dbias. The second adds the rows of dz that fell on one table row. The tokens are sorted by id (stably), and each program
-walks CHUNK of them. A run of equal ids that lies inside its chunk goes straight to the table; a run cut by a chunk's edge
-leaves partial sums, `head` (of the run that came in) and `tail` (of the run that goes out), which one more kernel joins in
-order. The [CLS] of 64k tokens and the rarest word take the same path, no atomics, equal bits in every run.
+Ids outside their table are clamped, so no address is ever out of bounds; `packing` checks and reports them.
+Forward: each program gathers three rows for each of BLOCK_T tokens and normalises the sums in registers.
+Backward, in two steps. The first loops over the tokens as layer_norm.py does, and writes dz (T, N) and partial column sums of
+dweight and dbias. The second sums the rows of dz that belong to the same table row: tokens are sorted by id with a stable sort,
+and each program reduces CHUNK of them. A run of equal ids within one chunk is written straight to the table. A run that crosses
+the edge of a chunk leaves partial sums, `head` for the run that began before the chunk and `tail` for the run that continues
+after it; another kernel adds these in order. The [CLS] of 64k tokens takes the same path as the rarest word, without atomics,
+and every run gives the same bits.
 """
 
 import torch
@@ -24,7 +25,7 @@ CHUNK = 64
 
 @triton.jit
 def _row_of(index_ptr, place, mask, size):
-    """Table rows named by index_ptr[place], clamped to 0..size-1, as int64."""
+    """Table rows index_ptr[place], clamped to 0..size-1, as int64."""
     index = tl.load(index_ptr + place, mask=mask, other=0).to(tl.int64)
     return tl.minimum(tl.maximum(index, 0), size - 1)
 
@@ -167,7 +168,7 @@ def embedding_fwd(
     seed: torch.Tensor | None,
     statistics: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """Three (T,) -> y (T, N) in the word table's type, and mean and rstd (T,) float32 where `statistics` are asked for."""
+    """ids, types, positions (T,) -> y (T, N) in the word table's type, and mean, rstd (T,) float32 if `statistics` is set."""
     T, N = ids.shape[0], word.shape[1]
     y = torch.empty((T, N), dtype=word.dtype, device=word.device)
     mean = torch.empty(T, dtype=torch.float32, device=word.device) if statistics else None
@@ -200,8 +201,8 @@ def embedding_bwd(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """dy (T, N) -> dz (T, N) float32, the gradient of the three rows of each token, and (2, N) float32: dweight, dbias.
 
-    float32, since thousands of tokens may fall on one row: rounded to 16 bit one by one, their sum would be off by more than
-    its own rounding.
+    dz is float32 because thousands of tokens may share a table row: if each were rounded to 16 bit, the error of their sum
+    would exceed the rounding of the sum itself.
     """
     T, N = ids.shape[0], word.shape[1]
     dy = contiguous_rows(dy)
@@ -221,15 +222,15 @@ def embedding_bwd(
 
 
 def table_bwd(dz: torch.Tensor, index: torch.Tensor, rows: int, dtype: torch.dtype, padding_idx: int | None) -> torch.Tensor:
-    """Gradient of a table (rows, N) from dz (T, N) and index (T,): each table row gets the sum of its tokens' rows.
+    """Gradient of a table (rows, N) from dz (T, N) and index (T,): each table row is the sum of its tokens' rows.
 
-    Row `padding_idx` stays zero. Indices outside the table count as its nearest row, as in the forward.
+    Row `padding_idx` stays zero. Indices outside the table are clamped, as in the forward.
     """
     T, N = dz.shape
     table = torch.zeros((rows, N), dtype=dtype, device=dz.device)
     if not T:
         return table
-    # A radix sort takes a pass for each byte of the numbers.
+    # A radix sort needs one pass for each byte of its keys.
     number = torch.uint8 if rows <= 1 << 8 else torch.int16 if rows <= 1 << 15 else torch.int32
     ordered, order = torch.sort(index.clamp(0, rows - 1).to(number), stable=True)
     chunks = cdiv(T, CHUNK)

@@ -2,14 +2,16 @@
 
     x (T, N), w1 (F, N), b1 (F,), w2 (N, F);  h = x w1^T + b1 (T, F), act = GELU(h) (T, F)
 
-GELU is the one epilogue that vendors' libraries lack in its exact form. Two ways to have it, and the launch table chooses:
-  fused   one matrix product whose epilogue adds the bias, applies GELU and writes act, and h too where a backward will want it.
-          A plain kernel (one program a tile, pointers), and one for cards with a tensor memory accelerator (sm_90 and newer):
-          a program a multiprocessor walks the tiles, descriptors move them, the epilogue runs in halves to stay in registers.
-  split   the vendor's product gives h, its bias included, and `gelu` makes act from it in one elementwise pass.
-Backward, from dy: dact = dy w2, dh = dact * GELU'(h), and act again, so that of the two wide tensors only h was kept.
-Fused, the three are the epilogue of dy w2; split, one elementwise pass behind the vendor's product. Column sums of dh (db1)
-leave as partial sums, (programs, F) float32, and are added once: no atomics. The remaining products are the vendor's.
+Vendors' libraries have no epilogue with the exact GELU. The launch table chooses between two ways to compute it:
+  fused   a matrix product whose epilogue adds the bias, applies GELU and writes act, and also h if a backward will need it.
+          There is a plain kernel (one program a tile, pointers), and a persistent one for GPUs with a tensor memory accelerator
+          (sm_90 and newer): each multiprocessor runs one program that loops over tiles, loads and stores go through
+          descriptors, and the epilogue runs in two halves to save registers.
+  split   the vendor's product computes h, bias included; `gelu` computes act from it in one elementwise pass.
+Backward, from dy: dact = dy w2, dh = dact * GELU'(h), and act is recomputed, so that only one of the two wide tensors is saved,
+h. In the fused form these are the epilogue of dy w2; in the split form they are one elementwise pass after the vendor's
+product. Column sums of dh (db1) are written as partial sums, (programs, F) float32, and added once, without atomics. The
+vendor's library computes the remaining products.
 """
 
 import torch
@@ -24,7 +26,7 @@ from fastbert.kernels.tuning import cdiv
 
 @triton.jit
 def _tile_place(tile, T, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """First row and first column of a tile; eight tiles of rows are walked together, so that weights are read from cache."""
+    """First row and column of a tile. Tiles are ordered in groups of eight rows of tiles, so that weights stay in cache."""
     GROUP: tl.constexpr = 8
     rows, columns = tl.cdiv(T, BLOCK_M), tl.cdiv(F, BLOCK_N)
     group = tile // (GROUP * columns)
@@ -162,7 +164,7 @@ def _gelu_bwd_kernel(
 def linear_gelu_fwd(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, tanh: bool, form: str, keep: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """x (T, N), weight (F, N), bias (F,) -> act (T, F), and h = x weight^T + bias where it is to be kept.
+    """x (T, N), weight (F, N), bias (F,) -> act (T, F), and h = x weight^T + bias if `keep` is set.
 
     `form` is "fused" or "split".
     """
@@ -192,7 +194,7 @@ def linear_gelu_tma_fwd(
     tanh: bool,
     row: tuning.Row,
 ) -> None:
-    """Fills act, and h where given, by the kernel of descriptors."""
+    """Computes act, and h if it is given, with the persistent kernel."""
     T, (F, K) = x.shape[0], weight.shape
     m, n, k = row["BLOCK_M"], row["BLOCK_N"], row["BLOCK_K"]
     tiles = cdiv(T, m) * cdiv(F, n)
@@ -227,7 +229,7 @@ def linear_gelu_bwd(
 
 
 def gelu_fwd(h: torch.Tensor, tanh: bool, in_place: bool) -> torch.Tensor:
-    """GELU(h): (T, F) contiguous -> (T, F), over h itself where `in_place`."""
+    """GELU(h): (T, F) contiguous -> (T, F); overwrites h if `in_place` is set."""
     T, F = h.shape
     act = h if in_place else torch.empty_like(h)
     if T:
@@ -241,7 +243,7 @@ def gelu_fwd(h: torch.Tensor, tanh: bool, in_place: bool) -> torch.Tensor:
 def gelu_bwd(
     dact: torch.Tensor, h: torch.Tensor, tanh: bool, want_act: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """dact (T, F) -> dh (T, F), act (T, F) where wanted, dbias (F,) float32."""
+    """dact (T, F) -> dh (T, F), act (T, F) if `want_act` is set, dbias (F,) float32."""
     T, F = h.shape
     dact = dact.contiguous()
     dh = torch.empty_like(h)
@@ -256,7 +258,7 @@ def gelu_bwd(
 
 
 def _has_tma(*tensors: torch.Tensor) -> bool:
-    """Whether the card moves tiles by descriptors, and these tensors have the alignment that descriptors ask for."""
+    """Whether the GPU has a tensor memory accelerator, and these tensors have the alignment that descriptors require."""
     return (
         tuning.architecture(tensors[0].device) in tuning.TMA_ARCHITECTURES
         and tensors[0].element_size() == 2

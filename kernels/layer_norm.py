@@ -2,12 +2,12 @@
 
     z = dropout(x + x_bias) + residual          x, residual, y (T, N); x_bias, weight, bias (N,)
     xhat = (z - mean(z)) * rstd(z)              mean, rstd (T,) float32, saved for the backward
-    y = xhat * weight + bias                    and y rounded to 16 bit beside it, where the next product takes that
+    y = xhat * weight + bias                    optionally a second time, rounded to 16 bit for the next product
 
-Forward: a program takes BLOCK_T rows whole, reads them once and keeps them in registers; its statistics are float32.
-Backward: z is computed again from x and residual (both are alive: the linears around need them), dropout from its seed.
-A fixed number of programs walks the rows; each keeps the column sums of dweight, dbias and dx_bias in registers and writes
-them once, (3, programs, N) float32, and one reduction adds them up: no atomics, equal bits in every run.
+Forward: each program reads BLOCK_T whole rows once and keeps them in registers; statistics are float32.
+Backward: z is recomputed from x and residual (both are saved anyway, by the linears around), dropout from its seed. A fixed
+number of programs loops over the rows; each accumulates the column sums of dweight, dbias and dx_bias in registers and writes
+them once, (3, programs, N) float32, and one reduction adds them: no atomics, the same bits in every run.
 """
 
 import torch
@@ -105,8 +105,8 @@ def layer_norm_fwd(
     statistics: bool,
     narrow_dtype: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """x, residual (T, N) -> y (T, N) in `out_dtype`; y rounded to `narrow_dtype` where there is one; and mean and rstd (T,)
-    float32 where `statistics` are asked for.
+    """x, residual (T, N) -> y (T, N) in `out_dtype`; y rounded to `narrow_dtype` if that is given; and mean and rstd (T,)
+    float32 if `statistics` is set.
     """
     T, N = x.shape
     x = contiguous_rows(x)
@@ -138,11 +138,12 @@ def layer_norm_bwd(
     separate_residual: bool,
     dnarrow: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """dy (T, N) -> dx (T, N) in x's type; dresidual in the residual's where `separate_residual`; and the column sums
-    (3, N) float32: dweight, dbias, dx_bias (zeros where there is no x_bias). `dnarrow`, the gradient of the rounded y, is added
-    to dy.
+    """dy (T, N) -> dx (T, N) in x's type; dresidual in residual's type if `separate_residual` is set; and column sums (3, N).
 
-    Without dropout and with one type, dresidual equals dx: then it need not be written.
+    The column sums are float32: dweight, dbias, dx_bias (zeros without x_bias). `dnarrow`, the gradient of the rounded y, is
+    added to dy.
+
+    Without dropout and with a single type dresidual equals dx, and need not be written.
     """
     T, N = x.shape
     dy, x = contiguous_rows(dy), contiguous_rows(x)

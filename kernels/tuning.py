@@ -1,11 +1,12 @@
 """The launch table: (op, architecture, sizes) -> block sizes, warps and pipeline stages.
 
-A row is chosen by the first limits that all sizes stay within. "default" serves every architecture without rows of its own.
-`benchmarks/tune.py` searches on a GPU and prints rows; `benchmarks/kernel_report.py` shows what the compiler makes of each.
-On sm90 the rows of head size 64, LayerNorm's backward and linear + GELU were measured on an H100; the report chose the others.
+The first row whose limits no size exceeds is used. Architectures without rows of their own use "default".
+`benchmarks/tune.py` searches on a GPU and prints rows; `benchmarks/kernel_report.py` shows the compiled code of each row. On
+sm90 the rows of head size 64, LayerNorm's backward and linear + GELU were measured on an H100 or H200; the others were chosen
+by that report.
 Sizes, in the order of the limits: attention (bytes of an element, head size[, longest sequence]); layer_norm, embedding and
-table (hidden size); linear_gelu and its backward (bytes of an element), with descriptors (bytes of an element, tokens);
-gelu and cross_entropy: none.
+table (hidden size); linear_gelu and its backward (bytes of an element); linear_gelu_tma (bytes of an element, tokens); gelu and
+cross_entropy: none.
 """
 
 import functools
@@ -21,7 +22,7 @@ def _row(warps: int, stages: int = 1, **blocks: int) -> Row:
     return {**blocks, "num_warps": warps, "num_stages": stages}
 
 
-# op -> architecture -> rows of (limits, launch); None where another kernel runs.
+# op -> architecture -> rows of (limits, launch); None means that another kernel runs.
 TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row | None]]]] = {
     "attention_short_fwd": {
         "default": [
@@ -37,7 +38,7 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row | None]]]] = {
         "sm90": [
             ((2, 128, 32), _row(4, BLOCK_M=32, BLOCK_N=32)),
             ((2, 64, 64), _row(4, BLOCK_M=64, BLOCK_N=64)),
-            ((2, 64, 128), None),  # the long form is as fast without dropout, and 1.14 times as fast with it
+            ((2, 64, 128), None),  # the long form is as fast without dropout, and 1.14x as fast with it
             ((2, 128, 64), _row(4, BLOCK_M=64, BLOCK_N=64)),
             ((2, 128, 128), _row(8, BLOCK_M=64, BLOCK_N=128)),
             ((4, 128, 32), _row(4, BLOCK_M=32, BLOCK_N=32)),
@@ -45,7 +46,7 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row | None]]]] = {
             ((4, 128, 128), _row(8, BLOCK_M=32, BLOCK_N=128)),
         ],
     },
-    "attention_short_bwd": {  # on most cards head size 128 at length 128 does not fit in registers: the long form runs
+    "attention_short_bwd": {  # head size 128 at length 128 does not fit in registers on most GPUs: the long form runs
         "default": [
             ((2, 128, 32), _row(4, BLOCK_M=32, BLOCK_N=32)),
             ((2, 64, 64), _row(4, BLOCK_M=32, BLOCK_N=64)),
@@ -58,7 +59,7 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row | None]]]] = {
         "sm90": [
             ((2, 128, 32), _row(4, BLOCK_M=32, BLOCK_N=32)),
             ((2, 128, 64), _row(4, BLOCK_M=32, BLOCK_N=64)),
-            ((2, 64, 128), _row(4, BLOCK_M=32, BLOCK_N=128)),  # spills, and is 1.12 times as fast as the best that does not
+            ((2, 64, 128), _row(4, BLOCK_M=32, BLOCK_N=128)),  # spills, but is 1.12x as fast as the best row that does not
             ((2, 128, 128), _row(8, BLOCK_M=32, BLOCK_N=128)),
             ((4, 128, 32), _row(4, BLOCK_M=32, BLOCK_N=32)),
             ((4, 64, 64), _row(8, BLOCK_M=32, BLOCK_N=64)),
@@ -157,7 +158,7 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row | None]]]] = {
     "cross_entropy_bwd": {"default": [((), _row(4, BLOCK_M=16, BLOCK_V=256, PROGRAMS=16))]},
 }
 
-# How the feed-forward block runs: without a gradient, forward with one, and backward.
+# How the feed-forward block runs: in inference, in the forward of training, and in the backward.
 #   "fused"  GELU is the epilogue of a product of ours      "split"  the vendor's product, then one elementwise pass
 FFN_FORMS: dict[str, dict[str, str]] = {
     "default": {"inference": "split", "training": "split", "backward": "split"},
@@ -184,7 +185,7 @@ def _multiprocessors(device: torch.device) -> int:
 
 
 def row(op: str, device: torch.device, *sizes: int) -> Row:
-    """The launch of `op` for these sizes: a fresh dictionary of blocks, num_warps and num_stages."""
+    """The launch of `op` for these sizes: a new dictionary of block sizes, num_warps and num_stages."""
     return row_of(op, architecture(device), *sizes)
 
 
@@ -194,7 +195,7 @@ def has_row(op: str, device: torch.device, *sizes: int) -> bool:
 
 
 def row_of(op: str, arch: str, *sizes: int) -> Row:
-    """As `row`, by the name of an architecture."""
+    """Like `row`, by the name of an architecture."""
     launch = _find(op, arch, sizes)
     if launch is None:
         raise ValueError(f"no launch of {op} for sizes {sizes} on {arch}")
@@ -210,7 +211,7 @@ def _find(op: str, arch: str, sizes: tuple[int, ...]) -> Row | None:
 
 
 def cdiv(size: int, block: int) -> int:
-    """How many blocks hold so many elements. As triton.cdiv, which on the host takes ten times as long."""
+    """size / block, rounded up. triton.cdiv does the same, but takes ten times as long on the host."""
     return -(-size // block)
 
 
@@ -220,7 +221,7 @@ def next_power_of_2(size: int) -> int:
 
 
 def programs(per_multiprocessor: int, most: int, device: torch.device) -> int:
-    """How many programs walk the rows in a kernel with a fixed number of them."""
+    """The number of programs of a kernel that launches a fixed number, each of which loops over rows."""
     return max(1, min(most, per_multiprocessor * _multiprocessors(device)))
 
 
