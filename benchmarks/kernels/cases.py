@@ -49,7 +49,7 @@ def cases(dtype: torch.dtype, device: str = "meta") -> Iterator[Case]:
         for length in (32, 64, 128, 512):
             for p in (0.0, 0.1):
                 yield _attention(make, width, length, p, seed)
-    yield _layer_norm(make, seed)
+    yield from _layer_norm(make, seed)
     yield _embedding(make, seed)
     yield from _ffn(make)
     yield _cross_entropy(make)
@@ -74,7 +74,7 @@ def _attention(make: Tensors, width: int, length: int, p: float, seed: Tensor) -
     return Case(f"attention D={width} S={length} p={p:g}", call, {name: count * product for name, count in floating.items()})
 
 
-def _layer_norm(make: Tensors, seed: Tensor) -> Case:
+def _layer_norm(make: Tensors, seed: Tensor) -> Iterator[Case]:
     x, residual, dy = make(T, N), make(T, N), make(T, N)
     weight, bias, x_bias = make(N), make(N), make(N)
     mean, rstd = make(T, dtype=torch.float32), make(T, dtype=torch.float32)
@@ -84,7 +84,17 @@ def _layer_norm(make: Tensors, seed: Tensor) -> Case:
         layer_norm.layer_norm_fwd(x, residual, weight, bias, 1e-12, x_bias, 0.1, seed, make.dtype, True)
         layer_norm.layer_norm_bwd(dy, x, residual, weight, x_bias, 0.1, seed, mean, rstd, True)
 
-    return Case("layer_norm", call, {})
+    yield Case("layer_norm", call, {})
+
+    # Under autocast: states in float32, the result in 16 bit as well, two upstream gradients; of the width of BERT-large too.
+    for width in (N, 1024):
+        x16, x32, w = make(T, width), make(T, width, dtype=torch.float32), make(width, dtype=torch.float32)
+
+        def states(x16: Tensor = x16, x32: Tensor = x32, w: Tensor = w) -> None:
+            layer_norm.layer_norm_fwd(x16, x32, w, w, 1e-12, w, 0.1, seed, torch.float32, True, make.dtype)
+            layer_norm.layer_norm_bwd(x32, x16, x32, w, w, 0.1, seed, mean, rstd, True, x16)
+
+        yield Case(f"layer_norm states N={width}", states, {})
 
 
 def _embedding(make: Tensors, seed: Tensor) -> Case:
