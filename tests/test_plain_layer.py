@@ -202,3 +202,10 @@ def test_a_gradient_of_a_gradient_is_refused() -> None:
     (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         dx.sum().backward()
+
+
+def test_joins_run_on_devices_without_autocast() -> None:
+    """PyTorch knows no autocast for meta tensors, and raises where it is asked."""
+    x, weight, vector = (torch.empty(shape, device="meta") for shape in ((5, 16), (16, 16), (16,)))
+    states = ops.linear_join(x, x, weight, vector, vector, vector, 1e-12)
+    assert states.residual.shape == (5, 16)

@@ -1,11 +1,11 @@
-"""A layer that nobody looks at, as ops on its parameters: what the modules of layers.py compute, without calling them.
+"""A layer without hooks or replaced parts, run as ops on its parameters; it computes what the modules of layers.py compute.
 
     context = attention(x W_qkv + b_qkv)
     x = LayerNorm(dropout(context W_o + b_o) + x)
     x = LayerNorm(dropout(GELU(x W_1 + b_1) W_2 + b_2) + x)
 
-Calling a layer's sixteen modules costs the host more than a small batch costs a GPU. A layer with a hook, an adapter or another
-class in it is called instead. Sizes as in encoder.py.
+Calling the sixteen modules of a layer takes the host longer than a GPU needs for a small batch. Layers that contain a hook, an
+adapter or a part of another class are called as modules. Sizes as in encoder.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fastbert.packing import PackedBatch
 
 
 class Join(NamedTuple):
-    """LayerNorm(dropout(x W + b) + residual): its parameters, and the probability of dropout now."""
+    """Parameters of LayerNorm(dropout(x W + b) + residual), and the probability of dropout in the current mode."""
 
     weight: Tensor
     bias: Tensor
@@ -34,7 +34,7 @@ class Join(NamedTuple):
 
 
 class PlainLayer(NamedTuple):
-    """What a layer computes with: Q, K and V apart, the joins after both halves, the first linear of the feed-forward block."""
+    """Parameters of a layer: Q, K and V, the joins after both halves, the first linear of the feed-forward block."""
 
     qkv_weights: tuple[Tensor, Tensor, Tensor]
     qkv_biases: tuple[Tensor, Tensor, Tensor]
@@ -49,7 +49,7 @@ class PlainLayer(NamedTuple):
 
 
 def read(layer: nn.Module) -> PlainLayer | None:
-    """A layer's parameters; None where it must be called, see `calling.is_plain`."""
+    """A layer's parameters, or None if it must be called as a module; see `calling.is_plain`."""
     if type(layer) is not BertLayer or not is_plain(layer):
         return None
     attention, up, down = _children(layer, "attention", "intermediate", "output")
@@ -82,7 +82,7 @@ def read(layer: nn.Module) -> PlainLayer | None:
 
 
 def run(layer: PlainLayer, x: States, batch: PackedBatch, seeds: Tensor | None) -> States:
-    """States (T, N) -> states (T, N); `seeds` (3,) of the dropout sites."""
+    """States (T, N) -> states (T, N). `seeds` (3,) are those of the dropout sites."""
     attention_seed, join_seed, output_seed = (None, None, None) if seeds is None else seeds.unbind()
     qkv = ops.joined_linear(x.operand, layer.qkv_weights, layer.qkv_biases)
     tokens, width = qkv.shape
@@ -104,6 +104,6 @@ def _join(module: Any) -> Join | None:
 
 
 def _children(module: nn.Module, *names: str) -> list[Any]:
-    """Its parts of these names, without the detour over `__getattr__`."""
+    """The submodules of these names; faster than attribute access, which goes through `__getattr__`."""
     modules = module._modules
     return [modules[name] for name in names]

@@ -189,16 +189,16 @@ def ffn_join(
 
 
 def _normalised_states(x: Tensor, residual: Tensor, *rest: Any) -> States:
-    """`layer_norm`, in the type of products as well where the kernel runs under autocast and nobody listens to the calls."""
+    """`layer_norm`, also in the type of products if the kernel runs under autocast (and calls are not being recorded)."""
     run = choose("layer_norm", x, x.shape, width_obstacle(x))
-    if torch.is_autocast_enabled(x.device.type) and is_kernel(run):
+    if is_kernel(run) and torch.is_autocast_enabled(x.device.type):
         return States(*library().layer_norm_states(x, residual, *rest))
     y = run(x, residual, *rest)
     return States(y, y)
 
 
 def _placed_bias(x: Tensor, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """The bias of a product before `layer_norm`: there, or in `layer_norm`, whose kernel adds it for free."""
+    """Where to add the bias of a product that `layer_norm` follows: in the product, or in the kernel, which adds it for free."""
     return (None, bias) if runs_kernel("layer_norm", x) else (bias, None)
 
 

@@ -105,7 +105,7 @@ def width_obstacle(x: Tensor) -> str:
 
 
 def _capability(device: torch.device) -> tuple[int, int]:
-    """Of a tensor's device, whichever is the current one."""
+    """Compute capability of a tensor's device, which need not be the current device."""
     return (9, 9) if torch.version.hip else _capability_of(device)
 
 
@@ -121,7 +121,7 @@ def _tf32() -> bool:
 
 
 def is_kernel(run: Callable[..., Any]) -> bool:
-    """Whether what was chosen is a kernel's function itself, without anybody who listens to calls."""
+    """Whether a chosen function is that of a kernel, and calls of it are not being recorded."""
     return run.__module__.startswith(_LIBRARY)
 
 
@@ -150,7 +150,7 @@ def fall_back(op: str, x: Tensor, shape: tuple[int, ...], path: str, reason: str
 
 
 def record(op: str, shape: tuple[int, ...], path: str, reason: str) -> None:
-    """Tells those who listen which path runs an op."""
+    """Notes which path runs an op, if decisions are being recorded."""
     if torch.compiler.is_compiling():
         return
     decisions = heard_decisions.get()

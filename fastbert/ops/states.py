@@ -1,4 +1,4 @@
-"""Hidden states as a layer hands them on: for its residual sums, and for its products."""
+"""The hidden states that a layer passes on, in the type of residual sums and in that of matrix products."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor
 
 
 class States(NamedTuple):
-    """One tensor (T, N) in two types. Outside autocast both are the same tensor.
+    """Hidden states (T, N) in two types. Outside autocast both fields are the same tensor.
 
-    Under autocast LayerNorm gives float32 for the residual sum, while the products that follow take 16 bit: the kernel writes
-    both at once, and its backward adds both upstream gradients in registers. In place of that, each layer would cast its states
-    twice, its gradients twice, and add float32 gradients in passes of their own.
+    Under autocast LayerNorm's result is float32 for the residual sum, while the products that follow need 16 bit. The kernel
+    writes both at once, and its backward adds both upstream gradients in registers. Otherwise each layer would cast its states
+    twice, cast their gradients twice, and add float32 gradients in separate passes over memory.
 
     Attributes:
-        residual: what is added to the next block's result.
-        operand: what the next block multiplies, rounded from `residual`.
+        residual: the states that are added to the output of the next block.
+        operand: the states that the next block multiplies, rounded from `residual`.
     """
 
     residual: Tensor

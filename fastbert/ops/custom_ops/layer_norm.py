@@ -43,7 +43,7 @@ def layer_norm_states(
     dropout_p: float = 0.0,
     seed: Seed = None,
 ) -> tuple[Tensor, Tensor]:
-    """Under autocast: the result in float32, and rounded to the type of products."""
+    """`layer_norm` under autocast: the result in float32, and rounded to the type of products."""
     narrow = autocast_type(x.device)
     seed = drawn_seed(seed, dropout_p, x.device)
     if direct(x, residual, weight, bias, x_bias):

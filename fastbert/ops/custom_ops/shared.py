@@ -34,9 +34,9 @@ def direct(*tensors: Tensor | None) -> bool:
 
 
 def eager(*tensors: Tensor | None) -> bool:
-    """Whether a gradient may be recorded without the operator, which costs the host a tenth of a millisecond more.
+    """Whether an autograd.Function may replace the operator, whose call takes the host a tenth of a millisecond longer.
 
-    Not while something traces or watches operators, as torch.export, selective checkpointing and FLOP counters do; and not for
+    Not while something traces or observes operators, as torch.export, selective checkpointing and FLOP counters do, and not for
     subclasses of Tensor.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
@@ -47,9 +47,9 @@ def eager(*tensors: Tensor | None) -> bool:
 def differentiable(
     name: str, run: Callable[..., Any], setup: Callable[..., None], gradients: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """`run` as a function that records a gradient: an autograd.Function, from what an operator's `register_autograd` takes."""
+    """`run` as an autograd.Function, made of the same parts that an operator's `register_autograd` takes."""
 
-    def forward(ctx: Any, *inputs: Any) -> Any:  # with a setup_context of its own, PyTorch would inspect a signature each time
+    def forward(ctx: Any, *inputs: Any) -> Any:  # a separate setup_context would make PyTorch inspect the signature each time
         output = run(*inputs)
         setup(ctx, inputs, output)
         return output

@@ -1,0 +1,176 @@
+"""Host time of a layer, measured without a GPU: everything that Python does for a forward and a training step.
+
+    python benchmarks/kernels/host.py                            # microseconds a layer
+    python benchmarks/kernels/host.py --output host.jsonl        # and as JSON lines, with versions and commit
+
+Kernels are compiled for sm_90 and launched through Triton's own code, with a driver that does nothing; tensors are on the CPU.
+Matrix products of the vendor return at once. What is left is the time that a GPU would wait for Python: launchers, checks,
+modules, autograd. It does not depend on the sizes, which are small. On a GPU CUDA's calls are added, some 5 us a launch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout as well as installed
+os.environ.pop("TRITON_INTERPRET", None)  # interpreted functions are not launched
+
+import torch
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia import driver as nvidia
+from triton.runtime import driver
+
+import fastbert
+from benchmarks.speed import records
+from benchmarks.speed.environment import environment
+from fastbert.kernels import tuning
+from fastbert.ops import paths
+from fastbert.packing.inputs import Limits
+from fastbert.terminal import align
+
+SIZES = {"vocab_size": 1000, "hidden_size": 64, "num_attention_heads": 1, "intermediate_size": 256, "num_hidden_layers": 12}
+REPEATS = 40
+
+
+class _Utilities:
+    """The driver's functions: nothing is loaded or launched."""
+
+    def load_binary(self, *_: Any) -> tuple[int, int, int, int, int]:
+        """Module, function, registers, spills, most threads of a block."""
+        return 1, 1, 32, 0, 1024
+
+    def get_device_properties(self, _: int) -> dict[str, int]:
+        """Those of a H100 that a launch asks for."""
+        return {"max_shared_mem": 227 << 10, "multiprocessor_count": 132}
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        return lambda *_: object()
+
+
+class _Driver:
+    """Triton's interface to a device: a GPU of compute capability 9.0 that is not there."""
+
+    launcher_cls = nvidia.CudaLauncher
+    utils = _Utilities()
+
+    def get_current_device(self) -> int:
+        """Number of the device."""
+        return 0
+
+    def get_current_stream(self, _: int) -> int:
+        """The default stream."""
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        """What kernels are compiled for."""
+        return GPUTarget("cuda", 90, 32)
+
+
+class _Product(torch.autograd.Function):
+    """A matrix product that is not computed, with gradients that are not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight, bias)
+        return x.new_empty(x.shape[0], weight.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
+        return tuple(None if t is None else torch.empty_like(t) for t in ctx.saved_tensors)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if not torch.is_grad_enabled():
+        return x.new_empty(x.shape[0], weight.shape[0])
+    tensors = [x, weight, bias]
+    if torch.is_autocast_enabled("cpu"):
+        tensors = [t if t is None else t.to(torch.get_autocast_dtype("cpu")) for t in tensors]
+    product: Tensor = _Product.apply(*tensors)
+    return product
+
+
+@contextmanager
+def without_a_gpu() -> Iterator[None]:
+    """Inside the block CPU tensors take the path of a GPU of sm_90, whose kernels and products compute nothing."""
+    pretended = (
+        (tuning, "architecture", lambda _: "sm90"),
+        (tuning, "_multiprocessors", lambda _: 132),
+        (paths, "_obstacle", lambda *_: ""),
+        (torch.nn.functional, "linear", _linear),
+        (Tensor, "__matmul__", lambda a, b: a.new_empty(a.shape[0], b.shape[1])),
+        (nvidia, "PyKernelArg", lambda **_: None),
+    )
+    driver.set_active(_Driver())
+    with ExitStack() as stack:
+        for owner, name, value in pretended:
+            stack.enter_context(mock.patch.object(owner, name, value))
+        stack.enter_context(fastbert.backend("triton"))
+        yield
+
+
+def measure() -> dict[str, float]:
+    """Microseconds a layer: an eager forward in bfloat16, and forward and backward of training under autocast."""
+    torch.manual_seed(0)
+    config = fastbert.BertConfig(**SIZES)
+    batch = fastbert.pack([[5] * 16], limits=Limits(SIZES["vocab_size"], 2, 512))
+    eager = fastbert.BertModel(config, add_pooling_layer=False).to(torch.bfloat16).eval()
+    trained = fastbert.BertModel(config, add_pooling_layer=False).train()
+    wanted: Any = next(trained.encoder.layer.parameters())
+    states: list[Tensor] = []
+
+    def forward() -> None:
+        with torch.inference_mode():
+            eager(batch)
+
+    def recorded() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            states.append(trained(batch).last_hidden_state)
+
+    def backward() -> None:
+        last = states.pop()
+        torch.autograd.grad(last, wanted, torch.empty_like(last))
+
+    with without_a_gpu():
+        found = {"forward": _median(forward), "training forward": _median(recorded, states.clear)}
+        found["training backward"] = _median(backward, recorded)
+    return {name: 1e6 * seconds / SIZES["num_hidden_layers"] for name, seconds in found.items()}
+
+
+def _median(call: Callable[[], None], before: Callable[[], None] | None = None) -> float:
+    """Median seconds of a call, each after an untimed `before`."""
+    taken = []
+    for _ in range(REPEATS):
+        if before is not None:
+            before()
+        started = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[REPEATS // 4 :])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="a file for the row, as JSON lines")
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    found = measure()
+    print("\n".join(align([("host", "us a layer"), *((name, f"{value:.0f}") for name, value in found.items())])))
+    if args.output is not None:
+        facts = environment(torch.device("cpu"))
+        records.write(args.output, [{**facts, "figure": "host", "us_per_layer": found}])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
