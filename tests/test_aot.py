@@ -134,3 +134,12 @@ def test_tune_says_that_it_needs_a_gpu() -> None:
     )
     assert run.returncode == 2
     assert run.stderr.startswith("tune.py needs a CUDA device")
+
+
+def test_the_host_time_of_a_layer_is_measured_without_a_gpu(tmp_path: Path) -> None:
+    env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    command = [sys.executable, "benchmarks/kernels/host.py", "--output", str(tmp_path / "host.jsonl")]
+    subprocess.run(command, cwd=ROOT, env=env, capture_output=True, check=True)
+    row = json.loads((tmp_path / "host.jsonl").read_text(encoding="utf-8"))
+    assert set(row["us_per_layer"]) == {"forward", "training forward", "training backward"}
+    assert all(1 < value < 1e5 for value in row["us_per_layer"].values())

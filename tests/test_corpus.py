@@ -85,7 +85,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
         Corpus.open(tmp_path / "c")
     path.write_bytes(b"\x01" + data[1:])
     Corpus.open(tmp_path / "c")
-    with pytest.raises(CheckpointError, match="another hash"):
+    with pytest.raises(CheckpointError, match="its hash differs"):
         Corpus.open(tmp_path / "c", check=True)
 
 
@@ -100,7 +100,7 @@ def test_what_is_no_corpus_is_refused(tmp_path: Path) -> None:
 def test_a_corpus_without_text_or_with_nothing_to_hold_out_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no text"):
         build_corpus([None, "", None], make_tokenizer(), tmp_path / "c")
-    with pytest.raises(InputError, match=r"held_out = 0\.01 of 40 documents is none"):
+    with pytest.raises(InputError, match=r"held_out = 0\.01 of 40 documents selects none"):
         build_corpus(flat(documents(40)), make_tokenizer(), tmp_path / "c", held_out=0.01)
     with pytest.raises(InputError, match="at most 0.5"):
         build_corpus(flat(documents(4)), make_tokenizer(), tmp_path / "c", held_out=0.9)

@@ -152,9 +152,9 @@ def test_fill_mask_takes_any_entry_as_a_target_and_masks_in_chunks(tmp_path: Pat
         (
             "config_sentence_transformers",
             {"default_prompt_name": "q", "prompts": {"p": "x"}},
-            "'q' is none of its prompts: 'p'",
+            "'q' is not one of its prompts: 'p'",
         ),
-        ("config_sentence_transformers", {"default_prompt_name": "q"}, "'q' is none of its prompts: none"),
+        ("config_sentence_transformers", {"default_prompt_name": "q"}, "'q' is not one of its prompts: none"),
         ("config_sentence_transformers", {"prompts": ["x"]}, r"prompts = \['x'\] must be an object"),
         ("sentence_bert_config", {"max_seq_length": 0}, "max_seq_length = 0 must be a whole number from 1"),
         ("sentence_bert_config", {"max_seq_length": "long"}, "max_seq_length = 'long' must be a whole number"),

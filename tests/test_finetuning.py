@@ -485,7 +485,7 @@ def test_bad_input_is_said_before_anything_is_trained(
 def test_the_output_folder_is_checked_first(encoder: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds something else than a fine-tuning run"):
+    with pytest.raises(InputError, match="holds something other than a fine-tuning run"):
         run("classify", Path("no-such-model"), tmp_path / "full")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="it is a file"):

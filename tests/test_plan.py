@@ -102,7 +102,7 @@ def test_documents_of_one_sentence_are_balanced_by_pairs_of_halves(tmp_path: Pat
 
 def test_a_balance_that_cannot_be_had_is_said(tmp_path: Path) -> None:
     build_corpus(["cat", None, "dog", None] * 50, make_tokenizer(), tmp_path / "c")
-    with pytest.warns(UserWarning, match=r"100\.0% of the pairs of .* are random: single words have no next one"):
+    with pytest.warns(UserWarning, match=r"100\.0% of the pairs of .* are random: single words cannot be split into a pair"):
         assert plan_epoch(Corpus.open(tmp_path / "c"), PlanOptions(128), 0, 0).random_share == 1
 
 

@@ -488,7 +488,7 @@ def test_recipes_that_do_not_fit_are_refused_before_training(corpus: Corpus, tmp
     refused(r"has no manifest\.json", f"data.corpus='{tmp_path / 'gone'}'", folder=tmp_path / "6")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("")
-    refused("holds something else than a pre-training run", folder=tmp_path / "full")
+    refused("holds something other than a pre-training run", folder=tmp_path / "full")
     thin = make_corpus(tmp_path / "thin", 30, 0.04)
     with pytest.raises(InputError, match=r"held-out holds 1 document, too few for next-sentence pairs: .* a larger --held-out"):
         pretrain(make_recipe(thin.folder), tmp_path / "8", "cpu")

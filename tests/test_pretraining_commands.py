@@ -126,7 +126,7 @@ def test_a_vocabulary_from_standard_input_is_the_same(
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.read_bytes())))
         assert cli.main(["tokenizer", "train", "-", "-o", str(tmp_path / "b"), "--vocab-size", "70", *options]) == code
         assert (tmp_path / "a" / "vocab.txt").read_bytes() == (tmp_path / "b" / "vocab.txt").read_bytes()
-    assert "are not read twice; name a file" in capsys.readouterr().err
+    assert "cannot be read twice; name a file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ def test_a_vocabulary_from_standard_input_is_the_same(
         (["data", "build", "{empty}", "-o", "{out}", "--tokenizer", "{tok}"], "there is no text to build a corpus from"),
         (["data", "build", "{bad}", "-o", "{out}", "--tokenizer", "{tok}"], "line 2: not UTF-8 text"),
         (["data", "build", "{text}", "-o", "{out}"], "--tokenizer is needed"),
-        (["data", "build", "{corpus}", "-o", "{out}"], "is a corpus already"),
-        (["data", "build", "{text}", "-o", "{out}", "--static", "--held-out", "0.1"], "does not go with --static"),
+        (["data", "build", "{corpus}", "-o", "{out}"], "is already a corpus"),
+        (["data", "build", "{text}", "-o", "{out}", "--static", "--held-out", "0.1"], "cannot be used with --static"),
         (["data", "build", "{text}", "-o", "{corpus}", "--tokenizer", "{tok}"], "the folder is not empty"),
         (["data", "inspect", "{corpus}", "--start", "100000"], "start = 100000 is not in 0.."),
         (["data", "inspect", "{tok}"], "has no manifest.json"),
@@ -149,7 +149,7 @@ def test_a_vocabulary_from_standard_input_is_the_same(
             ["pretrain", "minute", "-o", "{out}", "--set", "optimizer.learning_rate=1"],
             "there is no key optimizer.learning_rate",
         ),
-        (["pretrain", "minute", "-o", "{corpus}"], "holds something else than a pre-training run"),
+        (["pretrain", "minute", "-o", "{corpus}"], "holds something other than a pre-training run"),
         (["ablate", "--suite", "masking", "-o", "{out}", "--size", "huge"], "model.size = 'huge' is not one of"),
     ],
 )

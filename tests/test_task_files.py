@@ -218,7 +218,7 @@ def test_other_json_is_refused_with_its_place(tmp_path: Path, content: str, mess
 
 def test_an_id_that_comes_twice_is_refused(tmp_path: Path) -> None:
     row = {"id": "1", "question": "q", "answers": []}
-    with pytest.raises(InputError, match="the id '1' comes twice"):
+    with pytest.raises(InputError, match="the id '1' occurs twice"):
         read_squad(squad(tmp_path, row, row))
 
 

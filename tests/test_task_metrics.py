@@ -27,7 +27,7 @@ def test_class_metrics_are_scikit_learns() -> None:
     assert found["accuracy"] == pytest.approx(4 / 6)
     assert found["f1"] == pytest.approx(sklearn_metrics.f1_score(gold, guessed, pos_label="b"))
     assert found["matthews_correlation"] == pytest.approx(sklearn_metrics.matthews_corrcoef(gold, guessed))
-    with pytest.raises(InputError, match="'f1' is of one class of two; there are 3 labels"):
+    with pytest.raises(InputError, match="'f1' needs exactly two labels; there are 3 labels"):
         class_metrics(("f1",), gold, guessed, ["a", "b", "c"])
     with pytest.raises(InputError, match="metric = 'bleu' is not one of accuracy"):
         class_metrics(("bleu",), gold, guessed, ["a", "b"])

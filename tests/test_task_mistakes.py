@@ -126,7 +126,7 @@ def test_bad_numbers_are_refused_before_anything_is_trained(encoder: Path, nli: 
             replace(ONE, **{name: value}).resolved("classify")
     with pytest.raises(InputError, match="dev_share = nan"):
         hold_out(Split("train", texts(8, 0)), float("nan"), 0)
-    with pytest.raises(InputError, match="'f1' is of one class of two; there are 3 labels"):
+    with pytest.raises(InputError, match="'f1' needs exactly two labels; there are 3 labels"):
         train("nli", encoder, tmp_path / "run", pairs(32, 0), replace(ONE, metrics=("f1",)))
     assert not (tmp_path / "run").exists()
     task = NLI.from_pretrained(nli, "cpu")

@@ -302,10 +302,10 @@ def test_a_resumed_fine_tuning_names_another_model(tmp_path: Path) -> None:
     model = fastbert.BertModel.from_pretrained(two)
     model.encoder.layer[1].output.dense.weight.data[0, 0] += 1e-3
     model.save_pretrained(two)
-    with pytest.raises(InputError, match="holds a run that started from another model than .*two: name another output"):
+    with pytest.raises(InputError, match="holds a run that started from a model other than .*two: name another output"):
         run(two)
     BertTokenizer(WORDS, model_max_length=64, strip_accents=False).save_pretrained(one)
-    with pytest.raises(InputError, match="holds a run that started from another model than"):
+    with pytest.raises(InputError, match="holds a run that started from a model other than"):
         run(one)
 
 
@@ -346,8 +346,8 @@ def change_text(_: Path, text: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (damage_corpus, "corpus/tokens-00000.bin is damaged: its content has another hash"),
-        (damage_held_out, "held-out/tokens-00000.bin is damaged: its content has another hash"),
+        (damage_corpus, "corpus/tokens-00000.bin is damaged: its hash differs"),
+        (damage_held_out, "held-out/tokens-00000.bin is damaged: its hash differs"),
         (change_text, "a.txt has changed since the corpus in .* was built"),
     ],
 )

@@ -198,7 +198,7 @@ def _normalised_states(x: Tensor, residual: Tensor, *rest: Any) -> States:
 
 
 def _placed_bias(x: Tensor, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """Where to add the bias of a product that `layer_norm` follows: in the product, or in the kernel, which adds it for free."""
+    """The bias of a product before `layer_norm`, as (added in the product, added in the kernel, where it costs nothing)."""
     return (None, bias) if runs_kernel("layer_norm", x) else (bias, None)
 
 
