@@ -1,8 +1,8 @@
-"""Batches of pre-training: examples packed end to end up to a fixed number of tokens, so that every step has one shape.
+"""Pre-training batches: examples packed end to end up to a fixed number of tokens, so that every step has the same shape.
 
-    (T,) tokens of whole examples, then a tail of dummy tokens; (M,) rows that predict; (B,) pair labels; T, M, B fixed.
+    (T,) tokens of whole examples, then a tail of dummy tokens; (M,) rows to predict; (B,) pair labels; T, M, B are fixed.
 
-Which examples share a batch is, like the examples themselves, a function of (seed, epoch).
+Which examples share a batch depends, like the examples themselves, only on (seed, epoch).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from fastbert.packing.inputs import Limits
 
 @dataclass
 class PreTrainingBatch:
-    """What a step trains on.
+    """One packed batch of pre-training examples with its labels.
 
     Attributes:
         packed: T tokens, B sequences (the last ones may be empty).
-        scored_rows: (M,) packed rows that predict; row 0 where there are fewer than M.
-        labels: (M,) their true ids, -100 where there are fewer.
-        next_sentence_label: (B,) 0, 1, or -100; None where the objective has no pairs.
-        num_tokens, num_mlm_labels, num_pair_labels, num_sequences: what of all that is real.
+        scored_rows: (M,) packed rows at which a token is predicted, padded with row 0.
+        labels: (M,) their true ids, padded with -100.
+        next_sentence_label: (B,) 0, 1, or -100; None if the objective has no pairs.
+        num_tokens, num_mlm_labels, num_pair_labels, num_sequences: real entries, padding excluded.
         squares: sum of the squared lengths, which attention's cost depends on.
     """
 
@@ -48,22 +48,22 @@ class PreTrainingBatch:
     squares: int
 
     def inputs(self) -> dict[str, Any]:
-        """Keyword arguments of a model's forward, the packed batch aside."""
+        """Keyword arguments for a model's forward, apart from the packed batch."""
         found: dict[str, Any] = {"labels": self.labels, "scored_rows": self.scored_rows}
         if self.next_sentence_label is not None:
             found["next_sentence_label"] = self.next_sentence_label
         return found
 
     def to(self, device: torch.device | str) -> PreTrainingBatch:
-        """The same on another device."""
+        """The same batch on another device."""
         return self._moved(lambda value: value.to(device, non_blocking=True))
 
     def pin_memory(self) -> PreTrainingBatch:
-        """The same in page-locked memory; `DataLoader(pin_memory=True)` calls it."""
+        """The same batch in page-locked memory; `DataLoader(pin_memory=True)` calls it."""
         return self._moved(lambda value: value.pin_memory())
 
     def _moved(self, move: Callable[[Any], Any]) -> PreTrainingBatch:
-        """With every tensor and the packed batch moved, which stays checked."""
+        """The batch with `move` applied to every tensor and to the packed batch, which stays marked as checked."""
         pairs = None if self.next_sentence_label is None else move(self.next_sentence_label)
         packed, rows, labels = move(self.packed), move(self.scored_rows), move(self.labels)
         return replace(self, packed=packed, scored_rows=rows, labels=labels, next_sentence_label=pairs)
@@ -80,7 +80,7 @@ class Budget:
 
     @classmethod
     def of(cls, examples: Examples, tokens: int) -> Budget:
-        """For batches of so many tokens.
+        """The budget of batches of `tokens` tokens.
 
         Raises:
             InputError: fewer tokens than the longest example.
@@ -93,13 +93,14 @@ class Budget:
 
 
 class EpochBatches(Dataset[PreTrainingBatch]):
-    """The batches of one epoch; `epoch_batches[i]` is always the same one.
+    """The batches of one epoch; `epoch_batches[i]` is deterministic.
 
     Args:
-        examples: their source.
+        examples: source of the examples.
         budget: the shape of each batch.
-        seed, epoch: what decides order and content.
-        limits: table sizes of the model that will see them: ids of a checked vocabulary need no check in each step.
+        seed, epoch: determine order and content.
+        limits: embedding-table sizes of the model that reads the batches, if the caller has checked the corpus's vocabulary
+            against them; ids are then not checked again in each step.
         shuffle: False keeps the order of the corpus.
     """
 
@@ -121,7 +122,7 @@ class EpochBatches(Dataset[PreTrainingBatch]):
 
     @property
     def tail_share(self) -> float:
-        """Share of dummy tokens: 0 to 1."""
+        """Share of dummy tokens in the epoch: 0 to 1."""
         return 1 - int(self.source.lengths.sum()) / (len(self) * self.budget.tokens)
 
     def __getitem__(self, number: int) -> PreTrainingBatch:
@@ -131,7 +132,7 @@ class EpochBatches(Dataset[PreTrainingBatch]):
 
 
 def _fill(lengths: NDArray[np.int64], predictions: NDArray[np.int64], budget: Budget) -> NDArray[np.int64]:
-    """(batches + 1,) example at which each batch starts: as many in a row as fit."""
+    """(batches + 1,) index of the first example of each batch, which takes as many consecutive examples as fit."""
     if not len(lengths):
         raise InputError("there is no example to train on")
     tokens, scored = np.concatenate([[0], lengths.cumsum()]), np.concatenate([[0], predictions.cumsum()])
@@ -145,9 +146,10 @@ def _fill(lengths: NDArray[np.int64], predictions: NDArray[np.int64], budget: Bu
 
 
 def collate(examples: list[Example], budget: Budget, pairs: bool, limits: Limits | None = None) -> PreTrainingBatch:
-    """Examples end to end, the longest first, filled up to the budget.
+    """Collates examples end to end, longest first, and pads the batch to the budget.
 
-    What has no room to be predicted is not (bernoulli only): of the last examples as they come, whatever their lengths.
+    Predictions beyond the budget are dropped (bernoulli only), from the last examples in the order given, whatever their
+    lengths.
     """
     counts = np.diff(np.minimum(np.cumsum([0, *(len(one.rows) for one in examples)]), budget.predictions))
     order = np.argsort([-len(one.input_ids) for one in examples], kind="stable")

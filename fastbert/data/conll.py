@@ -18,11 +18,11 @@ _TAGS = ("tags", "ner_tags", "labels")
 
 @dataclass(frozen=True)
 class TaggedSentence:
-    """Words and, where they are known, their tags.
+    """The words of a sentence and, if they are known, their tags.
 
     Attributes:
-        words, tags: of one length; tags None where the file has none.
-        line: of the file, of the first word.
+        words, tags: of equal length; tags is None if the file has none.
+        line: line number of the first word in the file.
     """
 
     words: tuple[str, ...]
@@ -33,16 +33,17 @@ class TaggedSentence:
 def read_tagged(
     path: str | Path, *, word_column: int = 1, tag_column: int | None = None, tagged: bool = True
 ) -> list[TaggedSentence]:
-    """Reads a CoNLL file (a word a line, blank lines between sentences), or JSON lines with `tokens` and `tags`.
+    """Reads a CoNLL file (one word per line, blank lines between sentences), or JSON lines with `tokens` and `tags`.
 
     Args:
         path: .jsonl and .ndjson hold JSON lines; anything else is CoNLL.
-        word_column, tag_column: of a CoNLL file, from 1; None means the last one. A line with a tab is split at tabs, others
-            at white space. Lines of white space separate sentences, lines that start with -DOCSTART- are left out.
-        tagged: whether tags are wanted.
+        word_column, tag_column: columns of a CoNLL file, counted from 1; None means the last one. A line with a tab is split at
+            tabs, others at white space. Blank lines separate sentences; lines that start with -DOCSTART- are left out.
+        tagged: whether to read tags.
 
     Raises:
-        InputError: a line without the columns, or words and tags of different number, by its line; a file without a word.
+        InputError: a line without the columns, or unequal numbers of words and tags, with the line number; a file without a
+            word.
     """
     path = Path(path)
     if is_json(path):

@@ -1,13 +1,13 @@
-"""A pre-training corpus on disk: token ids of whole documents in shards, memory-mapped, with a manifest that tells all of them.
+"""A pre-training corpus on disk: token ids of whole documents in memory-mapped shards, with a manifest that describes them.
 
     corpus/manifest.json            counts, hashes, the vocabulary's hash, how it was built
     corpus/tokens-00000.bin         ids of every sentence, end to end: uint16, or uint32 for more than 65,536 entries
     corpus/sentences-00000.bin      int64, the token at which each sentence starts, and the number of tokens
     corpus/documents-00000.bin      int64, the sentence at which each document starts, and the number of sentences
     corpus/tokenizer/               the vocabulary it was built with
-    corpus/held-out/                the same again for the documents that were kept out, where some were
+    corpus/held-out/                the same files for the held-out documents, if any
 
-A document never crosses shards. `build_corpus` writes one, `Corpus` reads it.
+A document never crosses shards. `build_corpus` writes a corpus, `Corpus` reads it.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _BATCH = 2_000  # sentences tokenised at once
 
 
 def vocabulary_hash(tokenizer: BertTokenizer) -> str:
-    """SHA-256 of the vocabulary, entry by entry, with its ids."""
+    """SHA-256 over all entries of the vocabulary and their ids."""
     vocab = tokenizer.get_vocab()
     return hashlib.sha256(json.dumps(sorted(vocab.items()), ensure_ascii=False).encode()).hexdigest()
 
 
 @dataclass
 class BuildReport:
-    """What was read and written: documents, sentences, tokens, [UNK]s; `held_out` for the documents kept out."""
+    """Counts of a corpus build: documents, sentences, tokens, [UNK]s; `held_out` has those of the held-out documents."""
 
     documents: int = 0
     sentences: int = 0
@@ -51,7 +51,7 @@ class BuildReport:
     held_out: BuildReport | None = None
 
     def table(self) -> str:
-        """As text."""
+        """The counts as text."""
         share = f"{self.unknown / self.tokens:.3%}" if self.tokens else "0 %"
         line = f"{self.documents:,} documents, {self.sentences:,} sentences, {self.tokens:,} tokens, {share} [UNK]"
         return line if self.held_out is None else f"{line}\nheld out: {self.held_out.table()}"
@@ -67,10 +67,10 @@ class _Writer:
         self.shards: list[dict[str, Any]] = []
         self.streams: dict[str, BinaryIO] = {}
         self.counts = dict.fromkeys(_PARTS, 0)
-        self.open_at = 0  # the sentence of this shard at which the open document starts
+        self.open_at = 0  # the sentence of this shard at which the current document starts
 
     def add(self, sentences: list[list[int]], unknown: int) -> None:
-        """Sentences of the document that is open."""
+        """Adds sentences to the current document."""
         if not self.streams:
             self.streams = {part: self._path(part).open("wb") for part in _PARTS}
         lengths = np.array([len(ids) for ids in sentences], dtype=np.int64)
@@ -82,7 +82,7 @@ class _Writer:
         self.report.unknown += unknown
 
     def end_document(self) -> bool:
-        """Closes the document, and the shard where it is full; whether there was one that holds a sentence."""
+        """Ends the current document, and the shard if it is full; returns False if the document has no sentence."""
         if self.counts["sentences"] == self.open_at:
             return False
         self.streams["documents"].write(np.int64(self.open_at).astype("<i8").tobytes())
@@ -127,19 +127,19 @@ def build_corpus(
     shard_tokens: int = 1 << 27,
     about: dict[str, Any] | None = None,
 ) -> BuildReport:
-    """Tokenises sentences (None ends a document, see `read_sentences`) into a corpus; the folder appears when it is whole.
+    """Tokenises sentences (None ends a document, see `read_sentences`) into a corpus; the folder appears once it is complete.
 
     Memory does not grow with the text. Documents without a token are left out.
 
     Args:
-        tokenizer: its vocabulary is saved beside the ids.
+        tokenizer: its vocabulary is saved with the ids.
         folder: must not exist, or be empty.
         held_out: share of the documents, evenly spaced, that go to `folder/held-out`.
         shard_tokens: tokens after which a new shard starts, at the end of the document.
-        about: what the manifest shall say of the source.
+        about: entries about the source to add to the manifest.
 
     Raises:
-        InputError: no text; a share of which no document comes; a folder that holds something.
+        InputError: no text; a share too small to select a document; a folder that is not empty.
         CheckpointError: the folder cannot be written, or the disk is full.
     """
     folder = Path(folder)
@@ -152,7 +152,7 @@ def build_corpus(
         writers = [_Writer(part, np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32, shard_tokens)]
         if every:
             writers.append(_Writer(part / HELD_OUT, writers[0].dtype, shard_tokens))
-        number = 0  # of the document that is open
+        number = 0  # of the current document
 
         def writer() -> _Writer:
             return writers[1] if every and number % every == every - 1 else writers[0]
@@ -174,14 +174,14 @@ def build_corpus(
             report.held_out = writers[1].report
             if not report.held_out.tokens:
                 raise InputError(
-                    f"held_out = {held_out} of {report.documents} documents is none: hold out a larger share, or separate "
+                    f"held_out = {held_out} of {report.documents} documents selects none: hold out a larger share, or separate "
                     "documents by blank lines"
                 )
     return report
 
 
 def _tokenized(sentences: Iterable[str | None], tokenizer: BertTokenizer) -> Iterator[tuple[list[list[int]], int] | None]:
-    """Ids of sentences, in blocks that end where documents do, with the number of [UNK]s; None at the end of a document."""
+    """Yields blocks of sentences' ids with their number of [UNK]s, and None after the last block of each document."""
     stream, unk = iter(sentences), tokenizer.unk_token_id
     while batch := list(islice(stream, _BATCH)):
         texts = [text for text in batch if text is not None]
@@ -198,10 +198,10 @@ def _tokenized(sentences: Iterable[str | None], tokenizer: BertTokenizer) -> Ite
 
 
 def mapped(path: Path, dtype: Any, count: int) -> Any:
-    """A file as a memory-mapped array of so many values.
+    """A file as a memory-mapped array of `count` values.
 
     Raises:
-        CheckpointError: it has another size, or is missing.
+        CheckpointError: the file has a different size, or is missing.
     """
     wanted = count * np.dtype(dtype).itemsize
     if not path.is_file() or path.stat().st_size != wanted:
@@ -224,8 +224,8 @@ class Corpus:
     """A corpus opened for reading.
 
     Attributes:
-        folder: where it is.
-        manifest: what manifest.json says.
+        folder: the folder of the corpus.
+        manifest: content of manifest.json.
         shards: its shards, in order.
     """
 
@@ -236,10 +236,10 @@ class Corpus:
 
     @classmethod
     def open(cls, folder: str | Path, check: bool = False) -> Corpus:
-        """Opens a corpus; sizes are always compared with the manifest, hashes where `check` is set.
+        """Opens a corpus; file sizes are always compared with the manifest, hashes only if `check` is set.
 
         Raises:
-            CheckpointError: not a corpus, another version, or files that do not fit the manifest, by name.
+            CheckpointError: not a corpus, another version, or a file that does not match the manifest, named in the message.
         """
         folder = Path(folder)
         manifest = files.read_json(folder / "manifest.json")
@@ -255,7 +255,7 @@ class Corpus:
                 count = about[part] + (part != "tokens")
                 arrays.append(mapped(path, dtype, count))
                 if check and files.sha256(path) != about[f"{part}_sha256"]:
-                    raise CheckpointError(f"{path} is damaged: its content has another hash than the manifest says")
+                    raise CheckpointError(f"{path} is damaged: its hash differs from the one in the manifest")
             shards.append(Shard(*arrays))
         first = [0]
         for shard in shards:
@@ -264,16 +264,16 @@ class Corpus:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all shards."""
+        """Number of tokens in all shards."""
         return self._first[-1]
 
     @property
     def num_documents(self) -> int:
-        """Documents of all shards."""
+        """Number of documents in all shards."""
         return int(self.manifest["documents"])
 
     def tokens(self, start: int, end: int) -> NDArray[np.int64]:
-        """Ids of tokens start..end, counted over all shards; both lie in one document."""
+        """Ids of tokens `start` to `end` - 1, counted over all shards; the range must lie within one document."""
         shard = bisect_right(self._first, start) - 1
         first = self._first[shard]
         return self.shards[shard].tokens[start - first : end - first].astype(np.int64)
@@ -292,7 +292,7 @@ class Corpus:
         return np.concatenate([*parts, [sentences]]).astype(np.int64)
 
     def token_counts(self) -> NDArray[np.int64]:
-        """(V,) how often each entry occurs."""
+        """(V,) how often each vocabulary entry occurs."""
         counts = np.zeros(self.manifest["vocabulary_size"], dtype=np.int64)
         for shard in self.shards:
             for start in range(0, len(shard.tokens), 1 << 24):
@@ -300,24 +300,24 @@ class Corpus:
         return counts
 
     def unigram_entropy(self) -> float:
-        """Entropy of its own token frequencies in nats: the loss of the best guess that looks at no context."""
+        """Entropy of the corpus's token frequencies in nats: the loss of the best prediction that ignores the context."""
         p = self.token_counts() / self.num_tokens
         p = p[p > 0]
         return float(-(p * np.log(p)).sum())
 
     def tokenizer(self) -> BertTokenizer:
-        """The tokenizer that it was built with."""
+        """The tokenizer that the corpus was built with."""
         return BertTokenizer.from_pretrained(self.folder / "tokenizer")
 
     def held_out(self) -> Corpus | None:
-        """The documents that were kept out, where some were."""
+        """The corpus of the held-out documents; None if there are none."""
         folder = self.folder / HELD_OUT
         return Corpus.open(folder) if (folder / "manifest.json").is_file() else None
 
     def check_vocabulary(self, tokenizer: BertTokenizer, name: str) -> None:
-        """Raises InputError unless the tokenizer has the very vocabulary of this corpus."""
+        """Raises InputError unless the tokenizer has exactly the vocabulary of this corpus."""
         if vocabulary_hash(tokenizer) != self.manifest["vocabulary_sha256"]:
             raise InputError(
                 f"the vocabulary of {name} ({len(tokenizer):,} entries) is not the one that {self.folder} was built with "
-                f"({self.manifest['vocabulary_size']:,} entries): ids would mean other words. Build the corpus again with it"
+                f"({self.manifest['vocabulary_size']:,} entries): ids would mean other words. Rebuild the corpus with it"
             )

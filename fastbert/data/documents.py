@@ -1,11 +1,11 @@
-"""Sentences of documents from text files, one after another, in bounded memory: what a pre-training corpus is built from.
+"""Reads the sentences of documents from text files, one after another, in bounded memory, to build a pre-training corpus.
 
 Formats:
-    text       plain text: lines of a paragraph belong together, blank lines separate documents, sentences are found.
-    sentences  one sentence a line, a blank line between documents, as google's BERT reads them.
+    text       plain text: lines are joined into paragraphs and split into sentences; blank lines separate documents.
+    sentences  one sentence per line, a blank line between documents, as google's BERT reads them.
     markdown   as text, but headings and rules (`#`, `---`) separate documents and are dropped; blank lines end paragraphs.
-    jsonl      one document a line: text, or a list of sentences, under a key. A line is held whole.
-    table      TSV or CSV, one document a row, in a column of text. A row is held whole.
+    jsonl      one document per line: text, or a list of sentences, under a key. Each line is held in memory as a whole.
+    table      TSV or CSV, one document per row, in a column of text. Each row is held in memory as a whole.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fastbert.errors import InputError
 
 FORMATS = ("text", "sentences", "markdown", "jsonl", "table")
 _PARAGRAPH = 1 << 16  # characters of a paragraph held before its sentences are passed on
-_SENTENCE = 2_000  # characters; what is longer is cut between words: no sentence fills a sequence of BERT's twice
+_SENTENCE = 2_000  # characters; longer sentences are cut between words, so that none fills a BERT sequence twice
 _LINE = 1 << 20  # bytes of a line read at once
 _BOUNDARY = re.compile(r"\s*(#|([-*_]\s*){3,}$)")
 
@@ -44,16 +44,16 @@ def read_sentences(
 
     Args:
         paths: files, "-" for standard input, or "python:package.module" for the texts of a module's dictionary, such as
-            "python:pydoc_data.topics", the language reference that every Python carries.
-        kind: one of `FORMATS`; None goes by the ending: .jsonl, .md, .tsv, .csv; anything else is text.
+            "python:pydoc_data.topics", the language reference that comes with every Python.
+        kind: one of `FORMATS`; None chooses by the file extension: .jsonl, .md, .tsv, .csv; anything else is text.
         column: key of a JSON line, column of a table.
-        language: of the sentence finder (ISO 639-1).
-        whole_files: a file is one document, whatever its blank lines.
+        language: language of the text, for sentence splitting (ISO 639-1).
+        whole_files: each file is one document, whatever its blank lines.
         errors: "strict" or "replace", for bytes that are not UTF-8.
         advance: called with bytes read, for a progress bar.
 
     Raises:
-        InputError: what cannot be read, with file and line.
+        InputError: input that cannot be read, with file and line.
     """
     if kind is not None and kind not in FORMATS:
         raise InputError(f"format = {kind!r} is not one of {', '.join(FORMATS)}")
@@ -73,7 +73,7 @@ def read_sentences(
 def _text(
     stream: Callable[..., Iterator[str]], path: Path, column: str, language: str, boundary: re.Pattern[str] | None = None
 ) -> Iterator[str | None]:
-    """Plain text; with a `boundary`, lines that match it separate documents, and blank lines do not."""
+    """Reads plain text; with a `boundary`, lines that match it separate documents, and blank lines do not."""
     paragraph: list[str] = []
     size = 0
     for line in stream(at_most=_LINE):
@@ -165,7 +165,7 @@ def _sentences(paragraph: str, language: str) -> Iterator[str]:
 
 
 def _pieces(sentence: str) -> Iterator[str]:
-    """A sentence, or pieces of one that is too long to be one."""
+    """Yields a sentence, cut into pieces if it is longer than `_SENTENCE` characters."""
     while len(sentence) > _SENTENCE:
         at = sentence.rfind(" ", 1, _SENTENCE)
         at = at if at > 0 else _SENTENCE
@@ -176,7 +176,7 @@ def _pieces(sentence: str) -> Iterator[str]:
 
 
 class Sentences:
-    """The sentences of some sources, as often as they are asked for: a vocabulary is trained in two passes.
+    """The sentences of some sources; can be iterated repeatedly, as training a vocabulary takes two passes.
 
     Args:
         sources, options: see `read_sentences`.
@@ -190,7 +190,7 @@ class Sentences:
 
 
 def source_hashes(paths: Iterable[str | Path]) -> dict[str, str]:
-    """SHA-256 of each file, and of each module's; standard input, which is gone once it is read, has none."""
+    """SHA-256 of each file and of each module's file; standard input can be read only once and is left out."""
     found = {}
     for name in map(str, paths):
         path: Path | None = Path(name)

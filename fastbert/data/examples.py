@@ -1,6 +1,6 @@
-"""Pre-training examples, each a pure function of (seed, epoch, index): no worker, rank or resume point changes one.
+"""Pre-training examples, each a pure function of (seed, epoch, index), independent of worker, rank and resume point.
 
-`CorpusExamples` makes them from a corpus as they are asked for (dynamic masking); `static.py` has ones that were written once.
+`CorpusExamples` makes them on demand from a corpus (dynamic masking); `static.py` reads examples that were precomputed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _PAIRS = {"mlm+nsp": "nsp", "mlm+sop": "sop", "mlm": "none", "ltr": "none"}
 
 @dataclass
 class Example:
-    """One sequence.
+    """One pre-training sequence with its labels.
 
     Attributes:
-        input_ids: (S,) with [CLS], [SEP]s, masks and random words in place.
-        second: row at which segment B starts, S where there is none.
-        rows: (M,) rows that predict, ascending.
-        labels: (M,) true ids at masked rows; of the next token for "ltr".
-        next_sentence_label: 0 or 1, -100 where there is none.
+        input_ids: (S,) with [CLS], [SEP]s, masks and random words already in place.
+        second: row at which segment B starts; S if there is none.
+        rows: (M,) rows at which a token is predicted, ascending.
+        labels: (M,) true ids at these rows; for "ltr", ids of the next token.
+        next_sentence_label: 0 or 1; -100 if there is none.
     """
 
     input_ids: Ints
@@ -45,23 +45,23 @@ class Epoch(Protocol):
     """The examples of one epoch.
 
     Attributes:
-        lengths: (n,) tokens of each.
-        predictions: (n,) rows that predict, or about so many.
+        lengths: (n,) tokens of each example.
+        predictions: (n,) number of predicted rows of each example, exact or expected.
     """
 
     lengths: Ints
     predictions: Ints
 
     def __getitem__(self, index: int) -> Example:
-        """Example `index`, always the same."""
+        """Example `index`; deterministic."""
 
 
 class Examples(Protocol):
-    """A source of epochs.
+    """A source of examples, epoch by epoch.
 
     Attributes:
-        max_length: of an example.
-        masking: how its tokens are chosen.
+        max_length: most tokens of an example.
+        masking: how the tokens to predict are chosen.
         objective: one of `OBJECTIVES`.
     """
 
@@ -75,7 +75,7 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class ExampleOptions:
-    """What examples are made for: see `PlanOptions` and `MaskingOptions`."""
+    """How examples are made: see `PlanOptions` and `MaskingOptions`."""
 
     objective: str = "mlm+nsp"
     max_length: int = 128
@@ -84,18 +84,18 @@ class ExampleOptions:
     masking: MaskingOptions = field(default_factory=MaskingOptions)
 
     def __post_init__(self) -> None:
-        """Checks the objective; the rest is checked by the plan."""
+        """Checks the objective; `PlanOptions` checks the rest."""
         if self.objective not in OBJECTIVES:
             raise InputError(f"objective = {self.objective!r} is not one of {', '.join(OBJECTIVES)}")
         self.plan()
 
     def plan(self) -> PlanOptions:
-        """How examples are cut."""
+        """The options for cutting text into examples."""
         return PlanOptions(self.max_length, _PAIRS[self.objective], self.short_share, self.balance)
 
 
 class CorpusExamples:
-    """Examples of a corpus, made as they are asked for."""
+    """Examples of a corpus, made on demand."""
 
     def __init__(self, corpus: Corpus, options: ExampleOptions, seed: int, tokenizer: BertTokenizer | None = None) -> None:
         self.corpus, self.options, self.seed = corpus, options, seed
@@ -110,7 +110,7 @@ class CorpusExamples:
 
 
 class CorpusEpoch:
-    """One epoch of a corpus."""
+    """The examples of one epoch of a corpus."""
 
     def __init__(self, source: CorpusExamples, number: int, plan: Plan) -> None:
         self.source, self.number, self.plan = source, number, plan
@@ -120,7 +120,7 @@ class CorpusEpoch:
             self.predictions = source.masking.counts(self.lengths, source.max_length)
 
     def __getitem__(self, index: int) -> Example:
-        """Example `index` of the plan, masked by draws of its own."""
+        """Example `index` of the plan, masked with its own random generator."""
         plan, source = self.plan, self.source
         corpus, tokenizer = source.corpus, source.tokenizer
         a = corpus.tokens(int(plan.a_start[index]), int(plan.a_end[index]))
@@ -138,12 +138,12 @@ class CorpusEpoch:
 
 
 def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """Draws that belong to one example: Philox, keyed by the seed, counting from (epoch, index)."""
+    """The random generator of one example: Philox, keyed by the seed, with (epoch, index) in its counter."""
     return np.random.Generator(np.random.Philox(key=seed % (1 << 128), counter=[0, 0, index, epoch]))
 
 
 def describe(example: Example, tokenizer: BertTokenizer) -> str:
-    """An example as text: tokens with segments, `[MASK]=true`, `word<=true` for replaced and `word=` for kept ones."""
+    """An example as text: its tokens by segment, predicted ones as `token<=true`, or as `token=` where the token was kept."""
     tokens = tokenizer.convert_ids_to_tokens(example.input_ids)
     words = [str(token) for token in tokens]
     for row, label in zip(example.rows, example.labels, strict=True):

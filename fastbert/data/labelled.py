@@ -17,11 +17,11 @@ LABEL_KINDS = ("name", "names", "number")
 
 @dataclass(frozen=True)
 class TextExample:
-    """A text, or a pair of texts.
+    """A text, or a pair of texts, with its label.
 
     Attributes:
-        text, pair: the texts; None for a single one.
-        label: a name; a tuple of names (several labels); a float (regression); None where it is not known.
+        text, pair: the texts; `pair` is None for a single text.
+        label: a name; a tuple of names (several labels); a float (regression); None if it is not known.
     """
 
     text: str
@@ -31,12 +31,12 @@ class TextExample:
 
 @dataclass(frozen=True)
 class ChoiceExample:
-    """A text and the candidates that may go with it.
+    """A multiple-choice example: a text and its candidates.
 
     Attributes:
-        text: goes before each candidate.
+        text: precedes each candidate.
         choices: the candidates.
-        label: the number of the right one, from 0; None where it is not known.
+        label: the index of the correct candidate, from 0; None if it is not known.
     """
 
     text: str
@@ -47,17 +47,17 @@ class ChoiceExample:
 def read_text_examples(
     path: str | Path, layout: Layout, kind: str = "name", *, separator: str = ",", skip_ragged: bool = False
 ) -> tuple[list[TextExample], Table]:
-    """The examples of a table, and the table.
+    """The examples of a table, and the table itself.
 
     Args:
-        path: of the table.
+        path: the file of the table.
         layout: its columns.
-        kind: of the labels: "name", "names" (a JSON list, or text with `separator`), or "number".
+        kind: kind of the labels: "name", "names" (a JSON list, or text with `separator`), or "number".
         separator: between the names of several labels.
         skip_ragged: see `read_table`.
 
     Raises:
-        InputError: see `read_table`; an empty label, or one that is no number where numbers are wanted, by its line.
+        InputError: see `read_table`; an empty label, or with kind "number" one that is not a number, with its line.
     """
     if kind not in LABEL_KINDS:
         raise InputError(f"kind = {kind!r} is not one of {', '.join(LABEL_KINDS)}")
@@ -73,13 +73,13 @@ def read_text_examples(
 
 
 def read_choice_examples(path: str | Path, layout: Layout, *, skip_ragged: bool = False) -> tuple[list[ChoiceExample], Table]:
-    """The examples of a multiple-choice table, and the table.
+    """The examples of a multiple-choice table, and the table itself.
 
-    The candidates are the columns `layout.choices`, or a JSON list under one of them; `layout.pair`, where there is one, opens
-    every candidate, as SWAG's second sentence does.
+    The candidates are the columns `layout.choices`, or a JSON list in a single such column. The text of `layout.pair`, if set,
+    is put before every candidate, like SWAG's second sentence.
 
     Raises:
-        InputError: see `read_table`; less than two candidates, or a label that is not the number of one, by its line.
+        InputError: see `read_table`; fewer than two candidates, or a label that is not the index of a candidate, with its line.
     """
     table = read_table(path, layout.columns, skip_ragged=skip_ragged)
     texts = _texts(table, layout.text)

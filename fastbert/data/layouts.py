@@ -1,6 +1,6 @@
-"""What the columns of known data sets mean, and what they are measured by: GLUE's tasks, STS benchmark, and usual names.
+"""Column layouts and metrics of known data sets: GLUE's tasks, STS benchmark, SWAG, and tables with common column names.
 
-A layout is looked up by name (`--layout mrpc`), or found from the names in a table's header.
+A layout is looked up by name (`--layout mrpc`), or inferred from the column names in a table's header.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from fastbert.errors import InputError
 
 @dataclass(frozen=True)
 class Layout:
-    """Columns of a table by what they are for, and its metrics.
+    """The columns of a table by role, and the metrics of its data set.
 
     Attributes:
-        text, pair, label: names from the header, or numbers from 1 for tables without one; "" where there is none.
-        metrics: names in `fastbert.finetuning.metrics`; the first one chooses the best epoch. Empty: the task's own.
-        choices: columns of the candidates of multiple choice.
+        text, pair, label: names from the header, or numbers from 1 for tables without a header; "" if there is none.
+        metrics: names in `fastbert.finetuning.metrics`; the first one chooses the best epoch. Empty: the task's default.
+        choices: columns of the candidates for multiple choice.
     """
 
     text: str
@@ -31,7 +31,7 @@ class Layout:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All columns."""
+        """All columns in use."""
         return tuple(name for name in (self.text, self.pair, *self.choices, self.label) if name)
 
 
@@ -72,16 +72,16 @@ def find_layout(
     choices: Sequence[str] = (),
     labelled: bool = True,
 ) -> Layout:
-    """The layout of a table: what is named, else by `name`, else by usual names in its header.
+    """The layout of a table: columns given explicitly, else those of the layout `name`, else common names in its header.
 
     Args:
-        path: of the table.
+        path: the file of the table.
         name: a key of `LAYOUTS`.
         text, pair, label, choices: columns; "" for `pair` means single texts.
-        labelled: whether a label column is needed; without it one is used if it is there.
+        labelled: whether a label column is required; if not, it is used if present.
 
     Raises:
-        InputError: no column could be found; those present are listed.
+        InputError: no column could be found; the message lists the columns present.
     """
     if name is not None:
         if name not in LAYOUTS:

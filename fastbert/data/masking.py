@@ -1,6 +1,7 @@
-"""Which tokens of an example are predicted, and what stands in their place. Paper, section 3.1, task 1, and appendix A.1.
+"""Masking: which tokens of an example are predicted, and what replaces them. Paper, section 3.1, task 1, and appendix A.1.
 
-15 % of the tokens are chosen; of those 80 % become [MASK], 10 % a random word, 10 % stay. Special tokens are never chosen.
+15 % of the tokens are chosen; of those, 80 % become [MASK], 10 % become a random word and 10 % stay. Special tokens are never
+chosen.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ class MaskingOptions:
         probability: share of tokens that are predicted.
         selection: "exact": min(max_predictions, max(1, round(length * probability))) tokens, special ones counted in the
             length, as google does; "bernoulli": each token by itself, as Hugging Face does, at most max_predictions.
-        max_predictions: of one example; None means that share of the longest example.
+        max_predictions: most predictions of one example; None means the share `probability` of the longest example.
         mask, random, keep: shares of the chosen tokens that become [MASK], become a random word, stay. They sum to 1.
         whole_words: all pieces of a word are chosen together.
-        random_words: "regular": entries that can stand in text; "all": the whole vocabulary, as google's code draws.
+        random_words: "regular": entries that can occur in text; "all": the whole vocabulary, as in google's code.
     """
 
     probability: float = 0.15
@@ -55,23 +56,23 @@ class MaskingOptions:
             raise InputError(f"max_predictions = {self.max_predictions} must be at least 1")
 
     def limit(self, max_length: int) -> int:
-        """Most predictions of an example of at most `max_length` tokens."""
+        """The largest number of predictions in an example of at most `max_length` tokens."""
         if self.max_predictions is not None:
             return self.max_predictions
         share = self.probability * max_length
-        if self.selection == "bernoulli":  # five standard deviations above the mean: a cut that hardly ever happens
+        if self.selection == "bernoulli":  # five standard deviations above the mean: hardly ever exceeded
             share += 5 * (share * (1 - self.probability)) ** 0.5
         return int(np.ceil(share))
 
     def budget(self, tokens: int) -> int:
-        """Rows to reserve for the predictions of so many tokens: room for rounding up, or six standard deviations."""
+        """Rows to reserve for the predictions of `tokens` tokens, with room for rounding up, or for six standard deviations."""
         share = self.probability * tokens
         if self.selection == "bernoulli":
             return int(share + 6 * (share * (1 - self.probability)) ** 0.5) + 8
         return int(1.03 * share) + 8
 
     def counts(self, lengths: Ints, max_length: int) -> Ints:
-        """(n,) predictions of examples of these lengths: exact, or expected ones rounded up."""
+        """(n,) number of predictions of examples of these lengths: exact, or the expected number rounded up."""
         wanted = (
             np.floor(lengths * self.probability + 0.5) if self.selection == "exact" else np.ceil(lengths * self.probability)
         )
@@ -79,7 +80,7 @@ class MaskingOptions:
 
 
 class Masker:
-    """Masks examples of one vocabulary."""
+    """Masks examples that use one vocabulary."""
 
     def __init__(self, tokenizer: BertTokenizer, options: MaskingOptions) -> None:
         self.options = options
@@ -92,13 +93,13 @@ class Masker:
         self.random_ids = np.array(regular if options.random_words == "regular" else range(size), dtype=np.int64)
 
     def mask(self, ids: Ints, candidates: Ints, limit: int, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
-        """Chooses and replaces.
+        """Chooses the tokens to predict and replaces them.
 
         Args:
-            ids: (S,) of an example, special tokens included.
-            candidates: rows of `ids` that may be chosen, ascending; words never continue over a gap in them.
+            ids: (S,) token ids of an example, special tokens included.
+            candidates: rows of `ids` that may be chosen, ascending; a word never continues across a gap in them.
             limit: most predictions, see `MaskingOptions.limit`.
-            rng: draws everything.
+            rng: source of all random draws.
 
         Returns:
             The ids with replacements (S,), the rows to predict (M,), ascending, and their true ids (M,).
@@ -123,7 +124,7 @@ class Masker:
         return masked, rows, truth
 
     def _whole_words(self, ids: Ints, candidates: Ints, count: int, limit: int, rng: np.random.Generator) -> Ints:
-        """Rows of whole words: up to `count` of them, or each word by itself."""
+        """Rows of whole words: at most `count` rows, or with "bernoulli" each word independently, at most `limit` rows."""
         if not len(candidates):
             return candidates
         starts = ~self.continues[ids[candidates]]

@@ -1,15 +1,15 @@
-"""Which text goes into which example of an epoch, as a pure function of the corpus, a seed and the epoch.
+"""Plans which text goes into which example of an epoch: a pure function of the corpus, a seed and the epoch.
 
-Paper, section 3.1 and appendix A.2; the order of events is google's create_pretraining_data. Sentences of a document are
+Paper, section 3.1 and appendix A.2; the procedure follows google's create_pretraining_data. Sentences of a document are
 gathered until they fill a sequence; a random cut makes the first ones segment A. B is the rest, or, half of the time, text of
-another document, and then the rest is put back for the next example. What differs from google's, and why:
+another document, in which case the rest is put back for the next example. Differences from google's code, and their reasons:
 
-* Nothing is cut off. A sentence longer than half of the room is split into equal parts beforehand, and a sentence that does not
-  fit any more starts the next example: every token is in exactly one example of an epoch, random B segments aside.
+* Nothing is truncated. A sentence longer than half of the room is split into equal parts beforehand, and a sentence that no
+  longer fits starts the next example: every token is in exactly one example of an epoch, random B segments aside.
 * A random B never comes from A's own document; any other text of the corpus is equally likely.
-* `balance="exact"` pays random pairs that had to be (a single sentence left) back; where documents of one sentence leave no
-  other way, it makes a pair of the halves of one. google's order drifts to 54-61 % random.
-* Short sequences are drawn for each example, not for each document: few long documents get their share of them.
+* `balance="exact"` compensates for random pairs that were forced (a single sentence was left); if documents of one sentence
+  leave no other way, it splits a sentence in half to make a pair. google's procedure drifts to 54-61 % random.
+* Short sequences are drawn for each example, not for each document, so that a few long documents also get their share of them.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from fastbert.packing.batch import IGNORE
 
 PAIR_TASKS = ("nsp", "sop", "none")
 BALANCES = ("exact", "google")
-_DEBT = 16  # random pairs more than others before single sentences are split, which they are only where nothing else helps
+_DEBT = 16  # surplus of random pairs at which single sentences are split: the last resort to restore the balance
 
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """How examples are cut.
+    """How text is cut into examples.
 
     Attributes:
-        max_length: tokens of an example, special ones included.
+        max_length: most tokens of an example, special tokens included.
         pairs: "nsp" (label 1: B is random), "sop" (label 1: the two were swapped), "none" (one segment).
         short_share: share of examples with a random shorter length. Paper: 0.1.
-        balance: of NSP labels, "exact" or "google".
+        balance: how NSP labels are balanced, "exact" or "google".
     """
 
     max_length: int
@@ -62,17 +62,17 @@ class PlanOptions:
 
     @property
     def num_special(self) -> int:
-        """[CLS] and [SEP]s."""
+        """Number of special tokens in an example: [CLS] and [SEP]s."""
         return 2 if self.pairs == "none" else 3
 
 
 @dataclass
 class Plan:
-    """The examples of an epoch: token spans of the corpus, end exclusive. B is empty where there is one segment only.
+    """The examples of an epoch as token spans of the corpus, end exclusive. B is empty if there is only one segment.
 
     Attributes:
         a_start, a_end, b_start, b_end: (n,) int64.
-        label: (n,) int64, 0, 1, or -100 where there is none.
+        label: (n,) int64, 0, 1, or -100 if there is none.
     """
 
     a_start: NDArray[np.int64]
@@ -87,22 +87,22 @@ class Plan:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """(n,) tokens of each example, special ones included."""
+        """(n,) tokens of each example, special tokens included."""
         second = self.b_end - self.b_start
         return self.a_end - self.a_start + second + np.where(second > 0, 3, 2)
 
     @property
     def random_share(self) -> float:
-        """Share of label 1 among those that have one."""
+        """Share of label 1 among the examples that have a label."""
         labelled = self.label[self.label != IGNORE]
         return float(labelled.mean()) if len(labelled) else 0.0
 
 
 def plan_epoch(corpus: Corpus, options: PlanOptions, seed: int, epoch: int) -> Plan:
-    """The examples of an epoch, in the order of the corpus.
+    """Plans the examples of an epoch, in the order of the corpus.
 
     Raises:
-        InputError: next-sentence pairs are wanted and the corpus has a single document.
+        InputError: next-sentence pairs were requested but the corpus has a single document.
     """
     if options.pairs == "nsp" and corpus.num_documents < 2:
         raise InputError(
@@ -119,7 +119,7 @@ def plan_epoch(corpus: Corpus, options: PlanOptions, seed: int, epoch: int) -> P
     plan = Plan(*(np.ascontiguousarray(column) for column in np.frombuffer(rows, np.int64).reshape(-1, 5).T))
     if options.pairs == "nsp" and options.balance == "exact" and abs(plan.random_share - 0.5) > 0.01 + 1 / len(plan):
         warnings.warn(
-            f"{plan.random_share:.1%} of the pairs of {corpus.folder} are random: single words have no next one",
+            f"{plan.random_share:.1%} of the pairs of {corpus.folder} are random: single words cannot be split into a pair",
             stacklevel=2,
         )
     return plan
@@ -131,10 +131,10 @@ Draw = Callable[[], float]
 
 @dataclass
 class _Units:
-    """Sentences, or equal parts of long ones: what examples are made of.
+    """The units that examples are made of: sentences, or equal parts of long sentences.
 
     Attributes:
-        starts: (units + 1,) token at which each starts, and the number of tokens.
+        starts: (units + 1,) token at which each unit starts, and the number of tokens.
         documents: (documents + 1,) unit at which each document starts, and the number of units.
     """
 
@@ -143,7 +143,7 @@ class _Units:
 
     @classmethod
     def of(cls, corpus: Corpus, longest: int) -> _Units:
-        """Those of a corpus, none of them above `longest` tokens."""
+        """The units of a corpus, each of at most `longest` tokens."""
         sentences = corpus.sentence_starts()
         lengths = np.diff(sentences)
         parts = -(-lengths // longest)
@@ -154,18 +154,18 @@ class _Units:
         return cls(np.append(starts, corpus.num_tokens), first[corpus.document_starts()])
 
     def of_documents(self) -> Iterator[tuple[int, list[int]]]:
-        """For each document, its first unit and the tokens at which its units start, with its end."""
+        """For each document: its first unit, and the tokens at which its units start, followed by its end."""
         for first, last in pairwise(self.documents.tolist()):
             yield first, self.starts[first : last + 1].tolist()
 
 
 def _target(room: int, short_share: float, draw: Draw) -> int:
-    """Tokens to gather: all the room, or now and then a random shorter length."""
+    """Number of tokens to gather: all the room or, with probability `short_share`, a random length of at least 2."""
     return 2 + int(draw() * (room - 1)) if draw() < short_share else room
 
 
 def _gather(starts: list[int], unit: int, target: int, room: int) -> int:
-    """The unit behind the last one gathered from `unit` on: until the target is reached, or the next one does not fit."""
+    """End (exclusive) of the units gathered from `unit` on, until the target is reached or the next unit does not fit."""
     end, last = unit + 1, len(starts) - 1
     while end < last and starts[end] - starts[unit] < target and starts[end + 1] - starts[unit] <= room:
         end += 1
@@ -182,7 +182,7 @@ def _single(units: _Units, room: int, options: PlanOptions, draw: Draw) -> Itera
 
 
 def _ordered(units: _Units, room: int, options: PlanOptions, draw: Draw) -> Iterator[Row]:
-    """Sentence order (Lan et al. 2020): two pieces in a row, half of the time swapped."""
+    """Sentence-order pairs (Lan et al. 2020): two consecutive pieces of text, swapped half of the time."""
     for _, starts in units.of_documents():
         unit = 0
         while unit < len(starts) - 1:
@@ -197,7 +197,7 @@ def _ordered(units: _Units, room: int, options: PlanOptions, draw: Draw) -> Iter
 
 
 def _next_sentence(units: _Units, room: int, options: PlanOptions, draw: Draw) -> Iterator[Row]:
-    count, owed = len(units.starts) - 1, 0  # owed: random pairs so far, less the others
+    count, owed = len(units.starts) - 1, 0  # owed: random pairs so far minus true ones
     for first, starts in units.of_documents():
         unit, own = 0, len(starts) - 1
         while unit < own:
@@ -217,7 +217,7 @@ def _next_sentence(units: _Units, room: int, options: PlanOptions, draw: Draw) -
                 other += own if other >= first else 0
                 left = max(target, starts[unit + 1] - starts[unit] + 1) - (starts[cut] - starts[unit])
                 bound = int(units.documents[np.searchsorted(units.documents, other, "right")])
-                there = units.starts[other : min(bound, other + left) + 1].tolist()  # a unit has a token or more
+                there = units.starts[other : min(bound, other + left) + 1].tolist()  # each unit has at least one token
                 stop = there[_gather(there, 0, left, left)]
                 yield starts[unit], starts[cut], there[0], min(stop, there[0] + left), 1
                 unit, owed = cut, owed + 1

@@ -1,4 +1,4 @@
-"""Questions on texts: SQuAD's JSON, version 1.1 and 2.0."""
+"""Questions about texts, read from SQuAD's JSON, version 1.1 or 2.0."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fastbert.errors import InputError
 
 @dataclass(frozen=True)
 class Answer:
-    """Some characters of a context.
+    """An answer as a span of characters of a context.
 
     Attributes:
         text: the characters.
-        start: where they stand in the context; -1 where they do not occur in it.
+        start: their position in the context; -1 if they do not occur in it.
     """
 
     text: str
@@ -25,13 +25,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Question:
-    """A question on a context.
+    """A question about a context.
 
     Attributes:
-        id: of the data set, unique.
+        id: unique id in the data set.
         question, context: the texts.
-        answers: all that were given; empty for a question without an answer, or where they are not known.
-        impossible: whether the context does not answer it (version 2.0).
+        answers: all reference answers; empty for a question without an answer, or if the answers are not known.
+        impossible: whether the question cannot be answered from the context (version 2.0).
     """
 
     id: str
@@ -44,11 +44,11 @@ class Question:
 def read_squad(path: str | Path) -> list[Question]:
     """The questions of a SQuAD file, in order.
 
-    An answer that does not stand where the file says is looked for in the context: the occurrence nearest to that place
-    counts. One that does not occur at all gets the start -1: `misplaced` lists them.
+    If an answer is not at the position given in the file, the occurrence in the context nearest to that position is used. An
+    answer that does not occur at all gets the start -1; `misplaced` lists questions that have only such answers.
 
     Raises:
-        InputError: not JSON, or not of SQuAD's form, by its place; no question; an id that comes twice.
+        InputError: not JSON, or not in SQuAD's format, with the place; no question; an id that occurs twice.
     """
     path = Path(path)
     try:
@@ -69,13 +69,13 @@ def read_squad(path: str | Path) -> list[Question]:
     seen: set[str] = set()
     for question in questions:
         if question.id in seen:
-            raise InputError(f"{path}: the id {question.id!r} comes twice")
+            raise InputError(f"{path}: the id {question.id!r} occurs twice")
         seen.add(question.id)
     return questions
 
 
 def misplaced(questions: list[Question]) -> list[Question]:
-    """Questions with answers none of which occurs in the context."""
+    """Questions that have answers, none of which occurs in the context."""
     return [question for question in questions if question.answers and all(a.start < 0 for a in question.answers)]
 
 

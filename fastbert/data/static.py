@@ -1,10 +1,11 @@
-"""Examples that were written once, masks and pairs in place, as google's BERT does: `fastbert data build --static`.
+"""Static examples: precomputed with masks and pairs in place, as in google's BERT, by `fastbert data build --static`.
 
-Every epoch has the same examples; only their order changes. "Duplicates" are copies of the corpus with other pairs and masks.
+Every epoch has the same examples; only their order changes. "Duplicates" are copies of the corpus with different pairs and
+masks.
 
     static/manifest.json, static/tokenizer/
     static/input_ids.bin   ids of all examples, end to end       static/starts.bin        int64 (n + 1,)
-    static/rows.bin        int32, rows that predict              static/rows_starts.bin   int64 (n + 1,)
+    static/rows.bin        int32, rows to predict                static/rows_starts.bin   int64 (n + 1,)
     static/labels.bin      their true ids                        static/about.bin         int32 (n, 2): second, pair label
 """
 
@@ -45,7 +46,7 @@ def write_static(
     advance: Callable[[int], object] | None = None,
     about_build: dict[str, Any] | None = None,
 ) -> int:
-    """Writes the examples of the first `duplicates` epochs; returns how many. The folder appears when it is whole."""
+    """Writes the examples of the first `duplicates` epochs; returns how many. The folder appears once it is complete."""
     if duplicates < 1:
         raise InputError(f"duplicates = {duplicates} must be at least 1")
     source = CorpusExamples(corpus, options, seed)
@@ -88,7 +89,7 @@ def write_static(
 
 
 class StaticExamples:
-    """Static examples opened for reading; a source and its only epoch in one."""
+    """Static examples opened for reading; both a source of examples and its only epoch."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder, self.manifest = folder, manifest
@@ -107,24 +108,24 @@ class StaticExamples:
 
     @classmethod
     def open(cls, folder: str | Path, check: bool = False) -> StaticExamples:
-        """Opens a folder that `write_static` made; sizes are always compared with the manifest, hashes where `check` is set.
+        """Opens a folder written by `write_static`; file sizes are always compared with the manifest, hashes if `check` is set.
 
         Raises:
-            CheckpointError: another kind or version of folder, or files that do not fit the manifest.
+            CheckpointError: another kind or version of folder, or files that do not match the manifest.
         """
         manifest = files.read_json(Path(folder) / "manifest.json")
         if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
             raise CheckpointError(f"{folder} holds no static examples of this version")
         for name, digest in manifest["sha256"].items() if check else ():
             if files.sha256(Path(folder) / name) != digest:
-                raise CheckpointError(f"{Path(folder) / name} is damaged: its content has another hash than the manifest says")
+                raise CheckpointError(f"{Path(folder) / name} is damaged: its hash differs from the one in the manifest")
         return cls(Path(folder), manifest)
 
     def _map(self, name: str, dtype: str, count: int) -> Any:
         return mapped(self.folder / f"{name}.bin", dtype, count)
 
     def tokenizer(self) -> BertTokenizer:
-        """The tokenizer that they were made with."""
+        """The tokenizer that the examples were made with."""
         return BertTokenizer.from_pretrained(self.folder / "tokenizer")
 
     def about_labels(self) -> Any:
@@ -132,7 +133,7 @@ class StaticExamples:
         return self._about[:, 1]
 
     def check(self, wanted: ExampleOptions, name: str) -> None:
-        """Raises InputError where a recipe asks for other examples than these."""
+        """Raises InputError if a recipe (`name` in the message) asks for different example options."""
         made = self.manifest["options"]
         for key, value in dataclasses.asdict(wanted).items():
             if made[key] != value:

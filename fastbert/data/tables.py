@@ -1,7 +1,7 @@
-"""Tables of examples: TSV, CSV and JSON lines with named columns, every row checked, every error with its line.
+"""Tables of examples: TSV, CSV and JSON lines with named columns; every row is checked and every error names its line.
 
-TSV is read as the field writes it: tabs separate, quotes are text. CSV follows RFC 4180. The keys of a JSON line, an object,
-are the columns. All is UTF-8, with or without BOM.
+TSV is read as is usual in NLP: tabs separate, quotes are ordinary text. CSV follows RFC 4180. Each JSON line is an object; its
+keys are the columns. All files are UTF-8, with or without BOM.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from fastbert.errors import InputError
 
 @dataclass(frozen=True)
 class Table:
-    """The columns of a file that were asked for.
+    """The requested columns of a file.
 
     Attributes:
-        path: of the file.
-        values: each column by its name, one value a row: text, or what the JSON value is.
+        path: the file.
+        values: each column by its name, one value per row: text, or any JSON value.
         lines: for each row, the line of the file at which it starts.
-        skipped: rows left out because their number of columns was wrong.
+        skipped: number of rows left out because their number of columns was wrong.
     """
 
     path: Path
@@ -44,18 +44,18 @@ def read_table(path: str | Path, columns: Sequence[str], *, skip_ragged: bool = 
     """Reads columns of a .tsv, .txt, .csv, .jsonl or .ndjson file (.txt as TSV).
 
     Args:
-        columns: names from the header row (or JSON keys); or numbers from 1, all of them, for a table without a header.
-        skip_ragged: leave out rows whose number of columns is wrong, and count them, instead of refusing the file.
+        columns: names from the header row (or JSON keys); or, for a table without a header, all numbers, counted from 1.
+        skip_ragged: skip and count rows whose number of columns is wrong, instead of rejecting the file.
 
     Raises:
-        InputError: a missing column (those present are listed), a row with another number of columns than the header, by its
-            line, or a file without any row.
+        InputError: a missing column (the message lists those present), a row whose number of columns differs from the header's,
+            with its line, or a file without any row.
     """
     path = Path(path)
     twice = next((name for name in columns if list(columns).count(name) > 1), None)
     if twice is not None:
         raise InputError(
-            f"{path}: the column {twice!r} is asked for twice; text, pair, label and choices are columns of their own"
+            f"{path}: the column {twice!r} is asked for twice; text, pair, label and choices must be different columns"
         )
     if is_json(path):
         return _read_json(path, columns)
@@ -99,12 +99,12 @@ def columns_of(path: str | Path) -> list[str]:
 
 
 def is_table(path: str | Path) -> bool:
-    """Whether a file is a table by its ending."""
+    """Whether a file is a table, judged by its extension."""
     return Path(path).suffix.lower() in TABLES
 
 
 def is_json(path: str | Path) -> bool:
-    """Whether a file holds JSON lines by its ending."""
+    """Whether a file holds JSON lines, judged by its extension."""
     return Path(path).suffix.lower() in (".jsonl", ".ndjson")
 
 
@@ -129,7 +129,7 @@ def _checked(table: Table) -> Table:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a TSV or CSV file with the lines at which they start; blank lines are left out."""
+    """The rows of a TSV or CSV file with the lines at which they start; blank lines are skipped."""
     if path.suffix.lower() != ".csv":
         for number, line in enumerate(lines(path), 1):
             if line:

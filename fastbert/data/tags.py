@@ -1,6 +1,6 @@
-"""Tags of words and the spans they mean: IOB1, IOB2, IOBES and BILOU, read, written, converted, checked and mended.
+"""Word tags and the spans they encode: reads, writes, converts, checks and repairs IOB1, IOB2, IOBES and BILOU.
 
-IOB2   B- opens every span, I- goes on          IOBES  as IOB2, with E- at the last word and S- for a single one
+IOB2   B- opens every span, I- continues it     IOBES  as IOB2, with E- at the last word and S- for a single word
 IOB1   I- throughout; B- only where two spans   BILOU  as IOBES, with L- and U- for E- and S-
        of one kind touch
 """
@@ -18,7 +18,7 @@ _LAST, _SINGLE = {"IOBES": "E", "BILOU": "L"}, {"IOBES": "S", "BILOU": "U"}
 
 
 class Span(NamedTuple):
-    """Words `start` to `end` - 1 are one entity."""
+    """A span of words, `start` to `end` - 1, that form one entity."""
 
     kind: str
     start: int
@@ -26,7 +26,10 @@ class Span(NamedTuple):
 
 
 def spans(tags: Sequence[str]) -> list[Span]:
-    """The spans of any scheme, in order; where a tag breaks the rules, a span starts or ends as its words suggest."""
+    """Reads the spans from tags of any scheme, in order; tags that break the rules are read leniently.
+
+    A tag that cannot continue the span before it starts a new one.
+    """
     found: list[Span] = []
     kind, start, ended = "", 0, True
     for at, tag in enumerate([*tags, OUTSIDE]):
@@ -42,7 +45,7 @@ def spans(tags: Sequence[str]) -> list[Span]:
 
 
 def write_tags(found: Iterable[Span], length: int, scheme: str) -> list[str]:
-    """Tags of `length` words from spans that do not overlap."""
+    """The tags of `length` words, from spans that do not overlap."""
     if scheme not in SCHEMES:
         raise InputError(f"scheme = {scheme!r} is not one of {', '.join(SCHEMES)}")
     tags = [OUTSIDE] * length
@@ -59,17 +62,17 @@ def write_tags(found: Iterable[Span], length: int, scheme: str) -> list[str]:
 
 
 def convert(tags: Sequence[str], scheme: str) -> list[str]:
-    """The same spans in a scheme; tags that break the rules are mended on the way."""
+    """Converts tags to a scheme; tags that break the rules are repaired in the process."""
     return write_tags(spans(tags), len(tags), scheme)
 
 
 def illegal(tags: Sequence[str], scheme: str) -> list[int]:
-    """The places at which tags break the rules of a scheme."""
+    """The indices of tags that break the rules of a scheme."""
     return [at for at, (given, right) in enumerate(zip(tags, convert(tags, scheme), strict=True)) if given != right]
 
 
 def find_scheme(sentences: Sequence[Sequence[str]]) -> str | None:
-    """The scheme that the tags of some sentences follow most closely; None where they are no spans ("NOUN", "VERB")."""
+    """The scheme that the tags of some sentences follow most closely; None if the tags are not spans ("NOUN", "VERB")."""
     kinds = {tag for tags in sentences for tag in tags}
     prefixes = {tag[:1] for tag in kinds if tag != OUTSIDE}
     if not all(tag == OUTSIDE or (tag[1:2] == "-" and tag[0] in "BIESLU") for tag in kinds):
@@ -83,7 +86,10 @@ def find_scheme(sentences: Sequence[Sequence[str]]) -> str | None:
 
 
 def all_tags(tags: Iterable[str], scheme: str) -> set[str]:
-    """The tags, and the others that a scheme has for the same kinds: a small set may lack the inside of a rare entity."""
+    """The given tags, completed with all tags of the scheme for the same kinds.
+
+    A small data set may lack, for instance, the inside tag of a rare entity.
+    """
     known = set(tags)
     kinds = {split(tag)[1] for tag in known if tag != OUTSIDE}
     prefixes = {"IOBES": "BIES", "BILOU": "BILU"}.get(scheme, "BI")
@@ -91,7 +97,7 @@ def all_tags(tags: Iterable[str], scheme: str) -> set[str]:
 
 
 def split(tag: str) -> tuple[str, str]:
-    """A tag's prefix and kind; a tag without a prefix is a span's inside."""
+    """Splits a tag into prefix and kind; a tag without a prefix counts as I-."""
     if tag == OUTSIDE:
         return OUTSIDE, ""
     if tag[1:2] == "-" and tag[0] in "BIESLU":

@@ -1,6 +1,7 @@
-"""Texts from a file or a stream: one a line, or a column of a TSV, CSV or JSON-lines file.
+"""Reads texts from a file or a stream: one per line, or a column of a TSV, CSV or JSON-lines file.
 
-TSV is read as the field writes it: tabs separate, quotes are text. CSV follows RFC 4180. All is UTF-8, with or without BOM.
+TSV is read as is usual in NLP: tabs separate, quotes are ordinary text. CSV follows RFC 4180. All input is UTF-8, with or
+without BOM.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ def read_texts(path: str | Path, column: str | None = None) -> Iterator[str]:
     """Yields the texts of a file, in order, blank ones included.
 
     Args:
-        path: .tsv, .csv, .jsonl or .ndjson are tables; anything else, and "-" (standard input), holds one text a line.
-        column: of a table: a name from the header row (or a JSON key), or a number from 1, as `cut -f` counts, for a table
-            without a header. Defaults to the name "text".
+        path: .tsv, .csv, .jsonl or .ndjson are tables; anything else, and "-" (standard input), holds one text per line.
+        column: column of a table: a name from the header row (or a JSON key), or, for a table without a header, a number from
+            1, as in `cut -f`. Defaults to the name "text".
 
     Raises:
         InputError: a file that cannot be read, a line that is not UTF-8, a missing column; the message names the line.
@@ -41,7 +42,7 @@ def read_texts(path: str | Path, column: str | None = None) -> Iterator[str]:
 
 
 def column_texts(rows: Iterator[str], path: Path, column: str) -> Iterator[str]:
-    """The texts of a column of a table's lines; by the file's ending it is JSON lines, CSV or, else, TSV."""
+    """The texts in one column of a table, given its lines; the file extension selects JSON lines or CSV, else TSV."""
     kind = path.suffix.lower()
     if kind in (".jsonl", ".ndjson"):
         return _json_column(rows, column, path)
@@ -54,15 +55,15 @@ def column_texts(rows: Iterator[str], path: Path, column: str) -> Iterator[str]:
 def lines(
     path: Path, errors: str = "strict", at_most: int | None = None, advance: Callable[[int], object] | None = None
 ) -> Iterator[str]:
-    """The lines of a UTF-8 file, or of standard input ("-"), without their ends.
+    """The lines of a UTF-8 file, or of standard input ("-"), without their line endings.
 
     Args:
         errors: "strict" raises at bytes that are not UTF-8; "replace" reads them as U+FFFD and warns at the end.
-        at_most: longer lines come in pieces of about so many bytes, cut at white space where there is some.
+        at_most: longer lines are yielded in pieces of about this many bytes, cut at a space if there is one.
         advance: called with the number of bytes of each piece.
 
     Raises:
-        InputError: a file that cannot be read, or a line that is not UTF-8, by its number.
+        InputError: a file that cannot be read, or a line that is not UTF-8, with its number.
     """
     if str(path) == "-" and sys.stdin is None:
         raise InputError("cannot read standard input: it is closed")
@@ -90,11 +91,11 @@ def lines(
             yield text.rstrip("\r\n")
             number, offset = (number + 1, 0) if ended else (number, offset + len(raw))
     if damaged:
-        warnings.warn(f"{path}: {damaged} lines were not UTF-8; what was wrong stands as U+FFFD", stacklevel=2)
+        warnings.warn(f"{path}: {damaged} lines were not UTF-8; invalid bytes were replaced by U+FFFD", stacklevel=2)
 
 
 def _split(raw: bytes) -> tuple[bytes, bytes]:
-    """A piece of a long line that ends between words, or at least between characters, and the rest."""
+    """Splits off a piece of a long line, between words or at least between characters; returns it and the rest."""
     at = raw.rfind(b" ") + 1
     if not at:
         at = len(raw)
@@ -105,7 +106,7 @@ def _split(raw: bytes) -> tuple[bytes, bytes]:
 
 
 def json_rows(rows: Iterable[str], path: Path) -> Iterator[tuple[int, Any]]:
-    """The values of JSON lines with the numbers of their lines; blank lines are left out."""
+    """The values of JSON lines with their line numbers; blank lines are skipped."""
     for number, line in enumerate(rows, 1):
         if not line.strip():
             continue
@@ -116,7 +117,7 @@ def json_rows(rows: Iterable[str], path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def missing_key(path: Path, number: int, row: Any, what: str) -> InputError:
-    """The error of a JSON line without what is wanted; it lists what the line has."""
+    """The error for a JSON line that lacks `what`; its message lists the keys that the line has."""
     keys = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
     return InputError(f"{path}, line {number}: no {what}; it has {keys or 'nothing'}")
 

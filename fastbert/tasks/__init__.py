@@ -1,9 +1,9 @@
-"""What people do with a BERT. Each class has `from_pretrained` and takes lists.
+"""Ready-to-use tasks for a trained BERT; each class has `from_pretrained` and takes lists of inputs.
 
 embedder.py       texts to vectors           token_tagger.py       tags of words, entities
-fill_mask.py      words at a [MASK]          question_answerer.py  answers cut from a text; answers.py has the rules
+fill_mask.py      words at a [MASK]          question_answerer.py  answer spans in a text; answers.py has the rules
 next_sentence.py  does B follow A?           multiple_choice.py    the best of several candidates
-classifier.py     labels, numbers            nli.py                relations of pairs; classification without training
+classifier.py     labels, numbers            nli.py                relations of pairs; zero-shot classification
 sequences.py      texts and pairs to scores  features.py           hidden states, token by token
 loading.py        finding, loading, checking a model for a task
 """

@@ -1,7 +1,8 @@
-"""From scores of starts and ends to answers: the paper's rules (section 4.2), over windows of one context.
+"""Selects answer spans from start and end scores by the paper's rules (section 4.2), over the windows of one context.
 
-A span's score is start + end. It ends where it starts or behind, is at most so many tokens long, lies in the context (only the
-context's scores come here), and starts at a token only in the window in which that token has most context.
+A span's score is its start score plus its end score. A span does not end before it starts, has at most `max_tokens` tokens and
+lies in the context (only scores of context tokens are passed in). In each window, only tokens that have their most context in
+that window are considered as starts.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ class ScoredWindow:
     """The scores of a window's context.
 
     Attributes:
-        start, end: a score for each token of the context.
+        start, end: a score for each token of the context in this window.
         null: score of "no answer": start and end at [CLS].
-        offsets: for each token, its characters in the context.
-        first: the first token's number in the whole context.
+        offsets: for each token, its character span in the context.
+        first: index of the window's first token in the whole context.
     """
 
     start: Sequence[float]
@@ -33,7 +34,7 @@ class ScoredWindow:
 
 
 class Found(NamedTuple):
-    """An answer: its text, its characters in the context (0 to 0 for none), and its score."""
+    """An answer: its text, its character span in the context (0 to 0 for "no answer"), and its score."""
 
     text: str
     start: int
@@ -42,13 +43,13 @@ class Found(NamedTuple):
 
 
 def best_answers(windows: Sequence[ScoredWindow], context: str, n_best: int = 20, max_tokens: int = 30) -> list[Found]:
-    """The best answers of all windows, best first; no two with the same characters. Empty where there is no context.
+    """The best answers over all windows, best first, without duplicate spans; empty if there is no context.
 
     Args:
-        windows: of one context, in order.
-        context: the text that answers are cut from.
-        n_best: starts and ends looked at in each window, and answers returned.
-        max_tokens: of an answer.
+        windows: the windows of one context, in order.
+        context: the text that contains the answers.
+        n_best: number of best starts and ends considered in each window, and most answers returned.
+        max_tokens: most tokens of an answer.
     """
     bounds = [(window.first, window.first + len(window.start)) for window in windows]
     best_read = most_context(bounds, bounds[-1][1]) if bounds else []
@@ -67,7 +68,7 @@ def best_answers(windows: Sequence[ScoredWindow], context: str, n_best: int = 20
 
 
 def null_score(windows: Sequence[ScoredWindow]) -> float:
-    """The score of "no answer" for the whole context: the lowest of all windows."""
+    """The score of "no answer" for the whole context: the lowest over all windows."""
     return min(window.null for window in windows)
 
 

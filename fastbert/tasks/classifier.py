@@ -1,4 +1,4 @@
-"""Classifier: a label, several labels, or a number, for a text or a pair."""
+"""Classifier: predicts a label, several labels, or a number for a text or a pair of texts."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from fastbert.packing.batching import BATCH_TOKENS
 from fastbert.tasks.loading import check_top_k
 from fastbert.tasks.sequences import SequenceTask
 
-THRESHOLD = 0.5  # of a label's probability, where a text may have several
+THRESHOLD = 0.5  # probability above which a label is assigned in multi-label classification
 
 
 def several_labels(names: Sequence[str], probabilities: Sequence[float]) -> dict[str, Any]:
-    """{"labels", "scores"} of a text that may have several: those above `THRESHOLD`, and the probability of each."""
+    """{"labels", "scores"} of a text that may have several labels: those above `THRESHOLD`, and the probability of each."""
     scores = dict(zip(names, probabilities, strict=True))
     return {"labels": [name for name, probability in scores.items() if probability > THRESHOLD], "scores": scores}
 
 
 class Classifier(SequenceTask):
-    """Labels texts or pairs. See `SequenceTask` for lengths."""
+    """Classifies texts or pairs. See `SequenceTask` for the handling of long inputs."""
 
     model_class = BertForSequenceClassification
     head_name = "sequence-classification"
@@ -36,7 +36,7 @@ class Classifier(SequenceTask):
 
     @property
     def problem_type(self) -> str:
-        """As in `BertConfig`; where that is None: regression for one label, else a single label."""
+        """The problem type in `BertConfig`; if that is None, regression for one label, else single-label classification."""
         config = self.model.config
         return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
 
@@ -53,15 +53,15 @@ class Classifier(SequenceTask):
 
         Args:
             inputs: texts; pairs as tuples, or as {"text": ..., "text_pair": ...}.
-            top_k: 1 gives one {"label", "score"} an input; more, or None for all, a list of them, best first: the forms of
+            top_k: 1 gives one {"label", "score"} per input; more, or None for all, gives a list of them, best first, as in
                 transformers' text-classification pipeline.
-            overlong: in place of the task's own.
-            batch_tokens: tokens run at once.
-            show_progress: a bar on stderr; None means if stderr is a terminal.
+            overlong: overrides the task's setting.
+            batch_tokens: tokens processed at once.
+            show_progress: whether to show a progress bar on stderr; None shows it only on a terminal.
 
         Returns:
-            In the order of the inputs. For a regression the score is the number itself. Where a text may have several labels,
-            those above `THRESHOLD` are its labels: ask for all, and choose.
+            Results in the order of the inputs. For a regression the score is the number itself. For multi-label models, pass
+            `top_k=None` and select the labels with a score above `THRESHOLD`.
         """
         check_top_k(top_k)
         framed = self.frame(inputs, overlong)
@@ -74,7 +74,7 @@ class Classifier(SequenceTask):
         return found
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """(n, C): a softmax for single labels, a sigmoid for several, the numbers themselves for a regression."""
+        """(n, C): softmax for a single label, sigmoid for multiple labels, the numbers themselves for a regression."""
         if self.problem_type == "regression":
             return logits
         return logits.sigmoid() if self.problem_type == "multi_label_classification" else logits.softmax(-1)

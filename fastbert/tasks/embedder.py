@@ -1,4 +1,4 @@
-"""Embedder: texts to vectors, as sentence-transformers does it, without padding and without losing the order."""
+"""Embedder: turns texts into vectors like sentence-transformers, without padding, in the order of the inputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fastbert.text.framing import Framed, check_overlong, frame
 from fastbert.text.tokenizer import BertTokenizer
 
 _TEXT = schema.text()
-# One of these holds the limits of the text's module; sentence-transformers names it after the model.
+# One of these files holds the limits of the Transformer module; sentence-transformers names it after the model type.
 _LIMITS = tuple(
     f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
@@ -55,10 +55,10 @@ class Embedder:
         tokenizer: its tokenizer.
         pooling: one or several of `fastbert.pooling.MODES`.
         normalize: scale each vector to length 1.
-        max_length: tokens of a text that are used, special tokens included; None means what model and tokenizer take. As in
-            sentence-transformers, a number wins over the tokenizer's own limit.
-        prompt: put before every text.
-        do_lower_case: lower-case prompt and texts, where the tokenizer does not.
+        max_length: most tokens used of a text, special tokens included; None means the limit of model and tokenizer. As in
+            sentence-transformers, a number takes precedence over the tokenizer's own limit.
+        prompt: text put before every text.
+        do_lower_case: lower-case prompt and texts if the tokenizer does not.
     """
 
     def __init__(
@@ -92,16 +92,16 @@ class Embedder:
         dtype: torch.dtype | str | None = None,
         **hub: Any,
     ) -> Embedder:
-        """Loads a BERT, or a sentence-transformers folder with one, whose pooling, normalisation and limits are read.
+        """Loads a BERT, or a sentence-transformers folder with a BERT, including its pooling, normalisation and limits.
 
         Args:
             path_or_hub_id: a directory or an id on the hub.
-            device: None means a CUDA device where there is one, else the CPU.
-            dtype: of the parameters; None keeps the checkpoint's.
+            device: None means a CUDA device if there is one, else the CPU.
+            dtype: dtype of the parameters; None keeps the checkpoint's.
             hub: `revision`, `cache_dir`, `token`, `local_files_only`.
 
         Raises:
-            CheckpointError: a module that fastbert does not know, such as a dense layer after pooling.
+            CheckpointError: a module that fastbert does not support, such as a dense layer after pooling.
         """
         target = default_device(device)
         own = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS]
@@ -124,19 +124,19 @@ class Embedder:
         *,
         overlong: str = "truncate",
     ) -> np.ndarray:
-        """One vector a text, in the order of the texts.
+        """Embeds texts: one vector per text, in the order of the texts.
 
         Args:
-            texts: a list of texts, or of pairs of them, whose second text has segment 1; or one text.
-            batch_tokens: real tokens run at once, longest texts first. On a CPU at most 2,048 are used.
-            pooling, normalize: in place of the embedder's own.
-            show_progress: a bar on stderr; None means if stderr is a terminal.
+            texts: a list of texts, or of pairs whose second text gets segment 1; or one text.
+            batch_tokens: real tokens processed at once, longest texts first. On a CPU at most 2,048 are used.
+            pooling, normalize: override the embedder's settings.
+            show_progress: whether to show a progress bar on stderr; None shows it only on a terminal.
             overlong: what to do with texts of more than `max_length` tokens: "truncate" cuts them, at the tokenizer's
-                `truncation_side`, and warns with the count, "error" refuses them, "window" embeds every part of a single text
-                and takes the mean, weighted by tokens.
+                `truncation_side`, and warns with their number, "error" rejects them, "window" embeds all windows of a single
+                text and takes their mean, weighted by number of tokens.
 
         Returns:
-            float32 (n, N), N times the number of pooling modes; (N,) for one text given as a string.
+            float32 (n, D), D the hidden size times the number of pooling modes; (D,) for one text given as a string.
         """
         if isinstance(texts, str):
             return self.encode([texts], batch_tokens, pooling, normalize, False, overlong=overlong)[0]
@@ -162,9 +162,9 @@ class Embedder:
         return _unit(vectors) if normalize else vectors
 
     def frame(self, texts: Sequence[Any], overlong: str = "truncate", show: bool = False) -> Framed:
-        """The rows of texts or pairs, each of at most `max_length` tokens; warns of what is cut.
+        """Encodes texts or pairs as rows of at most `max_length` tokens; warns if texts are cut.
 
-        A pair that is cut is cut as the `tokenizers` library does it, as sentence-transformers' vectors are of that.
+        Pairs are cut as the `tokenizers` library does it, to give the same vectors as sentence-transformers.
         """
         first, second = split_pairs(texts, "texts")
         if self.prompt:
@@ -189,16 +189,18 @@ class Embedder:
             warnings.warn(
                 f"{len(cut)} of {len(texts)} texts have more than {self.max_length} tokens and were cut; overlong='window' "
                 "uses all",
-                stacklevel=4,  # beyond encode and the decorator of inference mode
+                stacklevel=4,  # skips `encode` and the inference-mode decorator
             )
         return framed
 
 
 def _read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Where the BERT is, and keywords of `Embedder`, from a sentence-transformers folder; nothing for a plain BERT.
+    """The folder of the BERT and keyword arguments for `Embedder`, from a sentence-transformers folder.
+
+    A plain BERT folder gives no keyword arguments.
 
     Raises:
-        CheckpointError: a module or a setting that is not known, by name.
+        CheckpointError: an unknown module or setting; the message names it.
     """
     if not (folder / "modules.json").is_file():
         return folder, {}
@@ -230,7 +232,9 @@ def _read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
     known, name = prompts.get("prompts") or {}, prompts.get("default_prompt_name")
     if name is not None and name not in known:
         listed = ", ".join(map(schema.shown, list(known)[:5])) or "none"
-        raise CheckpointError(f"{path_of_prompts}: default_prompt_name = {schema.shown(name)} is none of its prompts: {listed}")
+        raise CheckpointError(
+            f"{path_of_prompts}: default_prompt_name = {schema.shown(name)} is not one of its prompts: {listed}"
+        )
     settings["prompt"] = (known[name] or "") if name is not None else ""
     if settings["prompt"] and not whole_text:
         raise CheckpointError(f"{folder} leaves the prompt out of the pooling (include_prompt: false): not supported")

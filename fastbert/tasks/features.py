@@ -1,4 +1,4 @@
-"""Hidden states of texts, token by token, from the layers of one's choice: what the paper calls features (section 5.3)."""
+"""Hidden states of each token from selected layers, which the paper calls features (section 5.3)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from fastbert.text.tokenizer import BertTokenizer
 
 @dataclass(frozen=True)
 class TokenFeatures:
-    """The features of a text.
+    """The features of a text, or of one window of it.
 
     Attributes:
-        index: number of the text; with windows several follow one another with the same number.
-        tokens: with the special ones.
-        layers: float32 (tokens, N) for each layer asked for.
+        index: index of the text; consecutive windows of the same text share it.
+        tokens: the tokens, special tokens included.
+        layers: float32 (tokens, N) for each requested layer.
     """
 
     index: int
@@ -48,18 +48,18 @@ def extract_features(
     batch_tokens: int = BATCH_TOKENS,
     show_progress: bool | None = None,
 ) -> list[TokenFeatures]:
-    """The hidden states of every token.
+    """Extracts the hidden states of every token.
 
     Args:
         model, tokenizer: an encoder and its tokenizer.
         inputs: texts, or pairs.
-        layers: 0 is the embeddings' output, L or -1 the last layer's, -2 the one before.
+        layers: 0 is the output of the embeddings, L or -1 that of the last layer, -2 that of the second to last.
         overlong: "error", "truncate" (with a warning) or "window".
-        batch_tokens: tokens run at once.
-        show_progress: a bar on stderr; None means if stderr is a terminal.
+        batch_tokens: tokens processed at once.
+        show_progress: whether to show a progress bar on stderr; None shows it only on a terminal.
 
     Returns:
-        In the order of the inputs.
+        The features in the order of the inputs.
     """
     count = model.config.num_hidden_layers
     for layer in layers:
@@ -84,7 +84,7 @@ def extract_features(
 
 
 def write_features(path: str | Path, features: Sequence[TokenFeatures], layers: Sequence[int]) -> None:
-    """Writes features: .npz, or JSON lines in the form of the released code's extract_features.
+    """Writes features as .npz, or as JSON lines in the format of the released code's extract_features.
 
     The .npz holds `tokens` (T,), `starts` (sequences + 1,), `index` (sequences,) and `layer_<n>` (T, N) float32.
     """

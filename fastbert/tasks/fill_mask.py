@@ -1,4 +1,4 @@
-"""FillMask: the words that a masked language model would put at each [MASK]."""
+"""FillMask: the words that a masked language model predicts at each [MASK]."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastbert.packing.batching import run
 from fastbert.tasks.loading import HeadTask
 from fastbert.tasks.sequences import frame_texts
 
-_SCORES_AT_ONCE = 1 << 24  # of the vocabulary at masks: 64 MiB in float32
+_SCORES_AT_ONCE = 1 << 24  # scores over the vocabulary at all masks together: 64 MiB in float32
 
 
 class FillMask(HeadTask):
@@ -39,15 +39,16 @@ class FillMask(HeadTask):
         """The likeliest tokens at each [MASK], each with its probability over the whole vocabulary.
 
         Args:
-            texts: each with one [MASK] or more; or pairs of texts, whose second one has segment 1.
-            top_k: candidates for each mask, best first.
-            targets: only these, each an entry of the vocabulary ("##ed" as well) or a word that becomes one.
-            batch_tokens: tokens run at once.
-            show_progress: a bar on stderr; None means if stderr is a terminal.
+            texts: texts, each with one [MASK] or more; or pairs of texts, the second of which gets segment 1.
+            top_k: number of candidates for each mask, best first.
+            targets: restricts the candidates to these; each is an entry of the vocabulary (such as "##ed") or a word that is
+                tokenised into one entry.
+            batch_tokens: tokens processed at once.
+            show_progress: whether to show a progress bar on stderr; None shows it only on a terminal.
 
         Returns:
             For each text a list of {"score", "token", "token_str", "sequence"}, or with several masks a list of such lists,
-            in the order of the masks: the form of transformers' fill-mask pipeline.
+            in the order of the masks, in the format of transformers' fill-mask pipeline.
 
         Raises:
             InputError: a text without a mask or too long for the model, or a target that is not one token.
@@ -81,7 +82,7 @@ class FillMask(HeadTask):
         return found
 
     def _best(self, batch: PackedBatch, masks: Tensor, top_k: int, wanted: Tensor | None) -> list[Tensor]:
-        """(M, k) probabilities and ids of the best tokens at M masks; of as many masks at once as memory is kept for."""
+        """(M, k) probabilities and ids of the best tokens at M masks, computed in chunks to bound memory."""
         states = self.model.bert(batch, last_layer_rows=masks, return_dict=True).last_hidden_state
         values, tokens = [], []
         for rows in states.split(max(1, _SCORES_AT_ONCE // self.model.config.vocab_size)):

@@ -1,4 +1,4 @@
-"""What the tasks share: where to run, a tokenizer that fits the model, settings, and loading a checkpoint that has the head."""
+"""Shared by all tasks: choosing a device, loading a checkpoint with a task head, its tokenizer and its settings."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from fastbert.text.tokenizer import BertTokenizer
 
 
 def default_device(device: torch.device | str | None) -> torch.device:
-    """The device asked for; None means a CUDA device where there is one, else the CPU."""
+    """The requested device; None means a CUDA device if there is one, else the CPU."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=device).device
-    # torch reports an unknown name, an absent card and a build without CUDA by three kinds of exception.
+    # torch reports an unknown name, a missing GPU and a build without CUDA with three different types of exception.
     except Exception as error:
         raise InputError(f"device = {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
 
 
 def load_tokenizer(path_or_hub_id: str | Path, model: BertPreTrainedModel | ComposedModel, **hub: Any) -> BertTokenizer:
-    """The tokenizer beside a model, refused if it knows ids that the model has no embedding for."""
+    """Loads the tokenizer saved with a model; raises InputError if its ids exceed the model's word embeddings."""
     tokenizer = BertTokenizer.from_pretrained(path_or_hub_id, **hub)
     check_vocabulary(tokenizer, model)
     return tokenizer
 
 
 def check_complete(model: BertPreTrainedModel | ComposedModel, source: str | Path, new: tuple[str, ...] = ()) -> None:
-    """That every parameter of a loaded model came from its checkpoint; says where one holds NaN.
+    """Checks that every parameter of a loaded model came from its checkpoint; warns of NaN and infinity.
 
     Args:
-        model: as `from_pretrained` gave it.
-        source: of the checkpoint, for messages.
-        new: beginnings of the names that may be drawn anew, as they are to be trained.
+        model: the model as loaded by `from_pretrained`.
+        source: the path or hub id of the checkpoint, for messages.
+        new: prefixes of parameter names that may be newly initialised, as they are to be trained.
 
     Raises:
-        CheckpointError: parameters that the checkpoint lacks, by name: results would be of random weights.
+        CheckpointError: the checkpoint lacks parameters, which would be random; the message names them.
     """
     loaded = model.encoder if isinstance(model, ComposedModel) else model
     report = loaded.load_report
@@ -56,8 +56,8 @@ def check_complete(model: BertPreTrainedModel | ComposedModel, source: str | Pat
     if absent:
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         raise CheckpointError(
-            f"{source} is incomplete: it lacks {', '.join(absent[:3])}{more}; with random weights in their place no result "
-            "would mean anything"
+            f"{source} is incomplete: it lacks {', '.join(absent[:3])}{more}; with random weights in their place all results "
+            "would be meaningless"
         )
     if report.not_finite:
         warnings.warn(f"{source} holds NaN or infinity in {', '.join(report.not_finite[:3])}", stacklevel=3)
@@ -74,8 +74,8 @@ def check_vocabulary(tokenizer: BertTokenizer, model: BertPreTrainedModel | Comp
         )
 
 
-WINDOW_SCORES = ("mean", "max")  # how the scores of a text's windows are joined
-SETTINGS = "fastbert_task.json"  # beside a fine-tuned model: the task, and the lengths it was trained with
+WINDOW_SCORES = ("mean", "max")  # how the scores of a text's windows are combined
+SETTINGS = "fastbert_task.json"  # saved with a fine-tuned model: the task, and the lengths it was trained with
 SETTING_FIELDS = {
     "task": schema.text(),
     "max_length": schema.integer(5, 1 << 20),
@@ -84,16 +84,16 @@ SETTING_FIELDS = {
     "overlap": schema.integer(0, 1 << 20),
     "null_threshold": schema.number(),
     "overlong": schema.choice(*OVERLONG),
-    "on_long": schema.choice(*OVERLONG),  # its name until 0.7
+    "on_long": schema.choice(*OVERLONG),  # name of `overlong` until 0.7
     "window_scores": schema.choice(*WINDOW_SCORES),
 }
-# Heads whose parameters have the same names: only the configuration tells which task a checkpoint was trained for.
+# Heads whose parameters have the same names, so that only the configuration says which task a checkpoint was trained for.
 CLASSIFIERS = ("BertForSequenceClassification", "BertForTokenClassification", "BertForMultipleChoice")
-PATTERNS = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS, SETTINGS, HEAD_FILE, HEAD_WEIGHTS]  # files of such a model
+PATTERNS = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS, SETTINGS, HEAD_FILE, HEAD_WEIGHTS]  # files of a task's model
 
 
 def task_settings(folder: Path) -> dict[str, Any]:
-    """What fine-tuning wrote beside a model, without what is None; empty for other models."""
+    """The settings that fine-tuning saved with a model, without those that are None; empty for other models."""
     path = folder / SETTINGS
     settings = schema.check(files.read_json_if_present(path), SETTING_FIELDS, path)
     known = {name: value for name, value in settings.items() if value is not None}
@@ -102,7 +102,7 @@ def task_settings(folder: Path) -> dict[str, Any]:
 
 
 def head_of(folder: Path) -> str | None:
-    """The class in `CLASSIFIERS` that a checkpoint was trained as; None for every other one."""
+    """The class in `CLASSIFIERS` that a checkpoint was trained as; None for any other class."""
     if is_composed(folder):
         kinds = dict(zip(("sequence", "token", "choice"), CLASSIFIERS, strict=True))
         return kinds.get(str(files.read_json(folder / HEAD_FILE).get("kind")))
@@ -111,13 +111,13 @@ def head_of(folder: Path) -> str | None:
 
 
 def longest_row(config: BertConfig, tokenizer: BertTokenizer) -> int:
-    """Tokens of a row that a model and its tokenizer take."""
+    """The most tokens in a row that a model and its tokenizer accept."""
     table = int(config.max_position_embeddings)
     return min(table, tokenizer.model_max_length or table)
 
 
 def checked_length(max_length: int | None, longest: int) -> int:
-    """The length of a task's rows; InputError where the model does not take rows that long."""
+    """The maximum row length of a task; raises InputError if it is invalid, or above `longest`."""
     if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 5):
         raise InputError(f"max_length = {max_length!r} must be a whole number from 5: the special tokens need room beside text")
     if max_length is not None and max_length > longest:
@@ -126,13 +126,13 @@ def checked_length(max_length: int | None, longest: int) -> int:
 
 
 def check_overlap(overlap: int) -> None:
-    """Raises InputError unless it is a whole number from 0."""
+    """Raises InputError unless `overlap` is a whole number from 0."""
     if isinstance(overlap, bool) or not isinstance(overlap, int) or overlap < 0:
         raise InputError(f"overlap = {overlap!r} must be a whole number from 0")
 
 
 def check_top_k(top_k: int | None) -> None:
-    """Raises InputError unless it is None, or a whole number from 1."""
+    """Raises InputError unless `top_k` is None, or a whole number from 1."""
     if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
         raise InputError(f"top_k = {top_k!r} must be a whole number of at least 1, or None for all")
 
@@ -141,14 +141,14 @@ class HeadTask:
     """A task that needs a trained head.
 
     Args:
-        model: of `model_class`.
+        model: an instance of `model_class`.
         tokenizer: its tokenizer.
     """
 
     model_class: ClassVar[type[BertPreTrainedModel]]
     head_name: ClassVar[str]
-    head_parts: ClassVar[tuple[str, ...]]  # beginnings of the names that a checkpoint must have
-    setting_names: ClassVar[tuple[str, ...]] = ()  # attributes that fine-tuning wrote beside the model
+    head_parts: ClassVar[tuple[str, ...]]  # prefixes of parameter names that a checkpoint must have
+    setting_names: ClassVar[tuple[str, ...]] = ()  # attributes that fine-tuning saves with the model
 
     def __init__(self, model: Any, tokenizer: BertTokenizer) -> None:
         check_vocabulary(tokenizer, model)
@@ -157,7 +157,7 @@ class HeadTask:
 
     @property
     def longest(self) -> int:
-        """Tokens that the model and the tokenizer take."""
+        """The most tokens in a row that the model and the tokenizer accept."""
         return longest_row(self.model.config, self.tokenizer)
 
     @classmethod
@@ -172,8 +172,8 @@ class HeadTask:
 
         Args:
             path_or_hub_id: a directory or an id on the hub.
-            device: None means a CUDA device where there is one, else the CPU.
-            dtype: of the parameters; None keeps the checkpoint's.
+            device: None means a CUDA device if there is one, else the CPU.
+            dtype: dtype of the parameters; None keeps the checkpoint's.
             hub: `revision`, `cache_dir`, `token`, `local_files_only`.
 
         Raises:

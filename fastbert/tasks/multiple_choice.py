@@ -1,4 +1,4 @@
-"""MultipleChoice: which of several candidates goes with a text."""
+"""MultipleChoice: picks which of several candidates goes best with a text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastbert.text.framing import Framed
 
 
 class MultipleChoice(SequenceTask):
-    """Picks candidates. See `SequenceTask` for lengths; windows are not for choices."""
+    """Picks the best candidate for a text. See `SequenceTask` for the handling of long inputs; do not use windows here."""
 
     model_class = BertForMultipleChoice
     head_name = "multiple-choice"
@@ -32,11 +32,12 @@ class MultipleChoice(SequenceTask):
         """The best candidate for each text.
 
         Args:
-            inputs: (text, candidates), or {"text": ..., "choices": [...]}; any number of candidates each.
-            overlong, batch_tokens, show_progress: as of `Classifier.predict`.
+            inputs: (text, candidates), or {"text": ..., "choices": [...]}, each with two or more candidates.
+            overlong, batch_tokens, show_progress: see `Classifier.predict`.
 
         Returns:
-            {"label": its number from 0, "choice": its text, "score": its probability, "scores": all}, in order.
+            {"label": index from 0, "choice": text of the candidate, "score": its probability, "scores": all probabilities} for
+            each text, in order.
         """
         examples = [_example(value, i) for i, value in enumerate(inputs)]
         pairs = [(text, choice) for text, choices in examples for choice in choices]
@@ -45,7 +46,7 @@ class MultipleChoice(SequenceTask):
         return self.decode([choices for _, choices in examples], self.scores(framed, batch_tokens, show_progress))
 
     def decode(self, candidates: Sequence[Sequence[str]], scores: torch.Tensor) -> list[dict[str, Any]]:
-        """The best of the candidates of each text, from the scores of all pairs; see `predict`."""
+        """The best candidate for each text, from the scores of all pairs; see `predict`."""
         found = []
         for choices, part in zip(candidates, scores.split([len(choices) for choices in candidates]), strict=True):
             row = part.softmax(0).tolist()
@@ -54,7 +55,7 @@ class MultipleChoice(SequenceTask):
         return found
 
     def scores(self, framed: Framed, batch_tokens: int = BATCH_TOKENS, show_progress: bool | None = False) -> torch.Tensor:
-        """One score a pair of text and candidate: each is run by itself."""
+        """One score for each pair of text and candidate; each pair is processed independently."""
         return self.logits(framed, batch_tokens, show_progress, num_choices=1).view(-1)
 
 

@@ -1,4 +1,4 @@
-"""NextSentence: how likely one text follows another. Paper, section 3.1, task 2."""
+"""NextSentence: how likely it is that one text follows another. Paper, section 3.1, task 2."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LABELS = ("next", "random")  # 0 = B follows A, 1 = B is random
 
 
 class NextSentence(HeadTask):
-    """Scores pairs of texts."""
+    """Scores how likely the second text of a pair follows the first."""
 
     model_class = BertForNextSentencePrediction
     head_name = "next-sentence"
@@ -27,12 +27,12 @@ class NextSentence(HeadTask):
     def predict(
         self, pairs: Sequence[tuple[str, str]], batch_tokens: int = 4096, *, show_progress: bool | None = False
     ) -> list[dict[str, Any]]:
-        """For each pair (A, B) the likelier label, its probability, and the probability that B follows A.
+        """For each pair (A, B): the more likely label, its probability, and the probability that B follows A.
 
         Args:
-            pairs: of texts.
-            batch_tokens: tokens run at once.
-            show_progress: a bar on stderr; None means if stderr is a terminal.
+            pairs: pairs of texts.
+            batch_tokens: tokens processed at once.
+            show_progress: whether to show a progress bar on stderr; None shows it only on a terminal.
 
         Returns:
             {"label": "next" or "random", "score": its probability, "next": P(B follows A)} for each pair, in order.

@@ -1,4 +1,4 @@
-"""NLI: does a premise entail a hypothesis, contradict it, or neither? And, built on that, classification without training."""
+"""NLI: does a premise entail a hypothesis, contradict it, or neither? And zero-shot classification built on that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastbert.packing.batching import BATCH_TOKENS
 from fastbert.tasks.classifier import Classifier
 from fastbert.tasks.loading import check_top_k
 
-# How data sets and checkpoints write the three relations.
+# Spellings of the relations in data sets and checkpoints.
 _NAMES = {
     "entailment": ("entailment", "entail", "entails", "entailed", "e", "yes"),
     "neutral": ("neutral", "neutrality", "n", "unknown", "maybe"),
@@ -25,21 +25,24 @@ _CANONICAL = {spelling: name for name, spellings in _NAMES.items() for spelling 
 
 
 def relation(label: str) -> str:
-    """A relation by its usual name, whatever a data set calls it; other labels stay as they are."""
+    """The canonical name of a relation, from any known spelling; other labels stay as they are."""
     return _CANONICAL.get(label.strip().lower(), label)
 
 
 class NLI(Classifier):
-    """Names the relation of pairs (premise, hypothesis), by the names in the model's configuration, never by their order."""
+    """Predicts the relation of pairs (premise, hypothesis).
+
+    Relations are identified by the label names in the model's configuration, never by their order.
+    """
 
     @property
     def relations(self) -> list[str]:
-        """The relation of each score. Warns where the model does not name them."""
+        """The name of the relation of each score. Warns if the model does not name its relations."""
         names = [relation(label) for label in self.labels]
         if all(re.fullmatch(r"LABEL_\d+", name) for name in names):
             warnings.warn(
-                f"the model names its labels {', '.join(names)}: which relation each of them is, it does not say; set "
-                "id2label in its config.json (orders differ between checkpoints)",
+                f"the model names its labels {', '.join(names)}, which does not tell which relation each one is; set "
+                "id2label in its config.json (the order differs between checkpoints)",
                 stacklevel=3,
             )
         return names
@@ -53,12 +56,12 @@ class NLI(Classifier):
         batch_tokens: int = BATCH_TOKENS,
         show_progress: bool | None = None,
     ) -> list[Any]:
-        """The likeliest relation of each pair, and the probability of every one.
+        """The likeliest relation of each pair, and the probability of every relation.
 
         Args:
             inputs: (premise, hypothesis), or {"premise": ..., "hypothesis": ...}.
-            top_k: as of `Classifier.predict`; with 1 all probabilities stand in the same dictionary.
-            overlong, batch_tokens, show_progress: as of `Classifier.predict`.
+            top_k: see `Classifier.predict`; with 1, the same dictionary also holds the probabilities of all relations.
+            overlong, batch_tokens, show_progress: see `Classifier.predict`.
 
         Returns:
             {"label", "score", "entailment": P, "neutral": P, "contradiction": P} for each pair, in order.
@@ -84,17 +87,18 @@ class NLI(Classifier):
         batch_tokens: int = BATCH_TOKENS,
         show_progress: bool | None = None,
     ) -> list[dict[str, Any]]:
-        """Classifies texts by labels that the model was never trained on: each is a hypothesis that a text may entail.
+        """Zero-shot classification with labels the model was not trained on: each becomes a hypothesis the text may entail.
 
         Args:
             texts: the premises.
             candidate_labels: the labels.
-            hypothesis_template: with {} where a label goes.
-            multi_label: each label by itself (entailment against contradiction); otherwise the labels compete.
-            batch_tokens, show_progress: as of `predict`.
+            hypothesis_template: text of the hypothesis, with {} in place of the label.
+            multi_label: score each label independently (entailment against contradiction); otherwise the labels compete.
+            batch_tokens, show_progress: see `predict`.
 
         Returns:
-            {"sequence", "labels", "scores"}, best first, as transformers' zero-shot-classification pipeline.
+            {"sequence", "labels", "scores"} for each text, labels best first, as in transformers' zero-shot-classification
+            pipeline.
 
         Raises:
             InputError: no label, a template without {}, or a model without a relation named entailment.

@@ -1,4 +1,4 @@
-"""QuestionAnswerer: the part of a text that answers a question, cut out by its characters. Paper, sections 4.2 and 4.3."""
+"""QuestionAnswerer: extracts the span of a text that answers a question. Paper, sections 4.2 and 4.3."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MAX_LENGTH, DOC_STRIDE, MAX_QUESTION, N_BEST, MAX_ANSWER = 384, 128, 64, 20, 30
 
 @dataclass(frozen=True)
 class FramedQuestions:
-    """Questions on contexts, framed.
+    """Questions with their contexts, framed as rows.
 
     Attributes:
-        framed: the rows; the walked text is the context, what is cut the question.
-        contexts: of each question.
-        offsets: for each question, the characters of each token of its context.
+        framed: the rows; windows walk along the context, and only questions are cut.
+        contexts: the context of each question.
+        offsets: for each question, the character span of each token of its context.
     """
 
     framed: Framed
@@ -48,7 +48,7 @@ def frame_questions(
     max_question: int = MAX_QUESTION,
     place: Place | str = "inputs",
 ) -> FramedQuestions:
-    """The rows of (question, context): the question first, windows along the context; see `QuestionAnswerer`."""
+    """Encodes (question, context) pairs as rows, question first, with windows along the context; see `QuestionAnswerer`."""
     for number, pair in enumerate(pairs):
         for text in pair:
             check_text(text, place_of(place)(number))
@@ -65,7 +65,7 @@ def frame_questions(
 
 
 def warn_of_cut_questions(questions: FramedQuestions, max_question: int = MAX_QUESTION) -> None:
-    """Warns where questions were cut: how many."""
+    """Warns if questions were cut, with their number."""
     cut = int((questions.framed.cut > 0).sum())
     if cut:
         warnings.warn(
@@ -74,19 +74,19 @@ def warn_of_cut_questions(questions: FramedQuestions, max_question: int = MAX_QU
 
 
 def window_length(max_length: int | None, longest: int) -> int:
-    """Tokens of a window: 384, or what the model takes, where nothing else is asked for."""
+    """Tokens of a window: `max_length`; if that is None, 384 or the model's limit, whichever is lower."""
     return min(MAX_LENGTH, longest) if max_length is None else checked_length(max_length, longest)
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What was found for a question: the best answers, best first, and the score of having none."""
+    """The result for a question: the best answers, best first, and the score of "no answer"."""
 
     answers: list[Found]
     null: float
 
     def choose(self, null_threshold: float | None) -> Found:
-        """The best answer; with a threshold, none where its score lies above the best answer's by more than that."""
+        """The best answer, or "no answer" if its score exceeds the best answer's by more than `null_threshold`."""
         none = Found("", 0, 0, self.null)
         if not self.answers:
             return none
@@ -97,12 +97,12 @@ class QuestionAnswerer(HeadTask):
     """Answers questions from texts of any length.
 
     Args:
-        model: of `model_class`, or composed.
+        model: an instance of `model_class`, or a composed model.
         tokenizer: its tokenizer.
-        max_length: tokens of a window with question and special tokens; None means 384, or what the model takes.
-        doc_stride: tokens from the start of a window to that of the next, as in the released code of BERT.
-        max_question: tokens of a question; the rest is cut, with a warning.
-        null_threshold: how far "no answer" must score above the best answer to be chosen; None never chooses it.
+        max_length: tokens of a window including question and special tokens; None means 384, or the model's limit if lower.
+        doc_stride: tokens from the start of a window to the start of the next, as in the released code of BERT.
+        max_question: most tokens of a question; the rest is cut, with a warning.
+        null_threshold: how far "no answer" must score above the best answer to be chosen; with None it is never chosen.
     """
 
     model_class = BertForQuestionAnswering
@@ -143,15 +143,15 @@ class QuestionAnswerer(HeadTask):
 
         Args:
             inputs: {"question": ..., "context": ...}, or (question, context).
-            top_k: 1 gives one answer a question; more, a list of them, best first.
-            n_best: starts and ends looked at in each window, and answers that share the probability.
-            max_answer: tokens of an answer.
-            batch_tokens: tokens run at once.
-            show_progress: a bar on stderr; None means if stderr is a terminal.
+            top_k: 1 gives one answer per question; more gives a list of answers, best first.
+            n_best: starts and ends considered in each window, and answers over which the softmax is taken.
+            max_answer: most tokens of an answer.
+            batch_tokens: tokens processed at once.
+            show_progress: whether to show a progress bar on stderr; None shows it only on a terminal.
 
         Returns:
-            {"answer", "score", "start", "end"}: `context[start:end] == answer`; "" at 0 to 0 where none was found. The score
-            is a softmax over the best answers, "no answer" among them where there is a threshold.
+            {"answer", "score", "start", "end"} with `context[start:end] == answer`; "" at 0 to 0 if no answer was found. The
+            score is a softmax over the best answers, including "no answer" if there is a threshold.
         """
         check_top_k(top_k)
         pairs = [_question(value, i) for i, value in enumerate(inputs)]
@@ -173,7 +173,7 @@ class QuestionAnswerer(HeadTask):
         return found
 
     def frame(self, pairs: Sequence[tuple[str, str]]) -> FramedQuestions:
-        """The rows of (question, context)."""
+        """Encodes (question, context) pairs as rows."""
         return frame_questions(
             self.tokenizer,
             pairs,
@@ -191,7 +191,7 @@ class QuestionAnswerer(HeadTask):
         batch_tokens: int = BATCH_TOKENS,
         show_progress: bool | None = False,
     ) -> list[Answered]:
-        """The best answers to each question, with their scores, and the score of having none."""
+        """The best answers to each question with their scores, and the score of "no answer"."""
         framed = questions.framed
         scored: list[ScoredWindow] = [ScoredWindow((), (), 0.0, ())] * len(framed)
 

@@ -1,6 +1,6 @@
-"""What the sentence-level tasks share: texts or pairs in, one row of scores each out, however long the texts are.
+"""Shared by sentence-level tasks: one row of scores for each text or pair of texts, however long the texts are.
 
-Texts that are too long are cut (with a warning), refused, or read in windows whose scores are joined.
+Texts that are too long are cut (with a warning), rejected, or read in windows whose scores are combined.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ from fastbert.text.tokenizer import BertTokenizer
 
 
 class SequenceTask(HeadTask):
-    """A task with one row of scores for a text, or a pair. Lengths that a model was fine-tuned with are read beside it.
+    """A task with one row of scores for each text or pair of texts.
+
+    `from_pretrained` uses the settings saved with a fine-tuned model.
 
     Args:
-        model: of `model_class`, or composed.
+        model: an instance of `model_class`, or a composed model.
         tokenizer: its tokenizer.
-        max_length: tokens of a row, special ones included; None means all that the model takes.
-        overlong: longer ones are cut ("truncate", with a warning), refused ("error"), or read in windows ("window").
+        max_length: most tokens of a row, special tokens included; None means the model's limit.
+        overlong: inputs that are too long are cut ("truncate", with a warning), rejected ("error"), or read in windows
+            ("window").
         overlap: tokens that neighbouring windows share.
-        window_scores: how the scores of windows are joined: "mean" or "max" of the logits.
+        window_scores: how the scores of windows are combined: "mean" or "max" of the logits.
     """
 
     setting_names = ("max_length", "overlong", "overlap", "window_scores")
@@ -53,15 +56,15 @@ class SequenceTask(HeadTask):
         self.overlong, self.overlap, self.window_scores = overlong, overlap, window_scores
 
     def frame(self, inputs: Sequence[Any], overlong: str | None = None, place: Place | str = "inputs") -> Framed:
-        """The rows of texts, pairs as tuples, or {"text": ..., "text_pair": ...}; warns of what is cut.
+        """Encodes texts, pairs as tuples, or {"text": ..., "text_pair": ...} as rows; warns if texts are cut.
 
         Args:
             inputs: texts or pairs.
-            overlong: in place of the task's own.
-            place: what messages call an input.
+            overlong: overrides the task's setting.
+            place: how messages name an input.
 
         Raises:
-            InputError: something else, by its place, or a text that is too long where that is an error.
+            InputError: an input of another type, with its place, or, with overlong "error", one that is too long.
         """
         how = self.overlong if overlong is None else overlong
         framed = frame_texts(
@@ -74,7 +77,7 @@ class SequenceTask(HeadTask):
     def logits(
         self, framed: Framed, batch_tokens: int = BATCH_TOKENS, show_progress: bool | None = False, **options: Any
     ) -> Tensor:
-        """float32 (texts, C) scores on the CPU, windows joined."""
+        """float32 (texts, C) scores on the CPU, with the scores of windows combined."""
         rows: Tensor | None = None
         done = run(
             framed,
@@ -105,13 +108,13 @@ def frame_texts(
     overlap: int = 64,
     place: Place | str = "inputs",
 ) -> Framed:
-    """The rows of texts or pairs; see `framing.frame`, and `split_pairs` for what they may be."""
+    """Encodes texts or pairs as rows; see `framing.frame`, and `split_pairs` for accepted inputs."""
     first, second = split_pairs(inputs, place)
     return framing.frame(tokenizer, first, second, max_length=max_length, overlong=overlong, overlap=overlap, place=place)
 
 
 def warn_of_cuts(framed: Framed, limit: int) -> None:
-    """Warns where texts were cut: how many, and how much of them."""
+    """Warns if texts were cut, with their number and the number of tokens lost."""
     cut = framed.cut[framed.cut > 0]
     if len(cut):
         warnings.warn(
@@ -122,14 +125,14 @@ def warn_of_cuts(framed: Framed, limit: int) -> None:
 
 
 def split_pairs(inputs: Sequence[Any], place: Place | str = "inputs") -> tuple[list[str], list[str] | None]:
-    """Texts, and second texts where the inputs are pairs.
+    """Splits inputs into first texts and, for pairs, second texts (None for single texts).
 
     Args:
         inputs: texts, pairs as tuples or lists, or {"text": ..., "text_pair": ...}.
-        place: what messages call an input, or the name of the argument.
+        place: how messages name an input, or the name of the argument.
 
     Raises:
-        InputError: an input that is neither, or single texts mixed with pairs, by its place.
+        InputError: an input that is neither a text nor a pair, with its place, or single texts mixed with pairs.
     """
     name = place if isinstance(place, str) else "inputs"
     if isinstance(inputs, str):

@@ -1,7 +1,7 @@
-"""TokenTagger: a tag for every word, entities with their characters, whatever the length of the text.
+"""TokenTagger: tags every word and finds entities with their character spans, in texts of any length.
 
-A text longer than the model takes is read in windows that overlap; each piece of a word gets its scores from the window in
-which it has most context. No word is lost.
+A text that exceeds the model's limit is read in overlapping windows; each piece of a word gets its scores from the window in
+which it has the most context. No word is lost.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Pieces:
     """The word pieces of a text.
 
     Attributes:
-        ids: without special tokens.
-        words: for each piece, the number of its word; ascending.
-        offsets: for each piece, its characters in the text.
-        num_words: how many words there are; some may have no piece.
+        ids: token ids, without special tokens.
+        words: for each piece, the index of its word; ascending.
+        offsets: for each piece, its character span in the text.
+        num_words: number of words; some may have no piece.
     """
 
     ids: list[int]
@@ -46,12 +46,12 @@ class Pieces:
 
     @property
     def first(self) -> list[int]:
-        """For each piece that opens a word, its number."""
+        """The indices of pieces that start a word."""
         return [at for at, word in enumerate(self.words) if not at or word != self.words[at - 1]]
 
 
 def split_words(tokenizer: BertTokenizer, sentences: Sequence[Sequence[str]], place: Place | str = "inputs") -> list[Pieces]:
-    """The pieces of texts that are lists of words; offsets count in the words joined by a space."""
+    """The word pieces of texts given as lists of words; offsets refer to the words joined by spaces."""
     sentences = [list(words) for words in sentences]
     for number, words in enumerate(sentences):
         for word in words:
@@ -69,7 +69,7 @@ def split_words(tokenizer: BertTokenizer, sentences: Sequence[Sequence[str]], pl
 
 
 def split_texts(tokenizer: BertTokenizer, texts: Sequence[str], place: Place | str = "inputs") -> list[Pieces]:
-    """The pieces of raw texts, whose words the tokenizer finds: at white space and punctuation."""
+    """The word pieces of raw texts, which the tokenizer splits into words at white space and punctuation."""
     for number, text in enumerate(texts):
         check_text(text, place_of(place)(number))
     found = []
@@ -81,7 +81,7 @@ def split_texts(tokenizer: BertTokenizer, texts: Sequence[str], place: Place | s
 
 @dataclass(frozen=True)
 class FramedWords:
-    """Texts, framed, and the pieces of each."""
+    """Texts framed as rows, and the word pieces of each text."""
 
     framed: Framed
     pieces: list[Pieces]
@@ -95,7 +95,7 @@ def frame_words(
     overlap: int = OVERLAP,
     place: Place | str = "inputs",
 ) -> FramedWords:
-    """The rows of texts that are split into pieces; windows where they are too long."""
+    """Frames texts, split into pieces, as rows; texts that are too long become windows."""
     framer = Framer(tokenizer, max_length, place)
     for one in pieces:
         framer.walk(one.ids, None, True, overlap=overlap)
@@ -106,9 +106,9 @@ class TokenTagger(HeadTask):
     """Tags words and finds entities.
 
     Args:
-        model: of `model_class`, or composed.
+        model: an instance of `model_class`, or a composed model.
         tokenizer: its tokenizer.
-        max_length: tokens of a window, special ones included; None means all that the model takes.
+        max_length: most tokens of a window, special tokens included; None means the model's limit.
         overlap: tokens that neighbouring windows share.
     """
 
@@ -139,12 +139,13 @@ class TokenTagger(HeadTask):
         """The entities of each text.
 
         Args:
-            inputs: texts, or lists of words, which stand for the words joined by a space.
-            aggregation: from pieces to entities, as in transformers' token-classification pipeline. "none": a row for each
-                piece whose tag is not O. "simple": neighbouring pieces of one kind. Otherwise the pieces of a word agree first:
-                by the first one ("first"), by the mean of their probabilities ("average"), or by the surest one ("max").
-            batch_tokens: tokens run at once.
-            show_progress: a bar on stderr; None means if stderr is a terminal.
+            inputs: texts, or lists of words, which are joined by spaces.
+            aggregation: how pieces are combined into entities, as in transformers' token-classification pipeline. "none": one
+                result for each piece whose tag is not O. "simple": neighbouring pieces of the same kind are merged. With the
+                others, each word first gets one tag: that of its first piece ("first"), of the mean of its pieces'
+                probabilities ("average"), or of the piece with the highest probability ("max").
+            batch_tokens: tokens processed at once.
+            show_progress: whether to show a progress bar on stderr; None shows it only on a terminal.
 
         Returns:
             For each text a list of {"entity_group", "score", "word", "start", "end"} ("none": "entity" and "index"), in order;
@@ -159,17 +160,17 @@ class TokenTagger(HeadTask):
     def tag(
         self, sentences: Sequence[Sequence[str]], *, batch_tokens: int = BATCH_TOKENS, show_progress: bool | None = None
     ) -> list[list[str]]:
-        """One tag for each word, by its first piece; a word without a piece (control characters only) is outside.
+        """Tags each word by its first piece; a word without a piece (control characters only) is outside.
 
         Args:
             sentences: lists of words, of any length.
-            batch_tokens, show_progress: as of `predict`.
+            batch_tokens, show_progress: see `predict`.
         """
         words = self.frame(split_words(self.tokenizer, sentences))
         return self.tags_of(words.pieces, self.probabilities(words, batch_tokens, show_progress))
 
     def tags_of(self, pieces: Sequence[Pieces], scores: Sequence[Tensor]) -> list[list[str]]:
-        """One tag for each word from the scores (pieces, C) of each text."""
+        """One tag for each word, from the scores (pieces, C) of each text."""
         labels = self.labels
         outside = OUTSIDE if OUTSIDE in labels else labels[0]
         found = []
@@ -182,14 +183,14 @@ class TokenTagger(HeadTask):
         return found
 
     def frame(self, pieces: Sequence[Pieces]) -> FramedWords:
-        """The rows that the model reads."""
+        """Frames texts, split into pieces, as rows for the model."""
         return frame_words(self.tokenizer, pieces, max_length=self.max_length, overlap=self.overlap)
 
     @torch.inference_mode()
     def probabilities(
         self, words: FramedWords, batch_tokens: int = BATCH_TOKENS, show_progress: bool | None = False
     ) -> list[Tensor]:
-        """For each text (pieces, C) probabilities, float32 on the CPU."""
+        """The probabilities (pieces, C) of each text, float32 on the CPU."""
         framed = words.framed
         parts: list[Tensor] = [torch.empty(0)] * len(framed)
         done = run(
@@ -251,7 +252,7 @@ class TokenTagger(HeadTask):
 
 
 def _most_context(parts: list[tuple[int, Tensor]]) -> Tensor:
-    """One row for each piece, from the windows of a text: (first piece, rows)."""
+    """Merges the windows of a text, given as (first piece, rows): each piece's row from the window with its most context."""
     if len(parts) == 1:
         return parts[0][1]
     bounds = [(start, start + len(rows)) for start, rows in parts]

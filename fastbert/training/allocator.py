@@ -1,8 +1,8 @@
-"""How a training on a CPU keeps its memory: what a step frees, the next one takes again.
+"""Keeps freed memory in the process during training on a CPU, so that the next step can reuse it.
 
-glibc gives large blocks and the top of its heap back to the system when they are freed, and gets them again page by page. A
-training frees its whole graph at every step, and then some results cost more than the products that make them. It is what its
-process is for, so it may keep what it had.
+glibc returns large blocks and the top of its heap to the system when they are freed, and gets them back page by page. Training
+frees its whole graph at every step, so that allocating some results would cost more than the matrix products that compute them.
+Training is the purpose of its process, so the process may hold on to its memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """Lets glibc keep freed memory for the rest of the process; nothing on other devices and with other C libraries."""
+    """Makes glibc keep freed memory for the rest of the process; does nothing on other devices or with other C libraries."""
     if device.type == "cpu":
         _keep()
 
@@ -30,5 +30,5 @@ def _keep() -> None:
     if mallopt is None:
         return
     if not mallopt(_MMAP_THRESHOLD, 1 << 30):
-        mallopt(_MMAP_THRESHOLD, 32 << 20)  # an older glibc takes no more
+        mallopt(_MMAP_THRESHOLD, 32 << 20)  # the limit of older versions of glibc
     mallopt(_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,10 +1,10 @@
-"""Checkpoints of a run: whole or not there, the last few kept, damaged ones skipped.
+"""Checkpoints of a run: written atomically; the last few are kept and damaged ones are skipped.
 
-    step-00001200/            config.json, model.safetensors and the tokenizer's files: opens like any model
+    step-00001200/            config.json, model.safetensors and the tokenizer's files: loads like any model
         training.pt           optimiser, loss scaler, position in the data, running sums, recipe
         checkpoint.json       the step, and the size and SHA-256 of every other file; written last
 
-A folder is written under another name, flushed to the disk and then renamed.
+A folder is written under a temporary name, flushed to disk and then renamed.
 """
 
 from __future__ import annotations
@@ -33,23 +33,24 @@ class Checkpoints:
     """The checkpoints in a folder.
 
     Args:
-        folder: made when the first one is written.
-        keep: how many stay.
+        folder: created when the first checkpoint is written.
+        keep: number of checkpoints to keep.
     """
 
     def __init__(self, folder: Path, keep: int = 3) -> None:
         self.folder, self.keep = folder, keep
 
     def save(self, step: int, state: dict[str, Any], write_model: Callable[[Path], None]) -> Path:
-        """Writes a checkpoint, and removes those beyond `keep` and the damaged ones that stand ahead of it.
+        """Writes a checkpoint, then removes the oldest beyond `keep` and damaged ones of later steps.
 
         Args:
             step: steps done.
-            state: for `torch.save`; only what `weights_only=True` reads.
-            write_model: writes the model's files into the folder it is given.
+            state: state for `torch.save`; only values that `torch.load(weights_only=True)` can read.
+            write_model: writes the model's files into the given folder.
 
         Raises:
-            CheckpointError: it cannot be written (the disk is full, ...); nothing of it stays, and what was there stays.
+            CheckpointError: it cannot be written (the disk is full, ...); no part of it is left behind, and earlier checkpoints
+                are kept.
         """
         target = self.folder / f"step-{step:08d}"
         part = self.folder / f".{target.name}{_PART}"
@@ -63,7 +64,7 @@ class Checkpoints:
             for path in part.iterdir():
                 _flush(path)
             _flush(part)
-            if target.exists():  # a damaged one that was skipped
+            if target.exists():  # a damaged checkpoint that was skipped
                 shutil.rmtree(target)
             part.rename(target)
             _flush(self.folder)
@@ -78,11 +79,11 @@ class Checkpoints:
         return target
 
     def any(self) -> bool:
-        """Whether there is one, whole or damaged."""
+        """Whether there is any checkpoint, intact or damaged."""
         return next(self._found(), None) is not None
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest whole checkpoint and its state, None where there is none. Damaged ones are skipped with a warning."""
+        """The newest intact checkpoint and its state; None if there is none. Damaged ones are skipped with a warning."""
         for path in self._found():
             try:
                 check(path)
@@ -92,7 +93,7 @@ class Checkpoints:
         return None
 
     def clean(self) -> None:
-        """Removes what an interrupted writer left."""
+        """Removes partial checkpoints left by an interrupted write."""
         for path in self.folder.glob(f".step-*{_PART}"):
             shutil.rmtree(path)
 
@@ -103,7 +104,7 @@ class Checkpoints:
 
 
 def check(folder: Path) -> int:
-    """The step of a checkpoint, all its files compared with their sizes and hashes.
+    """Checks all files of a checkpoint against their recorded sizes and hashes; returns its step.
 
     Raises:
         CheckpointError: a file is missing or differs.
@@ -119,7 +120,7 @@ def check(folder: Path) -> int:
 
 
 def _about(path: Path) -> list[Any]:
-    """Size and hash."""
+    """Size and hash of a file."""
     return [path.stat().st_size, files.sha256(path)]
 
 
@@ -132,7 +133,7 @@ def _flush(path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Why a file could not be written, in the system's words where they are known."""
+    """Why a file could not be written; the operating system's message if there is one."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:

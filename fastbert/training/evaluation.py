@@ -1,4 +1,4 @@
-"""The four classic numbers on held-out text: masked_lm_loss and _accuracy, next_sentence_loss and _accuracy."""
+"""The four standard pre-training metrics on held-out text: masked_lm_loss and _accuracy, next_sentence_loss and _accuracy."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from fastbert.training.world import World
 def evaluate(
     model: Any, batches: EpochBatches, most: int, world: World, precision: AbstractContextManager[Any]
 ) -> dict[str, float]:
-    """Means over labelled tokens, and over labelled pairs, of the first batches; each process does its share.
+    """Means over the labelled tokens and pairs of the first batches; each process evaluates its share of them.
 
     Args:
-        model: a language-model class, unwrapped or sharded; its mode is restored.
-        batches: held-out ones, always the same.
-        most: batches, at most.
-        precision: autocast, or nothing.
+        model: a language-model class, unwrapped or sharded; its train or eval mode is restored afterwards.
+        batches: held-out batches, always the same.
+        most: largest number of batches to evaluate.
+        precision: an autocast context, or one that does nothing.
     """
     count = min(len(batches), most)
     sums = torch.zeros(6, dtype=torch.float64)
@@ -31,7 +31,7 @@ def evaluate(
     model.eval()
     try:
         with torch.no_grad(), precision, world.gathered(model):
-            for first in range(0, count, world.size):  # sharded weights want the same number of forwards everywhere
+            for first in range(0, count, world.size):  # sharded weights: equally many forwards in each process
                 mine = first + world.rank
                 found = _sums(model, batches[min(mine, count - 1)].to(world.device))
                 if mine < count:
@@ -46,7 +46,7 @@ def evaluate(
 
 
 def _sums(model: Any, batch: PreTrainingBatch) -> Tensor:
-    """Loss, hits and labels, of words and of pairs."""
+    """(6,) summed loss, correct predictions and number of labels: of tokens, then of pairs."""
     encoder, heads = model.base_model, model.cls
     first = batch.packed.first_rows()
     states = encoder(batch.packed, last_layer_rows=torch.cat([first, batch.scored_rows])).last_hidden_state
@@ -60,7 +60,7 @@ def _sums(model: Any, batch: PreTrainingBatch) -> Tensor:
 
 
 def _loss_hits_and_labels(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Summed cross entropy, how many best guesses are right, and how many labels count."""
+    """Summed cross entropy, number of correct top predictions, and number of labels that are not ignored."""
     counts = labels != IGNORE
     hits = (logits.argmax(-1) == labels) & counts
     return cross_entropy_of_logits(logits, labels).float() * counts.sum(), hits.sum(), counts.sum()

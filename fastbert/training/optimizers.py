@@ -1,4 +1,4 @@
-"""Optimisers of BERT: which parameters decay, AdamW, BERT's own Adam, LAMB."""
+"""Optimisers for BERT: AdamW, BERT's original Adam and LAMB, and which parameters get weight decay."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ OPTIMIZERS = ("adamw", "bert-adam", "lamb")
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: what decays, and biases and LayerNorm weights, which do not. Embeddings decay. Shared ones come once."""
+    """Two parameter groups: with weight decay, and without it for biases and LayerNorm weights.
+
+    Embeddings decay. Shared parameters appear once.
+    """
     still = {
         id(parameter)
         for module in model.modules()
@@ -36,10 +39,10 @@ def make_optimizer(
     eps: float = 1e-6,
     weight_decay: float = 0.01,
 ) -> torch.optim.Optimizer:
-    """An optimiser of a model's parameters.
+    """Makes an optimiser for a model's parameters.
 
     Args:
-        name: "adamw" (PyTorch's, fused), "bert-adam" (`BertAdam`) or "lamb" (of the package pytorch-optimizer).
+        name: "adamw" (PyTorch's, fused), "bert-adam" (`BertAdam`) or "lamb" (from the package pytorch-optimizer).
 
     Raises:
         InputError: an unknown name, or a package that is not installed.
@@ -60,11 +63,11 @@ def make_optimizer(
 
 
 class BertAdam(torch.optim.Optimizer):
-    """Adam as BERT was trained with: no bias correction, weight decay beside the gradient, epsilon behind the root.
+    """The Adam that BERT was trained with: no bias correction, decoupled weight decay, epsilon added outside the square root.
 
         m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2,   p = p - lr (m / (sqrt(v) + eps) + decay p)
 
-    The released code's AdamWeightDecayOptimizer.
+    It is AdamWeightDecayOptimizer in the released code.
 
     Args:
         params: parameters, or groups with their own `weight_decay`.
@@ -82,7 +85,7 @@ class BertAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step."""
+        """Performs one optimiser step."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             moved = [p for p in group["params"] if p.grad is not None]

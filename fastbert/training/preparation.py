@@ -1,4 +1,4 @@
-"""What must stand before the first step: the output folder, the corpus, the examples, the model."""
+"""Prepares a run before its first step: the output folder, the corpus, the examples, the model."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ CLASSES: dict[str, Any] = {
     "mlm": BertForMaskedLM,
     "ltr": BertLMHeadModel,
 }
-EVALUATION_SEED = 1_000_003  # of the masks of held-out text: the same for every run, so that runs can be compared
+EVALUATION_SEED = 1_000_003  # for masking held-out text: the same for every run, so that runs can be compared
 
-# What a resumed run may have otherwise: it changes nothing that is learned, or only its rounding.
+# Keys that may differ in a resumed run: they do not change what is learned, or only change its rounding.
 _FREE = {"data.corpus"} | {
     f"run.{name}"
     for name in (
@@ -50,27 +50,27 @@ _FREE = {"data.corpus"} | {
 
 
 def prepare_folder(recipe: Recipe, folder: Path, begun: bool) -> None:
-    """Makes the output folder and writes the recipe there.
+    """Creates the output folder and writes the recipe into it.
 
     Args:
-        recipe: what is to be trained.
-        folder: of the run.
-        begun: whether there is a checkpoint, which only the same recipe may go on from.
+        recipe: the recipe of the run.
+        folder: the output folder of the run.
+        begun: whether there is a checkpoint, which only the same recipe may resume from.
 
     Raises:
-        InputError: it holds something else, or a run of another recipe. CheckpointError: it cannot be written.
+        InputError: the folder holds something else, or a run of another recipe. CheckpointError: it cannot be written.
     """
     path = folder / "recipe.json"
     if path.is_file():
         for key, before, now in differences(files.read_json(path), json.loads(json.dumps(recipe.to_dict()))):
             if not begun and key.startswith("data."):
-                shutil.rmtree(folder / "corpus", ignore_errors=True)  # of the recipe that came to nothing
+                shutil.rmtree(folder / "corpus", ignore_errors=True)  # of a recipe without a checkpoint
             if begun and key not in _FREE:
                 raise InputError(
                     f"{folder} holds a run with {key} = {before!r}; now it is {now!r}: name another output, or the same value"
                 )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} holds something else than a pre-training run: name a new folder")
+        raise InputError(f"{folder} holds something other than a pre-training run: name a new folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -79,7 +79,7 @@ def prepare_folder(recipe: Recipe, folder: Path, begun: bool) -> None:
 
 
 def differences(before: Any, now: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(path, before, now) of everything in which two nested mappings differ."""
+    """Yields (path, before, now) for every difference between two nested mappings."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted(before.keys() | now.keys()):
             yield from differences(before.get(key), now.get(key), f"{place}.{key}" if place else key)
@@ -88,7 +88,10 @@ def differences(before: Any, now: Any, place: str = "") -> Iterator[tuple[str, A
 
 
 def prepare_corpus(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
-    """Makes vocabulary and corpus in the output folder, where the recipe names text and they are not there yet."""
+    """Builds vocabulary and corpus in the output folder, if the recipe names source text and they do not exist yet.
+
+    `say` is called with each status message.
+    """
     data = recipe.data
     if bool(data.corpus) == bool(data.sources):
         got = "both are" if data.corpus else "neither is"
@@ -100,7 +103,7 @@ def prepare_corpus(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> 
     for source, digest in (manifest.get("source_sha256") or {}).items():
         if hashes.get(source) != digest:
             raise InputError(
-                f"{source} has changed since the corpus in {folder} was built: name another output, or bring the text back"
+                f"{source} has changed since the corpus in {folder} was built: name another output, or restore the text"
             )
     if data.sources and not manifest:
         say(f"vocabulary of {data.vocab_size:,} entries and corpus from {', '.join(data.sources)}")
@@ -112,10 +115,10 @@ def prepare_corpus(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> 
 
 
 def check_corpus(recipe: Recipe, folder: Path) -> None:
-    """That the files of the corpus have the content that its manifest names.
+    """Checks the files of the corpus against the hashes in its manifest.
 
     Raises:
-        CheckpointError: one of them was changed or is damaged, by name.
+        CheckpointError: a file was changed or is damaged; the message names it.
     """
     corpus_folder = Path(recipe.data.corpus) if recipe.data.corpus else folder / "corpus"
     if is_static(corpus_folder):
@@ -128,14 +131,14 @@ def check_corpus(recipe: Recipe, folder: Path) -> None:
 
 @dataclass
 class Sources:
-    """What a run reads.
+    """The data sources of a run.
 
     Attributes:
-        examples: of each phase.
-        tokenizer: of the corpus.
-        held_out: batches for evaluation, None without held-out text.
-        unigram_entropy: of the held-out text, nats.
-        fingerprint: hash of the corpus' manifest, which holds the hashes of all its files.
+        examples: the examples of each phase.
+        tokenizer: the tokenizer of the corpus.
+        held_out: batches for evaluation; None without held-out text.
+        unigram_entropy: entropy of the token frequencies of the held-out text, in nats.
+        fingerprint: hash of the corpus's manifest, which holds the hashes of all its files.
     """
 
     examples: list[Examples]
@@ -149,7 +152,7 @@ def open_sources(recipe: Recipe, folder: Path) -> Sources:
     """Opens the corpus, or static examples, of a recipe.
 
     Raises:
-        InputError: it does not fit the recipe. CheckpointError: it is damaged.
+        InputError: the corpus does not fit the recipe. CheckpointError: the corpus is damaged.
     """
     corpus_folder = Path(recipe.data.corpus) if recipe.data.corpus else folder / "corpus"
     held_out, entropy = None, 0.0
@@ -188,10 +191,10 @@ def open_sources(recipe: Recipe, folder: Path) -> Sources:
 
 
 def build_model(recipe: Recipe, sources: Sources) -> Any:
-    """The model of a recipe on the host: random weights from the seed, or those of `model.init`.
+    """The model of a recipe, on the CPU, with random weights drawn from the seed or the weights of `model.init`.
 
     Raises:
-        InputError: a vocabulary, segments or a length that the model has no rows for.
+        InputError: a vocabulary, a number of segments or a length that the model's embedding tables are too small for.
     """
     kind = CLASSES[recipe.data.objective]
     torch.manual_seed(recipe.run.seed)

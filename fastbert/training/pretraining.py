@@ -1,12 +1,12 @@
-"""Pre-training by a recipe: the steps, evaluation, checkpoints, and resuming exactly.
+"""Pre-training from a recipe: training steps, evaluation, checkpoints, and exact resuming.
 
 The state of a run is its step, its position in the data, weights and optimiser. Everything random (weights, examples, order,
-masks, dropout) is a function of the seed and the step, epoch or index, so a run that was killed and resumed has the same bits
-as one that was not.
+masks, dropout) is a function of the seed and the step, epoch or index, so a run that was killed and resumed is bit-identical to
+an uninterrupted one.
 
-    output/recipe.json      what is trained                 output/checkpoints/  the last few, see `checkpoints`
-    output/metrics.jsonl    losses, rates, speed            output/model/        the model at the end
-    output/report.md        what came of it, loss.png       output/corpus/       where the recipe made it from text
+    output/recipe.json      the recipe                      output/checkpoints/  the last few, see `checkpoints`
+    output/metrics.jsonl    losses, rates, speed            output/model/        the final model
+    output/report.md        results, with loss.png          output/corpus/       the corpus, if built by the run from text
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ from fastbert.training.world import LostProcessError, World, is_lost
 
 @dataclass
 class PreTrainingResult:
-    """What came of a run.
+    """The result of a pre-training run.
 
     Attributes:
-        folder: of the run; the model is in `folder / "model"`.
+        folder: output folder of the run; the model is in `folder / "model"`.
         step: steps done.
         metrics: the last evaluation, with "unigram_entropy"; empty without held-out text.
-        stopped_by: name of the signal that ended it early, such as "SIGTERM"; empty otherwise.
-        target_reached: whether the recipe's target was; None where it has none.
-        leads: whether this process wrote the files: the only one, or the first under torchrun.
+        stopped_by: name of the signal that ended the run early, such as "SIGTERM"; empty otherwise.
+        target_reached: whether the recipe's target was reached; None if it has none.
+        leads: whether this process wrote the files: the only process, or rank 0 under torchrun.
     """
 
     folder: Path
@@ -71,18 +71,19 @@ class PreTrainingResult:
 def pretrain(
     recipe: Recipe, output: str | Path, device: str | torch.device | None = None, show_progress: bool | None = None
 ) -> PreTrainingResult:
-    """Trains by a recipe, or goes on where an earlier call with the same recipe and output stopped.
+    """Trains a model from a recipe, or resumes where an earlier call with the same recipe and output stopped.
 
-    Under torchrun every process calls it; the first one writes. SIGTERM and Ctrl-C end it after the step, with a checkpoint.
+    Under torchrun every process calls it; rank 0 writes the files. SIGTERM and Ctrl-C end the run after the current step, and a
+    checkpoint is saved.
 
     Args:
         recipe: what to train; see `Recipe.load`.
         output: folder of the run.
-        device: "cuda" or "cpu"; None takes CUDA where it is.
-        show_progress: a bar on stderr; None shows one on a terminal.
+        device: "cuda" or "cpu"; None means CUDA if it is available.
+        show_progress: whether to show a progress bar on stderr; None shows it only on a terminal.
 
     Raises:
-        InputError: a recipe that does not fit the corpus, or another recipe than the run in `output` has.
+        InputError: a recipe that does not fit the corpus, or that differs from the recipe of the run in `output`.
         TrainingError: the loss is not a number, or another process is gone; the message names the last good checkpoint.
         CheckpointError: a checkpoint cannot be written.
     """
@@ -94,7 +95,7 @@ def pretrain(
 
 
 class _Run:
-    """One run of one process."""
+    """One process's part in a run."""
 
     def __init__(self, recipe: Recipe, folder: Path, world: World, show: bool) -> None:
         self.recipe, self.folder, self.world = recipe, folder, world
@@ -119,7 +120,7 @@ class _Run:
         part = recipe.optimizer
         captures = world.device.type == "cuda" and world.size == 1 and recipe.run.precision == "bfloat16"
         if recipe.run.capture and not captures:
-            self._say("run.capture: steps are not captured; that takes one CUDA device and run.precision = 'bfloat16'")
+            self._say("run.capture: steps are not captured; that needs one CUDA device and run.precision = 'bfloat16'")
         optimizer = make_optimizer(part.name, self.model, part.lr, (part.betas[0], part.betas[1]), part.eps, part.weight_decay)
         trained: Any = torch.compile(self.model) if recipe.run.compile else self.model
         keep_freed_memory(self.world.device)
@@ -137,12 +138,12 @@ class _Run:
         self.flops_per_s = matmul_flops_per_s(world.device, recipe.run.precision)
 
     def _alone(self, work: Callable[[], object]) -> None:
-        """Has the first process do something while the others wait; where it fails, all stop."""
+        """Runs `work` in rank 0 while the other processes wait; if it fails, all processes stop."""
         failure: Exception | None = None
         if self.world.leads:
             try:
                 work()
-            except Exception as error:  # the others must hear of it before it is raised
+            except Exception as error:  # raised only after the other processes know of it
                 failure = error
         failed = self.world.sum([failure is not None])[0]
         if failure is not None:
@@ -151,13 +152,13 @@ class _Run:
             raise TrainingError("the first process of the run failed; its message says why")
 
     def _load_checkpoint(self, model: Any) -> dict[str, Any]:
-        """Gives the model the weights of the newest whole checkpoint; returns its state, empty where there is none."""
+        """Loads the weights of the newest intact checkpoint into the model; returns its state, empty if there is none."""
         found = self.checkpoints.newest()
         if found is None:
             return {}
         path, state = found
         if state["corpus"] != self.sources.fingerprint:
-            raise InputError(f"the run in {self.folder} was started with another corpus than the one it is given now")
+            raise InputError(f"the run in {self.folder} was started with a different corpus from the one given now")
         model.load_state_dict(type(model).from_pretrained(path, dtype="float32").state_dict())
         self._say(f"resumed from {path.name}")
         return state
@@ -165,7 +166,7 @@ class _Run:
     # -- the steps -------------------------------------------------------------------------------------------------------
 
     def run(self) -> PreTrainingResult:
-        """All steps that are left."""
+        """Runs all remaining steps."""
         recipe = self.recipe
         with ExitStack() as stack:
             stopped = stack.enter_context(stop_requests())
@@ -191,11 +192,11 @@ class _Run:
                     raise
                 lost = error if isinstance(error, LostProcessError) else LostProcessError(error)
                 where = f"after step {self.position.step}. {self._last_good()}"
-                raise TrainingError(f"{lost}, {where} The same command goes on from it") from error
+                raise TrainingError(f"{lost}, {where} Run the same command again to resume") from error
         return self._finish()
 
     def _steps(self) -> Iterator[tuple[list[PreTrainingBatch], Position]]:
-        """This process's batches of each step that is left, and the position behind the step."""
+        """Yields this process's batches for each remaining step, and the position after the step."""
         position, done = self.position, 0
         for phase, examples in zip(self.recipe.phases, self.sources.examples, strict=True):
             stop = done + phase.steps
@@ -213,7 +214,7 @@ class _Run:
         return PhaseBatches(lambda epoch: EpochBatches(examples, budget, self.recipe.run.seed, epoch, self.limits))
 
     def _train(self, batches: list[PreTrainingBatch]) -> None:
-        """One step."""
+        """Performs one training step."""
         recipe, step = self.recipe, self.position.step
         torch.manual_seed(mixed_seed(recipe.run.seed, step, self.world.rank))
         words, pairs = self.world.sum([sum(b.num_mlm_labels for b in batches), sum(b.num_pair_labels for b in batches)])
@@ -224,12 +225,12 @@ class _Run:
             self._check_finite(step + 1)
 
     def _after_step(self, writer: MetricsWriter | None, bar: Any, ends: bool) -> None:
-        """Records, evaluation and checkpoint, where they are due."""
+        """Writes a record, evaluates and saves a checkpoint, whenever each is due."""
         run, step = self.recipe.run, self.position.step
         last = step == self.recipe.steps
         if step % run.log_every == 0 or last:
             self._check_finite(step)
-            self._tick()  # a GPU has been waited for
+            self._tick()  # the GPU has been synchronised
             record = self._record()
             if writer:
                 writer.write(record)
@@ -248,13 +249,13 @@ class _Run:
         self.clock = time.perf_counter()
 
     def _tick(self) -> None:
-        """Counts the time since the last tick, or since the step before was recorded and saved."""
+        """Adds the time since the last tick, or since the previous step was recorded and saved."""
         now = time.perf_counter()
         self.window.seconds += now - self.clock
         self.clock = now
 
     def _record(self) -> dict[str, Any]:
-        """The window as a record, over all processes."""
+        """The window's metrics over all processes, as a record."""
         window, world = self.window, self.world
         sums = [*window.values.tolist(), window.tokens, window.places, window.flops, window.seconds]
         mlm, pair, hits, tokens, places, flops, seconds = world.sum(sums)
@@ -278,18 +279,18 @@ class _Run:
 
     def _check_finite(self, step: int) -> None:
         wrong = not self.window.finite(self.stepper.scaler.is_enabled())
-        if self.world.sum([wrong])[0]:  # of any process: all stop, and say the same
-            exactly = self.world.device.type == "cpu"  # a GPU is not waited for at every step
+        if self.world.sum([wrong])[0]:  # in any process: all stop with the same message
+            exactly = self.world.device.type == "cpu"  # a GPU is not synchronised at every step
             first = f"step {step}" if exactly else f"a step after {step - self.window.steps}, up to {step}"
             raise TrainingError(
                 f"the loss or its gradient is not a number at {first}. {self._last_good()} Lower optimizer.lr, or look at the "
-                "data, and go on in a new folder with model.init set to that checkpoint"
+                "data, and continue in a new folder with model.init set to that checkpoint"
             )
 
     # -- files -----------------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        """A checkpoint; with sharded weights all processes take part, and the first one writes."""
+        """Saves a checkpoint; with sharded weights all processes take part, and rank 0 writes it."""
         step = self.position.step
         if step == self.saved_at:
             return
@@ -312,7 +313,7 @@ class _Run:
         self.saved_at = step
 
     def _finish(self) -> PreTrainingResult:
-        """The model by itself, the report, and whether the target was reached."""
+        """Writes the final model and the report, and checks whether the target was reached."""
         result = PreTrainingResult(self.folder, self.position.step, self.metrics, leads=self.world.leads)
         wanted = self.recipe.target.below_unigram
         if wanted and self.metrics:
@@ -323,7 +324,7 @@ class _Run:
     def _write_results(self) -> None:
         found = self.checkpoints.newest()
         if found is None:
-            raise CheckpointError(f"{self.folder} has no whole checkpoint to take the model from")
+            raise CheckpointError(f"{self.folder} has no intact checkpoint to take the model from")
         target = self.folder / "model"
         try:
             with files.replacing_folder(target) as part:

@@ -1,7 +1,8 @@
 """Recipes: everything that a pre-training run depends on, as a TOML file, checked before anything starts.
 
-`Recipe.load` reads a file, or one of the package's own by name: "base" (the paper's figures) and "minute" (a small BERT from
-the language reference that every Python carries, in minutes on a CPU). `override` changes single values: "optimizer.lr=1e-4".
+`Recipe.load` reads a file, or a recipe of the package by name: "base" (the paper's settings) or "minute" (a small BERT trained
+in minutes on a CPU, on the language reference that comes with every Python). `override` changes single values:
+"optimizer.lr=1e-4".
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class ModelPart:
-    """The model: a released size, a checkpoint to go on from, and fields of `BertConfig` that differ.
+    """The model: a released size, a checkpoint to start from, and fields of `BertConfig` that differ.
 
     Attributes:
         size: one of the released sizes, for the fields that `config` does not name.
@@ -43,13 +44,13 @@ class ModelPart:
 
 @dataclass(frozen=True)
 class DataPart:
-    """The text.
+    """The training data.
 
     Attributes:
-        corpus: folder of `fastbert data build`; empty: built from `sources` in the output folder.
-        sources: files, or "python:module", to make vocabulary and corpus of.
+        corpus: folder written by `fastbert data build`; if empty, a corpus is built from `sources` in the output folder.
+        sources: files, or "python:module", to build vocabulary and corpus from.
         vocab_size: entries of that vocabulary.
-        held_out: share of documents kept out of that corpus.
+        held_out: share of documents held out of that corpus.
         objective: "mlm+nsp", "mlm+sop", "mlm" or "ltr".
         nsp_balance: "exact" or "google".
         short_share: share of sequences with a random shorter length.
@@ -66,7 +67,7 @@ class DataPart:
 
 @dataclass(frozen=True)
 class OptimizerPart:
-    """The optimiser. `max_grad_norm` 0 clips nothing."""
+    """The optimiser. `max_grad_norm` = 0 disables clipping."""
 
     name: str = "adamw"
     lr: float = 1e-4
@@ -78,7 +79,7 @@ class OptimizerPart:
 
 @dataclass(frozen=True)
 class SchedulePart:
-    """The learning rate over all phases: "hf" or "google"."""
+    """The learning-rate schedule over all phases: "hf" or "google"."""
 
     name: str = "hf"
     warmup_steps: int = 10_000
@@ -86,13 +87,13 @@ class SchedulePart:
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps of one length.
+    """A phase of training with one maximum sequence length.
 
     Attributes:
         steps: optimiser steps.
-        max_length: tokens of a sequence.
-        batch_tokens: tokens of a batch, all of which are computed at once.
-        batches_per_step: batches whose gradients are summed for a step, over all processes.
+        max_length: most tokens of a sequence.
+        batch_tokens: tokens of a batch, all processed in one forward and backward.
+        batches_per_step: batches per optimiser step, over all processes (gradient accumulation).
     """
 
     steps: int
@@ -103,20 +104,20 @@ class Phase:
 
 @dataclass(frozen=True)
 class RunPart:
-    """How it runs; nothing here but `seed` and `precision` changes what is learned.
+    """How the run is executed; only `seed` and `precision` change what is learned.
 
     Attributes:
-        seed: of weights, examples, order and dropout.
+        seed: seed of weights, examples, order and dropout.
         precision: "float32", or autocast to "bfloat16" or "float16" (with a loss scaler).
-        log_every, eval_every, checkpoint_every: steps; 0 for evaluation or checkpoints at the end only.
-        keep: checkpoints kept.
-        eval_batches: batches of held-out text in an evaluation, at most.
+        log_every, eval_every, checkpoint_every: intervals in steps; 0 for evaluation or checkpoints at the end only.
+        keep: number of checkpoints to keep.
+        eval_batches: most batches of held-out text in an evaluation.
         workers: processes that prepare batches; 0 prepares them between steps.
-        compile: torch.compile.
-        capture: CUDA graphs of forward and backward, on one CUDA device.
-        sharded: FSDP2 in place of DDP with several processes.
-        gradient_checkpointing: layers computed again in backward.
-        tensorboard: write TensorBoard files too.
+        compile: use torch.compile.
+        capture: capture forward and backward as CUDA graphs, on one CUDA device.
+        sharded: FSDP2 instead of DDP with several processes.
+        gradient_checkpointing: recompute the layers in the backward pass.
+        tensorboard: also write TensorBoard files.
     """
 
     seed: int = 0
@@ -136,10 +137,11 @@ class RunPart:
 
 @dataclass(frozen=True)
 class TargetPart:
-    """What the run is to reach; the command's exit code is 1 where it does not.
+    """The target of a run; the command's exit code is 1 if it is missed.
 
     Attributes:
-        below_unigram: nats by which the held-out MLM loss must end below the entropy of the held-out words; 0 checks nothing.
+        below_unigram: nats by which the held-out MLM loss must end below the unigram entropy of the held-out text; 0 disables
+            the check.
     """
 
     below_unigram: float = 0.0
@@ -159,7 +161,7 @@ class Recipe:
     target: TargetPart = TargetPart()
 
     def __post_init__(self) -> None:
-        """Checks what the parts do not check themselves."""
+        """Checks all values that the parts do not check themselves."""
         _one_of("model.size", self.model.size, tuple(SIZES))
         _one_of("optimizer.name", self.optimizer.name, OPTIMIZERS)
         _one_of("schedule.name", self.schedule.name, SCHEDULES)
@@ -176,7 +178,7 @@ class Recipe:
         for name in ("eval_every", "checkpoint_every", "workers"):
             _at_least(f"run.{name}", getattr(self.run, name), 0)
         if self.run.sharded and self.run.precision == "float16":
-            raise InputError("run.sharded with run.precision = 'float16': a loss scaler sees one shard only; take bfloat16")
+            raise InputError("run.sharded with run.precision = 'float16': a loss scaler sees one shard only; use bfloat16")
         if len(self.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in self.optimizer.betas):
             raise InputError(f"optimizer.betas = {list(self.optimizer.betas)} must be two numbers within 0..1")
         if not 0 <= self.schedule.warmup_steps <= self.steps:
@@ -184,7 +186,7 @@ class Recipe:
 
     @property
     def steps(self) -> int:
-        """Steps of all phases."""
+        """Total steps of all phases."""
         return sum(phase.steps for phase in self.phases)
 
     def example_options(self, phase: Phase) -> ExampleOptions:
@@ -194,10 +196,10 @@ class Recipe:
 
     @classmethod
     def load(cls, path_or_name: str | Path) -> Recipe:
-        """Reads a TOML file, the recipe.json of a run, or one of the package's recipes by its name.
+        """Reads a TOML file, the recipe.json of a run, or a recipe of the package by its name.
 
         Raises:
-            InputError: no such file or name, not TOML, a key that does not exist (the nearest one is named), a wrong value.
+            InputError: no such file or name, not TOML, an unknown key (the message suggests the nearest one), a wrong value.
         """
         path = Path(path_or_name)
         if not path.is_file() and (RECIPES / f"{path_or_name}.toml").is_file():
@@ -214,7 +216,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """A recipe from nested mappings, as TOML or JSON give them."""
+        """A recipe from nested mappings, as parsed from TOML or JSON."""
         recipe: Recipe = _build(cls, values, "")
         return recipe
 
@@ -254,7 +256,7 @@ def _step_into(target: Any, name: str, place: str) -> Any:
 
 
 def _value(text: str) -> Any:
-    """A TOML value; what is none is a string."""
+    """Parses a TOML value; text that is not valid TOML is taken as a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -262,7 +264,7 @@ def _value(text: str) -> Any:
 
 
 def _build(kind: Any, values: Any, place: str) -> Any:
-    """A dataclass from a mapping, its fields' types checked, part by part."""
+    """Builds a dataclass from a mapping, recursively, and checks the types of its fields."""
     if not isinstance(values, Mapping):
         raise InputError(f"{place or 'a recipe'} = {values!r} must be a table of values")
     hints = get_type_hints(kind)

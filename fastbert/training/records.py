@@ -1,4 +1,4 @@
-"""What a run writes down: metrics.jsonl, one line a record, and TensorBoard files where they are asked for."""
+"""Metrics records of a run: metrics.jsonl, one record per line, and TensorBoard files if requested."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fastbert.errors import CheckpointError, InputError
 
 
 class MetricsWriter:
-    """Appends records; those beyond the step that a run resumes from are removed first.
+    """Appends records, after removing those later than the step from which a run resumes.
 
     Args:
-        folder: of the run.
+        folder: output folder of the run.
         step: steps done so far.
         tensorboard: also write event files to `folder/tensorboard`; see `check_tensorboard`.
     """
@@ -32,7 +32,7 @@ class MetricsWriter:
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, record: dict[str, Any]) -> None:
-        """One record; its "kind" ("train" or "eval") and "step" are among its values."""
+        """Writes one record, whose keys include "kind" ("train" or "eval") and "step"."""
         try:
             self._stream.write(json.dumps(record) + "\n")
             self._stream.flush()
@@ -51,13 +51,13 @@ class MetricsWriter:
 
 
 def check_tensorboard() -> None:
-    """Raises InputError where TensorBoard is not installed."""
+    """Raises InputError if TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         raise InputError("run.tensorboard needs the package tensorboard: pip install tensorboard")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl, an unfinished last line left out."""
+    """The records of a metrics.jsonl; an unfinished last line is ignored."""
     if not path.is_file():
         return []
     records = []

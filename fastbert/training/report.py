@@ -1,4 +1,4 @@
-"""The report of a run: what was trained, what came of it, and the loss curve."""
+"""The report of a run: what was trained, its results, and the loss curve."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMES = (
 
 
 def write_report(folder: Path) -> None:
-    """Writes report.md, and loss.png where matplotlib is installed, from recipe.json and metrics.jsonl of a run."""
+    """Writes report.md, and loss.png if matplotlib is installed, from recipe.json and metrics.jsonl of a run."""
     recipe = files.read_json(folder / "recipe.json")
     records = read_metrics(folder / "metrics.jsonl")
     train = [record for record in records if record["kind"] == "train"]
@@ -30,7 +30,7 @@ def write_report(folder: Path) -> None:
         speed = median(record["tokens_per_second"] for record in train)
         lines += [
             f"{last['step']:,} steps in {minutes:.1f} minutes, {last['epoch'] + 1} epochs begun, {speed:,.0f} tokens a second, "
-            f"{last['mfu']:.0%} of the measured matrix product, {last['memory_bytes'] / 2**20:,.0f} MiB at most, "
+            f"{last['mfu']:.0%} of the measured matrix-product rate, {last['memory_bytes'] / 2**20:,.0f} MiB at most, "
             f"{last['tail_share']:.1%} dummy tokens.",
             "",
         ]
@@ -45,7 +45,7 @@ def write_report(folder: Path) -> None:
         gain = entropy - held_out[-1]["masked_lm_loss"]
         lines += [
             "",
-            f"Entropy of the held-out words by themselves: {entropy:.3f} nats; the MLM loss ends {gain:.3f} below it.",
+            f"Unigram entropy of the held-out text: {entropy:.3f} nats; the MLM loss ends {gain:.3f} below it.",
             "",
         ]
     if train and _plot(folder / "loss.png", train, held_out):
@@ -54,7 +54,7 @@ def write_report(folder: Path) -> None:
 
 
 def _plot(path: Path, train: list[dict[str, Any]], held_out: list[dict[str, Any]]) -> bool:
-    """The loss curve; False where matplotlib is not installed."""
+    """Plots the loss curve; returns False if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -65,7 +65,7 @@ def _plot(path: Path, train: list[dict[str, Any]], held_out: list[dict[str, Any]
     if held_out:
         steps = [r["step"] for r in held_out]
         axes.plot(steps, [r["masked_lm_loss"] for r in held_out], marker="o", ms=3, label="MLM, held out")
-        axes.axhline(held_out[-1]["unigram_entropy"], ls="--", lw=0.8, color="gray", label="held-out words by themselves")
+        axes.axhline(held_out[-1]["unigram_entropy"], ls="--", lw=0.8, color="gray", label="unigram entropy, held out")
     if "next_sentence_loss" in train[-1]:
         axes.plot(
             [r["step"] for r in train], [r["next_sentence_loss"] for r in train], lw=0.8, alpha=0.6, label="pairs, training"

@@ -1,4 +1,4 @@
-"""Learning rates over the steps of a run, as multiples of the peak. Step 0 is the first one."""
+"""Learning-rate schedules over the steps of a run, as multiples of the peak. The first step is step 0."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ SCHEDULES = ("hf", "google")
 
 
 def rate(schedule: str, step: int, warmup_steps: int, total_steps: int) -> float:
-    """The multiple of the peak at which step `step` runs: a linear rise from 0, then a linear fall to 0.
+    """The learning rate of step `step` as a multiple of the peak: linear warm-up from 0, then linear decay to 0.
 
-    Both rise as step / warmup_steps. "hf" falls from 1 at the end of the rise, as transformers'
-    `get_linear_schedule_with_warmup` does; "google" is on the line from 1 at step 0 to 0 at the end all the time and only
-    replaces its start by the rise, as the released code of BERT does.
+    Both schedules warm up as step / warmup_steps. "hf" decays from 1 at the end of the warm-up, like transformers'
+    `get_linear_schedule_with_warmup`; "google" decays along the line from 1 at step 0 to 0 at `total_steps`, and the warm-up
+    replaces the start of that line, like the released code of BERT.
     """
     if schedule not in SCHEDULES:
         raise InputError(f"schedule = {schedule!r} is not one of {', '.join(SCHEDULES)}")

@@ -1,4 +1,4 @@
-"""Seeds of draws that must not depend on the draws before them."""
+"""Seeds for random draws that must not depend on earlier draws."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from hashlib import blake2b
 
 
 def mixed_seed(seed: int, *numbers: int) -> int:
-    """The seed of one of many draws of a run: of a step, and of a process in it."""
+    """Derives a seed from a run's seed and some numbers, such as a step and a process's rank."""
     parts = "/".join(map(str, (seed, *numbers)))
     return int.from_bytes(blake2b(parts.encode(), digest_size=8).digest()) >> 1

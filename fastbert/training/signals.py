@@ -1,4 +1,4 @@
-"""SIGTERM, SIGHUP and Ctrl-C as a wish to stop: the step is finished, the state is saved."""
+"""Graceful stopping at SIGTERM, SIGHUP and Ctrl-C: the current step is finished and the state is saved."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 
 @contextmanager
 def stop_requests() -> Iterator[list[str]]:
-    """A list that names "SIGTERM", "SIGINT" or "SIGHUP" once it came. A second Ctrl-C interrupts at once.
+    """A list to which "SIGTERM", "SIGINT" or "SIGHUP" is added when it is received. A second Ctrl-C interrupts at once.
 
-    Signals reach the main thread only: elsewhere the list stays empty.
+    Only the main thread can handle signals: in other threads the list stays empty.
     """
     came: list[str] = []
 
     def note(number: int, _: Any) -> None:
         came.append(signal.Signals(number).name)
-        with suppress(OSError):  # nobody may read stderr any more; print is not safe in a handler
+        with suppress(OSError):  # stderr may be closed; print is not safe in a handler
             os.write(2, b"\nstopping after this step; Ctrl-C again interrupts at once\n")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -28,7 +28,7 @@ def stop_requests() -> Iterator[list[str]]:
         yield came
         return
     numbers = [signal.SIGTERM, signal.SIGINT]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup's wish is kept
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # respects nohup
         numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, note) for number in numbers}
     try:

@@ -1,4 +1,4 @@
-"""What a run's speed is measured by: operations of a training step, the rate of a large matrix product here, memory."""
+"""Speed measures of a run: FLOPs of a training step, the device's rate for a large matrix product, peak memory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def training_flops(config: BertConfig, tokens: int, squares: int, scored: int) -
     """Floating-point operations of the matrix products of forward and backward (twice the forward).
 
     Args:
-        config: the sizes.
+        config: the sizes of the model.
         tokens: real tokens.
         squares: sum of the squared lengths.
-        scored: tokens that predict.
+        scored: rows at which a token is predicted.
     """
     n, f, v = config.hidden_size, config.intermediate_size, config.vocab_size
     encoder = config.num_hidden_layers * ((8 * n * n + 4 * n * f) * tokens + 4 * n * squares)
@@ -26,7 +26,7 @@ def training_flops(config: BertConfig, tokens: int, squares: int, scored: int) -
 
 
 def matmul_flops_per_s(device: torch.device, precision: str) -> float:
-    """Rate of a large linear without gradients on this device in this type, measured now: what MFU is a share of."""
+    """The rate of a large linear without gradients on this device in this type, measured now: the denominator of MFU."""
     size = 8192 if device.type == "cuda" else 1024
     dtype = getattr(torch, precision)
     a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
@@ -44,7 +44,7 @@ def matmul_flops_per_s(device: torch.device, precision: str) -> float:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes held so far: of the device's allocator, or of this process on a CPU."""
+    """Peak memory in bytes so far: of the device's allocator, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

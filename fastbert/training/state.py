@@ -1,4 +1,4 @@
-"""The whole state of model and optimiser, gathered from all processes where weights are sharded, by the names of parameters."""
+"""The full state of model and optimiser, gathered from all processes if weights are sharded."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import nn
 
 
 def model_state(model: nn.Module) -> dict[str, Any]:
-    """All weights of a sharded model on the host; every process must call it."""
+    """All weights of a sharded model, gathered on the CPU; every process must call it."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sharded: bool) -> dict[str, Any]:
-    """The optimiser's state, whole. With sharded weights every process must call it."""
+    """The full state of the optimiser. With sharded weights every process must call it."""
     if sharded:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
@@ -26,7 +26,7 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sharded:
 
 
 def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], sharded: bool) -> None:
-    """Gives the optimiser a state from `optimizer_state`, whatever the number of processes then and now."""
+    """Loads a state from `optimizer_state` into the optimiser; the world size may differ from when it was saved."""
     if not sharded:
         optimizer.load_state_dict(state)
         return
@@ -37,7 +37,7 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sta
 
 
 def unwrapped(model: Any) -> Any:
-    """The model itself, out of DDP and torch.compile."""
+    """The model itself, unwrapped from DDP and torch.compile."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module
@@ -54,7 +54,10 @@ def _names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[list[str]
 
 
 def _numbered(named: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """A state by names as the one by numbers that a plain optimiser has: one form of checkpoint for all."""
+    """Converts a state keyed by parameter names to the numbered form of a plain optimiser.
+
+    Sharded and unsharded runs thus write the same form of checkpoint.
+    """
     groups, state, number = [], {}, 0
     for names, group in zip(_names(model, optimizer), named.get("param_groups", []), strict=False):
         numbers = list(range(number, number + len(names)))

@@ -1,7 +1,7 @@
-"""One training step: forward and backward of some batches, clipping, the optimiser.
+"""One training step: forward and backward of its batches with gradient accumulation, clipping, the optimiser.
 
-The gradient of a step is that of one large batch: the MLM loss is the mean over all labelled tokens of the step, the pair loss
-the mean over all its labelled pairs, whatever batches and processes they lie in.
+The gradient of a step equals that of one large batch: the MLM loss is the mean over all labelled tokens of the step, the pair
+loss the mean over all its labelled pairs, however they are distributed over batches and processes.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from fastbert.training.world import World
 
 @dataclass
 class StepSums:
-    """What a step did, as sums over this process's batches; on the device, not waited for.
+    """Results of a step, summed over this process's batches; they stay on the device, without synchronisation.
 
     Attributes:
-        values: (3,) float32: MLM loss, pair loss, right pairs.
+        values: (3,) float32: MLM loss, pair loss, correctly classified pairs.
         grad_norm: () norm of the whole gradient before clipping.
         totals: labelled tokens and pairs of the step, over all processes.
     """
@@ -37,7 +37,7 @@ class StepSums:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Autocast to a 16-bit type; nothing in float32."""
+    """An autocast context for a 16-bit type; does nothing for float32."""
     return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
 
 
@@ -46,11 +46,11 @@ class Stepper:
 
     Args:
         model: a language-model class, as wrapped by `World.wrap`.
-        optimizer: of its parameters.
-        world: the processes.
+        optimizer: the optimiser of its parameters.
+        world: the processes of the run.
         precision: "float32", "bfloat16" or "float16"; the last with a loss scaler.
-        max_grad_norm: 0 clips nothing.
-        capture: forward and backward as one CUDA graph; one CUDA device, in bfloat16.
+        max_grad_norm: norm to clip gradients to; 0 disables clipping.
+        capture: run forward and backward as one CUDA graph; needs one CUDA device and bfloat16.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Stepper:
         """Trains on this process's batches of a step.
 
         Args:
-            batches: in order.
+            batches: the batches, in order.
             lr: learning rate.
             totals: labelled tokens and pairs of the step, over all processes.
         """
@@ -99,13 +99,13 @@ class Stepper:
         inputs: dict[str, Any] = {"batch": batch.packed, "scales": scales, **batch.inputs()}
         shape = (batch.packed.num_tokens, batch.packed.batch_size, batch.packed.max_seqlen, len(batch.labels))
         if shape not in self._captured:
-            self._captured.clear()  # of a phase that is over: its memory
+            self._captured.clear()  # frees the memory of a finished phase's graph
             self._captured[shape] = self._capture_step(inputs)
         result: Tensor = self._captured[shape](**inputs)
         return result
 
     def _capture_step(self, inputs: dict[str, Any]) -> CapturedStep:
-        """A graph of `_run`. Its warm-up adds to the gradients and draws: both are put back."""
+        """Captures a CUDA graph of `_run`; gradients and random state, which its warm-up changes, are restored."""
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         before = [None if p.grad is None else p.grad.clone() for p in trained]
         state = torch.cuda.get_rng_state(self.world.device)
@@ -117,7 +117,7 @@ class Stepper:
         return captured
 
     def _run(self, batch: PackedBatch, scales: Tensor, **labels: Tensor) -> Tensor:
-        """Forward and backward of a batch -> (3,) sums of MLM loss, pair loss and right pairs."""
+        """Forward and backward of a batch -> (3,) sums of MLM loss, pair loss and correctly classified pairs."""
         with autocast(self.world.device, self.precision):
             out = self.model(batch, **labels)
         words = out.mlm_loss.float() * out.num_mlm_labels

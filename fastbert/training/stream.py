@@ -1,7 +1,7 @@
-"""Which batches a process trains on in each step: positions in the epochs, dealt out to the processes in turn.
+"""The stream of batches that a process trains on: each step's batches are dealt out to the processes in turn.
 
-A step takes the next `batches_per_step` batches, over the end of an epoch where need be, so nothing is dropped. Batch j of a
-step goes to process j modulo their number: any number of processes trains on the same batches in the same steps.
+A step takes the next `batches_per_step` batches, continuing into the next epoch if necessary, so that none is dropped. Batch j
+of a step goes to rank j modulo the world size: with any number of processes, the same batches are used in the same steps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Key = tuple[int, int]  # epoch and batch
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands: steps done, and the epoch and batch that come next."""
+    """The position of a run: steps done, and the epoch and batch that come next."""
 
     step: int = 0
     epoch: int = 0
@@ -30,10 +30,10 @@ class Position:
 
 
 class PhaseBatches(Dataset[PreTrainingBatch]):
-    """The batches of one phase by epoch and number; two epochs are kept at hand.
+    """The batches of one phase, by epoch and number; two epochs are cached.
 
     Args:
-        make: the batches of an epoch by its number.
+        make: makes the batches of an epoch from its number.
     """
 
     def __init__(self, make: Callable[[int], EpochBatches]) -> None:
@@ -52,7 +52,7 @@ class PhaseBatches(Dataset[PreTrainingBatch]):
         return self.epoch(key[0])[key[1]]
 
     def steps(self, start: Position, stop: int, per_step: int) -> Iterator[tuple[list[Key], Position]]:
-        """For each step from `start` up to step `stop`: the keys of its batches, and the position behind it."""
+        """For each step from `start` up to step `stop`: the keys of its batches, and the position after it."""
         position = start
         while position.step < stop:
             keys = []
@@ -69,7 +69,7 @@ class PhaseBatches(Dataset[PreTrainingBatch]):
 def stream(
     batches: PhaseBatches, start: Position, stop: int, per_step: int, world: World, workers: int
 ) -> Iterator[tuple[list[PreTrainingBatch], Position]]:
-    """This process's batches of each step of a phase, and the position behind the step."""
+    """This process's batches for each step of a phase, and the position after the step."""
 
     keys = (key for step, _ in batches.steps(start, stop, per_step) for key in step[world.rank :: world.size])
     made = (
@@ -83,7 +83,7 @@ def stream(
 
 
 def _make(batches: PhaseBatches, epoch: int, keys: list[Key], world: World, workers: int) -> Iterable[PreTrainingBatch]:
-    """The batches of some keys of one epoch, in order."""
+    """Loads the batches of some keys of one epoch, in order."""
     batches.epoch(epoch)  # planned here, once: workers are forks of this process and share it
     return DataLoader(
         batches,
@@ -97,11 +97,14 @@ def _make(batches: PhaseBatches, epoch: int, keys: list[Key], world: World, work
 
 
 def _leave_signals_to_the_main_process(_: int) -> None:
-    """Signals often reach all processes of a group: the batches of the step that is being finished are still wanted."""
+    """Makes a worker ignore SIGINT and SIGTERM.
+
+    Signals often reach all processes of a group, but the current step still needs its batches to finish.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def next_phase(position: Position) -> Position:
-    """Where a phase starts that follows another: at a new epoch, so that no example comes twice in the same form."""
+    """The position at which the next phase starts: at a new epoch, so that no example occurs twice in the same form."""
     return replace(position, epoch=position.epoch + 1, batch=0) if position.step else position

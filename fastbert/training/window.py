@@ -1,4 +1,4 @@
-"""Sums over the steps since the last record of a run."""
+"""Metrics summed over the steps since the last record of a run."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from fastbert.training.stepper import StepSums
 
 @dataclass
 class Window:
-    """Sums since the last record.
+    """Sums over the steps since the last record.
 
     Attributes:
-        steps: of the window.
+        steps: number of steps in the window.
         words, pairs: labelled tokens and pairs of all processes.
-        lr: of the last step.
-        tokens, places, flops: of this process: real tokens, with dummy ones, operations of their matrix products.
-        seconds: from the end of the step before to the end of each, evaluation and checkpoints left out.
-        values: (3,) MLM loss, pair loss, right pairs of this process.
-        norm: () sum of the gradients' norms.
+        lr: learning rate of the last step.
+        tokens, places, flops: of this process: real tokens, all tokens including dummies, FLOPs of the matrix products.
+        seconds: time of the steps, each from the end of the previous one; evaluation and checkpoints excluded.
+        values: (3,) MLM loss, pair loss, correctly classified pairs of this process.
+        norm: () sum of the gradient norms.
     """
 
     steps: int = 0
@@ -39,7 +39,7 @@ class Window:
     norm: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def add(self, sums: StepSums, batches: list[PreTrainingBatch], config: BertConfig, lr: float) -> None:
-        """A step."""
+        """Adds a step."""
         self.steps += 1
         self.words += sums.totals[0]
         self.pairs += sums.totals[1]
@@ -52,10 +52,10 @@ class Window:
             self.flops += training_flops(config, batch.num_tokens, batch.squares, batch.num_mlm_labels)
 
     def finite(self, scaled: bool) -> bool:
-        """Whether all losses and gradients were numbers (with a loss scaler: losses). Waits for the device."""
+        """Whether all losses and gradients were finite (with a loss scaler: losses only). Waits for the device."""
         return bool(torch.isfinite(self.values).all() and (scaled or torch.isfinite(self.norm)))
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the arguments of one like it."""
+        """The state for a checkpoint: keyword arguments that make an equal window."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in values.items()}

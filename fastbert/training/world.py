@@ -1,4 +1,4 @@
-"""The processes of a run: one, or those that torchrun started. PyTorch's own DDP and FSDP2; here is only what they are told."""
+"""The processes of a run: one, or those that torchrun started. A thin layer over PyTorch's DDP and FSDP2."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch import nn
 
 from fastbert.errors import InputError, TrainingError
 
-_PATIENCE = timedelta(days=1)  # others wait while the first process learns a vocabulary and builds a corpus
+_PATIENCE = timedelta(days=1)  # other ranks wait while rank 0 trains a vocabulary and builds a corpus
 
 
 class LostProcessError(TrainingError):
-    """Another process of the run is gone: its own message, if it had time for one, says why."""
+    """Another process of the run is gone; its own output may say why."""
 
     def __init__(self, error: RuntimeError) -> None:
         super().__init__(f"another process of the run is gone ({str(error).splitlines()[0][:200]})")
@@ -27,12 +27,12 @@ class LostProcessError(TrainingError):
 
 @dataclass
 class World:
-    """This process among all.
+    """This process's place among all processes of the run.
 
     Attributes:
-        rank, size: of this process, and how many there are.
-        device: where it computes.
-        control: group for numbers on the host, so that no device is waited for; None with one process.
+        rank, size: rank of this process, and world size.
+        device: the device it computes on.
+        control: process group for numbers on the CPU, which avoids synchronising with a GPU; None with one process.
     """
 
     rank: int
@@ -42,10 +42,10 @@ class World:
 
     @classmethod
     def join(cls, device: str | torch.device | None = None) -> World:
-        """Joins the processes that torchrun started, or stands alone.
+        """Joins the processes that torchrun started; without torchrun, this process is the only one.
 
         Raises:
-            InputError: a device that is not there.
+            InputError: a device that is not available.
         """
         kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if kind.type == "cuda" and not torch.cuda.is_available():
@@ -65,7 +65,7 @@ class World:
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Each number summed over all processes; all must call it.
+        """Each number summed over all processes (all-reduce); every process must call it.
 
         Raises:
             LostProcessError: another process is gone.
@@ -80,7 +80,7 @@ class World:
         return [float(value) for value in total.tolist()]
 
     def wrap(self, model: nn.Module, sharded: bool) -> nn.Module:
-        """The model as several processes train it: DDP, or FSDP2 where weights are to be sharded."""
+        """Wraps the model for training by several processes: in DDP, or in FSDP2 if `sharded`."""
         if self.size == 1:
             return model
         if not sharded:
@@ -94,7 +94,7 @@ class World:
         return model
 
     def accumulating(self, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
-        """Around forward and backward of a batch: gradients are summed over processes behind the last one of a step only."""
+        """Context for forward and backward of a batch: gradients are summed over processes only after a step's last batch."""
         if isinstance(model, nn.parallel.DistributedDataParallel) and not last:
             return model.no_sync()
         sharded: Any = model
@@ -104,7 +104,7 @@ class World:
 
     @contextmanager
     def gathered(self, model: Any) -> Iterator[None]:
-        """Around the use of parts of a model that is not called as a whole: sharded weights of the root are gathered."""
+        """Context for calling parts of a model separately: sharded weights of the root module are gathered."""
         sharded = hasattr(model, "unshard")
         if sharded:
             model.unshard()
@@ -115,13 +115,13 @@ class World:
                 model.reshard()
 
     def leave(self) -> None:
-        """Ends the process group."""
+        """Destroys the process group."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
 
 def is_lost(error: RuntimeError) -> bool:
-    """Whether an error of PyTorch means that another process is gone."""
+    """Whether an error from PyTorch means that another process is gone."""
     text = str(error).lower()
     return isinstance(error, dist.DistError) or any(
         sign in text for sign in ("gloo", "connection closed", "connection reset", "nccl")
