@@ -1,7 +1,7 @@
 """The `fastbert` command. Progress goes to stderr, results to stdout or the named file.
 
-Exit code 0: done; 1: a check failed; 2: bad usage or input, or a run that cannot go on; 129, 130, 143: stopped by SIGHUP,
-Ctrl-C, SIGTERM; 141: the reader of stdout went away before it had the result. A closed stderr stops nothing.
+Exit code 0: done; 1: a check failed; 2: bad usage or input, or a run that cannot continue; 129, 130, 143: stopped by SIGHUP,
+Ctrl-C, SIGTERM; 141: the reader of stdout closed it before the result was written. A closed stderr is ignored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fastbert.terminal import (
     stopping_signals,
 )
 
-_BROKEN_PIPE = 128 + 13  # as the shell has it for a program that SIGPIPE ended
+_BROKEN_PIPE = 128 + 13  # the shell's exit code of a program ended by SIGPIPE
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,15 +43,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     command: Callable[[argparse.Namespace], int | None] = args.command
-    has_output = getattr(args, "output", None) is not None  # then the result is in its file, whoever reads stdout
+    has_output = getattr(args, "output", None) is not None  # then the result goes to a file, not to stdout
     try:
-        with warnings.catch_warnings():  # the way they are shown here ends with the command
+        with warnings.catch_warnings():  # restores the display of warnings afterwards
             warnings.showwarning = _show_warning
             with steady_stdout() if has_output else nullcontext():
                 code = command(args)
             if not has_output:
                 sys.stdout.flush()
-    except BrokenPipeError:  # the reader of stdout went away before it had the result
+    except BrokenPipeError:  # the reader of stdout closed it before the result was written
         silence_stdout()
         return _BROKEN_PIPE
     except StoppedError as error:

@@ -1,4 +1,4 @@
-"""Parameter counts, FLOPs, and the path that each op takes."""
+"""Counts parameters and FLOPs, and reports the path that each op takes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _WITHOUT_POOLER = ("BertForMaskedLM", "BertLMHeadModel", "BertForTokenClassifica
 
 @dataclass
 class ParameterCount:
-    """Parameters of a model class by term, in closed form.
+    """The number of parameters of a model class by term, in closed form.
 
     Attributes:
-        config: the sizes.
+        config: the model sizes.
         head: the class name.
         terms: (name, formula, count) of each part; shared parameters are counted once.
     """
@@ -37,17 +37,17 @@ class ParameterCount:
 
     @property
     def total(self) -> int:
-        """Number of parameters."""
+        """Total number of parameters."""
         return sum(count for _, _, count in self.terms)
 
     @property
     def notes_estimate(self) -> int:
-        """The short formula 30000 N + 12 N^2 L, which counts the large matrices only."""
+        """The estimate by the short formula 30000 N + 12 N^2 L, which counts only the large matrices."""
         n = self.config.hidden_size
         return NOTES_VOCABULARY * n + 12 * n * n * self.config.num_hidden_layers
 
     def table(self) -> str:
-        """The terms, the total, and the difference to the short formula, as text."""
+        """The terms, the total, and the difference from the short formula, as text."""
         rows = [(name, formula, f"{count:,}") for name, formula, count in self.terms]
         rows.append(("total", "", f"{self.total:,}"))
         rows.append(("short formula", "30000 N + 12 N^2 L", f"{self.notes_estimate:,}"))
@@ -63,12 +63,12 @@ class ParameterCount:
 
 
 def count_parameters(config: BertConfig, head: str | None = None) -> ParameterCount:
-    """Parameters in closed form, without building the model.
+    """Counts parameters in closed form, without building the model.
 
-    (V + P + types) N + 2N + L (4 N^2 + 4N + 2 N F + F + N + 4N) + N^2 + N for `BertModel`, and the head's own beside.
+    (V + P + types) N + 2N + L (4 N^2 + 4N + 2 N F + F + N + 4N) + N^2 + N for `BertModel`, plus the parameters of the head.
 
     Args:
-        config: the sizes.
+        config: the model sizes.
         head: a class name such as "BertForMaskedLM"; None means "BertModel", with its pooler.
     """
     head = head or "BertModel"
@@ -110,11 +110,11 @@ def count_parameters(config: BertConfig, head: str | None = None) -> ParameterCo
 
 
 def encoder_flops(config: BertConfig, lengths: Sequence[int]) -> int:
-    """Floating-point operations of the encoder's matrix products in one forward: sum of L (8 N^2 + 4 N F + 4 S N) S.
+    """FLOPs of the encoder's matrix products in one forward pass: the sum of L (8 N^2 + 4 N F + 4 S N) S over sequences.
 
     Args:
-        config: the sizes.
-        lengths: real tokens of each sequence, S.
+        config: the model sizes.
+        lengths: number of real tokens of each sequence, S.
     """
     n, f = config.hidden_size, config.intermediate_size
     return sum(config.num_hidden_layers * (8 * n * n + 4 * n * f + 4 * s * n) * s for s in lengths)
@@ -122,12 +122,12 @@ def encoder_flops(config: BertConfig, lengths: Sequence[int]) -> int:
 
 @dataclass
 class Explanation:
-    """Which path each op of a forward took.
+    """The path that each op of a forward pass took.
 
     Attributes:
         rows: (op, calls, shape of the first call, path, reason), in the order of the first call.
-        tokens: real tokens.
-        places: tokens and padding of the padded form.
+        tokens: number of real tokens.
+        places: number of positions in the padded form: tokens and padding.
     """
 
     rows: list[tuple[str, int, tuple[int, ...], str, str]]
@@ -136,7 +136,7 @@ class Explanation:
 
     @property
     def padding_share(self) -> float:
-        """Padding in the padded form, which packing does not compute: 0 to 1."""
+        """The fraction of the padded form that is padding, which packing saves: 0 to 1."""
         return 1 - self.tokens / self.places if self.places else 0.0
 
     def __str__(self) -> str:
@@ -147,11 +147,11 @@ class Explanation:
 
 
 def explain(model: BertPreTrainedModel, *args: Any, **inputs: Any) -> Explanation:
-    """Runs one forward in evaluation mode and reports the path of every op.
+    """Runs one forward pass in evaluation mode and reports the path of every op.
 
     Args:
         model: any model class of fastbert.
-        args, inputs: what the model's forward takes.
+        args, inputs: the arguments of the model's forward.
     """
     with model.evaluating(), torch.no_grad(), ops.recording() as decisions, packed_batches(model) as batches:
         model(*args, **inputs)
@@ -166,18 +166,18 @@ def explain(model: BertPreTrainedModel, *args: Any, **inputs: Any) -> Explanatio
 
 @contextmanager
 def packed_batches(model: BertPreTrainedModel) -> Iterator[list[PackedBatch]]:
-    """Collects the batches that the encoder runs on inside the block."""
+    """Collects the packed batches that the encoder runs on, inside the block."""
     batches: list[PackedBatch] = []
     encoder = model.base_model
     pack_inputs = encoder.pack_inputs
 
     def noted(*args: Any, **inputs: Any) -> PackedBatch:
         batch = pack_inputs(*args, **inputs)
-        if not any(one is batch for one in batches):  # a head packs, and so does the encoder, which finds it packed
+        if not any(one is batch for one in batches):  # the head packs first; the encoder then gets the packed batch
             batches.append(batch)
         return batch
 
-    encoder.pack_inputs = noted  # no hook: what is watched runs in another form
+    encoder.pack_inputs = noted  # not a forward hook, which would change how the model runs
     try:
         yield batches
     finally:

@@ -1,7 +1,7 @@
 """The errors that fastbert raises. Each derives from the matching Python error, so `except ValueError` works as usual.
 
-Messages come from values that callers and files supply, so every message is cut to `LIMIT` characters and holds no control
-characters that a terminal would obey.
+Messages contain values from callers and files, so every message is limited to `LIMIT` characters and contains no control
+characters that a terminal would interpret.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-LIMIT = 480  # characters of a message
+LIMIT = 480  # maximum characters of a message
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _BREAKS = re.compile("[\t\n]")
 
 
 def printable(text: str) -> str:
-    """The text with control characters, terminal escapes among them, written out as \\x1b and the like."""
+    """The text with control characters, including terminal escapes, replaced by escape sequences such as \\x1b."""
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def shortened(text: str, limit: int = LIMIT) -> str:
-    """The text, with its middle left out where it is longer than `limit` characters."""
+    """The text, with its middle left out if it is longer than `limit` characters."""
     if len(text) <= limit:
         return text
     tail = limit // 4
@@ -28,18 +28,18 @@ def shortened(text: str, limit: int = LIMIT) -> str:
 
 
 class FastbertError(Exception):
-    """Base of every error that fastbert raises on purpose."""
+    """Base class of all errors that fastbert raises deliberately."""
 
     def __init__(self, message: object = "") -> None:
         super().__init__(shortened(_BREAKS.sub(" ", printable(shortened(str(message))))))
 
 
 class InputError(FastbertError, ValueError):
-    """A value that the model, the tokenizer or a file reader cannot take: the message names it, its place and the limit."""
+    """A value that the model, the tokenizer or a file reader cannot accept; the message names it, its place and the limit."""
 
 
 class ArgumentError(FastbertError, TypeError):
-    """A keyword that does not exist or that BERT has no use for."""
+    """A keyword argument that does not exist or does not apply to BERT."""
 
 
 class ConfigError(FastbertError, ValueError):
@@ -51,24 +51,24 @@ class BackendError(FastbertError, RuntimeError):
 
 
 class TrainingError(FastbertError, RuntimeError):
-    """A training run that cannot go on; the message names the step and the last good checkpoint."""
+    """A training run that cannot continue; the message names the step and the last good checkpoint."""
 
 
 def refuse_push(keywords: Mapping[str, object]) -> None:
-    """Raises ArgumentError where the keywords of a save_pretrained ask to push to the hub."""
+    """Raises ArgumentError if the keywords of a save_pretrained call ask to push to the hub."""
     if keywords.get("push_to_hub"):
         raise ArgumentError("push_to_hub is not supported: save to a folder and call huggingface_hub.upload_folder")
 
 
 class StoppedError(TrainingError):
-    """A run of several parts was stopped by a signal; what it did is saved.
+    """A run of several parts was stopped by a signal; its progress is saved.
 
     Attributes:
-        signal: its name, such as "SIGTERM".
+        signal: name of the signal, such as "SIGTERM".
     """
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"stopped by {name}; saved, the same command goes on")
+        super().__init__(f"stopped by {name}; saved, the same command resumes the run")
         self.signal = name
 
 

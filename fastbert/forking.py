@@ -1,8 +1,8 @@
-"""The number of compute threads in forked processes, such as gunicorn's with a preloaded model.
+"""Makes forked processes safe to compute in, such as gunicorn workers with a preloaded model.
 
-A fork copies the memory of a process, not its threads. Loading a model starts none, so a child of a process that has only
-loaded computes as usual. Where the parent has computed, its OpenMP threads are missing in the child, and the first parallel
-loop there would wait for them for ever: the child computes on one thread, and says so.
+A fork copies the memory of a process, but not its threads. Loading a model starts no threads, so a child of a process that has
+only loaded a model computes as usual. If the parent has already computed, its OpenMP threads are missing in the child, and the
+first parallel loop there would wait for them forever; the child therefore computes on a single thread, and warns.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import torch
 from fastbert.errors import BackendError
 
 _ADVICE = "load the model, and compute nothing, before forking; or start processes by spawn"
-_computed = False  # whether this process, or the one that it was forked from, has run a forward on the CPU
-_lost_threads = False  # whether it was forked after that
+_computed = False  # whether this process, or the one that it was forked from, has run a forward pass on the CPU
+_lost_threads = False  # whether this process was forked after such a forward pass
 _warned = False
 
 
 def before_forward() -> None:
-    """Notes that this process computes on the CPU.
+    """Notes that this process computes on the CPU; warns once if its threads were lost in a fork.
 
     Raises:
-        BackendError: it was forked from one that had computed, and was told to use several threads all the same.
+        BackendError: it was forked from a process that had computed, and is nevertheless set to use several threads.
     """
     global _computed, _warned
     _computed = True

@@ -1,7 +1,8 @@
-"""If transformers is loaded, our models, outputs and tokenizers are instances of its base classes, which libraries check.
+"""Makes our models, outputs and tokenizers instances of transformers' base classes once transformers is imported.
 
-Trainer saves the configuration, sentence-transformers adds adapters and accelerate casts outputs only of transformers' own
-classes. `join` makes those bases of ours, behind our own methods. A program that has not imported transformers is left alone.
+Other libraries check for these classes: Trainer saves the configuration, sentence-transformers adds adapters and accelerate
+casts outputs only for them. `join` appends them to the bases of our classes, so that our own methods take precedence. Nothing
+happens in a program that has not imported transformers.
 """
 
 from __future__ import annotations
@@ -10,15 +11,14 @@ import sys
 import threading
 from typing import Any
 
-_waiting: dict[type, tuple[str, str]] = {}  # class: module and name of the base that it gets
+_waiting: dict[type, tuple[str, str]] = {}  # class: module and name of the base class to add
 _lock = threading.Lock()
 
 
 def joins(module: str, name: str) -> Any:
-    """Decorator of a class that gets the base `name` of `module` once that is imported; see `join`.
+    """Class decorator that registers a class to get the base `name` of `module` once that module is imported; see `join`.
 
-    The class must derive from a base of that base, or from a class without anything of its own. Other bases of ours stay
-    before it.
+    The class must derive from a base of that base, or from an empty class. The class's other bases stay in front of it.
     """
 
     def mark(cls: type) -> type:
@@ -29,13 +29,13 @@ def joins(module: str, name: str) -> Any:
 
 
 def join(*classes: type) -> None:
-    """Gives classes that wait for it their base, where its module is imported by now. transformers loads its parts then."""
+    """Adds the registered bases to classes whose base's module is imported by now; may make transformers load its parts."""
     for cls in classes:
         if cls not in _waiting:
             continue
         module, name = _waiting[cls]
         try:
-            base = getattr(sys.modules.get(module), name, None)  # not there either while the module is half imported
+            base = getattr(sys.modules.get(module), name, None)  # also None while the module is still being imported
         except (ImportError, RuntimeError):  # a part of transformers that cannot be loaded here
             continue
         with _lock:

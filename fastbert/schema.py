@@ -1,6 +1,7 @@
-"""What the JSON files of a model folder may hold: one description a file, and one clear sentence where a file differs.
+"""Schemas for the JSON files of a model folder, with a clear error message for the first value that does not fit.
 
-A description maps field names to a `Field`. Files come from strangers, so a number has a range, a text a length, a list a size.
+A schema maps field names to a `Field`. Files are untrusted, so numbers have a range, texts a maximum length, lists a maximum
+size.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ import torch
 
 from fastbert.errors import CheckpointError, printable, shortened
 
-MAX_TEXT = 4096  # characters of a text
-MAX_ITEMS = 1 << 20  # entries of a list or an object
-MAX_SIZE = 1 << 31  # tokens, rows, columns: beyond it a size is a mistake
+MAX_TEXT = 4096  # characters in a text
+MAX_ITEMS = 1 << 20  # entries in a list or an object
+MAX_SIZE = 1 << 31  # tokens, rows, columns: anything larger is a mistake
 
 Check = Callable[[Any], bool]
 
 
 @dataclass(frozen=True)
 class Field:
-    """What a value must be.
+    """The condition that a value must meet.
 
     Attributes:
-        accepts: whether a value is one.
-        expected: in words, to go after "must be".
-        null: whether null stands for "not given".
+        accepts: returns whether a value meets the condition.
+        expected: the condition in words, to follow "must be".
+        null: whether null is accepted and means "not given".
     """
 
     accepts: Check
@@ -45,53 +46,53 @@ Fields = Mapping[str, Field]
 
 
 def is_integer(value: Any, low: float = -math.inf, high: float = MAX_SIZE) -> bool:
-    """Whether a value is a whole number in a range; true and false are none."""
+    """Whether a value is a whole number in a range; true and false do not count."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
-    """Whether a value is a finite number in a range; true and false are none."""
+    """Whether a value is a finite number in a range; true and false do not count."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         return False
     return low <= value <= high and abs(value) < math.inf
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is a text of reasonable length, without halves of surrogate pairs."""
+    """Whether a value is a text of at most MAX_TEXT characters without lone surrogates."""
     if not isinstance(value, str) or len(value) > MAX_TEXT:
         return False
     return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def integer(low: int, high: int = MAX_SIZE, null: bool = True) -> Field:
-    """A whole number in a range."""
+    """A field for a whole number in a range."""
     limit = f"a whole number from {low}" if high == MAX_SIZE else f"a whole number from {low} to {high}"
     return Field(lambda value: is_integer(value, low, high), limit, null)
 
 
 def number(low: float = -math.inf, high: float = math.inf, null: bool = True) -> Field:
-    """A finite number in a range."""
+    """A field for a finite number in a range."""
     limit = "a number" if low == -math.inf else f"a number from {low:g}" + ("" if high == math.inf else f" to {high:g}")
     return Field(lambda value: is_number(value, low, high), limit, null)
 
 
 def flag(null: bool = True) -> Field:
-    """True or false."""
+    """A field for true or false."""
     return Field(lambda value: isinstance(value, bool), "true or false", null)
 
 
 def text(null: bool = True) -> Field:
-    """A text."""
+    """A field for a text."""
     return Field(is_text, f"a text of at most {MAX_TEXT} characters", null)
 
 
 def choice(*values: Any, null: bool = True) -> Field:
-    """One of some values, of the very same type."""
+    """A field for one of the given values, of exactly the same type."""
     return Field(lambda value: any(type(value) is type(v) and value == v for v in values), f"one of {_listed(values)}", null)
 
 
 def list_of(item: Field, null: bool = True) -> Field:
-    """A list."""
+    """A field for a list whose entries all fit the same field."""
     return Field(
         lambda value: isinstance(value, list) and len(value) <= MAX_ITEMS and all(map(item, value)),
         f"a list, each entry {item.expected}",
@@ -100,7 +101,7 @@ def list_of(item: Field, null: bool = True) -> Field:
 
 
 def object_of(item: Field, null: bool = True) -> Field:
-    """An object whose values are all of one kind."""
+    """A field for an object whose values all fit the same field."""
     return Field(
         lambda value: isinstance(value, dict) and len(value) <= MAX_ITEMS and all(map(item, value.values())),
         f"an object, each value {item.expected}",
@@ -109,7 +110,7 @@ def object_of(item: Field, null: bool = True) -> Field:
 
 
 def either(*options: Field) -> Field:
-    """Any of several fields."""
+    """A field that accepts what any of several fields accept."""
     return Field(
         lambda value: any(option(value) for option in options),
         ", or ".join(option.expected for option in options),
@@ -118,16 +119,16 @@ def either(*options: Field) -> Field:
 
 
 def check(values: Mapping[str, Any], fields: Fields, path: Path, only: bool = False) -> dict[str, Any]:
-    """The values, once they fit their description.
+    """Checks the values of a file against their schema and returns them.
 
     Args:
         values: the content of a file.
-        fields: its description.
-        path: of the file, for messages.
-        only: whether names that are not described are refused; otherwise they are returned as they are.
+        fields: its schema.
+        path: path of the file, for messages.
+        only: whether names that are not in the schema are refused; otherwise they are returned unchecked.
 
     Raises:
-        CheckpointError: the first value that does not fit, with its name, its value and what it must be.
+        CheckpointError: a value does not fit; the message has its name, its value and what it must be.
     """
     for name, value in values.items():
         field = fields.get(name)
@@ -140,7 +141,7 @@ def check(values: Mapping[str, Any], fields: Fields, path: Path, only: bool = Fa
 
 
 def shown(value: Any) -> str:
-    """A value for a message: short, without control characters, whatever it is."""
+    """Formats any value for a message: short and without control characters."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**18:
         return "a number of more than 18 digits"
     if isinstance(value, str):
@@ -158,11 +159,11 @@ def _listed(values: tuple[Any, ...]) -> str:
 
 
 def as_dtype(value: Any) -> Any:
-    """The torch.dtype of a name; anything else as it is, for the check to refuse."""
+    """The torch.dtype of a name, None for "auto"; anything else is returned unchanged, for the check to refuse."""
     found = getattr(torch, value.removeprefix("torch."), value) if isinstance(value, str) else value
     return None if value == "auto" else found
 
 
 def dtype_name(value: Any) -> str:
-    """A type as JSON files name it: "float32"."""
+    """The name of a dtype in JSON files, such as "float32"."""
     return str(value).removeprefix("torch.")

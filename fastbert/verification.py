@@ -1,7 +1,7 @@
-"""Compares the paths that run with float64 on the user's own weights and texts: each op and each layer.
+"""Verifies the paths in use against float64, op by op and layer by layer, on the user's own weights and texts.
 
-The rule is that of the tests. What is true is the reference in float64; what plain PyTorch makes of it in the model's type is
-the measure; the path that runs may err twice as much, in maximum and in root mean square, plus a few float32 roundings.
+The rule is the same as in the tests. The reference in float64 is taken as exact. The active path may have at most twice the
+error of plain PyTorch in the model's type, in maximum and in root mean square, plus a few float32 roundings.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from fastbert.ops import reference
 from fastbert.packing import PackedBatch
 from fastbert.terminal import align
 
-FLOOR = 8 * 2.0**-24  # of the scale of a result: sums of float32 are made in different orders
+FLOOR = 8 * 2.0**-24  # times the scale of a result: float32 sums are taken in different orders
 
 
 def allowed_error(usual: float, scale: float) -> float:
-    """The rule of tolerance: twice the error of plain PyTorch in the same type, and a few roundings at the result's scale."""
+    """The tolerance: twice the error of plain PyTorch in the same type, plus a few roundings at the result's scale."""
     return 2 * usual + FLOOR * scale
 
 
 @dataclass
 class Comparison:
-    """One result, compared. Errors are absolute, against float64.
+    """The comparison of one result with float64; errors are absolute.
 
     Attributes:
         what: the op and which of its results, or the layer.
-        path: what ran.
-        scale: largest absolute value of the true result; of the sums' terms where they are long.
-        max_error, rms_error: of the path that ran.
-        usual_max, usual_rms: of plain PyTorch in the same type.
+        path: the path that ran.
+        scale: largest absolute value of the exact result; for long sums, of the sum of the absolute terms.
+        max_error, rms_error: errors of the path that ran.
+        usual_max, usual_rms: errors of plain PyTorch in the same type.
     """
 
     what: str
@@ -52,24 +52,24 @@ class Comparison:
 
     @property
     def ok(self) -> bool:
-        """At most twice plain PyTorch's error, plus the floor. NaN is not ok."""
+        """Whether the errors are at most twice plain PyTorch's, plus the floor; NaN is not ok."""
         errors = ((self.max_error, self.usual_max), (self.rms_error, self.usual_rms))
         return all(error <= allowed_error(usual, self.scale) for error, usual in errors)
 
 
 @dataclass
 class Verification:
-    """What `verify` found.
+    """The result of `verify`.
 
     Attributes:
-        rows: the worst call of each op's result and gradients, then each layer's hidden states.
+        rows: the worst call of each op for its result and each gradient, then each layer's hidden states.
     """
 
     rows: list[Comparison]
 
     @property
     def ok(self) -> bool:
-        """Whether everything is within the rule."""
+        """Whether all errors are within the tolerance."""
         return all(row.ok for row in self.rows)
 
     def __str__(self) -> str:
@@ -88,14 +88,16 @@ class Verification:
 
 
 def verify(model: BertPreTrainedModel, *args: Any, **inputs: Any) -> Verification:
-    """Runs a forward in evaluation mode on the paths in force and compares every op, with its gradients, and every layer.
+    """Runs a forward pass in evaluation mode on the active paths, and compares every op and every layer with float64.
+
+    Gradients of ops that run a kernel are compared as well.
 
     Args:
-        model: any model class of fastbert; its encoder is what is compared.
-        args, inputs: what the model's forward takes.
+        model: any model class of fastbert; only its encoder is compared.
+        args, inputs: the arguments of the model's forward.
 
     Returns:
-        `Verification`; printed, it is a table.
+        A `Verification`, which prints as a table.
     """
     encoder = model.base_model
     with model.evaluating(), torch.no_grad():
@@ -117,9 +119,9 @@ def _excess(row: Comparison) -> float:
 
 
 def _compare_op(call: ops.Call) -> list[Comparison]:
-    """The result of one call and, of a kernel, the gradient of each floating input, from a random upstream.
+    """Compares the result of one call and, for a kernel, the gradient of each floating-point input.
 
-    The other paths have PyTorch's own gradients.
+    The upstream gradient is random. Gradients of the other paths are PyTorch's own.
     """
     floating = [i for i, value in enumerate(call.arguments) if isinstance(value, Tensor) and value.is_floating_point()]
     upstream: Tensor | None = None
@@ -144,7 +146,7 @@ def _compare_op(call: ops.Call) -> list[Comparison]:
         _compare(call.op + name, call.path, exact, eager, found)
         for name, exact, eager, found in zip(names, *results, strict=True)
     ]
-    if call.op in ("ffn", "linear_gelu"):  # long sums: what rounds is the size of their terms, not of what is left of them
+    if call.op in ("ffn", "linear_gelu"):  # long sums: rounding depends on the size of the terms, not of the sum
         sizes = [value.double().abs() if i in floating else value for i, value in enumerate(call.arguments)]
         rows[0].scale = float(_reference(call.op)(*sizes).max())
     return rows
@@ -155,7 +157,7 @@ def _reference(op: str) -> Callable[..., Any]:
 
 
 def _compare_layers(encoder: Any, batch: PackedBatch, path: str) -> list[Comparison]:
-    """Hidden states after the embeddings and after each layer."""
+    """Compares the hidden states after the embeddings and after each layer."""
 
     def states(model: Any, backend: str | None) -> tuple[Tensor, ...]:
         with ops.backend(backend or ops.current_backend()):

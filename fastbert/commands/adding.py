@@ -1,4 +1,4 @@
-"""How a command is added to the parser: its docstring is its help, an example stands below."""
+"""Adds commands to the argument parser; a command's docstring is its help text, followed by an example."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Commands = Any  # argparse's class of sub-commands has no public name
 def add(
     commands: Commands, name: str, command: Callable[[argparse.Namespace], int | None], example: str
 ) -> argparse.ArgumentParser:
-    """Adds a command; returns its parser for arguments."""
+    """Adds a command; returns its parser, for adding arguments."""
     text = (command.__doc__ or "").strip()
     sub: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -29,18 +29,18 @@ def add(
 
 
 def add_group(commands: Commands, name: str, text: str) -> Commands:
-    """Adds a command that only has commands of its own."""
+    """Adds a command that only groups subcommands."""
     return commands.add_parser(name, help=text).add_subparsers(required=True, metavar="COMMAND")
 
 
 def check_outputs(outputs: Iterable[str | Path | None], inputs: Iterable[str | Path | None]) -> None:
-    """That no file to be written is one that is read, or one of the others, also through links.
+    """Checks that no output is the same file as an input or another output, following links.
 
     Args:
-        outputs, inputs: paths; None and "-" are no files. A folder among the inputs stands for the files in it.
+        outputs, inputs: paths; None and "-" are ignored. A folder among the inputs stands for the files in it.
 
     Raises:
-        InputError: the first pair that is the same file, by both names.
+        InputError: two paths are the same file; the message names both.
     """
     written: dict[Path, str | Path] = {}
     for output in outputs:
@@ -63,6 +63,6 @@ def check_outputs(outputs: Iterable[str | Path | None], inputs: Iterable[str | P
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Arguments of commands that run a model."""
     parser.add_argument("--model", required=True, help="a directory or hub id")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: CUDA where there is one)")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: CUDA if available)")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="default: the checkpoint's")
-    parser.add_argument("--local-files-only", action="store_true", help="never ask the hub")
+    parser.add_argument("--local-files-only", action="store_true", help="never contact the hub")

@@ -1,4 +1,4 @@
-"""Commands of tasks: finetune, predict, eval, features."""
+"""Commands for tasks: finetune, predict, eval, features."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _HELP = {
     "ner": "Named entities, or other tags of words.",
     "qa": "Answers cut from a context (SQuAD).",
 }
-_METRIC = "a name; once more for another; the first chooses the best epoch; f1 is of the last label by name"
-_COMPARE = "both modes, side by side; epochs and rate are fine-tuning's, the task model on features has its own defaults"
+_METRIC = "a metric; may be repeated; the first selects the best epoch; f1 is that of the last label in alphabetical order"
+_COMPARE = "run both modes and compare; --epochs and --lr apply to fine-tuning, the task model on features uses its defaults"
 
 
 def register(commands: Commands) -> None:
@@ -52,7 +52,7 @@ def register(commands: Commands) -> None:
         sub.add_argument("--compare", action="store_true", help=_COMPARE)
 
     sub = add(commands, "predict", predict, "fastbert predict texts.txt --model sentiment/model -o predictions.jsonl")
-    sub.add_argument("input", help="a table, a .txt of texts, CoNLL words, SQuAD's JSON, or - for lines of standard input")
+    sub.add_argument("input", help="a table, a .txt of texts, CoNLL words, SQuAD's JSON, or - for standard input")
     add_model(sub)
     sub.add_argument("-o", "--output", help="JSON lines; for questions .json is SQuAD's form of predictions (default: stdout)")
     sub.add_argument("--task", choices=[*_EXAMPLES, "zero-shot", "next-sentence"], help="default: the model's own")
@@ -60,25 +60,25 @@ def register(commands: Commands) -> None:
     sub.add_argument(
         "--overlong", "--on-long", choices=OVERLONG, help="texts beyond the limit (default: as in training, else truncate)"
     )
-    sub.add_argument("--top-k", type=int, help="labels, or answers, an input (default: 1; of several labels those above 0.5)")
-    sub.add_argument("--aggregation", default="first", help="of entities: none, simple, first, average, max (default: first)")
-    sub.add_argument("--candidates", help="of zero-shot classification: labels, with commas")
-    sub.add_argument("--template", default="This example is {}.", help="of zero-shot: the hypothesis")
-    sub.add_argument("--null-threshold", type=float, help="of questions: how far no answer must win to be chosen")
-    sub.add_argument("--progress", action="store_true", help="show the bar even where stderr is no terminal")
+    sub.add_argument("--top-k", type=int, help="labels or answers per input (default: 1; multi-label models: those above 0.5)")
+    sub.add_argument("--aggregation", default="first", help="entities: none, simple, first, average, max (default: first)")
+    sub.add_argument("--candidates", help="zero-shot classification: the candidate labels, separated by commas")
+    sub.add_argument("--template", default="This example is {}.", help="zero-shot classification: the hypothesis template")
+    sub.add_argument("--null-threshold", type=float, help='questions: the margin above which "no answer" is chosen')
+    sub.add_argument("--progress", action="store_true", help="show the progress bar even if stderr is not a terminal")
 
     sub = add(commands, "eval", evaluate, "fastbert eval test.tsv --model sentiment/model")
     sub.add_argument("input", help="labelled examples, as for finetune")
     add_model(sub)
     sub.add_argument("--task", choices=list(_EXAMPLES), help="default: the model's own")
     _add_reading(sub, None)
-    sub.add_argument("--metric", action="append", default=[], help="a name; once more for another (default: the task's)")
-    sub.add_argument("--labels", help="what 0, 1, ... in the data stand for, or other names for the model's, with commas")
-    sub.add_argument("--strict", action="store_true", help="tags: spans count only where their scheme's rules are kept")
+    sub.add_argument("--metric", action="append", default=[], help="a metric; may be repeated (default: the task's)")
+    sub.add_argument("--labels", help="names of 0, 1, ... in the data, or new names for the model's labels, comma-separated")
+    sub.add_argument("--strict", action="store_true", help="tags: count a span only if it follows the rules of its scheme")
     sub.add_argument(
         "--overlong", "--on-long", choices=OVERLONG, help="texts beyond the limit (default: as in training, else truncate)"
     )
-    sub.add_argument("--predictions", help="write them, as JSON lines")
+    sub.add_argument("--predictions", help="also write the predictions to this file, as JSON lines")
     sub.add_argument("-o", "--output", help="write the metrics as JSON (default: stdout)")
 
     sub = add(
@@ -86,74 +86,74 @@ def register(commands: Commands) -> None:
     )
     sub.add_argument("input", help="a text file, a table, or - for standard input")
     add_model(sub)
-    sub.add_argument("-o", "--output", required=True, help=".npz, or .jsonl in the form of google's extract_features")
-    sub.add_argument("--layers", default="-1", help="hidden states, with commas: 0 the embeddings, -1 the last (default: -1)")
-    sub.add_argument("--column", help="of a table (default: text)")
+    sub.add_argument("-o", "--output", required=True, help=".npz, or .jsonl in the format of google's extract_features")
+    sub.add_argument("--layers", default="-1", help="separated by commas: 0 is the embeddings, -1 the last layer (default: -1)")
+    sub.add_argument("--column", help="text column of a table (default: text)")
     sub.add_argument(
         "--overlong", "--on-long", choices=OVERLONG, default="error", help="texts beyond the limit (default: error)"
     )
 
 
 def add_training(parser: argparse.ArgumentParser, kind: str | None) -> None:
-    """Arguments of a training; also of studies."""
+    """Adds the arguments of a training run."""
     parser.add_argument("--model", required=True, help="a directory or hub id to start from")
     parser.add_argument("--train", required=True, help="labelled examples")
-    parser.add_argument("--dev", help="examples on which the best epoch is chosen")
+    parser.add_argument("--dev", help="examples on which the best epoch is selected")
     parser.add_argument("--dev-share", type=float, help="hold out a share of the training examples as dev")
     parser.add_argument("--test", help="examples that are scored at the end")
-    parser.add_argument("-o", "--output", required=True, help="the folder of the run; the same command goes on with it")
+    parser.add_argument("-o", "--output", required=True, help="the folder of the run; the same command resumes it")
     _add_reading(parser, kind)
     parser.add_argument("--mode", choices=["finetune", "features"], default="finetune", help="train all, or freeze the encoder")
     parser.add_argument("--epochs", type=int, help="default: 3; on features 20")
-    parser.add_argument("--batch-size", type=int, default=32, help="examples a step (default: 32)")
+    parser.add_argument("--batch-size", type=int, default=32, help="examples per step (default: 32)")
     parser.add_argument("--lr", type=float, help="peak learning rate (default: 5e-5; on features 1e-3)")
-    parser.add_argument("--warmup", type=float, default=0.1, help="share of the steps in which it rises (default: 0.1)")
+    parser.add_argument("--warmup", type=float, default=0.1, help="fraction of the steps used for warm-up (default: 0.1)")
     parser.add_argument("--weight-decay", type=float, default=0.01, help="default: 0.01")
     parser.add_argument("--dropout", type=float, help="default: the checkpoint's")
     parser.add_argument("--seed", type=int, default=0, help="the first seed (default: 0)")
-    parser.add_argument("--seeds", type=int, default=1, help="trainings, for mean and spread (default: 1)")
-    parser.add_argument("--max-length", type=int, help="tokens of a sequence (default: the model's limit; questions: 384)")
+    parser.add_argument("--seeds", type=int, default=1, help="training runs, for mean and standard deviation (default: 1)")
+    parser.add_argument("--max-length", type=int, help="tokens per sequence (default: the model's limit; questions: 384)")
     parser.add_argument(
         "--overlong", "--on-long", choices=OVERLONG, default="truncate", help="texts beyond it (default: truncate, counted)"
     )
     parser.add_argument(
-        "--window-scores", choices=["mean", "max"], default="mean", help="how windows are joined (default: mean)"
+        "--window-scores", choices=["mean", "max"], default="mean", help="how scores of windows are combined (default: mean)"
     )
-    parser.add_argument("--doc-stride", type=int, default=128, help="tokens between windows of contexts (default: 128)")
-    parser.add_argument("--labels", help="names in the order of the scores, with commas (default: found in the data)")
-    parser.add_argument("--new-head", action="store_true", help="start the head anew where the checkpoint has one")
-    parser.add_argument("--fix-bio", action="store_true", help="mend tags that break the rules of their scheme")
+    parser.add_argument("--doc-stride", type=int, default=128, help="tokens between the starts of windows (default: 128)")
+    parser.add_argument("--labels", help="names in the order of the scores, separated by commas (default: from the data)")
+    parser.add_argument("--new-head", action="store_true", help="initialize a new head even if the checkpoint has one")
+    parser.add_argument("--fix-bio", action="store_true", help="repair tags that break the rules of their scheme")
     parser.add_argument("--metric", action="append", default=[], help=_METRIC)
-    parser.add_argument("--layers", choices=list(LAYERS), help="hidden states of a task model")
-    parser.add_argument("--bilstm", type=int, help="layers of a BiLSTM in a task model")
-    parser.add_argument("--pooling", choices=list(POOLINGS), help="of texts (default: the pooler's [CLS])")
+    parser.add_argument("--layers", choices=list(LAYERS), help="hidden states that a task model uses")
+    parser.add_argument("--bilstm", type=int, help="number of BiLSTM layers in a task model")
+    parser.add_argument("--pooling", choices=list(POOLINGS), help="how texts are pooled (default: [CLS] through the pooler)")
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="default: auto")
-    parser.add_argument("--feature-cache", help="a folder that runs share (default: one in the output)")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: CUDA where there is one)")
-    parser.add_argument("--local-files-only", action="store_true", help="never ask the hub")
-    parser.add_argument("--progress", action="store_true", help="show bars even where stderr is no terminal")
+    parser.add_argument("--feature-cache", help="folder of frozen features, may be shared by runs (default: one in the output)")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: CUDA if available)")
+    parser.add_argument("--local-files-only", action="store_true", help="never contact the hub")
+    parser.add_argument("--progress", action="store_true", help="show progress bars even if stderr is not a terminal")
 
 
 def _add_reading(parser: argparse.ArgumentParser, kind: str | None) -> None:
-    """Columns of files, those that a task has; all where `kind` is None."""
+    """Adds the arguments for reading a task's files; those of all tasks if `kind` is None."""
     if kind not in ("ner", "qa"):
         parser.add_argument("--layout", choices=list(LAYOUTS), help="columns and metrics of a known data set")
         parser.add_argument("--text-column", help="a name from the header, or a number from 1 for a table without one")
-        parser.add_argument("--pair-column", help='of the second text; "" for single texts')
-        parser.add_argument("--label-column", help="of the label")
-        parser.add_argument("--skip-ragged", action="store_true", help="leave out rows with a wrong number of columns")
+        parser.add_argument("--pair-column", help='column of the second text; "" for single texts')
+        parser.add_argument("--label-column", help="column of the label")
+        parser.add_argument("--skip-ragged", action="store_true", help="skip rows with a wrong number of columns")
     if kind in (None, "choice"):
-        parser.add_argument("--choice-columns", help="of the candidates, with commas, or one that holds a JSON list")
+        parser.add_argument("--choice-columns", help="columns of the candidates, comma-separated, or one column of JSON lists")
     if kind in (None, "classify"):
         parser.add_argument("--multi-label", action="store_true", help="a text may have several labels")
-        parser.add_argument("--label-separator", default=",", help="between them (default: a comma)")
+        parser.add_argument("--label-separator", default=",", help="separator between the labels of a text (default: a comma)")
     if kind in (None, "ner"):
-        parser.add_argument("--word-column", type=int, default=1, help="of CoNLL files (default: 1)")
-        parser.add_argument("--tag-column", type=int, help="of CoNLL files (default: the last)")
+        parser.add_argument("--word-column", type=int, default=1, help="word column of CoNLL files (default: 1)")
+        parser.add_argument("--tag-column", type=int, help="tag column of CoNLL files (default: the last)")
 
 
 def fine_tune_options(args: argparse.Namespace) -> Any:
-    """The recipe of a command."""
+    """The fine-tuning options given on the command line."""
     from fastbert.finetuning import FineTuneOptions
 
     names: tuple[str, ...] = (
@@ -176,7 +176,7 @@ def fine_tune_options(args: argparse.Namespace) -> Any:
 
 
 def read_splits(args: argparse.Namespace, kind: str) -> tuple[Any, Any, Any]:
-    """Train, dev and test of a command; None where one is not given."""
+    """The train, dev and test splits given on the command line; None for a missing one."""
     from fastbert.finetuning.reading import hold_out, read_split
 
     how = read_options(args)
@@ -190,7 +190,7 @@ def read_splits(args: argparse.Namespace, kind: str) -> tuple[Any, Any, Any]:
 
 
 def finetune(args: argparse.Namespace) -> int:
-    """Trains a model for a task, or goes on with an interrupted run."""
+    """Trains a model for a task, or resumes an interrupted run."""
     from fastbert.finetuning import finetune as train
     from fastbert.finetuning.finetuning import check_output
     from fastbert.studies.comparison import compare
@@ -217,7 +217,7 @@ def finetune(args: argparse.Namespace) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Scores of a trained model on labelled examples."""
+    """Scores a trained model on labelled examples."""
     from fastbert.finetuning.evaluation import PATTERNS, has_several_labels, task_of_model
 
     check_outputs([args.output, args.predictions], [args.input, args.model])
@@ -236,7 +236,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace, folder: Path, kind: str, how: Any, written: dict[str, Path]) -> None:
-    """Scores, into the files of `written`, whose places were seen to be writable."""
+    """Evaluates the model and writes to the files in `written`, which are known to be writable."""
     from fastbert.finetuning import FineTuneOptions
     from fastbert.finetuning.evaluation import evaluate_model
     from fastbert.finetuning.metrics import tag_metrics
@@ -262,7 +262,7 @@ def _evaluate(args: argparse.Namespace, folder: Path, kind: str, how: Any, writt
 
 
 def features(args: argparse.Namespace) -> None:
-    """Hidden states of every token, in a file."""
+    """Writes the hidden states of every token to a file."""
     from fastbert import BertModel
     from fastbert.tasks.features import extract_features, write_features
     from fastbert.tasks.loading import check_complete, default_device, load_tokenizer
@@ -271,7 +271,7 @@ def features(args: argparse.Namespace) -> None:
     try:
         layers = [int(layer) for layer in args.layers.split(",")]
     except ValueError:
-        raise InputError(f"layers = {args.layers!r}: expected numbers with commas, such as -1,-2") from None
+        raise InputError(f"layers = {args.layers!r}: expected numbers separated by commas, such as -1,-2") from None
     texts = list(read_texts(args.input, args.column))
     if not texts:
         raise InputError(f"{args.input} holds no text")

@@ -24,14 +24,14 @@ def register(commands: Commands) -> None:
         commands, "embed", embed, "fastbert embed sentences.txt -o vectors.npy --model sentence-transformers/all-MiniLM-L6-v2"
     )
     sub.add_argument("input", help="a text file, a .tsv, .csv or .jsonl table, or - for standard input")
-    sub.add_argument("-o", "--output", required=True, help="the .npy file to write: float32, one row a text")
+    sub.add_argument("-o", "--output", required=True, help="the .npy file to write: float32, one row per text")
     add_model(sub)
-    sub.add_argument("--column", help='of a table: a name from its header or a number from 1 (default: the name "text")')
-    sub.add_argument("--batch-tokens", type=int, default=16384, help="tokens run at once (default: 16384)")
-    sub.add_argument("--pooling", help="cls, mean, max, ... or several with commas (default: the model's own, else mean)")
+    sub.add_argument("--column", help='column of a table: a name in its header or a number from 1 (default: "text")')
+    sub.add_argument("--batch-tokens", type=int, default=16384, help="tokens per batch (default: 16384)")
+    sub.add_argument("--pooling", help="cls, mean, max, ... or several, separated by commas (default: the model's, else mean)")
     sub.add_argument("--normalize", action=argparse.BooleanOptionalAction, help="unit vectors (default: the model's own)")
     sub.add_argument("--overlong", choices=["truncate", "error", "window"], default="truncate", help="texts beyond the limit")
-    sub.add_argument("--progress", action="store_true", help="show the bar even where stderr is no terminal")
+    sub.add_argument("--progress", action="store_true", help="show the progress bar even if stderr is not a terminal")
 
     sub = add(
         commands,
@@ -41,16 +41,16 @@ def register(commands: Commands) -> None:
     )
     sub.add_argument("text", nargs="+", help="texts with one [MASK] or more")
     add_model(sub)
-    sub.add_argument("--top-k", type=int, default=5, help="candidates a mask (default: 5)")
-    sub.add_argument("--targets", help="only these words, with commas")
-    sub.add_argument("--json", action="store_true", help="JSON lines")
+    sub.add_argument("--top-k", type=int, default=5, help="candidates per mask (default: 5)")
+    sub.add_argument("--targets", help="consider only these words, separated by commas")
+    sub.add_argument("--json", action="store_true", help="print JSON lines")
 
     sub = add(commands, "params", params, "fastbert params --size large --head BertForPreTraining")
     which = sub.add_mutually_exclusive_group()
     which.add_argument("--size", choices=list(SIZES), default="base", help="a released size (default: base)")
     which.add_argument("--model", help="a directory or hub id, for its config.json")
     sub.add_argument("--head", help="a class name (default: BertModel)")
-    sub.add_argument("--local-files-only", action="store_true", help="never ask the hub")
+    sub.add_argument("--local-files-only", action="store_true", help="never contact the hub")
 
     sub = add(commands, "explain", explain, 'fastbert explain "A short text." "And a rather longer one." --model my-model/')
     sub.add_argument("text", nargs="+", help="texts to run")
@@ -64,17 +64,17 @@ def register(commands: Commands) -> None:
 
 
 def _add_backend(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backend", choices=BACKENDS, default=current_backend(), help="which path runs (default: auto)")
+    parser.add_argument("--backend", choices=BACKENDS, default=current_backend(), help="how the ops are run (default: auto)")
 
 
 def embed(args: argparse.Namespace) -> None:
-    """Texts of a file to vectors in a .npy file."""
+    """Embeds the texts of a file, and writes the vectors to a .npy file."""
     import numpy as np
 
     from fastbert.tasks import Embedder
 
     check_outputs([args.output], [args.input, args.model])
-    with files.replacing(args.output) as part:  # first of all: an output that cannot be written stops before the work
+    with files.replacing(args.output) as part:  # first, so that an unwritable output fails early
         texts = list(read_texts(args.input, args.column))
         if not texts:
             raise InputError(f"{args.input} holds no text")
@@ -100,7 +100,7 @@ def embed(args: argparse.Namespace) -> None:
 
 
 def fill_mask(args: argparse.Namespace) -> None:
-    """The likeliest words at each [MASK]."""
+    """Predicts the most likely words at each [MASK]."""
     from fastbert.tasks import FillMask
 
     filler = FillMask.from_pretrained(args.model, args.device, args.dtype, local_files_only=args.local_files_only)
@@ -116,7 +116,7 @@ def fill_mask(args: argparse.Namespace) -> None:
 
 
 def params(args: argparse.Namespace) -> None:
-    """Parameters by term, beside the short formula."""
+    """Prints the number of parameters by term, compared with the short formula."""
     config = BertConfig.of_size(args.size)
     if args.model is not None:
         config = BertConfig.from_pretrained(args.model, local_files_only=args.local_files_only)
@@ -124,14 +124,14 @@ def params(args: argparse.Namespace) -> None:
 
 
 def explain(args: argparse.Namespace) -> None:
-    """Which path each op of a forward takes."""
+    """Shows which path each op of a forward pass takes."""
     model, batch = _model_and_batch(args, args.text)
     with fastbert.backend(args.backend):
         print(fastbert.explain(model, **batch))
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Each op and layer against float64 on your own weights; exit code 1 if an error is too large."""
+    """Compares each op and layer with float64 on your own weights; exit code 1 if an error is too large."""
     model, batch = _model_and_batch(args, args.text or _TEXTS)
     with fastbert.backend(args.backend):
         found = fastbert.verify(model, **batch)

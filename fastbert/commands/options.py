@@ -1,4 +1,4 @@
-"""What arguments say, as the options of the package's functions."""
+"""Converts command-line arguments to the options of the package's functions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastbert.errors import InputError
 
 
 def read_options(args: argparse.Namespace) -> Any:
-    """How the files of a command are read."""
+    """The options for reading a task's files."""
     from fastbert.finetuning.reading import ReadOptions
 
     given = vars(args)
@@ -22,23 +22,23 @@ def read_options(args: argparse.Namespace) -> Any:
 
 
 def names_of(value: str | None) -> tuple[str, ...] | None:
-    """Names with commas between them."""
+    """Splits names separated by commas; None stays None."""
     if value is None:
         return None
     names = [name.strip() for name in value.split(",")]
     if not all(names):
-        raise InputError(f"{value!r} has an empty name; expected names with commas")
+        raise InputError(f"{value!r} has an empty name; expected names separated by commas")
     return tuple(names)
 
 
 def text_options(args: argparse.Namespace) -> dict[str, Any]:
-    """How the texts of a corpus or a vocabulary are read."""
+    """The options for reading the texts of a corpus or a vocabulary."""
     options = {"kind": args.format, "column": args.column, "language": args.language}
     return {**options, "whole_files": args.whole_files, "errors": args.errors}
 
 
 def recipe_of(args: argparse.Namespace) -> Any:
-    """The recipe, with the corpus of the arguments in place of its text."""
+    """The recipe; if a corpus is given, it replaces the recipe's text."""
     from fastbert.training import Recipe
 
     recipe = Recipe.load(args.recipe)

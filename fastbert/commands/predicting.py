@@ -1,4 +1,4 @@
-"""The command predict: what a trained model makes of new texts, questions or words."""
+"""The predict command: runs a trained model on new texts, questions or words."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fastbert.errors import InputError
 
 
 def predict(args: argparse.Namespace) -> None:
-    """What a trained model makes of new texts, questions or words."""
+    """Predicts with a trained model on new texts, questions or words."""
     from fastbert.finetuning.evaluation import PATTERNS, task_of_model
 
     check_outputs([args.output], [args.input, args.model])
@@ -75,7 +75,7 @@ def _predictions(args: argparse.Namespace, folder: Path, kind: str) -> list[dict
     if kind == "zero-shot":
         labels = names_of(args.candidates)
         if labels is None:
-            raise InputError("zero-shot classification needs --candidates: labels, with commas")
+            raise InputError("zero-shot classification needs --candidates: labels, separated by commas")
         model = tasks.NLI.from_pretrained(folder, **place)
         return model.zero_shot(inputs, labels, hypothesis_template=args.template, show_progress=show)
     task: Any = (tasks.NLI if kind == "nli" else tasks.Classifier).from_pretrained(folder, **place)
@@ -87,7 +87,7 @@ def _predictions(args: argparse.Namespace, folder: Path, kind: str) -> list[dict
 
 
 def _tagged(args: argparse.Namespace, tagger: Any, show: bool | None) -> list[dict[str, Any]]:
-    """Entities of raw texts (.txt, tables, standard input), or tags of words (CoNLL files)."""
+    """Predicts entities in raw texts (.txt, tables, standard input), or tags of words (CoNLL files)."""
     path = Path(args.input)
     if args.input == "-" or path.suffix.lower() == ".txt" or is_table(path):
         texts = list(read_texts(args.input, args.text_column))
@@ -101,7 +101,7 @@ def _tagged(args: argparse.Namespace, tagger: Any, show: bool | None) -> list[di
 
 
 def _texts(args: argparse.Namespace) -> Iterator[Any]:
-    """Texts or pairs: lines, or columns of a table."""
+    """Reads texts or pairs from lines, or from the columns of a table."""
     from fastbert.finetuning.reading import read_split
 
     if args.input == "-" or not is_table(args.input):

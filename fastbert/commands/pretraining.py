@@ -1,4 +1,4 @@
-"""Commands that make a BERT: tokenizer train, data build, data inspect, pretrain, ablate."""
+"""Commands for pre-training: tokenizer train, data build, data inspect, pretrain, ablate."""
 
 from __future__ import annotations
 
@@ -36,40 +36,42 @@ def register(commands: Commands) -> None:
     sub = add(tokenizer, "train", train_tokenizer, "fastbert tokenizer train books/*.txt -o my-tokenizer/ --held-out 0.01")
     _add_text(sub)
     sub.add_argument("-o", "--output", required=True, help="the directory to write")
-    sub.add_argument("--vocab-size", type=int, default=30_000, help="entries, specials included (default: 30000)")
-    sub.add_argument("--min-frequency", type=int, default=2, help="how often a pair must occur to be joined (default: 2)")
-    sub.add_argument("--max-length", type=int, default=512, help="tokens that models of it take (default: 512)")
+    sub.add_argument("--vocab-size", type=int, default=30_000, help="entries, special tokens included (default: 30000)")
+    sub.add_argument("--min-frequency", type=int, default=2, help="how often a pair must occur to be merged (default: 2)")
+    sub.add_argument("--max-length", type=int, default=512, help="maximum tokens for models that use it (default: 512)")
     sub.add_argument("--cased", action="store_true", help="keep case and accents")
-    sub.add_argument("--held-out", help="for the report: a text file, or a share of the texts, which are then not trained on")
+    sub.add_argument("--held-out", help="for the report: a text file, or a share of the texts to exclude from training")
 
     data = add_group(commands, "data", "Pre-training text.")
     sub = add(data, "build", build, "fastbert data build books/*.txt -o corpus/ --tokenizer my-tokenizer/ --held-out 0.01")
     _add_text(sub)
-    sub.add_argument("-o", "--output", required=True, help="the directory to write; it must not exist, or be empty")
-    sub.add_argument("--tokenizer", help="a directory or hub id (not needed where the input is a corpus)")
+    sub.add_argument("-o", "--output", required=True, help="the directory to write; it must be empty or not exist")
+    sub.add_argument("--tokenizer", help="a directory or hub id (not needed if the input is a corpus)")
     sub.add_argument("--held-out", type=float, default=0.0, help="share of the documents kept out for evaluation (default: 0)")
-    sub.add_argument("--shard-tokens", type=int, default=1 << 27, help="tokens of a shard (default: 134217728)")
+    sub.add_argument("--shard-tokens", type=int, default=1 << 27, help="tokens per shard (default: 134217728)")
     sub.add_argument("--static", action="store_true", help="write fixed examples, as google does; the input may be a corpus")
-    sub.add_argument("--duplicates", type=int, default=10, help="with --static: times each text is used (default: 10)")
+    sub.add_argument("--duplicates", type=int, default=10, help="with --static: how often each text is used (default: 10)")
     _add_examples(sub)
 
     sub = add(data, "inspect", inspect, "fastbert data inspect corpus/ --count 3 --max-length 64 --whole-words")
-    sub.add_argument("corpus", help="a folder of `fastbert data build`")
-    sub.add_argument("--count", type=int, default=5, help="examples to print (default: 5)")
-    sub.add_argument("--start", type=int, default=0, help="the first one (default: 0)")
-    sub.add_argument("--epoch", type=int, default=0, help="of this epoch (default: 0)")
+    sub.add_argument("corpus", help="a folder written by `fastbert data build`")
+    sub.add_argument("--count", type=int, default=5, help="number of examples to print (default: 5)")
+    sub.add_argument("--start", type=int, default=0, help="index of the first example (default: 0)")
+    sub.add_argument("--epoch", type=int, default=0, help="the epoch that the examples come from (default: 0)")
     _add_examples(sub)
 
     sub = add(commands, "pretrain", pretrain, "fastbert pretrain minute -o minute-bert/")
     sub.add_argument("recipe", help="a .toml file, or a recipe of the package: base, minute")
-    sub.add_argument("-o", "--output", required=True, help="the directory of the run; the same command goes on with it")
-    sub.add_argument("--corpus", help="a folder of `fastbert data build`, in place of the recipe's text")
-    sub.add_argument("--objective", choices=OBJECTIVES, help="in place of the recipe's")
-    sub.add_argument("--nsp-balance", choices=BALANCES, help="in place of the recipe's")
-    sub.add_argument("--seed", type=int, help="in place of the recipe's")
-    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any value, such as optimizer.lr=1e-4")
-    sub.add_argument("--device", help="cpu or cuda (default: CUDA where there is one)")
-    sub.add_argument("--progress", action="store_true", help="show the bar even where stderr is no terminal")
+    sub.add_argument("-o", "--output", required=True, help="the directory of the run; the same command resumes it")
+    sub.add_argument("--corpus", help="a folder written by `fastbert data build`, in place of the recipe's text")
+    sub.add_argument("--objective", choices=OBJECTIVES, help="overrides the recipe's")
+    sub.add_argument("--nsp-balance", choices=BALANCES, help="overrides the recipe's")
+    sub.add_argument("--seed", type=int, help="overrides the recipe's")
+    sub.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="overrides any value, such as optimizer.lr=1e-4"
+    )
+    sub.add_argument("--device", help="cpu or cuda (default: CUDA if available)")
+    sub.add_argument("--progress", action="store_true", help="show the progress bar even if stderr is not a terminal")
 
     sub = add(commands, "ablate", ablate, "fastbert ablate --suite objectives -o ablation/ --set phases.0.steps=2000")
     sub.add_argument(
@@ -78,42 +80,49 @@ def register(commands: Commands) -> None:
         choices=["objectives", "masking", "pooling", "direction", "features"],
         help="objectives, masking: pre-training by tables 5 and 8 of the paper; pooling, direction, features: fine-tuning",
     )
-    sub.add_argument("-o", "--output", required=True, help="the directory of the runs; the same command goes on with them")
-    sub.add_argument("--recipe", default="minute", help="what each row is trained by (default: minute)")
+    sub.add_argument("-o", "--output", required=True, help="the directory of the runs; the same command resumes them")
+    sub.add_argument("--recipe", default="minute", help="the recipe that trains each row (default: minute)")
     sub.add_argument("--size", help="the model's size, in place of the recipe's")
-    sub.add_argument("--corpus", help="a folder of `fastbert data build`, in place of the recipe's text")
-    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any value of the recipe")
-    sub.add_argument("--device", help="cpu or cuda (default: CUDA where there is one)")
-    study = sub.add_argument_group("of pooling, direction and features")
-    study.add_argument("--model", help="the checkpoint that is fine-tuned")
-    study.add_argument("--left-to-right-model", help="of direction: one that was pre-trained from left to right")
+    sub.add_argument("--corpus", help="a folder written by `fastbert data build`, in place of the recipe's text")
+    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides any value of the recipe")
+    sub.add_argument("--device", help="cpu or cuda (default: CUDA if available)")
+    study = sub.add_argument_group("for pooling, direction and features")
+    study.add_argument("--model", help="the checkpoint to fine-tune")
+    study.add_argument("--left-to-right-model", help="for direction: a checkpoint that was pre-trained from left to right")
     for name, what in (("sentence", "a sentence task"), ("token", "a token task")):
-        study.add_argument(f"--{name}-task", default="classify" if name == "sentence" else "ner", help=f"kind of {what}")
+        study.add_argument(f"--{name}-task", default="classify" if name == "sentence" else "ner", help=f"the kind of {what}")
         for part in ("train", "dev", "test"):
             study.add_argument(f"--{name}-{part}", help=f"{part} file of {what}")
-    study.add_argument("--layout", help="of the sentence task's tables: a known data set")
+    study.add_argument("--layout", help="layout of the sentence task's tables: a known data set")
     study.add_argument("--epochs", type=int, help="default: 3")
-    study.add_argument("--seeds", type=int, default=1, help="trainings a row (default: 1)")
-    study.add_argument("--max-length", type=int, help="tokens of a sequence (default: the model's limit)")
+    study.add_argument("--seeds", type=int, default=1, help="training runs per row (default: 1)")
+    study.add_argument("--max-length", type=int, help="tokens per sequence (default: the model's limit)")
 
 
 def _add_text(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", nargs="+", help="text files, - for standard input, or python:MODULE for the texts of a module")
     parser.add_argument(
-        "--format", choices=FORMATS, help="text: blank lines separate documents; sentences: one a line (default: by the ending)"
+        "--format", choices=FORMATS, help="text: blank lines separate documents; sentences: one per line (default: by suffix)"
     )
-    parser.add_argument("--column", default="text", help="key of a JSON line, column of a table (default: text)")
-    parser.add_argument("--language", default="en", help="of the sentence finder (default: en)")
-    parser.add_argument("--whole-files", action="store_true", help="a file is one document")
-    parser.add_argument("--errors", choices=["strict", "replace"], default="strict", help="bytes that are not UTF-8")
+    parser.add_argument("--column", default="text", help="key of JSON lines, or column of a table (default: text)")
+    parser.add_argument("--language", default="en", help="language of the sentence splitter (default: en)")
+    parser.add_argument("--whole-files", action="store_true", help="treat each file as one document")
+    parser.add_argument("--errors", choices=["strict", "replace"], default="strict", help="what to do with invalid UTF-8")
 
 
 def _add_examples(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--objective", choices=OBJECTIVES, default="mlm+nsp", help="default: mlm+nsp")
-    parser.add_argument("--max-length", type=int, default=128, help="tokens of an example (default: 128)")
+    parser.add_argument("--max-length", type=int, default=128, help="tokens per example (default: 128)")
     parser.add_argument("--nsp-balance", choices=BALANCES, default="exact", help="default: exact")
-    parser.add_argument("--selection", choices=SELECTIONS, default="exact", help="of tokens to predict (default: exact)")
-    parser.add_argument("--random-words", choices=RANDOM_WORDS, default="regular", help="drawn from (default: regular)")
+    parser.add_argument(
+        "--selection", choices=SELECTIONS, default="exact", help="how the tokens to predict are drawn (default: exact)"
+    )
+    parser.add_argument(
+        "--random-words",
+        choices=RANDOM_WORDS,
+        default="regular",
+        help="entries that random words are drawn from (default: regular)",
+    )
     parser.add_argument("--whole-words", action="store_true", help="mask whole words")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
 
@@ -124,18 +133,18 @@ def _example_options(args: argparse.Namespace) -> ExampleOptions:
 
 
 def build(args: argparse.Namespace) -> None:
-    """Text to a corpus of token shards, or, with --static, to fixed examples."""
+    """Turns text into a corpus of token shards, or, with --static, into fixed examples."""
     ready = len(args.input) == 1 and (Path(args.input[0]) / "manifest.json").is_file()
     if ready and not args.static:
-        raise InputError(f"{args.input[0]} is a corpus already; --static makes examples of it")
+        raise InputError(f"{args.input[0]} is already a corpus; --static makes examples from it")
     if args.static and args.held_out and not ready:
-        raise InputError("--held-out does not go with --static: fixed examples are trained on, all of them")
+        raise InputError("--held-out cannot be used with --static: all fixed examples are used for training")
     output, request = Path(args.output), _request(args, ready)
     if request and fastbert.files.read_json_if_present(output / "manifest.json").get("request") == request:
         fastbert.files.clear_leftovers(output.resolve())
-        print(f"{output} is this very build already", file=sys.stderr)  # an earlier start was stopped at its very end
+        print(f"{output} already holds this build", file=sys.stderr)  # an earlier call was stopped after its last write
         return
-    with fastbert.files.scratch_folder(output) as between:  # first of all: what cannot be written stops before the work
+    with fastbert.files.scratch_folder(output) as between:  # first, so that an unwritable output fails early
         if not args.static:
             _build_corpus(args, output, request)
         elif ready:
@@ -146,7 +155,7 @@ def build(args: argparse.Namespace) -> None:
 
 
 def _request(args: argparse.Namespace, ready: bool) -> dict[str, Any] | None:
-    """What a build is made of, to know it again; None where the text cannot be read twice."""
+    """The inputs and settings of a build, to recognize it later; None if the text cannot be read twice."""
     inputs = [Path(args.input[0]) / "manifest.json"] if ready else args.input
     hashes = source_hashes(inputs)
     if len(hashes) < len(set(map(str, inputs))):
@@ -201,7 +210,7 @@ def _write_static(args: argparse.Namespace, folder: Path, request: dict[str, Any
 
 
 def inspect(args: argparse.Namespace) -> None:
-    """Examples as a model sees them, with masks and labels, and what the epoch holds."""
+    """Shows examples as a model sees them, with masks and labels, and statistics of the epoch."""
     folder = Path(args.corpus)
     if is_static(folder):
         static = StaticExamples.open(folder)
@@ -222,7 +231,7 @@ def inspect(args: argparse.Namespace) -> None:
 
 
 def pretrain(args: argparse.Namespace) -> int:
-    """Trains a BERT by a recipe, or goes on with an interrupted run; exit code 1 where the recipe's target is missed."""
+    """Trains a BERT by a recipe, or resumes an interrupted run; exit code 1 if the recipe's target is missed."""
     from fastbert.training import pretrain as train
 
     recipe = recipe_of(args)
@@ -231,7 +240,7 @@ def pretrain(args: argparse.Namespace) -> int:
     result = train(recipe.override(*changes, *args.set), args.output, args.device, True if args.progress else None)
     if result.stopped_by:
         print(
-            f"fastbert: stopped by {result.stopped_by} after step {result.step}; saved, the same command goes on",
+            f"fastbert: stopped by {result.stopped_by} after step {result.step}; saved, the same command resumes the run",
             file=sys.stderr,
         )
         return 128 + signal.Signals[result.stopped_by].value
@@ -248,7 +257,7 @@ def pretrain(args: argparse.Namespace) -> int:
 
 
 def _samples(folder: Path) -> Iterator[str]:
-    """What the model puts for a word of some held-out sentences."""
+    """Held-out sentences with one word masked, and the model's guesses for it."""
     from fastbert.tasks import FillMask
     from fastbert.training import Recipe
 

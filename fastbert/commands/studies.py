@@ -1,4 +1,4 @@
-"""The command ablate: tables of the paper and studies."""
+"""The ablate command: reproduces tables of the paper at small sizes, and runs studies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastbert.errors import InputError
 
 
 def ablate(args: argparse.Namespace) -> int:
-    """Trains the rows of a table of the paper at a small size, or of a study, and prints them beside the paper's."""
+    """Trains the rows of a study, or of a table of the paper at a small size, and prints them beside the paper's."""
     from fastbert.studies.ablations import run_suite
     from fastbert.studies.finetuning import STUDIES
 
@@ -25,13 +25,13 @@ def ablate(args: argparse.Namespace) -> int:
 
 
 def _study(args: argparse.Namespace) -> str:
-    """A study of poolings, directions or layers."""
+    """Runs a study of poolings, directions or layers; returns its table."""
     from fastbert.finetuning import FineTuneOptions
     from fastbert.finetuning.reading import ReadOptions, read_split
     from fastbert.studies.finetuning import TaskData, run_study
 
     if args.model is None:
-        raise InputError(f"--suite {args.suite} needs --model, the checkpoint that is fine-tuned")
+        raise InputError(f"--suite {args.suite} needs --model, the checkpoint to fine-tune")
     tasks = []
     for name in ("sentence", "token"):
         kind = getattr(args, f"{name}_task")
@@ -39,7 +39,7 @@ def _study(args: argparse.Namespace) -> str:
         if paths["train"] is None:
             continue
         if paths["dev"] is None:
-            raise InputError(f"--{name}-train needs --{name}-dev: the best epoch is chosen on it")
+            raise InputError(f"--{name}-train needs --{name}-dev: the best epoch is selected on it")
         how = ReadOptions(layout=args.layout if name == "sentence" else None)
         tasks.append(TaskData(kind, **{part: read_split(kind, path, part, how) for part, path in paths.items() if path}))
     if not tasks:

@@ -1,4 +1,4 @@
-"""The command tokenizer train."""
+"""The tokenizer train command: learns a vocabulary and reports on it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fastbert.text.vocabulary import vocabulary_report
 
 
 def train_tokenizer(args: argparse.Namespace) -> None:
-    """A WordPiece vocabulary from text, the same bytes every time."""
+    """Learns a WordPiece vocabulary from text; the result is deterministic."""
     folder = Path(args.output)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"cannot write {folder}: it is a file")
@@ -28,10 +28,10 @@ def train_tokenizer(args: argparse.Namespace) -> None:
     held = [name for name in ("config.json", *WEIGHT_FILES) if (folder / name).is_file()]
     if held:
         raise InputError(f"{folder} holds a model ({held[0]}), whose tokenizer this would replace: name another folder")
-    once = "-" in args.input  # standard input can be read a single time
+    once = "-" in args.input  # standard input can be read only once
     share = _share(args.held_out)
     if once and share is not None:
-        raise InputError(f"held_out = {args.held_out}: texts of standard input are not read twice; name a file to hold out")
+        raise InputError(f"held_out = {args.held_out}: standard input cannot be read twice; name a file to hold out")
     texts: Iterable[str] = Sentences(args.input, **text_options(args))
     reported: Iterable[str] | None = _Part(texts, 100, True)
     place = "every 100th text trained on"
@@ -43,7 +43,7 @@ def train_tokenizer(args: argparse.Namespace) -> None:
     elif once:
         reported = None
     made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written stops before the work
+    folder.mkdir(parents=True, exist_ok=True)  # early, so that an unwritable folder fails before training
     try:
         tokenizer = fastbert.BertTokenizer.train(
             iter(texts) if once else texts,
@@ -63,7 +63,7 @@ def train_tokenizer(args: argparse.Namespace) -> None:
 
 
 def _share(value: str | None) -> float | None:
-    """A share of texts, None where the value names a file or is absent."""
+    """Parses a share of the texts; None if the value names a file or is absent."""
     try:
         share = float(value or "")
     except ValueError:
@@ -74,7 +74,7 @@ def _share(value: str | None) -> float | None:
 
 
 class _Part:
-    """Every n-th text, or all the others."""
+    """Iterates over every n-th text, or over all the others."""
 
     def __init__(self, texts: Iterable[str], every: int, chosen: bool) -> None:
         self.texts, self.every, self.chosen = texts, every, chosen

@@ -1,12 +1,12 @@
 """Fine-tuning and features, from examples to predictions and scores.
 
-finetuning.py   all seeds, the results folder   feature_cache.py  a frozen encoder's hidden states, computed once
-seed_run.py     one training, resumable         labels.py         which labels, in which order
-options.py      the recipe                      metrics.py        scikit-learn, scipy, seqeval, SQuAD's rules
-problems.py     what tasks have in common       overview.py       the data before the training
-registry.py     the problem of each kind:       results.py        predictions, confusion, span errors
+finetuning.py   all seeds, the results folder   feature_cache.py  hidden states of a frozen encoder, computed once
+seed_run.py     one resumable training run      labels.py         the label names and their order
+options.py      the hyperparameters             metrics.py        scikit-learn, scipy, seqeval, SQuAD's rules
+problems.py     the interface of a task         overview.py       summary of the data before training
+registry.py     the problem of each kind:       results.py        predictions, confusion matrix, span errors
 sentences.py, choosing.py, tagging.py, answering.py
-models.py       building, saving, loading       comparison.py     both modes; studies.py: poolings, directions, layers
+models.py       building, saving, loading       evaluation.py     scores of a saved model
 reading.py      files to examples
 """
 

@@ -1,4 +1,4 @@
-"""Questions on texts: start and end of the answer in windows of the context, [CLS] where a window does not hold it."""
+"""Extractive question answering: the answer's start and end in windows of the context, [CLS] if a window lacks the answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LISTED = 5
 
 
 class Answering(Problem):
-    """Spans of contexts. Where the training data have questions without an answer, the threshold for those is found on dev."""
+    """Answers as spans of contexts; if the training data have unanswerable questions, their threshold is tuned on dev."""
 
     head = "span"
     task_class = QuestionAnswerer
@@ -42,7 +42,7 @@ class Answering(Problem):
             raise InputError(f"{train.name} holds no question with an answer that stands in its context")
 
     def _leave_out_unknown(self, split: Split) -> None:
-        """Questions without answers that are not said to have none can neither teach nor judge."""
+        """Drops questions that have no answers and are not marked impossible: they can be neither trained on nor scored."""
         known = [number for number, question in enumerate(split.examples) if question.answers or question.impossible]
         if not known:
             raise InputError(f"{split.name}: no question has answers, or is_impossible; there is nothing to learn or to score")
@@ -53,23 +53,23 @@ class Answering(Problem):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Windows, and the threshold."""
+        """The stride of windows and the null threshold."""
         return {"doc_stride": self.options.doc_stride, "null_threshold": self.null_threshold}
 
     def restore(self, settings: dict[str, Any]) -> None:
-        """Takes the threshold that was found with a model."""
+        """Restores the null threshold that was tuned with a saved model."""
         self.null_threshold = settings.get("null_threshold", self.null_threshold)
 
     def task(self, model: Any) -> Any:
-        """`QuestionAnswerer`."""
+        """A `QuestionAnswerer` around the model."""
         return QuestionAnswerer(model, self.tokenizer, max_length=self.options.max_length, **self.settings)
 
     def length(self, longest: int) -> int:
-        """Tokens of a window."""
+        """Maximum number of tokens in a window."""
         return window_length(self.options.max_length, longest)
 
     def frame(self, split: Split) -> FramedSplit:
-        """Windows of contexts behind their questions."""
+        """Rows of a question followed by a window of its context."""
         questions = frame_questions(
             self.tokenizer,
             [(question.question, question.context) for question in split.examples],
@@ -80,11 +80,11 @@ class Answering(Problem):
         return FramedSplit(split, questions.framed, questions)
 
     def warn_of_cuts(self, part: FramedSplit) -> None:
-        """Of questions: contexts are never cut."""
+        """Warns of truncated questions; contexts are never truncated."""
         warn_of_cut_questions(part.inputs)
 
     def targets(self, part: FramedSplit) -> list[Any]:
-        """A sample a window, with the columns of the answer's first and last token."""
+        """One target per window: the columns of the answer's first and last token."""
         framed = part.framed
         spans = [_tokens(q, offsets) for q, offsets in zip(part.split.examples, part.inputs.offsets, strict=True)]
         found = []
@@ -96,12 +96,12 @@ class Answering(Problem):
         return found
 
     def keywords(self, targets: Sequence[Any]) -> dict[str, Any]:
-        """(B,) columns of starts and ends."""
+        """Start and end columns, (B,) each."""
         starts, ends = (torch.tensor([target[side] for target in targets]) for side in (0, 1))
         return {"start_positions": starts, "end_positions": ends}
 
     def predict(self, task: Any, part: FramedSplit, batch_tokens: int) -> list[Prediction]:
-        """Answers with their places, beside the right ones; with what choosing "no answer" needs."""
+        """Answers with their positions, the gold answers, and the margin by which "no answer" is chosen."""
         rows, split = [], part.split
         for question, found in zip(split.examples, task.answer(part.inputs, batch_tokens=batch_tokens), strict=True):
             best = found.choose(None)
@@ -118,19 +118,19 @@ class Answering(Problem):
         return rows
 
     def score(self, split: Split, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """Exact match and F1, in per cent."""
+        """Exact match and F1, in percent."""
         gold = {question.id: [answer.text for answer in question.answers] for question in split.examples}
         found = answer_metrics(gold, {row["id"]: row["answer"] for row in predictions})
         return {name: found[name] for name in self.metrics}
 
     def counts(self, split: Split) -> Counter[str]:
-        """Questions with and without an answer."""
+        """Numbers of questions with and without an answer."""
         return Counter("without an answer" if q.impossible else "with an answer" for q in split.examples)
 
 
 def best_threshold(rows: Sequence[Prediction]) -> float:
-    """The threshold of "no answer" with the best F1, as SQuAD 2.0's script finds it; rows carry answer, gold and margin."""
-    gains: dict[float, float] = {}  # by margin: what is won where those answers are given up
+    """The "no answer" threshold with the best F1, found as in SQuAD 2.0's script; rows hold answer, gold and null_margin."""
+    gains: dict[float, float] = {}  # margin -> change of the total F1 if the answers with that margin become "no answer"
     for row in rows:
         golds = row.get("gold") or [""]
         given = max(answer_f1(gold, row["answer"]) for gold in golds)
@@ -145,7 +145,7 @@ def best_threshold(rows: Sequence[Prediction]) -> float:
 
 
 def _tokens(question: Question, offsets: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
-    """The first and last token of the first answer that stands in the context."""
+    """The first and last token of the first answer that occurs in the context; None if there is none."""
     answer = next((a for a in question.answers if a.start >= 0), None)
     if answer is None:
         return None

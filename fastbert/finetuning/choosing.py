@@ -1,4 +1,4 @@
-"""Multiple choice: a text, candidates, and the number of the right one."""
+"""Multiple choice: a text, its candidates, and the index of the correct one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastbert.tasks.sequences import frame_texts
 
 
 class Choosing(Problem):
-    """The best of several candidates; training wants the same number of candidates everywhere."""
+    """Chooses the best of several candidates; all training examples must have the same number of candidates."""
 
     head = "choice"
     task_class = MultipleChoice
@@ -33,20 +33,20 @@ class Choosing(Problem):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Lengths."""
+        """How texts beyond the length limit are handled."""
         return {"overlong": self.options.overlong}
 
     def task(self, model: Any) -> Any:
-        """`MultipleChoice`."""
+        """A `MultipleChoice` task around the model."""
         return MultipleChoice(model, self.tokenizer, max_length=self.options.max_length, **self.settings)
 
     @property
     def rows_a_sample(self) -> int:
-        """A row a candidate."""
+        """One row per candidate."""
         return self.num_choices
 
     def frame(self, split: Split) -> FramedSplit:
-        """The text with each candidate."""
+        """Rows of the text paired with each candidate."""
         owners = [number for number, example in enumerate(split.examples) for _ in example.choices]
         framed = frame_texts(
             self.tokenizer,
@@ -58,24 +58,24 @@ class Choosing(Problem):
         return FramedSplit(split, framed, framed)
 
     def targets(self, part: FramedSplit) -> list[Any]:
-        """A sample an example."""
+        """One target per example: the index of the correct candidate."""
         return [example.label for example in part.split.examples]
 
     def keywords(self, targets: Sequence[Any]) -> dict[str, Any]:
-        """(B,) numbers of the right candidates."""
+        """Indices of the correct candidates, (B,), and the number of candidates."""
         return {"labels": torch.tensor(targets), "num_choices": self.num_choices}
 
     def predict(self, task: Any, part: FramedSplit, batch_tokens: int) -> list[Prediction]:
-        """Numbers of candidates with probabilities, beside the right ones."""
+        """Indices of the chosen candidates with probabilities, and the gold indices."""
         examples = part.split.examples
         rows = task.decode([example.choices for example in examples], task.scores(part.inputs, batch_tokens))
         return [r if e.label is None else {**r, "gold": e.label} for r, e in zip(rows, examples, strict=True)]
 
     def score(self, split: Split, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """The metrics of predictions."""
+        """The chosen metrics of the predictions."""
         gold, given = [str(e.label) for e in split.examples], [str(row["label"]) for row in predictions]
         return class_metrics(self.metrics, gold, given, sorted(set(gold)))
 
     def counts(self, split: Split) -> Counter[str]:
-        """How often each place is the right one."""
+        """How often the candidate at each position is the correct one."""
         return Counter(f"candidate {example.label}" for example in split.examples)

@@ -1,4 +1,4 @@
-"""A trained model on labelled examples: which task it is for, its predictions, its scores."""
+"""Evaluates a trained model on labelled examples: finds its task, predicts, and scores the predictions."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _RELATIONS = {"entailment", "neutral", "contradiction", "not_entailment"}
 
 
 def task_of_model(folder: Path) -> str:
-    """The task that a model was trained for: as fine-tuning wrote it, or by its class and labels.
+    """The task that a model was trained for, read from the fine-tuning settings or derived from its class and labels.
 
     Raises:
-        InputError: a model without a head for a task.
+        InputError: the model has no task head.
     """
     written = task_settings(folder).get("task")
     if written:
@@ -54,7 +54,7 @@ def task_of_model(folder: Path) -> str:
 
 
 def has_several_labels(folder: Path, kind: str) -> bool:
-    """Whether a model gives a text several labels."""
+    """Whether a model may assign several labels to one text."""
     return kind == "classify" and BertConfig.from_pretrained(folder).problem_type == "multi_label_classification"
 
 
@@ -80,9 +80,9 @@ def evaluate_model(
         model: a directory or hub id.
         split: the examples.
         kind: the task; None takes the model's own.
-        options: metrics, labels (what numbers in the data stand for, or other names for the model's, in its order), lengths;
-            None takes what stands beside the model.
-        device: None means a CUDA device where there is one, else the CPU.
+        options: metrics, labels (the names that numbers in the data stand for, or other names for the model's labels, in its
+            order) and length handling; None takes the settings saved with the model.
+        device: None means a CUDA device if one is available, else the CPU.
         hub: `revision`, `cache_dir`, `token`, `local_files_only`.
 
     Raises:

@@ -1,9 +1,9 @@
 """Hidden states of a frozen encoder, computed once and kept on disk.
 
     folder/<hash of texts and pooling>/cache.json      hashes of weights, tokenizer, texts and values
-                                       layer-<n>.npy   float32 (rows, N), the sequences one after the other
+                                       layer-<n>.npy   float32 (rows, N), the sequences concatenated
 
-A cache is used only where all hashes agree; otherwise it is said what has changed, and it is made anew.
+A cache is used only if all hashes match; otherwise a message names what has changed, and the features are recomputed.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ MANIFEST = "cache.json"
 
 
 class FeatureCache:
-    """Features by the number of a framed row. `ComposedModel.cache` takes one.
+    """Encoder features on disk, looked up by row index. `ComposedModel.cache` takes one.
 
     Args:
-        folder: made if absent; several runs may share it.
-        model: whose encoder is frozen.
-        tokenizer: of the model.
-        say: is told what was computed, found or refused.
+        folder: created if absent; several runs may share it.
+        model: a model with a frozen encoder.
+        tokenizer: the model's tokenizer.
+        say: called with a message when features are computed, found or refused.
     """
 
     def __init__(self, folder: Path, model: ComposedModel, tokenizer: BertTokenizer, say: Callable[[str], None]) -> None:
         self.folder, self.model, self.say = folder, model, say
         self._weights = _hash_of_weights(model)
         self._tokenizer = hashlib.sha256(tokenizer.to_json().encode()).hexdigest()
-        self._stores: dict[Framed, tuple[np.ndarray, dict[int, np.ndarray]]] = {}  # bounds of rows; layers
+        self._stores: dict[Framed, tuple[np.ndarray, dict[int, np.ndarray]]] = {}  # row bounds, features by layer
 
     def prepare(self, framed: Framed, show: bool) -> None:
-        """Computes the features of rows, or finds them on disk."""
+        """Loads the features of all rows from disk, computing those that are missing."""
         pooled = self.model.pools_first
         texts = _hash_of_rows(framed)
         manifest = {"texts": texts, "pooling": self.model.options.pooling if pooled else "", "weights": self._weights}
@@ -79,7 +79,7 @@ class FeatureCache:
         self._stores[framed] = (bounds, layers)
 
     def lookup(self, batch: PackedBatch, layers: Sequence[int]) -> list[Tensor] | None:
-        """The features of a batch by the numbers of its rows; None where it was packed from others."""
+        """The cached features of a batch, one tensor per layer; None if its rows do not come from a prepared `Framed`."""
         if batch.origin is None or batch.origin.framed not in self._stores:
             return None
         bounds, stored = self._stores[batch.origin.framed]

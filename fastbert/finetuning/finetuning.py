@@ -1,8 +1,8 @@
-"""Fine-tuning from examples to a model, its predictions and its scores; several seeds, and both modes side by side.
+"""Fine-tuning over one or several seeds: from examples to a model, its predictions and its scores.
 
-output/model/             the best seed's, opens in transformers    output/predictions.jsonl  of test, or else of dev
-output/metrics.json       of every seed, means and spreads          output/report.md          with the errors, as a picture too
-output/run.json           what is trained on what, by which recipe  output/seed-<n>/          one training each
+output/model/        of the best seed, opens in transformers   output/predictions.jsonl  on test, or else on dev
+output/metrics.json  each seed, mean and standard deviation    output/report.md          scores and errors, also as a plot
+output/run.json      model, data hashes and options            output/seed-<n>/          one training run per seed
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from fastbert.text import tokenizer_files
 from fastbert.text.tokenizer import BertTokenizer
 from fastbert.training.preparation import differences
 
-_SOURCE = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS]  # files of the model that is started from
+_SOURCE = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS]  # files of the initial model
 
 
 @dataclass
 class FineTuneResult:
-    """What came of a run.
+    """The result of a fine-tuning run.
 
     Attributes:
-        folder: of the run; the model is in `folder / "model"`.
-        seeds: one result a seed.
-        metrics: means over the seeds, of test, or else of dev; empty without either.
-        best: the seed whose model was kept: the best on dev, or the first one.
+        folder: the output folder; the model is in `folder / "model"`.
+        seeds: one result per seed.
+        metrics: means over the seeds on test, or else on dev; empty without either.
+        best: the seed whose model was kept: the best on dev, or the first one without dev.
     """
 
     folder: Path
@@ -69,24 +69,24 @@ def finetune(
     say: Callable[[str], None] = terminal.say,
     **hub: Any,
 ) -> FineTuneResult:
-    """Trains a model for a task, or goes on where an earlier call with the same arguments stopped.
+    """Trains a model for a task, or resumes where an earlier call with the same arguments stopped.
 
     Args:
         kind: "classify", "nli", "regress", "choice", "ner" or "qa".
         model: a directory or hub id to start from.
         train, dev, test: examples of `fastbert.data` (`TextExample`, `ChoiceExample`, `TaggedSentence`, `Question`). The best
             epoch is chosen on dev; without it the last one is kept.
-        output: folder of the run, new or of the same run.
-        options: how; None means the paper's values.
-        seeds: trainings, with the seeds `options.seed` and those behind it.
-        device: None means a CUDA device where there is one, else the CPU.
-        feature_cache: folder of frozen features; None means one in `output`.
-        show_progress: bars on stderr; None shows them on a terminal.
-        say: is told what happens; by default it stands on stderr.
+        output: folder of the run: a new folder, or that of the run to resume.
+        options: hyperparameters; None means the paper's values.
+        seeds: number of training runs, with the seeds `options.seed`, `options.seed + 1`, ...
+        device: None means a CUDA device if one is available, else the CPU.
+        feature_cache: folder for the features of a frozen encoder; None means one in `output`.
+        show_progress: whether to show progress bars on stderr; None shows them on a terminal.
+        say: called with each status message; by default messages go to stderr.
         hub: `revision`, `cache_dir`, `token`, `local_files_only`.
 
     Raises:
-        InputError: data or options that do not fit, before anything is trained. StoppedError: by a signal; saved.
+        InputError: invalid data or options, before anything is trained. StoppedError: stopped by a signal, after saving.
     """
     check_installed()
     if seeds < 1:
@@ -105,7 +105,7 @@ def finetune(
     named = {part.split.name: part for part in parts}
     text = overview(problem, parts)
     say(text)
-    build_model(problem, source, options, options.seed)  # a checkpoint that does not fit is refused before a file is written
+    build_model(problem, source, options, options.seed)  # rejects an unsuitable checkpoint before any file is written
     about = {
         "task": kind,
         "model": str(model),
@@ -138,7 +138,7 @@ def _finish(
     text: str,
     say: Callable[[str], None],
 ) -> FineTuneResult:
-    """Tests every seed, keeps the best one's model, and writes the results."""
+    """Scores every seed on test (without test, the best one on dev), keeps the best model, and writes the results."""
     precision = precision_of(problem.options.precision, device)
     best = max(results, key=lambda result: problem.goodness(result.dev))
     judged = named.get("test", named.get("dev"))
@@ -191,15 +191,15 @@ def _keep(model: Path, target: Path) -> None:
 
 
 def check_output(folder: Path) -> None:
-    """That results can be written: a new folder, an empty one, or one of a run.
+    """Checks that results can be written to a folder: it must be new, empty, or hold a fine-tuning run.
 
     Raises:
-        InputError: it holds something else. CheckpointError: it cannot be written.
+        InputError: the folder holds something else. CheckpointError: it cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"cannot write {folder}: it is a file")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "run.json").is_file():
-        raise InputError(f"{folder} holds something else than a fine-tuning run: name a new folder")
+        raise InputError(f"{folder} holds something other than a fine-tuning run: name a new folder")
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -213,7 +213,7 @@ def check_output(folder: Path) -> None:
 
 
 def _begin(folder: Path, about: dict[str, Any], model: str | Path) -> None:
-    """Writes what is trained, or makes sure that the run in the folder is the same one."""
+    """Writes run.json, or checks that the run already in the folder has the same settings."""
     path = folder / "run.json"
     about = json.loads(json.dumps(about))
     if path.is_file():
@@ -221,13 +221,13 @@ def _begin(folder: Path, about: dict[str, Any], model: str | Path) -> None:
         if "on_long" in written.get("options", {}):  # its name until 0.7
             written["options"]["overlong"] = written["options"].pop("on_long")
         found = [found for found in differences(written, about) if not _may_differ(*found)]
-        for key, before, now in sorted(found, key=lambda one: one[0] != "options.mode"):  # others follow from the mode
+        for key, before, now in sorted(found, key=lambda one: one[0] != "options.mode"):  # other options depend on the mode
             if key.startswith("data."):
                 part = key.removeprefix("data.")
                 raise InputError(f"{folder} holds a run on other examples of {part}: name another output folder")
             if key == "weights":
                 raise InputError(
-                    f"{folder} holds a run that started from another model than {model}: name another output folder"
+                    f"{folder} holds a run that started from a model other than {model}: name another output folder"
                 )
             raise InputError(f"{folder} holds a run with {key} = {before!r}; now it is {now!r}: name another output folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -235,7 +235,7 @@ def _begin(folder: Path, about: dict[str, Any], model: str | Path) -> None:
 
 
 def _may_differ(key: str, before: Any, now: Any) -> bool:
-    """Whether a run may be resumed all the same: with more seeds, other checkpoint times, or what was not written once."""
+    """Whether a run can be resumed despite a difference: the seed count, checkpoint interval, model path, or missing hash."""
     name = key.rpartition(".")[2]
     return name in ("seeds", "checkpoint_every", "model") or (name == "weights" and before is None)
 

@@ -1,6 +1,6 @@
-"""Which labels there are, in which order: those of the data, of the user, or of a checkpoint that knows them already.
+"""Decides the label names and their order, from the data, the user, or the trained head of a checkpoint.
 
-Labels are matched by name and never by number. A new order of the same names changes no named prediction.
+Labels are matched by name and never by number. Reordering the same names does not change the name that is predicted.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ def decide_labels(
     """The label names in the order of the scores.
 
     Args:
-        found: in the training data.
-        wanted: by the user, who decides names and order; where all found ones are numbers, the names of 0, 1, ...
-        known: of the checkpoint's trained head, None where it has none.
-        new_head: forget those.
-        fixed: take those of the checkpoint, or wanted ones of other names in their place, whatever was found.
+        found: labels in the training data.
+        wanted: labels named by the user, in that order; if all labels in the data are numbers, the names of 0, 1, ...
+        known: labels of the checkpoint's trained head; None if it has none.
+        new_head: ignore `known`.
+        fixed: take the labels of the checkpoint, or `wanted` if its names differ from them, regardless of `found`.
 
     Raises:
-        InputError: a wanted label without an example, a found one that is not wanted, or a checkpoint with other labels.
+        InputError: a wanted label without an example, a found label that is not wanted, or a checkpoint with other labels.
     """
     names = in_order(found)
     if fixed and known is not None:
@@ -33,7 +33,7 @@ def decide_labels(
         return list(known if wanted is None or set(wanted) == set(known) else wanted)
     if wanted is not None:
         if len(set(wanted)) != len(wanted):
-            raise InputError(f"labels = {', '.join(wanted)}: a name comes twice")
+            raise InputError(f"labels = {', '.join(wanted)}: a name occurs twice")
         if not numbers_stand_for(names, wanted):
             missing = [name for name in wanted if name not in names]
             if missing:
@@ -55,24 +55,25 @@ def decide_labels(
 
 
 def numbers_stand_for(names: Sequence[str], wanted: Sequence[str]) -> bool:
-    """Whether labels in the data are the numbers 0, 1, ... of the wanted names, which are no numbers themselves."""
+    """Whether the labels in the data are indices into the wanted names, none of which is itself a number."""
     return all(name.isdecimal() and int(name) < len(wanted) for name in names) and not any(name.isdecimal() for name in wanted)
 
 
 def names_of_numbers(
     found: Iterable[str], labels: Sequence[str], wanted: Sequence[str] | None, fixed: bool
 ) -> Sequence[str] | None:
-    """What the labels 0, 1, ... in the data stand for: the wanted names, in their order; None where the data have names.
+    """The names that the labels 0, 1, ... in the data stand for: `wanted`, in its order; None if the data have names.
 
-    The order of a trained model's names says nothing about the numbers in somebody's file; only LABEL_0, LABEL_1, ... do.
+    The order of a trained model's labels does not define what numbers in a data file mean, unless the labels are LABEL_0,
+    LABEL_1, ...
 
     Args:
-        found: in the data.
-        labels: of the model.
+        found: labels in the data.
+        labels: labels of the model.
         wanted, fixed: see `decide_labels`.
 
     Raises:
-        InputError: numbers, and nothing says what they stand for.
+        InputError: the data have numbers whose names are unknown.
     """
     numbers = in_order(found)
     if not numbers_stand_for(numbers, labels):
@@ -88,7 +89,7 @@ def names_of_numbers(
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Names once each, in alphabetical order; numbers in numerical order."""
+    """The distinct names in alphabetical order, or in numerical order if all are numbers."""
     distinct = set(names)
     if all(name.lstrip("-").isdecimal() for name in distinct):
         return sorted(distinct, key=int)

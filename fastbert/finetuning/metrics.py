@@ -1,7 +1,7 @@
-"""Metrics of tasks, by the libraries that the field uses: scikit-learn, scipy, seqeval; SQuAD's own rules for answers.
+"""Metrics of tasks, computed by the standard libraries (scikit-learn, scipy, seqeval) and, for answers, by SQuAD's rules.
 
-All are shares between 0 and 1 (correlations between -1 and 1), except exact match and F1 of answers, which are per cent as
-SQuAD's script prints them.
+All are fractions between 0 and 1 (correlations between -1 and 1) except "mse", which is a squared error, and exact match and
+F1 of answers, which are percentages, as in SQuAD's script.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ LOWER_IS_BETTER = ("mse",)
 
 
 def chosen_metrics(kind: str, names: Sequence[str]) -> tuple[str, ...]:
-    """The metrics of a task: the names that were given, or its own.
+    """The metrics of a task: the given names, or the task's defaults.
 
     Raises:
-        InputError: a name that the task does not have.
+        InputError: a metric that the task does not have.
     """
     for name in names:
         if name not in _KNOWN[kind]:
@@ -51,12 +51,13 @@ def chosen_metrics(kind: str, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def class_metrics(names: Sequence[str], gold: Sequence[str], guessed: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
-    """Metrics of single labels.
+    """Metrics of single-label classification.
 
     Args:
-        names: "accuracy", "matthews_correlation", "f1_macro", or "f1": of the positive class of two, the last label by name.
+        names: "accuracy", "matthews_correlation", "f1_macro", or "f1", which is binary: its positive class is the label whose
+            name comes last in alphabetical order.
         gold, guessed: label names.
-        labels: all names that the model knows.
+        labels: all labels of the model.
     """
     from sklearn import metrics
 
@@ -70,7 +71,7 @@ def class_metrics(names: Sequence[str], gold: Sequence[str], guessed: Sequence[s
 
 
 def multi_label_metrics(names: Sequence[str], gold: Any, guessed: Any) -> dict[str, float]:
-    """Metrics of several labels: "f1_micro", "f1_macro", "exact" (all labels of an example right); (n, C) of 0 and 1."""
+    """Metrics of multi-label classification: "f1_micro", "f1_macro", "exact" (all labels correct); inputs (n, C), 0 or 1."""
     from sklearn import metrics
 
     known: dict[str, Callable[[], float]] = {
@@ -82,7 +83,7 @@ def multi_label_metrics(names: Sequence[str], gold: Any, guessed: Any) -> dict[s
 
 
 def number_metrics(names: Sequence[str], gold: Sequence[float], guessed: Sequence[float]) -> dict[str, float]:
-    """Metrics of numbers: "pearson", "spearman", "mse". A correlation with a constant is 0."""
+    """Metrics of regression: "pearson", "spearman", "mse"; the correlation with a constant is defined as 0."""
     import numpy as np
     from scipy import stats
     from sklearn import metrics
@@ -99,12 +100,12 @@ def number_metrics(names: Sequence[str], gold: Sequence[float], guessed: Sequenc
 def tag_metrics(
     names: Sequence[str], gold: Sequence[Sequence[str]], guessed: Sequence[Sequence[str]], strict: bool = False
 ) -> dict[str, float]:
-    """Metrics of tags.
+    """Metrics of word tags.
 
     Args:
-        names: "f1", "precision", "recall", of spans, and "accuracy", of words. Tags that are no spans (parts of speech) count
-            as classes of words, and the first three are means over the classes.
-        strict: a span counts only where its tags follow IOB2's, or IOBES' or BILOU's, rules.
+        names: "f1", "precision" and "recall" of spans, and "accuracy" of words. Tags that do not encode spans (parts of
+            speech) are scored as classes of words, and the first three are macro averages over the classes.
+        strict: count a span only if its tags follow the rules of their scheme (IOB2, IOBES or BILOU).
     """
     if not any(tag != "O" for tags in [*gold, *guessed] for tag in tags):
         return dict.fromkeys(names, 0.0) | ({"accuracy": 1.0} if "accuracy" in names else {})
@@ -143,11 +144,11 @@ def _word_metrics(names: Sequence[str], gold: Sequence[Sequence[str]], guessed: 
 
 
 def answer_metrics(gold: Mapping[str, Sequence[str]], guessed: Mapping[str, str]) -> dict[str, float]:
-    """Exact match and F1 of answers in per cent, each the best over the right answers of a question; SQuAD's rules.
+    """Exact match and F1 of answers in percent by SQuAD's rules, each the maximum over the gold answers of a question.
 
     Args:
-        gold: for each question the right answers; none means that it has no answer, which "" is right for.
-        guessed: for each question the answer that was found.
+        gold: the gold answers of each question; an empty list marks an unanswerable question, for which "" is correct.
+        guessed: the predicted answer of each question.
     """
     totals = Counter[str]()
     for name, right in gold.items():
@@ -159,18 +160,18 @@ def answer_metrics(gold: Mapping[str, Sequence[str]], guessed: Mapping[str, str]
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, without punctuation, articles and surplus white space."""
+    """The text in lower case, without punctuation, articles and extra white space."""
     text = "".join(character for character in text.lower() if character not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
 def exact_match(gold: str, guessed: str) -> int:
-    """1 where both are the same once normalised."""
+    """1 if both answers are equal after normalization, else 0."""
     return int(normalize_answer(gold) == normalize_answer(guessed))
 
 
 def answer_f1(gold: str, guessed: str) -> float:
-    """F1 of the words of two answers; of two empty ones 1."""
+    """F1 of the words of two answers; 1 if both are empty."""
     right, given = normalize_answer(gold).split(), normalize_answer(guessed).split()
     if not right or not given:
         return float(right == given)
@@ -182,7 +183,7 @@ def answer_f1(gold: str, guessed: str) -> float:
 
 
 def check_installed() -> None:
-    """Raises InputError where the libraries are not there, before work begins."""
+    """Raises InputError if a required library is missing, before any work begins."""
     import importlib.util
 
     for package in ("sklearn", "scipy", "seqeval"):
@@ -191,9 +192,9 @@ def check_installed() -> None:
 
 
 def positive_label(labels: Sequence[str]) -> str:
-    """The class that "f1" is of: the last of two by name. InputError where there are not two."""
+    """The positive class of "f1": of two labels, the last in alphabetical order; InputError unless there are exactly two."""
     if len(labels) != 2:
-        raise InputError(f"the metric 'f1' is of one class of two; there are {len(labels)} labels: use 'f1_macro'")
+        raise InputError(f"the metric 'f1' needs exactly two labels; there are {len(labels)} labels: use 'f1_macro'")
     return max(labels)
 
 

@@ -1,4 +1,4 @@
-"""Making, saving and loading the models that are fine-tuned: one of the nine classes, or a composed one."""
+"""Builds, saves and loads the models that are fine-tuned: one of the nine model classes, or a `ComposedModel`."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from fastbert.model.encoder import BertModel
 from fastbert.tasks.loading import SETTINGS, check_complete, head_of, longest_row, task_settings
 from fastbert.text.tokenizer import BertTokenizer
 
-# The parameters by which a checkpoint shows that it has a trained head, and whether that head's labels are the data's.
+# For each kind of task, the model class whose checkpoints have a trained head with reusable labels.
 _HEADS = {
     "classify": "BertForSequenceClassification",
     "nli": "BertForSequenceClassification",
     "ner": "BertForTokenClassification",
 }
 
-_NEW_PARTS = ("classifier.", "qa_outputs.", "bert.pooler.")  # what fine-tuning may start anew
+_NEW_PARTS = ("classifier.", "qa_outputs.", "bert.pooler.")  # parts that fine-tuning may initialize randomly
 
 
 def look_at(folder: Path, kind: str, tokenizer: BertTokenizer) -> Checkpoint:
-    """What a checkpoint brings along for a task."""
+    """The label names and the maximum row length of a checkpoint, for a task."""
     if is_composed(folder):
         raise InputError(f"{folder} holds a task model on frozen features: fine-tuning starts from a BERT")
     config = BertConfig.from_pretrained(folder)
@@ -43,13 +43,13 @@ def look_at(folder: Path, kind: str, tokenizer: BertTokenizer) -> Checkpoint:
 
 
 def build_model(problem: Problem, folder: Path, options: FineTuneOptions, seed: int) -> Any:
-    """The model to be trained, on the host, in float32: the checkpoint's weights, new ones from the seed where it has none.
+    """The model to train, in float32 on the CPU: the checkpoint's weights, and missing ones initialized from the seed.
 
-    The rows of a new classifier are drawn in alphabetical order of the labels: the same label starts with the same weights,
-    whatever its number.
+    The rows of a new classifier are drawn in alphabetical order of the labels, so a label starts with the same weights
+    whatever its index.
     """
     torch.manual_seed(seed)
-    other = head_of(folder) not in (None, problem.task_class.model_class.__name__)  # a head of another task teaches nothing
+    other = head_of(folder) not in (None, problem.task_class.model_class.__name__)  # never reuse another task's head
     new_head = options.new_head or other
     fields = dict(problem.config_fields)
     if options.dropout is not None and not options.composed:
@@ -99,7 +99,7 @@ def build_model(problem: Problem, folder: Path, options: FineTuneOptions, seed: 
 
 
 def save_model(problem: Problem, model: Any, folder: Path) -> None:
-    """Writes a model that opens in transformers, its tokenizer, and what our tasks read beside it. The folder is replaced."""
+    """Writes a model that opens in transformers, its tokenizer and the settings of our tasks, replacing the folder."""
     settings = {"task": problem.kind, "max_length": problem.options.max_length, **problem.settings}
     with files.replacing_folder(folder) as part:
         model.save_pretrained(part)
@@ -108,7 +108,7 @@ def save_model(problem: Problem, model: Any, folder: Path) -> None:
 
 
 def load_model(problem: Problem, folder: Path, device: torch.device) -> Any:
-    """A model that `save_model` wrote, in evaluation mode; what was found on dev with it goes back to the problem."""
+    """Loads a model written by `save_model`, in evaluation mode; settings tuned on dev are restored to the problem."""
     problem.restore(task_settings(folder))
     if is_composed(folder):
         model: Any = ComposedModel.from_pretrained(folder, device=device)

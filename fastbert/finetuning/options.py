@@ -1,4 +1,4 @@
-"""What a fine-tuning run depends on beside its data: the paper's values by default, each checked."""
+"""Options of a fine-tuning run; the defaults are the paper's, and every value is checked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODES = ("finetune", "features")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 # Paper, appendix A.3: batch 16 or 32, rate 5e-5, 3e-5 or 2e-5, 2 to 4 epochs, dropout 0.1; section 4.2: three epochs at
-# 5e-5 for SQuAD. Task models on frozen features start from nothing, and want a higher rate and more epochs.
+# 5e-5 for SQuAD. Task models on frozen features are trained from scratch and need a higher rate and more epochs.
 EPOCHS, RATE = {"finetune": 3, "features": 20}, {"finetune": 5e-5, "features": 1e-3}
 
 
@@ -29,27 +29,27 @@ class FineTuneOptions:
     Attributes:
         mode: "finetune" trains everything; "features" freezes the encoder and trains a task model on its hidden states.
         epochs, lr: None means 3 and 5e-5, or 20 and 1e-3 on features.
-        batch_size: examples a step.
-        warmup: share of the steps in which the rate rises.
+        batch_size: examples per step.
+        warmup: fraction of the steps used for learning-rate warm-up.
         schedule, optimizer, weight_decay, max_grad_norm: see `fastbert.training`.
-        dropout: of the whole model, or of the task model on features; None keeps the checkpoint's, or 0.1.
-        max_length: tokens of a sequence, special ones included; None means what the model takes, 384 for questions.
+        dropout: dropout of the whole model, or of the task model on features; None keeps the checkpoint's, or 0.1.
+        max_length: tokens of a sequence, special tokens included; None means the model's limit, 384 for questions.
         overlong: "truncate" (None), "error" or "window"; tags and questions always use windows.
-        overlap: tokens that neighbouring windows of texts share.
-        window_scores: how scores of windows are joined, "mean" or "max".
-        doc_stride: tokens between the starts of windows of contexts.
+        overlap: tokens shared by neighbouring windows of a text.
+        window_scores: how the scores of windows are combined, "mean" or "max".
+        doc_stride: tokens between the starts of neighbouring windows of a context.
         labels: names, in the order of the scores; None finds them in the training data, in alphabetical (or numerical) order.
-        new_head: start the head anew where the checkpoint has one.
+        new_head: initialize a new head even if the checkpoint has one.
         multi_label: each text may have several labels.
-        fix_bio: mend tags that break the rules of their scheme, instead of only reporting them.
-        metrics: names; the first one chooses the best epoch. Empty: the task's own.
-        layers, bilstm: of a task model: see `fastbert.composed`. None: "last" and no BiLSTM for texts; on features of tokens
-            what the paper has, "concat-last-4" and two layers.
-        pooling: of texts: None is the model's own head ([CLS] through the pooler); on features "cls".
-        left_to_right: a token attends to itself and to what stands before it.
-        seed: of new weights, order and dropout.
-        precision: "auto" is bfloat16 on CUDA devices that have it, else float32.
-        checkpoint_every: steps between checkpoints to resume from; one is written at each epoch's end as well.
+        fix_bio: repair tags that break the rules of their scheme, instead of only reporting them.
+        metrics: names; the first one selects the best epoch. Empty: the task's defaults.
+        layers, bilstm: layers and BiLSTM of a task model: see `fastbert.composed`. None: "last" and no BiLSTM for texts; on
+            features of tokens the paper's choice, "concat-last-4" and two layers.
+        pooling: pooling of texts: None uses the model's own head ([CLS] through the pooler); on features "cls".
+        left_to_right: a token attends only to itself and to earlier tokens.
+        seed: seed of new weights, example order and dropout.
+        precision: "auto" is bfloat16 on CUDA devices that support it, else float32.
+        checkpoint_every: steps between checkpoints; one is also written at the end of each epoch.
     """
 
     mode: str = "finetune"
@@ -81,10 +81,10 @@ class FineTuneOptions:
     checkpoint_every: int = 500
 
     def resolved(self, kind: str) -> FineTuneOptions:
-        """With everything that is None decided, and checked.
+        """A checked copy with defaults filled in for a kind of task.
 
         Raises:
-            InputError: a value out of range, with what is allowed.
+            InputError: a value out of range; the message names the allowed values.
         """
         self._one_of("mode", MODES)
         features = self.mode == "features"
@@ -104,7 +104,7 @@ class FineTuneOptions:
 
     @property
     def composed(self) -> bool:
-        """Whether the model is not one of the nine classes: on features, or with another pooling, layers or direction."""
+        """Whether a `ComposedModel` is needed: for features, or for another pooling, layers, BiLSTM or direction."""
         return self.mode == "features" or self.left_to_right or bool(self.pooling or self.layers or self.bilstm)
 
     def _check(self, kind: str) -> None:
@@ -143,6 +143,6 @@ class FineTuneOptions:
             raise InputError(f"{name} = {value!r} is not one of {', '.join(values)}")
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The options as a dictionary for JSON."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""What there is to learn from, before the learning: numbers of examples, lengths, what is cut, labels."""
+"""A summary of the data before training: number of examples, lengths, truncation and labels."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MOST_LABELS = 30
 
 
 def overview(problem: Problem, parts: Sequence[FramedSplit]) -> str:
-    """A table, and what reading the data has noted.
+    """A table of the splits, followed by the notes made while reading the data.
 
     Args:
-        problem: what is to be learned.
+        problem: the task.
         parts: the framed splits, train first.
     """
     splits, framed = [part.split for part in parts], [part.framed for part in parts]

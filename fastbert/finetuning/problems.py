@@ -1,6 +1,6 @@
-"""What differs between the tasks: from examples to what a step trains on, from a model to predictions, from those to scores.
+"""The interface of a task: turns examples into training batches, model outputs into predictions, and predictions into scores.
 
-A `Problem` is made from the training examples, which decide the labels. registry.py has those of each kind.
+A `Problem` is built from the training examples, which determine the labels. registry.py lists the class for each kind of task.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Prediction = dict[str, Any]
 
 @dataclass
 class Split:
-    """Examples, and where each comes from.
+    """Examples with the place that each one comes from.
 
     Attributes:
         name: "train", "dev" or "test".
-        examples: of `fastbert.data`.
-        place: what messages call the example of a number.
-        notes: what reading found, for the report.
+        examples: example objects of `fastbert.data`.
+        place: returns the place of an example, given its index, for messages.
+        notes: notes made while reading, for the report.
     """
 
     name: str
@@ -42,24 +42,24 @@ class Split:
     notes: list[str] = field(default_factory=list)
 
     def where(self, number: int) -> str:
-        """The place of an example."""
+        """The place of an example, for messages."""
         return f"{self.name}[{number}]" if self.place is None else self.place(number)
 
     def keep(self, numbers: Sequence[int]) -> None:
-        """Leaves out all other examples; those that stay keep their places."""
-        where = replace(self).where  # as it was
+        """Keeps only the examples with these indices; they keep their places."""
+        where = replace(self).where  # the current places
         self.examples = [self.examples[number] for number in numbers]
         self.place = lambda number: where(numbers[number])
 
 
 @dataclass(frozen=True, eq=False)
 class FramedSplit:
-    """A split as a model reads it: made once, before any model is.
+    """A split tokenized into rows; made once, before any model is built.
 
     Attributes:
         split: the examples.
         framed: their rows.
-        inputs: what the task decodes predictions from: the rows alone, or with pieces of words, or with contexts.
+        inputs: the input for decoding predictions: the rows alone, or with word pieces, or with contexts.
     """
 
     split: Split
@@ -69,12 +69,12 @@ class FramedSplit:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint brings along.
+    """The properties of a checkpoint that a task depends on.
 
     Attributes:
-        labels: names of its labels where it has a trained head for the task, else None.
-        longest: tokens of a row that the model and its tokenizer take.
-        fixed: it is not trained, only evaluated: its labels are what they are, whatever the examples have.
+        labels: label names if the checkpoint has a trained head for the task, else None.
+        longest: maximum number of tokens in a row that the model and its tokenizer accept.
+        fixed: the model is only evaluated, not trained, so its labels stay, whatever the examples have.
     """
 
     labels: list[str] | None
@@ -86,15 +86,15 @@ class Problem(ABC):
     """A task to be learned.
 
     Args:
-        kind: of `options.KINDS`.
-        options: resolved ones.
-        tokenizer: of the model.
+        kind: one of `options.KINDS`.
+        options: resolved options.
+        tokenizer: the model's tokenizer.
         train: the training examples.
         others: dev and test, whose labels must be among those of the training examples.
-        checkpoint: what the model brings along.
+        checkpoint: the labels and the row length of the checkpoint.
     """
 
-    head: ClassVar[str]  # kind of a composed head
+    head: ClassVar[str]  # kind of head in a `ComposedModel`
     task_class: ClassVar[type[HeadTask]]
 
     def __init__(
@@ -113,17 +113,17 @@ class Problem(ABC):
 
     @property
     def config_fields(self) -> dict[str, Any]:
-        """What the head needs to be said in the configuration."""
+        """The configuration fields that the head needs."""
         id2label = dict(enumerate(self.labels))
         return {"id2label": id2label, "label2id": {name: i for i, name in id2label.items()}} if self.labels else {}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What is written beside the model, for `from_pretrained` of the task."""
+        """The settings saved with the model, for `from_pretrained` of the task."""
         return {}
 
-    def restore(self, settings: dict[str, Any]) -> None:  # noqa: B027 - most problems find nothing on dev
-        """Takes back what was found on dev with a model that is read again."""
+    def restore(self, settings: dict[str, Any]) -> None:  # noqa: B027 - most problems tune nothing on dev
+        """Restores settings that were tuned on dev, when a model is loaded again."""
 
     @abstractmethod
     def task(self, model: Any) -> Any:
@@ -131,50 +131,50 @@ class Problem(ABC):
 
     @property
     def rows_a_sample(self) -> int:
-        """Rows of one of the samples that training draws: more than one where they compete."""
+        """Rows per training sample: more than one if the rows are candidates that compete."""
         return 1
 
     def length(self, longest: int) -> int:
-        """Tokens of a row, of those that model and tokenizer take."""
+        """Maximum tokens of a row, given the maximum that the model and the tokenizer accept."""
         return checked_length(self.options.max_length, longest)
 
     @abstractmethod
     def frame(self, split: Split) -> FramedSplit:
-        """The rows of a split."""
+        """Tokenizes a split into rows."""
 
     def warn_of_cuts(self, part: FramedSplit) -> None:
-        """Warns of what was cut of the examples."""
+        """Warns of truncated examples."""
         warn_of_cuts(part.framed, self.max_length)
 
     @abstractmethod
     def targets(self, part: FramedSplit) -> list[Any]:
-        """What is to be learned of each sample of the rows, in the problem's own form."""
+        """The training target of each sample, in the problem's own form."""
 
     @abstractmethod
     def keywords(self, targets: Sequence[Any]) -> dict[str, Any]:
-        """The targets of a batch, as keywords of the model's forward."""
+        """The targets of a batch, as keyword arguments of the model's forward."""
 
     @abstractmethod
     def predict(self, task: Any, part: FramedSplit, batch_tokens: int) -> list[Prediction]:
-        """One prediction an example, ready for JSON."""
+        """One prediction per example, ready for JSON."""
 
     @abstractmethod
     def score(self, split: Split, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """The metrics, the one that chooses first."""
+        """The metrics; the first one selects the best epoch and seed."""
 
     @abstractmethod
     def counts(self, split: Split) -> Counter[str]:
-        """How often each label stands in some examples."""
+        """How often each label occurs in the examples of a split."""
 
     def goodness(self, found: Mapping[str, float]) -> float:
-        """The metric that chooses, turned so that more is better; 0 where nothing was measured."""
+        """The selection metric, negated if lower is better, so that higher is always better; 0 if it was not measured."""
         first = self.metrics[0]
         return found.get(first, 0.0) * (-1 if first in LOWER_IS_BETTER else 1)
 
     def step(
         self, framed: Framed, targets: Sequence[Any], samples: Sequence[int], device: torch.device
     ) -> tuple[PackedBatch, dict[str, Any]]:
-        """The batch of some samples, the longest first, and the keywords of the model's forward."""
+        """The batch of some samples, longest first, and the keyword arguments of the model's forward."""
         count = self.rows_a_sample
         samples = sorted(samples, key=lambda sample: -framed.lengths[sample * count])
         batch = pack_rows(framed, [sample * count + row for sample in samples for row in range(count)], device)

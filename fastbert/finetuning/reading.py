@@ -1,4 +1,4 @@
-"""From files to the examples of a task, with the place of each for messages."""
+"""Reads the examples of a task from files, and records the place of each for messages."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class ReadOptions:
 
     Attributes:
         layout: a key of `LAYOUTS`.
-        text, pair, label, choices: columns; None looks for usual names. "" for `pair`: single texts.
-        separator: between several labels of a text.
-        multi_label: a text may have several.
-        skip_ragged: leave out rows with a wrong number of columns, and count them.
-        word_column, tag_column: of CoNLL files, from 1; None means the last one.
+        text, pair, label, choices: columns; None looks for the usual names. "" for `pair` means single texts.
+        separator: separator between the labels of a text.
+        multi_label: a text may have several labels.
+        skip_ragged: skip and count rows with a wrong number of columns.
+        word_column, tag_column: columns of CoNLL files, from 1; None means the last one.
     """
 
     layout: str | None = None
@@ -44,7 +44,7 @@ class ReadOptions:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Those of the layout, where it is named."""
+        """The metrics of the layout, if one is named."""
         return LAYOUTS[self.layout].metrics if self.layout in LAYOUTS else ()
 
 
@@ -55,8 +55,8 @@ def read_split(kind: str, path: str | Path, name: str, options: ReadOptions, lab
         kind: the task.
         path: a table for texts and choices, CoNLL or JSON lines for tags, SQuAD's JSON for questions.
         name: "train", "dev" or "test", for messages.
-        options: how.
-        labelled: whether labels are wanted; without them they are read where they stand.
+        options: how the file is read.
+        labelled: whether labels are required; otherwise they are read only if present.
 
     Raises:
         InputError: see the readers.
@@ -82,10 +82,10 @@ def read_split(kind: str, path: str | Path, name: str, options: ReadOptions, lab
 
 
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """A share of the training examples as a dev set, drawn at random; both keep their order.
+    """Splits off a random share of the training examples as a dev set; both parts keep their order.
 
     Raises:
-        InputError: a share that leaves nothing on one side.
+        InputError: a share that leaves either part empty.
     """
     count = round(len(split.examples) * share) if 0 < share < 1 else 0
     if not 0 < count < len(split.examples):
@@ -101,7 +101,7 @@ def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
 
 def _layout(kind: str, path: str | Path, options: ReadOptions, labelled: bool) -> Layout:
     if not is_table(path) and Path(path).suffix.lower() != ".txt":
-        raise InputError(f"{path} is no table: expected .tsv, .csv, .jsonl or .txt (tabs)")
+        raise InputError(f"{path} is not a table: expected .tsv, .csv, .jsonl or .txt (tabs)")
     o = options
     layout = find_layout(path, o.layout, o.text, o.pair, o.label, o.choices, labelled)
     if kind == "choice" and not layout.choices:

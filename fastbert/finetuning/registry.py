@@ -1,4 +1,4 @@
-"""Which problem belongs to which kind of task."""
+"""The `Problem` class for each kind of task."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ def make_problem(
     others: Sequence[Split],
     checkpoint: Checkpoint,
 ) -> Problem:
-    """The problem of a kind."""
+    """Builds the problem for a kind of task."""
     return PROBLEMS[kind](kind, options, tokenizer, train, others, checkpoint)

@@ -1,4 +1,4 @@
-"""What a run leaves behind: predictions.jsonl, metrics.json, report.md, and a picture of the errors."""
+"""Writes the results of a run: predictions, and the error analysis of the report with its plots."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ SHOWN = 20  # errors that the report lists
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """One JSON object a line, in the order of the examples."""
+    """Writes one JSON object per line, in the order of the examples."""
     files.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions))
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation over seeds (0 for one)."""
+    """Mean and standard deviation over seeds (0 for a single seed)."""
     return mean(values), stdev(values) if len(values) > 1 else 0.0
 
 
 def summary(found: Sequence[dict[str, float]]) -> str:
-    """Metrics of several seeds as text: mean, and spread where there are two or more."""
+    """Metrics over seeds as text: the mean, and the standard deviation if there are two or more seeds."""
     parts = []
     for name in found[0]:
         middle, around = spread([one[name] for one in found])
@@ -38,7 +38,7 @@ def summary(found: Sequence[dict[str, float]]) -> str:
 
 
 def write_errors(folder: Path, problem: Problem, predictions: Sequence[Prediction]) -> list[str]:
-    """Lines of the report on the errors of predictions, and errors.png where matplotlib is installed."""
+    """The report's lines on prediction errors; also writes a plot for most kinds of task if matplotlib is installed."""
     if not predictions or not all("gold" in row for row in predictions):
         return []
     if problem.kind == "ner":
@@ -80,7 +80,7 @@ def _label_table(problem: Problem, predictions: Sequence[Prediction]) -> list[st
 
 
 def _tag_errors(predictions: Sequence[Prediction]) -> tuple[list[str], Counter[str]]:
-    """Spans by what became of them, and precision and recall by kind, of seqeval."""
+    """Counts of spans by type of error, and precision and recall of each entity kind, from seqeval."""
     from seqeval.metrics import classification_report
 
     kinds = Counter[str]()
@@ -153,7 +153,7 @@ def _number_errors(predictions: Sequence[Prediction]) -> list[str]:
 
 
 def _score_table(table: Any, names: Sequence[str], what: str = "label", counted: str = "examples") -> list[str]:
-    """Precision, recall and F1 of each name, from a report of scikit-learn or seqeval."""
+    """A table of precision, recall and F1 by name, from a classification report of scikit-learn or seqeval."""
     rows = [(name, *(f"{table[name][key]:.3f}" for key in ("precision", "recall", "f1-score"))) for name in names]
     counts = (f"{table[name]['support']:.0f}" for name in names)
     cells = ((*row, count) for row, count in zip(rows, counts, strict=True))
@@ -165,7 +165,7 @@ def _escape_row(line: str) -> str:
 
 
 def _figure(width: float, height: float) -> Any:
-    """A figure, None where matplotlib is not installed."""
+    """A new figure; None if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -1,10 +1,10 @@
-"""One training with one seed: epochs of packed batches, an evaluation behind each, the best one kept, exact resume.
+"""One training run with one seed: epochs of packed batches, evaluation after each, the best epoch kept, exact resume.
 
-    folder/metrics.jsonl    losses and scores        folder/model/        the best epoch's, or the last one's without a dev set
-    folder/checkpoints/     to resume from           folder/result.json   what came of it; the run is done
+    folder/metrics.jsonl    losses and scores        folder/model/        of the best epoch, or of the last without a dev set
+    folder/checkpoints/     to resume from           folder/result.json   the result, written when the run is complete
 
-The order of examples, new weights and dropout are functions of the seed and the step: a run that was stopped and goes on has,
-on a CPU, the same bits as one that was not.
+The order of examples, new weights and dropout are functions of the seed and the step: on a CPU, a run that was stopped and
+resumed is bit-identical to an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ LOG_EVERY = 50
 
 @dataclass
 class SeedResult:
-    """What came of a training.
+    """The result of training with one seed.
 
     Attributes:
-        seed: of it.
-        epoch: whose model was kept, from 1.
-        dev, test: metrics; empty where there are no such examples.
-        seconds: of the training steps, and of computing features, evaluation left out.
-        tokens_per_second: real tokens of the steps.
-        parameters: trained ones.
-        memory_bytes: most that was held.
+        seed: the seed.
+        epoch: the epoch whose model was kept, from 1.
+        dev, test: metrics; empty without such examples.
+        seconds: time of the training steps and of computing features, without evaluation.
+        tokens_per_second: real tokens per second of the training steps.
+        parameters: number of trained parameters.
+        memory_bytes: peak memory.
     """
 
     seed: int
@@ -68,19 +68,19 @@ class SeedResult:
 
 
 class SeedRun:
-    """A training.
+    """A resumable training run with one seed.
 
     Args:
         problem: the task.
         source: folder of the checkpoint to start from.
-        train: what is trained on.
-        dev: what the best epoch is chosen on; None keeps the last one.
-        options: resolved ones.
-        folder: of this training.
-        device: where.
+        train: the training examples.
+        dev: the examples on which the best epoch is selected; None keeps the last epoch.
+        options: resolved options.
+        folder: output folder of this run.
+        device: the device to train on.
         features: folder of cached features, for a frozen encoder.
-        show: a progress bar on stderr.
-        say: is told what happens.
+        show: whether to show a progress bar on stderr.
+        say: called with each status message.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class SeedRun:
         self.per_epoch = math.ceil(len(self.targets) / options.batch_size)
         assert options.epochs is not None
         self.steps = self.per_epoch * options.epochs
-        self.warmup = math.ceil(self.steps * options.warmup)  # as transformers' Trainer
+        self.warmup = math.ceil(self.steps * options.warmup)  # as in transformers' Trainer
         assert options.lr is not None
         self.lr = options.lr
         self.optimizer = make_optimizer(options.optimizer, self.model, self.lr, weight_decay=options.weight_decay)
@@ -125,10 +125,10 @@ class SeedRun:
     # -- the steps -------------------------------------------------------------------------------------------------------
 
     def run(self) -> SeedResult:
-        """All steps that are left.
+        """Runs all remaining steps.
 
         Raises:
-            StoppedError: by SIGTERM or Ctrl-C; a checkpoint was written. TrainingError: the loss is not a number.
+            StoppedError: stopped by SIGTERM or Ctrl-C, after writing a checkpoint. TrainingError: the loss is not finite.
         """
         keep_freed_memory(self.device)
         self.model.train()
@@ -172,17 +172,17 @@ class SeedRun:
         self.seconds += time.perf_counter() - began
 
     def _order(self, epoch: int) -> list[int]:
-        """The samples of an epoch, in the order in which they come."""
+        """The sample indices of an epoch, in random order."""
         if getattr(self, "_ordered", (-1,))[0] != epoch:
             draws = torch.Generator().manual_seed(mixed_seed(self.options.seed, -1 - epoch))
             self._ordered = (epoch, torch.randperm(len(self.targets), generator=draws).tolist())
         return self._ordered[1]
 
     def _record(self, writer: MetricsWriter) -> float:
-        """Writes the mean loss since the last record; waits for the device."""
+        """Writes the mean loss since the last record; synchronizes with the device."""
         began = time.perf_counter()
         loss = float(torch.stack(self.losses).mean())
-        self.seconds += time.perf_counter() - began  # what a GPU still had to do
+        self.seconds += time.perf_counter() - began  # time for pending GPU work
         self.losses = []
         if not math.isfinite(loss):
             raise TrainingError(
@@ -195,7 +195,7 @@ class SeedRun:
         return loss
 
     def _end_of_epoch(self, writer: MetricsWriter) -> None:
-        """Evaluates, and keeps the model where it is the best so far, or where nothing is there to choose by."""
+        """Evaluates on dev and saves the model if it is the best so far; without dev, saves it after the last epoch."""
         epoch = self.step // self.per_epoch
         found: dict[str, float] = {}
         if self.dev is not None:
@@ -267,7 +267,7 @@ class SeedRun:
 
 
 def evaluate(problem: Problem, task: Any, part: FramedSplit, precision: str) -> tuple[dict[str, float], list[Prediction]]:
-    """Metrics and predictions of some examples; the model is in evaluation mode afterwards."""
+    """Metrics and predictions on a split; leaves the model in evaluation mode."""
     task.model.eval()
     with autocast(task.model.device, precision):
         predictions = problem.predict(task, part, BATCH_TOKENS)
@@ -277,12 +277,12 @@ def evaluate(problem: Problem, task: Any, part: FramedSplit, precision: str) -> 
 def evaluate_saved(
     problem: Problem, folder: Path, part: FramedSplit, device: torch.device, precision: str
 ) -> tuple[dict[str, float], list[Prediction]]:
-    """As `evaluate`, with a model that was saved."""
+    """Like `evaluate`, with a saved model."""
     return evaluate(problem, problem.task(load_model(problem, folder, device)), part, precision)
 
 
 def precision_of(name: str, device: torch.device) -> str:
-    """The type that "auto" stands for on a device."""
+    """The precision to use on a device, with "auto" resolved."""
     if name != "auto":
         return name
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"

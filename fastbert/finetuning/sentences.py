@@ -1,4 +1,4 @@
-"""Classification, NLI and regression: a text or a pair, and its label, labels or number."""
+"""Classification, NLI and regression: predicts the label, the labels or the number of a text or a pair."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fastbert.tasks.sequences import frame_texts
 
 
 class Sentences(Problem):
-    """Labels of texts and pairs."""
+    """Predicts labels or numbers for texts and pairs."""
 
     head = "sequence"
     task_class = Classifier
@@ -52,28 +52,28 @@ class Sentences(Problem):
 
     @property
     def problem_type(self) -> str:
-        """As in `BertConfig`."""
+        """The `problem_type` of `BertConfig`."""
         if self.kind == "regress":
             return "regression"
         return "multi_label_classification" if self.options.multi_label else "single_label_classification"
 
     @property
     def config_fields(self) -> dict[str, Any]:
-        """Labels and the problem's type."""
+        """The labels and the problem type."""
         return {**super().config_fields, "problem_type": self.problem_type}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Lengths."""
+        """How texts beyond the length limit are handled."""
         names = ("overlong", "overlap", "window_scores")
         return {name: getattr(self.options, name) for name in names}
 
     def task(self, model: Any) -> Any:
-        """`Classifier` or `NLI`."""
+        """A `Classifier` or `NLI` around the model."""
         return self.task_class(model, self.tokenizer, max_length=self.options.max_length, **self.settings)
 
     def frame(self, split: Split) -> FramedSplit:
-        """Texts or pairs."""
+        """Rows of texts or pairs."""
         framed = frame_texts(
             self.tokenizer,
             [e.text if e.pair is None else (e.text, e.pair) for e in split.examples],
@@ -85,16 +85,16 @@ class Sentences(Problem):
         return FramedSplit(split, framed, framed)
 
     def targets(self, part: FramedSplit) -> list[Any]:
-        """A sample a row: each window of a text carries the text's label."""
+        """One target per row: each window of a text has the text's label."""
         labels = [self._target(example) for example in part.split.examples]
         return [labels[owner] for owner in part.framed.owners]
 
     def keywords(self, targets: Sequence[Any]) -> dict[str, Any]:
-        """(B,) numbers of labels, or floats, or (B, C) floats."""
+        """Label indices or numbers, (B,), or floats of 0 and 1, (B, C), for several labels."""
         return {"labels": torch.tensor(targets)}
 
     def predict(self, task: Any, part: FramedSplit, batch_tokens: int) -> list[Prediction]:
-        """Labels with probabilities, beside the right ones."""
+        """Labels with probabilities, or numbers, and the gold values."""
         logits = task.logits(part.inputs, batch_tokens)
         if self.kind == "regress":
             found: list[Prediction] = [{"score": value} for value in logits.view(-1).tolist()]
@@ -112,7 +112,7 @@ class Sentences(Problem):
         ]
 
     def score(self, split: Split, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """The metrics of predictions."""
+        """The chosen metrics of the predictions."""
         if self.kind == "regress":
             gold = [example.label for example in split.examples]
             return number_metrics(self.metrics, gold, [row["score"] for row in predictions])
@@ -124,7 +124,7 @@ class Sentences(Problem):
         return class_metrics(self.metrics, golds, [row["label"] for row in predictions], self.labels)
 
     def counts(self, split: Split) -> Counter[str]:
-        """Of each label; none for numbers."""
+        """How often each label occurs; empty for regression."""
         if self.kind == "regress":
             return Counter()
         return Counter(name for example in split.examples for name in self._of(example))
@@ -133,7 +133,7 @@ class Sentences(Problem):
         return relation(label) if self.kind == "nli" else label
 
     def _of(self, example: Any) -> list[str]:
-        """The names of an example's labels, as the model has them."""
+        """The label names of an example, as the model names them."""
         if example.label is None:
             return []
         names = [self._name(name) for name in (example.label if isinstance(example.label, tuple) else (example.label,))]

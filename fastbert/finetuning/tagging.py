@@ -1,4 +1,4 @@
-"""Named entities and other tags of words: the label stands at a word's first piece, and one prediction comes out a word."""
+"""Named entities and other word tags: the first piece of a word has the label, and there is one prediction per word."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fastbert.tasks.token_tagger import TokenTagger, frame_words, split_words
 
 
 class Tagging(Problem):
-    """Tags of words."""
+    """Predicts a tag for each word."""
 
     head = "token"
     task_class = TokenTagger
@@ -43,17 +43,17 @@ class Tagging(Problem):
                     )
 
     def task(self, model: Any) -> Any:
-        """`TokenTagger`."""
+        """A `TokenTagger` around the model."""
         return TokenTagger(model, self.tokenizer, max_length=self.options.max_length)
 
     def frame(self, split: Split) -> FramedSplit:
-        """Words in pieces, in windows where there are many."""
+        """Rows of word pieces; long sentences are split into windows."""
         pieces = split_words(self.tokenizer, [sentence.words for sentence in split.examples], split.where)
         words = frame_words(self.tokenizer, pieces, max_length=self.max_length, place=split.where)
         return FramedSplit(split, words.framed, words)
 
     def targets(self, part: FramedSplit) -> list[Any]:
-        """A sample a window: a tag for each token, of those where a word's first piece stands."""
+        """One target per window: a label for each token, IGNORE except at the first piece of a word."""
         known = {name: i for i, name in enumerate(self.labels)}
         labels = []
         for one, sentence in zip(part.inputs.pieces, part.split.examples, strict=True):
@@ -70,11 +70,11 @@ class Tagging(Problem):
         return found
 
     def keywords(self, targets: Sequence[Any]) -> dict[str, Any]:
-        """(T,) numbers of tags."""
+        """Tag indices, (T,)."""
         return {"labels": torch.tensor([tag for target in targets for tag in target])}
 
     def predict(self, task: Any, part: FramedSplit, batch_tokens: int) -> list[Prediction]:
-        """Tags of words, beside the right ones."""
+        """The tags of words, and the gold tags."""
         tags = task.tags_of(part.inputs.pieces, task.probabilities(part.inputs, batch_tokens))
         return [
             {"words": list(sentence.words), "tags": found} | ({"gold": list(sentence.tags)} if sentence.tags else {})
@@ -82,19 +82,19 @@ class Tagging(Problem):
         ]
 
     def score(self, split: Split, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """The metrics of predictions."""
+        """The chosen metrics of the predictions."""
         gold = [sentence.tags for sentence in split.examples]
         return tag_metrics(self.metrics, gold, [row["tags"] for row in predictions])
 
     def counts(self, part: Split) -> Counter[str]:
-        """Spans of each kind, or words of each tag."""
+        """Numbers of spans of each kind, or of words with each tag."""
         tags = [tag for sentence in part.examples for tag in sentence.tags or ()]
         if self.scheme is None:
             return Counter(tags)
         return Counter(split(tag)[1] for tag in tags if split(tag)[0] in ("BSU" if self.scheme != "IOB1" else "BI"))
 
     def _check_rules(self, part: Split) -> None:
-        """Notes tags that break their scheme's rules, and mends them where that is wished."""
+        """Notes tags that break the rules of their scheme, and repairs them if `fix_bio` is set."""
         if self.scheme is None:
             return
         wrong = [(number, illegal(s.tags, self.scheme)) for number, s in enumerate(part.examples) if s.tags]

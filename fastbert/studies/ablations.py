@@ -1,6 +1,7 @@
-"""The paper's ablations at a small size: the rows of table 5 (objectives) and table 8 (masking), trained and printed beside it.
+"""The paper's ablations at a small size: trains the rows of table 5 (objectives) and table 8 (masking).
 
-The figures are not comparable with the paper's: other sizes, other text, other tasks. What can be compared is their order.
+The results are printed beside the paper's. The figures themselves are not comparable, because sizes, text and tasks differ;
+only their order is.
 """
 
 from __future__ import annotations
@@ -42,16 +43,16 @@ NOTE = (
 
 
 def run_suite(suite: str, recipe: Recipe, output: str | Path, device: str | None = None) -> str:
-    """Trains every row of a suite by a recipe, or goes on with what an earlier call began; returns the table, also written.
+    """Trains every row of a suite, resuming an earlier call; returns the table, which is also written to table.md.
 
     Args:
         suite: "objectives" or "masking".
-        recipe: model, text and steps of every row.
-        output: one folder a row, a corpus they share, and table.md.
+        recipe: model, text and number of steps of every row.
+        output: folder for one subfolder per trained model, the corpus that they share, and table.md.
         device: see `pretrain`.
 
     Raises:
-        StoppedError: by a signal; what was trained is kept.
+        StoppedError: stopped by a signal; finished training is kept.
     """
     if suite not in SUITES:
         raise InputError(f"suite = {suite!r} is not one of {', '.join(SUITES)}")

@@ -1,6 +1,6 @@
-"""Both ways of using a pre-trained model on one task: fine-tune everything, or train a task model on frozen features.
+"""Compares two ways of using a pre-trained model on a task: fine-tuning, and a task model on frozen features.
 
-Beside the result on tags stand the paper's: table 7, CoNLL-2003 NER, BERT-base, F1 on dev.
+For tagging, the table also shows the paper's figures: table 7, CoNLL-2003 NER, BERT-base, F1 on dev.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def compare(
     """Runs both modes, and returns a table: parameters trained, time, memory, scores, and the paper's figures.
 
     Args:
-        kind, model, train, dev, test, options, rest: see `finetune`; options are those of fine-tuning, and epochs and rate of
-            the task model its own defaults; layers and BiLSTM are the task model's alone.
-        feature_cache: a folder of frozen features; None means one in `output`, which the rows share.
-        output: one folder a row, the features that rows share, and table.md.
+        kind, model, train, dev, test, options, rest: see `finetune`. The epochs and learning rate in `options` apply to
+            fine-tuning, and the task model uses its own defaults; layers and BiLSTM apply to the task model only.
+        feature_cache: folder for the features of a frozen encoder; None means one in `output`, shared by the rows.
+        output: folder for one subfolder per row, the shared features, and table.md.
         all_layers: one row for every choice of layers in table 7, instead of the chosen or default one.
-        say: is told what happens.
+        say: called with each status message.
     """
     options = options or FineTuneOptions()
     folder = Path(output)

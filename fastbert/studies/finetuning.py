@@ -1,8 +1,8 @@
-"""Studies of what the paper and its readers claim: how a text is pooled, one direction or two, which layers hold what.
+"""Fine-tuning studies of claims about BERT: how texts are pooled, one direction or two, and which layers serve as features.
 
 pooling    a sentence task, fine-tuned with [CLS] through the pooler, [CLS], mean, maximum, and the last token
 direction  a sentence task and a token task, in two directions and from left to right
-features   a task model on each choice of layers, beside fine-tuning: table 7
+features   a task model on each choice of layers, compared with fine-tuning: table 7
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DIRECTION_NOTE = (
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task with its data."""
+    """The kind of a task, and its data."""
 
     kind: str
     train: Split
@@ -55,16 +55,16 @@ def run_study(
     say: Callable[[str], None] = terminal.say,
     **rest: Any,
 ) -> str:
-    """Runs a study, or goes on with one; returns its table, which table.md holds as well.
+    """Runs or resumes a study; returns its table, which is also written to table.md.
 
     Args:
-        name: of `STUDIES`.
+        name: one of `STUDIES`.
         model: the checkpoint to start from.
-        tasks: the sentence task for "pooling", one task for "features", one or both for "direction".
-        output: one folder a row.
-        options: of each training.
+        tasks: a sentence task for "pooling", one task for "features", one or both for "direction".
+        output: folder for one subfolder per row, and table.md.
+        options: options of each training run.
         left_to_right_model: for "direction": a checkpoint that was pre-trained from left to right; None takes `model`.
-        say: is told what happens.
+        say: called with each status message.
         rest: `seeds`, `device`, `show_progress`: see `finetune`.
     """
     options, folder = options or FineTuneOptions(), Path(output)
@@ -81,7 +81,7 @@ def run_study(
     note = ""
     if name == "pooling":
         if tasks[0].kind in ("ner", "qa"):
-            raise InputError(f"the study of poolings is for a sentence task, not for {tasks[0].kind!r}")
+            raise InputError(f"the pooling study needs a sentence task, not {tasks[0].kind!r}")
         for title, pooling in POOLINGS.items():
             rows.append((title, pooling or "pooler", tasks[0], replace(options, pooling=pooling), model))
     else:
@@ -107,7 +107,7 @@ def run_study(
 
 
 def _cells(result: FineTuneResult) -> tuple[str, str, str]:
-    """The first metric, its mean and spread, and what it was measured on."""
+    """The first metric, its mean and standard deviation, and the set it was measured on."""
     part = "test" if result.seeds[0].test else "dev"
     scores = [getattr(seed, part) for seed in result.seeds]
     metric = next(iter(scores[0]))

@@ -1,8 +1,8 @@
-"""The probe of direction: a token task that only the right neighbour decides.
+"""A probe of directionality: a token task whose labels depend only on the right neighbour.
 
-Each word of a sequence in random order is labelled by a property of the word to its right, so nothing to its left helps. A
-two-direction encoder learns it; a left-to-right one cannot see what it needs, and guesses; with a BiLSTM on top it sees it.
-Paper, section 5.1, says why this decides token-level tasks.
+Each word of a random sequence is labelled by a property of the word to its right, so the words to its left do not help. A
+bidirectional encoder learns the task; a left-to-right encoder cannot see the right neighbour and can only guess, unless a
+BiLSTM is put on top. Paper, section 5.1, explains why right context matters for token-level tasks.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ class ProbeOptions:
     """How the probe is trained.
 
     Attributes:
-        steps, sequences, length: of a step: so many sequences of so many words.
-        words: how many different words occur.
+        steps: number of training steps.
+        sequences, length: sequences per step, and words per sequence.
+        words: number of distinct words.
         lr: peak learning rate.
-        bilstm: a bidirectional LSTM between the encoder and the classifier.
-        frozen: the encoder is not trained, only what stands on it.
-        seed: of words, labels and new weights.
+        bilstm: whether a bidirectional LSTM is put between the encoder and the classifier.
+        frozen: whether the encoder is frozen, so that only the layers on top of it are trained.
+        seed: seed of words, labels and new weights.
     """
 
     steps: int = 300
@@ -46,12 +47,12 @@ class ProbeOptions:
 
 
 def probe_right_neighbour(model: str | Path | Any, options: ProbeOptions, device: torch.device | str = "cpu") -> float:
-    """Accuracy on fresh sequences after training; chance is 0.5.
+    """Trains the probe and returns its accuracy on fresh sequences; chance is 0.5.
 
     Args:
         model: a checkpoint of any class, or a `BertModel`.
-        options: how it is trained.
-        device: where.
+        options: how the probe is trained.
+        device: the device to run on.
     """
     encoder = model if isinstance(model, BertModel) else BertModel.from_pretrained(model, add_pooling_layer=False)
     torch.manual_seed(options.seed)
@@ -59,7 +60,7 @@ def probe_right_neighbour(model: str | Path | Any, options: ProbeOptions, device
     probe = ComposedModel(encoder, head).to(device).train()
     draws = torch.Generator().manual_seed(options.seed)
     words = torch.randperm(encoder.config.vocab_size, generator=draws)[: options.words]
-    kinds = torch.randperm(options.words, generator=draws) % 2  # which half a word is in
+    kinds = torch.randperm(options.words, generator=draws) % 2  # 0 or 1: the property of each word
     optimizer = make_optimizer("adamw", probe, options.lr)
     for step in range(options.steps):
         batch, labels = _sequences(words, kinds, options, draws)
@@ -76,7 +77,7 @@ def probe_right_neighbour(model: str | Path | Any, options: ProbeOptions, device
 
 
 def _sequences(words: Tensor, kinds: Tensor, options: ProbeOptions, draws: torch.Generator) -> tuple[PackedBatch, Tensor]:
-    """A batch of random words, and (T,) the kind of each one's right neighbour; the last of a sequence has none."""
+    """A batch of random words, and (T,) the kind of each word's right neighbour; IGNORE for the last word of a sequence."""
     drawn = torch.randint(len(words), (options.sequences, options.length), generator=draws)
     labels = torch.full_like(drawn, IGNORE)
     labels[:, :-1] = kinds[drawn[:, 1:]]
