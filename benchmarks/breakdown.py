@@ -1,11 +1,12 @@
-"""Where the time of a forward and of a training step goes, kernel by kernel, and how much of it is the host's.
+"""Breaks down the time of a forward pass and of a training step by kernel, and measures the host's part.
 
     python benchmarks/breakdown.py                                  # everything, on CUDA, bfloat16
     python benchmarks/breakdown.py --only "large, pre-training" --output breakdown.jsonl
 
-Of each work: `wall`, the median of calls that end with a synchronisation; `host`, the time until a call returns; `device`, the
-sum of all kernels in one call by PyTorch's profiler. Where wall is longer than device the difference is waiting for the host.
-Texts have one length, so a figure is a rate of that length, and no rival stands beside it: `run.py` is for comparisons.
+For each workload: `wall`, the median time of calls that end with a synchronisation; `host`, the time until a call returns;
+`device`, the sum of all kernels in one call, from PyTorch's profiler. If wall is longer than device, the difference is time
+spent waiting for the host. All texts have the same length, so a figure is the rate at that length; there is no comparison with
+other libraries, which is what `run.py` is for.
 """
 
 from __future__ import annotations
@@ -33,19 +34,19 @@ from fastbert.tasks.loading import default_device
 from fastbert.terminal import align
 
 VOCABULARY = 30_522
-SHOWN = 14  # kernels of a table; the rest is one line
+SHOWN = 14  # kernels listed in a table; the rest are summed in one line
 Call = Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class Work:
-    """A forward or a training step on texts of one length.
+    """A forward pass or a training step on texts of one length.
 
     Attributes:
-        name: in tables and for --only.
-        size: of `BertConfig.of_size`.
+        name: the name in tables and for --only.
+        size: a size of `BertConfig.of_size`.
         kind: "forward", "captured forward" (a CUDA graph), or "pre-training" (MLM + NSP with dropout, backward, AdamW).
-        texts, length: of a batch.
+        texts, length: texts per batch, and tokens per text.
     """
 
     name: str
@@ -68,7 +69,7 @@ WORKS = (
 
 
 def call_of(work: Work, device: torch.device, dtype: torch.dtype) -> Call:
-    """One call of it, on fresh random weights and ids."""
+    """A function that runs the workload once, on random weights and ids."""
     config = fastbert.BertConfig.of_size(work.size, vocab_size=VOCABULARY)
     torch.manual_seed(0)
     ids = torch.randint(1000, VOCABULARY, (work.texts, work.length)).tolist()
@@ -92,7 +93,7 @@ def call_of(work: Work, device: torch.device, dtype: torch.dtype) -> Call:
 
 
 def _step(model: Any, batch: Any, dtype: torch.dtype) -> Call:
-    """MLM + NSP with 15 % of the words scored, under autocast."""
+    """A training step of MLM + NSP with every 7th token scored (about 15 %), under autocast."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     rows = torch.arange(0, batch.num_tokens, 7, device=batch.device)
     inputs = {"labels": batch.input_ids[rows], "scored_rows": rows}
@@ -109,7 +110,7 @@ def _step(model: Any, batch: Any, dtype: torch.dtype) -> Call:
 
 
 def measure(call: Call, device: torch.device, calls: int) -> dict[str, Any]:
-    """Seconds of a call: wall, host, device, and of each kernel (name, launches, seconds), the longest first."""
+    """Seconds per call: wall, host, device, and by kernel as (name, launches, seconds), the longest first."""
     for _ in range(3):
         call()
     wall, host = [], []
@@ -139,7 +140,7 @@ def _microseconds(event: Any, device: torch.device) -> float:
 
 
 def table(work: Work, found: dict[str, Any]) -> Iterator[str]:
-    """A work's figures and its longest kernels."""
+    """The figures of a workload and its longest kernels, as lines of text."""
     rate = work.texts / found["wall_s"]
     times = ", ".join(f"{name} {found[f'{name}_s'] * 1e3:.3f} ms" for name in ("wall", "host", "device"))
     yield f"{work.name}: {times}; {rate:,.0f} texts/s, {rate * work.length:,.0f} tokens/s"
@@ -154,11 +155,11 @@ def table(work: Work, found: dict[str, Any]) -> Iterator[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="works with this text in their names")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: CUDA where there is one)")
+    parser.add_argument("--only", default="", help="only workloads with this text in their names")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: CUDA if available)")
     parser.add_argument("--dtype", default="bfloat16", choices=["float16", "bfloat16", "float32"])
-    parser.add_argument("--calls", type=int, default=10, help="timed calls of each work (default: 10)")
-    parser.add_argument("--output", type=Path, help="a file for the rows, as JSON lines")
+    parser.add_argument("--calls", type=int, default=10, help="timed calls of each workload (default: 10)")
+    parser.add_argument("--output", type=Path, help="write the rows to this file, as JSON lines")
     args = parser.parse_args(arguments)
     device = default_device(args.device)
     facts = {**environment(device), "dtype": args.dtype}

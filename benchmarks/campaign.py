@@ -1,15 +1,15 @@
-"""Everything that is done on a GPU, in parts of minutes: sanitizers, tests, ops, models, latency, memory, start-up, the tuner.
+"""Runs all GPU work in resumable parts of a few minutes: sanitizers, tests, benchmarks of every suite, and the tuner.
 
-    python benchmarks/campaign.py --squad dev-v1.1.json      all parts, or those that are left
-    python benchmarks/campaign.py --only tests,latency       these
-    python benchmarks/campaign.py --minutes 25               starts nothing that may not end within these minutes
-    python benchmarks/campaign.py --list                     what there is, and what is done
+    python benchmarks/campaign.py --squad dev-v1.1.json      all parts that are not done
+    python benchmarks/campaign.py --only tests,latency       only these parts
+    python benchmarks/campaign.py --minutes 25               starts only parts whose limit fits into this time
+    python benchmarks/campaign.py --list                     lists the parts and their state
 
-A part is a process with a time limit and a file of its own under results/<device>/parts/. One that was stopped, by the limit or
-by Ctrl-C, keeps what it measured and goes on from there (the tests and start-up times begin anew); one that is done is not run
-again but with --again, or for other options. CUDA_VISIBLE_DEVICES names the card where there are several. At the end the rows
-become results/<device>/<date>.jsonl with its report, and `report.py` brings them into README. Exit code 0 where all went well,
-1 where a part failed or is unfinished, 2 for bad arguments.
+Each part runs in a separate process with a time limit, and writes its own file under results/<device>/parts/. A part that was
+stopped by its limit or by Ctrl-C keeps its measurements and resumes from there (tests and start-up times start over); a part
+that is done runs again only with --again or with different options. CUDA_VISIBLE_DEVICES selects the GPU if there are several.
+At the end all rows are merged into results/<device>/<date>.jsonl with its report, and `report.py` copies them to README. Exit
+code 0 on success, 1 if a part failed or is unfinished, 2 for bad arguments.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from fastbert.tasks.loading import default_device
 from fastbert.terminal import align
 
 ROOT = Path(__file__).resolve().parents[1]
-GRACE_S = 60  # to write what was measured, once told to stop
+GRACE_S = 60  # time to write the measurements after the stop signal
 PRODUCTS = "embedding,layer_norm,linear_gelu,ffn,cross_entropy"
-TEST_WORKERS = 8  # of pytest-xdist: what takes the time is Triton's compiler, on the host's cores
+TEST_WORKERS = 8  # of pytest-xdist: most of the time goes to Triton's compiler, on the host's cores
 KERNELS = (
     "attention_short",
     "attention_long",
@@ -59,14 +59,14 @@ KERNELS = (
 
 @dataclass(frozen=True)
 class Part:
-    """One process of the campaign.
+    """One part of the campaign, run as a separate process.
 
     Attributes:
-        name: of it and of its file.
+        name: name of the part and of its file.
         kind: "sanitize" (compute-sanitizer around small tests), "tests" (pytest), "figures" (figures.py, breakdown.py), "rows"
             (run.py) or "tune" (tune.py).
-        options: of that command.
-        limit_s: it is told to stop then.
+        options: options of that command.
+        limit_s: time limit in seconds, after which the part is interrupted.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Part:
 
     @property
     def suffix(self) -> str:
-        """Of its file."""
+        """The suffix of the part's file."""
         return {"sanitize": ".txt", "tests": ".xml"}.get(self.kind, ".jsonl")
 
 
@@ -111,12 +111,12 @@ PARTS = (
 
 
 class Campaign:
-    """The parts of one device, and what became of them.
+    """The parts of one device and their state.
 
     Args:
-        folder: results/<device>; files of parts stand in its folder parts/, with state.json.
-        common: options of every run of run.py.
-        dtype: of the tuner.
+        folder: results/<device>; its subfolder parts/ holds the files of the parts and state.json.
+        common: options passed to every call of run.py.
+        dtype: the dtype for the tuner.
     """
 
     def __init__(self, folder: Path, common: Sequence[str], dtype: str) -> None:
@@ -127,11 +127,11 @@ class Campaign:
         self.state: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def file(self, part: Part) -> Path:
-        """What a part writes."""
+        """The file that a part writes."""
         return self.parts / f"{part.name}{part.suffix}"
 
     def command(self, part: Part) -> list[str]:
-        """How a part is run; it goes on with its file."""
+        """The command that runs a part, resuming from its file."""
         path = str(self.file(part))
         tests = [sys.executable, "-m", "pytest", "tests/test_gpu.py", "-p", "no:cacheprovider"]
         if part.kind == "sanitize":
@@ -146,21 +146,21 @@ class Campaign:
         return [sys.executable, "benchmarks/run.py", *part.options, *self.common, "--output", path, "--resume"]
 
     def done(self, part: Part) -> bool:
-        """Whether it ran to its end, and well, with these options."""
+        """Whether a part has completed successfully with the current options."""
         found = self.state.get(part.name, {})
         return found.get("status") == "done" and found["options"] == self._options(part)
 
     def forget(self, part: Part) -> None:
-        """Lets a part begin anew."""
+        """Discards a part's file and state, so that it starts over."""
         self.file(part).unlink(missing_ok=True)
         self.state.pop(part.name, None)
         self._write()
 
     def run(self, part: Part) -> str:
-        """Runs a part: "done", "failed", or "stopped" at its limit, with what it had measured kept."""
+        """Runs a part; returns "done", "failed", or "stopped" at its time limit, with its measurements kept."""
         print(f"-- {part.name}, at most {part.limit_s} s", file=sys.stderr, flush=True)
         started = time.perf_counter()
-        env = os.environ | ({"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if part.kind == "sanitize" else {})  # bounds of each tensor
+        env = os.environ | ({"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if part.kind == "sanitize" else {})  # per-tensor bounds
         process = subprocess.Popen(self.command(part), cwd=ROOT, env=env, start_new_session=True, preexec_fn=_heed_ctrl_c)
         try:
             code = process.wait(part.limit_s)
@@ -176,7 +176,7 @@ class Campaign:
         return status
 
     def table(self) -> str:
-        """Every part and its state."""
+        """A table of all parts and their state."""
         lines = [("part", "limit", "state", "seconds", "commit", "file")]
         for part in PARTS:
             found = self.state.get(part.name, {})
@@ -189,7 +189,7 @@ class Campaign:
         return "\n".join(align(lines))
 
     def merge(self) -> Path | None:
-        """All rows of the parts as one file of results, with its report; None where there are none."""
+        """Merges the rows of all parts into one results file and writes its report; None if there are no rows."""
         rows: list[Row] = []
         for part in PARTS:
             if part.kind == "rows" and self.file(part).exists():
@@ -202,7 +202,7 @@ class Campaign:
         return path
 
     def _options(self, part: Part) -> list[str]:
-        """The command without the places of this machine."""
+        """The command without machine-specific paths, to compare with the saved state."""
         return [option.replace(str(self.parts), "parts") for option in self.command(part)[1:]]
 
     def _note(self, part: Part, status: str, code: int | None, started: float) -> None:
@@ -217,7 +217,7 @@ class Campaign:
 
 
 def _sanitizer(tool: str, log: str) -> list[str]:
-    """compute-sanitizer's command for our kernels, which ends in an error where it finds one."""
+    """The compute-sanitizer command for our kernels; it exits with an error code if it finds a fault."""
     program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     options = ["--tool", tool, "--log-file", log, "--error-exitcode", "86", "--report-api-errors", "no", "--print-limit", "20"]
     names = (option for kernel in KERNELS for option in ("--kernel-name", f"kns={kernel}"))
@@ -225,12 +225,12 @@ def _sanitizer(tool: str, log: str) -> list[str]:
 
 
 def _heed_ctrl_c() -> None:
-    """A background job of a shell inherits that the signal is ignored."""
+    """Restores the default SIGINT handler, since background jobs of a shell inherit an ignored SIGINT."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> int:
-    """Ctrl-C to all of a part's processes, and the end of those that do not heed it."""
+    """Sends SIGINT to all processes of a part, and kills those still running after the grace period."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
     try:
@@ -241,7 +241,7 @@ def _stop(process: subprocess.Popen[bytes]) -> int:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Ends what is left of a part."""
+    """Kills the processes of a part that are still running."""
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -251,15 +251,15 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help="parts, with commas (default: all)")
-    parser.add_argument("--again", action="store_true", help="begin the parts anew, done or not")
-    parser.add_argument("--list", action="store_true", help="show the parts and their state, run nothing")
-    parser.add_argument("--minutes", type=float, help="start no part whose limit does not fit into what is left of these")
+    parser.add_argument("--only", help="parts to run, separated by commas (default: all)")
+    parser.add_argument("--again", action="store_true", help="start the parts over, even if they are done")
+    parser.add_argument("--list", action="store_true", help="show the parts and their state, and run nothing")
+    parser.add_argument("--minutes", type=float, help="start no part whose limit does not fit into the remaining time")
     parser.add_argument("--dtype", choices=["float16", "bfloat16"], default="bfloat16")
     parser.add_argument("--squad", type=Path, help="a SQuAD file, for the lengths of questions with their contexts")
     parser.add_argument("--output", type=Path, help="folder for the results (default: benchmarks/results/<device>)")
     args = parser.parse_args(arguments)
-    for ending in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the part is told to stop, and keeps what it has
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # like Ctrl-C: the part stops and keeps its measurements
         signal.signal(ending, signal.default_int_handler)
     try:
         return _run(args)
@@ -293,11 +293,11 @@ def _run(args: argparse.Namespace) -> int:
                     campaign.forget(part)
                 campaign.run(part)
     except KeyboardInterrupt:
-        print("benchmarks/campaign.py: interrupted; the same command without --again goes on", file=sys.stderr)
+        print("benchmarks/campaign.py: interrupted; the same command without --again resumes", file=sys.stderr)
     written = campaign.merge()
     print(campaign.table())
     if written is not None:
-        print(f"\nwritten: {written} and its report; python benchmarks/report.py brings it into README")
+        print(f"\nwritten: {written} and its report; python benchmarks/report.py updates README")
     return 0 if all(campaign.done(part) for part in wanted) else 1
 
 

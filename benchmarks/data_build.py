@@ -1,9 +1,9 @@
-"""`fastbert data build` on a large generated corpus: its speed beside the bare tokenizer's, and its peak memory.
+"""Measures the speed and peak memory of `fastbert data build` on a large generated corpus, against the bare tokenizer.
 
     python benchmarks/data_build.py --megabytes 1000
 
-Words are drawn by Zipf's law from the language reference that every Python carries, in sentences and documents of random
-lengths. The bare rate is `tokenizers` on the same lines, in batches, its result thrown away. Each runs in a process of its own.
+Words are drawn by Zipf's law from the language reference that ships with Python, in sentences and documents of random lengths.
+The bare rate is that of `tokenizers` on the same lines, in batches, with the result discarded. Each runs in a separate process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # runs from a checkout, uninstalled
+sys.path.insert(0, str(ROOT))  # runs from a checkout without installation
 
 import fastbert  # noqa: E402
 from fastbert import files  # noqa: E402
@@ -40,7 +40,7 @@ print(time.perf_counter() - started)
 
 
 def generate(path: Path, megabytes: int) -> None:
-    """Writes about so many megabytes, one paragraph a document."""
+    """Writes about `megabytes` MB of text, one document per paragraph."""
     words = np.array(sorted({w for text in Sentences(["python:pydoc_data.topics"]) for w in text.split() if w.isalpha()}))
     draws = np.random.default_rng(0)
     weights = 1 / np.arange(1, len(words) + 1)
@@ -54,7 +54,7 @@ def generate(path: Path, megabytes: int) -> None:
 
 
 def main() -> int:
-    """Runs both, prints and writes the result."""
+    """Runs both, prints and writes the result; exit code 1 if the peak memory is 1000 MiB or more."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "pretraining" / "data_build.json")

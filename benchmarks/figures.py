@@ -1,14 +1,14 @@
-"""Figures of a card that decide what a model can reach on it: the vendor's products, and the joins with each launch row.
+"""Measures a GPU's basic rates, which bound a model's speed: vendor matrix products, and LayerNorm joins by launch row.
 
     python benchmarks/figures.py                                # on CUDA, bfloat16
     python benchmarks/figures.py --output figures.jsonl         # and as JSON lines, with device, driver, versions and commit
 
 products  TFLOP/s of a linear layer with its bias at T = 16,384 and 128, for every (K, N) of BERT-base and BERT-large, and of
-          the two forms of linear + GELU beside it.
-joins     GB/s of LayerNorm with bias, dropout and residual, forward and backward, at N = 768 and 1,024, with each launch row
-          that is worth a look; and of a large copy, which is the limit.
+          the two forms of linear + GELU for comparison.
+joins     GB/s of LayerNorm with bias, dropout and residual, forward and backward, at N = 768 and 1,024, with each plausible
+          launch row; and of a large copy, which is the upper limit.
 
-Medians of calls with cold caches, by CUDA events.
+Figures are medians of calls with cold caches, timed with CUDA events.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ BACKWARD_ROWS = tuple(
         (2, 2, 8),
     )
 )
-AT_LEAST_S = 0.02  # of calls in one figure
+AT_LEAST_S = 0.02  # total time of the calls in one figure
 Row = dict[str, Any]
 
 
 def products(make: Tensors) -> Iterator[Row]:
-    """The vendor's linear layers, and both forms of linear + GELU."""
+    """Times the vendor's linear layers, and both forms of linear + GELU."""
     for tokens, (inner, outer) in itertools.product(TOKENS, PRODUCTS):
         x, weight, bias = make(tokens, inner), make(outer, inner) * inner**-0.5, make(outer)
         forms: dict[str, Callable[[], Any]] = {"linear": lambda x=x, w=weight, b=bias: torch.nn.functional.linear(x, w, b)}
@@ -75,7 +75,7 @@ def products(make: Tensors) -> Iterator[Row]:
 
 
 def joins(make: Tensors) -> Iterator[Row]:
-    """LayerNorm by launch row, dropout 0.1; and a copy."""
+    """Times LayerNorm with dropout 0.1 for each launch row, and a copy."""
     source = make(JOIN_TOKENS * 4, 1024)
     target = torch.empty_like(source)
     yield _moved("copy", 1024, {}, 2 * source.nbytes, _seconds(lambda: target.copy_(source), source.device))
@@ -122,7 +122,7 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", default="bfloat16", choices=["float16", "bfloat16"])
-    parser.add_argument("--output", type=Path, help="a file for the rows, as JSON lines")
+    parser.add_argument("--output", type=Path, help="write the rows to this file, as JSON lines")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         print("figures.py needs a CUDA device", file=sys.stderr)

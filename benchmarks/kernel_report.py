@@ -1,13 +1,14 @@
-"""What the compiler makes of every shipped launch, for every architecture, without a GPU: a table, and exit code 1 on a spill
-that was not measured to pay.
+"""Compiles every shipped launch for every architecture, without a GPU, and reports registers, spills and occupancy.
+
+Exit code 1 if a kernel spills registers and was not measured to be faster that way, or exceeds the shared memory.
 
     python benchmarks/kernel_report.py                  # writes benchmarks/results/kernel_report.md
     python benchmarks/kernel_report.py --arch sm90 --only attention --no-write
 
-Registers a thread; shared memory, stack and spills (instructions that go through the stack); tensor-core instructions; resident
-warps over the most that fit; bytes and FLOPs of the launch at the sizes of kernel_cases.py; and for sm_90 what the pipe model
-predicts of the main loop: cycles of the busiest parts and TFLOP/s, `serial` where tensor cores and the rest take turns. It is a
-model: it ranks variants and is not a measurement.
+The table lists registers per thread; shared memory, stack and spills (instructions that access the stack); tensor-core
+instructions; occupancy (resident warps over the maximum); bytes and FLOPs of the launch at the sizes of kernels/cases.py; and
+for sm_90 the pipe model's prediction for the main loop: cycles of the busiest pipes, and TFLOP/s (`serial`: tensor cores and
+the other pipes do not overlap). The model ranks variants; it is not a measurement.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ COLUMNS = (
 
 
 def launch_bytes(launch: aot.Launch) -> int:
-    """Bytes of every tensor of a launch once, of tables the rows of the tokens only: what must move at least."""
+    """The least bytes a launch must move: each tensor once; of tables only the rows that the tokens use."""
     total = 0
     tokens = launch.arguments.get("T", 0)
     for name, value in launch.arguments.items():
@@ -49,7 +50,7 @@ def launch_bytes(launch: aot.Launch) -> int:
 
 
 def row_of(case: Case, launch: aot.Launch, arch: str) -> tuple[dict[str, str], bool]:
-    """A line of the table, and whether it is fit to ship on that architecture."""
+    """A row of the table, and whether the launch is fit to ship on that architecture."""
     found = aot.inspect(launch, arch)
     blocks = [f"{k.removeprefix('BLOCK_')}={v}" for k, v in launch.arguments.items() if k.startswith("BLOCK_")]
     flops = case.floating.get(launch.name, 0)
@@ -76,7 +77,7 @@ def row_of(case: Case, launch: aot.Launch, arch: str) -> tuple[dict[str, str], b
 
 
 def report(archs: list[str], only: str) -> tuple[str, list[str]]:
-    """The report as Markdown, and what does not fit."""
+    """The report as Markdown, and a list of the launches that do not fit."""
     parts, bad = [], []
     for arch in archs:
         rows: list[dict[str, str]] = []
@@ -102,9 +103,9 @@ def report(archs: list[str], only: str) -> tuple[str, list[str]]:
 def main() -> int:
     """Command line; 1 if a launch spills on an NVIDIA architecture or exceeds the shared memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", action="append", choices=sorted(aot.TARGETS), help="one of several; default: all")
-    parser.add_argument("--only", default="", help="cases whose name has this text in it")
-    parser.add_argument("--no-write", action="store_true", help="print, and leave the committed file alone")
+    parser.add_argument("--arch", action="append", choices=sorted(aot.TARGETS), help="may be repeated (default: all)")
+    parser.add_argument("--only", default="", help="only cases with this text in their names")
+    parser.add_argument("--no-write", action="store_true", help="print only, and leave the committed file unchanged")
     args = parser.parse_args()
     text, bad = report(args.arch or list(aot.TARGETS), args.only)
     if args.no_write or args.arch or args.only:

@@ -1,11 +1,11 @@
-"""Scores and speed of fine-tuning beside transformers, by the same recipes, on real data.
+"""Compares scores and speed of fine-tuning with transformers, by the same recipes on real data.
 
     python benchmarks/quality.py run --task mrpc --seeds 0 1 2     trains with both systems, tests, adds rows to the results
-    python benchmarks/quality.py speed                             seconds of an epoch, the systems in turns
-    python benchmarks/quality.py table                             makes quality.md, and README's table, of all rows
+    python benchmarks/quality.py speed                             seconds per epoch, alternating between the systems
+    python benchmarks/quality.py table                             writes quality.md and README's table from all rows
 
-Each training is a process of its own, so that none inherits the memory or the state of another. Rows stand in
-results/finetuning/quality.jsonl; a row is replaced when it is measured again. FASTBERT_TEST_DATA names the folder of the data.
+Each training run is a separate process, so that none inherits the memory or state of another. Rows are stored in
+results/finetuning/quality.jsonl; a row is replaced when it is measured again. FASTBERT_TEST_DATA names the data folder.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fastbert import files
 from fastbert.errors import FastbertError, InputError
 
 SYSTEMS = ("fastbert", "transformers")
-# In speed also what a user of transformers can ask of glibc, and fastbert asks of it: to keep freed memory (mallopt(3)).
+# The speed comparison also runs transformers with glibc told to keep freed memory (mallopt(3)), as fastbert does by itself.
 TUNED = "transformers, freed memory kept"
 KEEPING = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 BEGIN, END = "<!-- quality: begin -->", "<!-- quality: end -->"
@@ -45,16 +45,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--task", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     parser.add_argument("--system", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, help="in place of the recipe's (speed: one)")
-    parser.add_argument("--repeats", type=int, default=3, help="of speed (default: 3)")
-    parser.add_argument("--examples", type=int, default=2000, help="of speed: of the training set (default: 2000)")
-    parser.add_argument("--data", type=Path, default=os.environ.get("FASTBERT_TEST_DATA"), help="the folder of the data")
+    parser.add_argument("--epochs", type=int, help="overrides the recipe's (speed: always one)")
+    parser.add_argument("--repeats", type=int, default=3, help="speed: number of repeats (default: 3)")
+    parser.add_argument("--examples", type=int, default=2000, help="speed: number of training examples (default: 2000)")
+    parser.add_argument("--data", type=Path, default=os.environ.get("FASTBERT_TEST_DATA"), help="the data folder")
     parser.add_argument("--model", type=Path, help="a folder (default: all-MiniLM-L6-v2, from its package)")
     parser.add_argument("--limit", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     try:
         if args.what != "table" and args.data is None:
-            raise InputError("name the folder of the data: --data, or FASTBERT_TEST_DATA")
+            raise InputError("name the data folder: --data, or FASTBERT_TEST_DATA")
         if args.what == "one":
             print(json.dumps(_one(args)))
         elif args.what == "run":
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _apart(args: argparse.Namespace, task: str, system: str, seed: int, limit: int | None = None) -> dict[str, Any]:
-    """A training in a process of its own."""
+    """Runs one training in a separate process; returns its row."""
     command = [
         sys.executable,
         __file__,
@@ -100,7 +100,7 @@ def _apart(args: argparse.Namespace, task: str, system: str, seed: int, limit: i
 
 
 def _one(args: argparse.Namespace) -> dict[str, Any]:
-    """One training; with a limit only its speed."""
+    """Runs one training in this process; with a limit, only its speed is measured."""
     task, system, seed = args.task[0], args.system[0], args.seeds[0]
     recipe, splits, model = RECIPES[task], load(task, args.data), args.model or default_model()
     if args.epochs is not None:
@@ -127,7 +127,7 @@ def _system(name: str) -> Any:
 
 
 def _speed(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Seconds of an epoch on a part of the training set, the systems in turns; the median of several."""
+    """Median seconds per epoch on a part of the training set, alternating between the systems."""
     rows = []
     args.epochs = 1
     for task in args.task:
@@ -152,7 +152,7 @@ def _read() -> list[dict[str, Any]]:
 
 
 def _add(rows: list[dict[str, Any]]) -> None:
-    """Adds rows to the results; one with the same key is replaced."""
+    """Adds rows to the results, replacing those with the same key."""
     fresh = {tuple(row[name] for name in _KEY): row for row in rows}
     kept = [row for row in _read() if tuple(row[name] for name in _KEY) not in fresh]
     path = _results()
@@ -161,7 +161,7 @@ def _add(rows: list[dict[str, Any]]) -> None:
 
 
 def _write_table() -> str:
-    """quality.md of all rows: scores as mean and spread over seeds, and the speed."""
+    """Writes quality.md and README's table: scores as mean and standard deviation over seeds, and the speed."""
     rows = _read()
     lines = ["# Fine-tuning: scores and speed beside transformers", ""]
     lines += [f"all-MiniLM-L6-v2, the paper's recipe ({_recipe_line()}). {_machine(rows)}", ""]

@@ -1,9 +1,9 @@
-"""Results to tables and pages: the console's, the Markdown report's, the HTML page's and the README's, from the same rows.
+"""Turns result rows into console tables, the Markdown report, the HTML page and the README's tables.
 
 python benchmarks/report.py                          the README's tables and the reports of the newest results of each device
-python benchmarks/report.py NEW.jsonl                the report of one file, beside it
+python benchmarks/report.py NEW.jsonl                the report of one file, next to it
 python benchmarks/report.py NEW.jsonl --compare OLD.jsonl --fail-below 0.95
-                                                     what got slower since; exit code 1 if anything of ours did
+                                                     what got slower; exit code 1 if any of our rows did
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Cells = list[tuple[str, ...]]
 
 
 def questions(rows: Iterable[Row]) -> list[list[Row]]:
-    """Rows that answer the same question, together."""
+    """Groups rows that answer the same question."""
     found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         found.setdefault(tuple(row[name] for name in QUESTION), []).append(row)
@@ -45,19 +45,19 @@ def ours(rows: Sequence[Row], from_text: bool = False) -> Row | None:
 
 
 def best_other(rows: Sequence[Row]) -> Row | None:
-    """The fastest candidate of the same precision that is not fastbert."""
+    """The row of the fastest rival of the same precision that is not fastbert."""
     fine = [row for row in rows if not row["ours"] and row["rival"] and row["status"] == "ok" and "median_s" in row]
     return min(fine, key=lambda row: float(row["median_s"]), default=None)
 
 
 def gain(rows: Sequence[Row]) -> float | None:
-    """How much faster fastbert is than the best of the others; None where one of them is missing."""
+    """How many times as fast as the best other candidate fastbert is; None if either row is missing."""
     mine, other = ours(rows), best_other(rows)
     return None if mine is None or other is None or "median_s" not in mine else other["median_s"] / mine["median_s"]
 
 
 def title(row: Row) -> str:
-    """What a question is, in words."""
+    """The description of a row's question, for headings."""
     if row["suite"] == "ops":
         return f"{row['task']}: {row['dtype']}, {row['case']}"
     text = f"{row['suite']}: {row['model']}, {row['task']}, {row['dtype']}, {row['case']}"
@@ -70,7 +70,7 @@ def title(row: Row) -> str:
 
 
 def table(rows: Sequence[Row]) -> Cells:
-    """Header and cells of one question, in the order of the rows."""
+    """The table of one question: a header, and the cells of each row in order."""
     if rows[0]["suite"] == "startup":
         return _startup_table(rows)
     if rows[0]["suite"] == "memory":
@@ -144,7 +144,7 @@ def markdown(rows: Sequence[Row], plots: Sequence[Path] = ()) -> str:
 
 
 def page(rows: Sequence[Row], plots: Sequence[Path] = ()) -> str:
-    """The same as one HTML file that needs nothing beside it."""
+    """All questions as one self-contained HTML file."""
     body = [
         f"<h1>fastbert on {html.escape(rows[0]['device'])}, {max(row['date'] for row in rows)}</h1>",
         f"<p>{html.escape(machine(rows))}</p>",
@@ -162,7 +162,7 @@ def page(rows: Sequence[Row], plots: Sequence[Path] = ()) -> str:
 
 
 def machine(rows: Sequence[Row]) -> str:
-    """The machine, the versions, and every commit and date that rows were measured at."""
+    """The machine, the package versions, and every commit and date of the measurements."""
     row = rows[-1]
     where = f"{row['cpu']}, {row['cores']} cores"
     if row["cuda"] is not None:
@@ -175,7 +175,7 @@ def machine(rows: Sequence[Row]) -> str:
 
 
 def overview(groups: Sequence[Sequence[Row]]) -> str:
-    """One table of several questions: a line a candidate, a column a question; the last line compares with the best other."""
+    """One table of several questions: a row per candidate, a column per question, and a last row with the gains."""
     names = list(dict.fromkeys(_name(row) for group in groups for row in group if row["status"] == "ok"))
     cells = [("", *(_column(group[0]) for group in groups))]
     for name in names:
@@ -186,7 +186,7 @@ def overview(groups: Sequence[Sequence[Row]]) -> str:
 
 
 def readme_block(folder: Path = RESULTS) -> str:
-    """What stands between the README's markers."""
+    """The text between the README's benchmark markers."""
     blocks = [MARKS[0]]
     for path, rows in records.newest(folder):
         measured = [group for group in questions(rows) if any("median_s" in row for row in group)]
@@ -201,7 +201,7 @@ def readme_block(folder: Path = RESULTS) -> str:
 
 
 def update_readme(path: Path = ROOT / "README.md") -> None:
-    """Replaces what stands between the README's markers: the tables and the targets."""
+    """Replaces the text between the README's markers: the tables and the targets."""
     text = path.read_text(encoding="utf-8")
     for (begin, end), block in ((MARKS, readme_block()), (TARGET_MARKS, targets_block())):
         before, rest = text.split(begin)
@@ -210,13 +210,13 @@ def update_readme(path: Path = ROOT / "README.md") -> None:
 
 
 def targets_block(folder: Path = RESULTS) -> str:
-    """What stands between the README's markers of targets."""
+    """The text between the README's target markers."""
     begin, end = TARGET_MARKS
     return f"{begin}\n\n{targets.block([rows for _, rows in records.newest(folder)], questions)}\n\n{end}"
 
 
 def write_reports(path: Path, rows: Sequence[Row]) -> list[Path]:
-    """The Markdown report, the plots and the HTML page beside a file of results; what was written."""
+    """Writes the Markdown report, the plots and the HTML page next to a results file; returns the written paths."""
     from benchmarks.speed.plots import draw
 
     plots = draw(path, rows)
@@ -226,13 +226,13 @@ def write_reports(path: Path, rows: Sequence[Row]) -> list[Path]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; 0 if all is well, 1 if something of ours got slower, 2 for bad arguments."""
+    """Command line; returns 0 on success, 1 if any of our rows got slower, 2 for bad arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "results", type=Path, nargs="?", help="a file of results (default: the newest of each device, and the README)"
+        "results", type=Path, nargs="?", help="a results file (default: the newest of each device, and the README)"
     )
     parser.add_argument("--compare", type=Path, metavar="OLD.jsonl", help="results to compare with")
-    parser.add_argument("--fail-below", type=float, default=0.95, help="least new/old speed of our rows (default: 0.95)")
+    parser.add_argument("--fail-below", type=float, default=0.95, help="minimum new/old speed of our rows (default: 0.95)")
     args = parser.parse_args(arguments)
     try:
         if args.results is None:
@@ -314,7 +314,7 @@ def _time(seconds: float) -> str:
 
 
 def _digits(value: float) -> str:
-    """Three digits, or all before the point."""
+    """A number with three significant digits, or all digits before the point."""
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
 
 

@@ -1,8 +1,8 @@
-"""The cases of run.py under pytest-benchmark: every op, and the encoder, by fastbert and by its reference path.
+"""The cases of run.py under pytest-benchmark: every op and the encoder, with fastbert and with its reference path.
 
     pytest benchmarks --benchmark-compare
 
-The same table of ops and texts as run.py, at a size that takes seconds on a CPU, in this process, with warm caches.
+Uses the same table of ops and texts as run.py, at a size that takes seconds on a CPU, in this process, with warm caches.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def test_encoder(case: str, candidate: Any, benchmark: Any, checkpoints: Checkpo
 
 
 def run_synchronised(benchmark: Any, work: Any, inputs: Inputs, setting: int | None) -> None:
-    """Rounds of whole passes, the device waited for."""
+    """Benchmarks whole passes, each synchronised with the device."""
     from benchmarks.speed.timing import synchronise
 
     def run() -> None:

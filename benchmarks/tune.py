@@ -1,13 +1,12 @@
-"""Searches the launch table on this GPU: every candidate checked first, then timed; prints rows for kernels/tuning.py.
+"""Tunes the launch table on this GPU: checks every candidate, times it, and prints rows for kernels/tuning.py.
 
     python benchmarks/tune.py                        # every kernel, bfloat16
     python benchmarks/tune.py --only attention_long_dq layer_norm --dtype float16 --json rows.jsonl
     python benchmarks/tune.py --only "attention_short_fwd (2, 64, 128)"
 
-A candidate must give what the present row gives, to the type's rounding: that is found out, and everything compiled, by as
-many processes as there are cores. The timing comes after it, by one process: cold caches, interleaved with the others, and the
-median counts. Needs a CUDA device. Long: minutes a kernel; what was searched so far is in the file of --json, and is not
-searched again.
+A candidate must give the same result as the present row, up to the type's rounding. As many processes as there are cores
+compile all candidates and check this; then a single process times them with cold caches, interleaved, and takes the median.
+Needs a CUDA device. A search takes minutes per kernel; finished searches are in the file of --json and are not repeated.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ REPEATS = 20
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched.
+    """A search for the best row of one entry of the launch table.
 
     Attributes:
-        op: of the launch table.
-        limits: of the row.
+        op: name of the op in the launch table.
+        limits: the limits of the row.
         candidates: the rows to try.
-        make: makes the call that uses the row and returns what to compare.
+        make: returns a function that runs the op with the row in force and returns the tensor to compare.
     """
 
     op: str
@@ -60,7 +59,7 @@ class Search:
 
     @property
     def name(self) -> str:
-        """For --only."""
+        """The name of the search, for --only."""
         return f"{self.op} {self.limits}"
 
 
@@ -71,7 +70,7 @@ def blocks(**ranges: tuple[int, ...]) -> list[dict[str, int]]:
 
 
 def searches(dtype: torch.dtype) -> Iterator[Search]:
-    """All that can be searched."""
+    """All searches, for one dtype."""
     size = torch.empty(0, dtype=dtype).element_size()
     make = Tensors(dtype, "cuda")
     for width, length in itertools.product((64, 128), (32, 64, 128)):
@@ -164,7 +163,7 @@ def _loss(make: Tensors, backward: bool) -> Callable[[], Any]:
 
 @contextmanager
 def with_row(op: str, limits: tuple[int, ...], row: dict[str, int] | None) -> Iterator[None]:
-    """The launch table with one row in front, for this architecture."""
+    """Puts one row in front of the launch table for this architecture, inside the block."""
     arch, table = tuning.architecture(torch.device("cuda", torch.cuda.current_device())), tuning.TABLE[op]
     before = table.get(arch)
     table[arch] = [(limits, row), *(before or table["default"])]
@@ -178,13 +177,13 @@ def with_row(op: str, limits: tuple[int, ...], row: dict[str, int] | None) -> It
 
 
 def present_row(search: Search) -> dict[str, int] | None:
-    """The row of the launch table now; None where another kernel runs for these sizes."""
+    """The current row of the launch table; None if another kernel runs for these sizes."""
     has = tuning.has_row(search.op, _device(), *search.limits)
     return tuning.row(search.op, _device(), *search.limits) if has else None
 
 
 def is_right(task: tuple[str, str, dict[str, int]]) -> bool:
-    """Whether a candidate, (dtype, name of the search, row), gives what the present row gives. Runs in a process of its own."""
+    """Whether a candidate (dtype, name of the search, row) matches the present row's result; runs in a worker process."""
     dtype, name, row = task
     search, call, expected = _expected(dtype, name)
     tolerance = 4 * torch.finfo(torch.bfloat16 if expected.dtype == torch.float32 else expected.dtype).eps
@@ -192,9 +191,9 @@ def is_right(task: tuple[str, str, dict[str, int]]) -> bool:
         with with_row(search.op, search.limits, row):
             found = call().float()
         torch.cuda.synchronize()
-    except Exception as error:  # what does not compile or fit is no candidate; anything may come out of a compiler
+    except Exception as error:  # a row that does not compile or fit is rejected; a compiler may raise anything
         print(f"{name} {row}: {type(error).__name__}", file=sys.stderr)
-        if "CUDA error" in str(error):  # nothing works in this process any more
+        if "CUDA error" in str(error):  # the CUDA context is unusable from here on
             os._exit(1)
         return False
     return bool((found - expected.float()).abs().max() <= tolerance * expected.abs().max())
@@ -221,7 +220,7 @@ def ranked(search: Search, rows: Sequence[dict[str, int] | None]) -> list[tuple[
 
 
 def shown(row: dict[str, int] | None) -> str:
-    """A row as tuning.py has it."""
+    """A row formatted as in tuning.py."""
     if row is None:
         return "None"
     launch = ", ".join(f"{k}={v}" for k, v in row.items() if not k.startswith("num_"))
@@ -235,10 +234,10 @@ def _device() -> torch.device:
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=[""], help="searches with one of these texts in their names")
+    parser.add_argument("--only", nargs="+", default=[""], help="only searches whose names contain one of these")
     parser.add_argument("--dtype", default="bfloat16", choices=["float16", "bfloat16", "float32"])
-    cores = min(os.cpu_count() or 1, 16)  # each has a context and tensors on the card
-    parser.add_argument("--jobs", type=int, default=cores, help=f"processes that compile (default: {cores})")
+    cores = min(os.cpu_count() or 1, 16)  # each has a CUDA context and tensors on the GPU
+    parser.add_argument("--jobs", type=int, default=cores, help=f"number of compiling processes (default: {cores})")
     parser.add_argument("--json", type=Path, help="append every measurement to this file, as JSON lines")
     args = parser.parse_args()
     if not torch.cuda.is_available():
@@ -266,10 +265,10 @@ def main() -> int:
 
 
 def _fits(wanted: Sequence[Search], dtype: str, jobs: int) -> list[list[dict[str, int]]]:
-    """The candidates of each search that are right. Compiles them all, so that timing finds them in Triton's cache."""
+    """The correct candidates of each search; compiles all of them, so that timing finds them in Triton's cache."""
     tasks = [(dtype, search.name, row) for search in wanted for row in search.candidates]
     found: dict[int, bool] = {}
-    alone = False  # once something ended a process: one row at a time says which it is
+    alone = False  # after a process died: run one row at a time, to find the one that kills it
     with tqdm(total=len(tasks), desc="compile", unit="row", leave=False, disable=None) as bar:
         while len(found) < len(tasks):
             with ProcessPoolExecutor(1 if alone else jobs, multiprocessing.get_context("spawn")) as pool:
@@ -290,7 +289,7 @@ def _fits(wanted: Sequence[Search], dtype: str, jobs: int) -> list[list[dict[str
 
 
 def _searched(path: Path | None) -> set[tuple[str, str, str, tuple[int, ...]]]:
-    """What the file of --json holds already: a search is written as a whole."""
+    """The finished searches in the file of --json; a search is only written when it is complete."""
     if path is None or not path.exists():
         return set()
     rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())

@@ -1,11 +1,11 @@
-"""The forward of packed batches on a CPU at two commits, in turns: what a change costs or gains on one machine.
+"""Compares the speed of packed forward passes on a CPU between two commits, by alternating runs on one machine.
 
     git worktree add /tmp/older COMMIT
     PYTHONPATH=. python benchmarks/two_trees.py /tmp/older benchmarks/results/two_trees.jsonl
 
-Two processes, one for each tree, run the same batches in turns; the figure is the median of the ratios of neighbouring times.
-Lengths are like those of sentences: log-normal around 22 tokens, 3 to 128. Each batch is run as it comes, and sorted by length.
-Attention is timed inside every forward, so that its share is that of the same forwards.
+Two processes, one per work tree, run the same batches alternately; the figure is the median ratio of the times in a round.
+Lengths resemble those of sentences: log-normal around 22 tokens, 3 to 128. Each batch is run unsorted, and sorted by length.
+Attention is timed inside each forward pass, so its share refers to the same passes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ORDERS = ("unsorted", "sorted")
 
 
 def batches() -> list[list[list[int]]]:
-    """Batches of about `TOKENS` tokens, in the order in which texts come."""
+    """Batches of about `TOKENS` tokens, in random order of lengths."""
     import torch
 
     draws = torch.Generator().manual_seed(0)
@@ -41,7 +41,7 @@ def batches() -> list[list[list[int]]]:
 
 
 def serve() -> None:
-    """Answers each line, the name of a size and an order, with the seconds of the forwards and of attention in them."""
+    """For each input line with a size and an order, prints the seconds of the forward passes and of attention in them."""
     import torch
 
     import fastbert
@@ -66,7 +66,7 @@ def serve() -> None:
     rows["sorted"] = [sorted(batch, key=len, reverse=True) for batch in rows["unsorted"]]
     for line in sys.stdin:
         size, order = json.loads(line)
-        packed = [fastbert.pack(batch) for batch in rows[order]]  # new ones: nothing is known of them yet
+        packed = [fastbert.pack(batch) for batch in rows[order]]  # new batches, so that nothing is cached on them
         spent[0], began = 0.0, time.perf_counter()
         with torch.inference_mode():
             for batch in packed:
@@ -75,7 +75,7 @@ def serve() -> None:
 
 
 def main() -> None:
-    """Runs both trees, prints, and appends a line to the results."""
+    """Runs both trees, prints the comparison, and appends a line to the results file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("older", help="the work tree to compare with")
     parser.add_argument("results", nargs="?", help="a file of JSON lines to append to")

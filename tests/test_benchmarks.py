@@ -185,7 +185,7 @@ def test_ctrl_c_keeps_what_was_measured(model: Path, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "interrupted; what was measured is kept" in err
+    assert "interrupted; the measurements so far are kept" in err
     (path,) = tmp_path.glob("*.jsonl")
     rows = records.read(path)
     assert any(row["status"] == "ok" and row["median_s"] > 0 for row in rows)
@@ -223,8 +223,8 @@ def test_ctrl_c_before_the_first_round_of_a_case_leaves_no_rows_of_it(
         (["--sizes", "huge"], "there is no 'huge'; the sizes are"),
         (["--dtype", "float8"], "invalid choice: 'float8'"),
         (["--tokens", "-3"], "-3 is not a whole number of at least 1"),
-        (["--squad", str(ROOT / "README.md"), "--suite", "latency"], "is no SQuAD file"),
-        (["--compare", str(ROOT / "README.md")], "line 1: no row of results"),
+        (["--squad", str(ROOT / "README.md"), "--suite", "latency"], "is not a SQuAD file"),
+        (["--compare", str(ROOT / "README.md")], "line 1: not a result row"),
     ],
 )
 def test_bad_arguments_end_in_one_sentence(model: Path, tmp_path: Path, capsys, options: list[str], message: str) -> None:
@@ -243,7 +243,7 @@ def test_cases_that_nothing_is_named_like_end_in_one_sentence(model: Path, tmp_p
     code, rows = small(model, tmp_path, "--suite", "latency", "--cases", "full 9", candidates=(OURS,))
     assert (code, rows) == (2, [])
     assert (
-        "nothing in these suites has a text of --cases and of --tasks in its name" in capsys.readouterr().err.splitlines()[-1]
+        "no name in these suites contains a text of --cases and of --tasks" in capsys.readouterr().err.splitlines()[-1]
     )
 
 

@@ -385,7 +385,7 @@ def test_a_run_is_not_resumed_with_another_recipe_or_corpus(corpus: Corpus, whol
     with pytest.raises(InputError, match=r"holds a run with optimizer\.lr = 0\.001; now it is 0\.1: name another output"):
         pretrain(make_recipe(corpus.folder, "optimizer.lr=0.1"), whole_run, "cpu")
     other = make_corpus(tmp_path / "c", 30)
-    with pytest.raises(InputError, match="was started with another corpus"):
+    with pytest.raises(InputError, match="was started with a different corpus"):
         pretrain(make_recipe(other.folder), whole_run, "cpu")
     pretrain(make_recipe(corpus.folder, "run.log_every=7"), whole_run, "cpu")  # how it is reported may change
 

@@ -131,7 +131,7 @@ def test_nli_names_relations_whatever_their_order(classifier: tuple[Path, Any], 
 
 def test_nli_warns_where_labels_have_no_names(tmp_path: Path) -> None:
     save_head(tmp_path, "BertForSequenceClassification", num_labels=3)
-    with pytest.warns(UserWarning, match="names its labels LABEL_0, LABEL_1, LABEL_2: which relation"):
+    with pytest.warns(UserWarning, match="names its labels LABEL_0, LABEL_1, LABEL_2, which does not tell which relation"):
         assert NLI.from_pretrained(tmp_path, "cpu").predict([("a", "b")])[0]["label"].startswith("LABEL_")
 
 

@@ -1,8 +1,8 @@
-"""What the compiler makes of a kernel's launch, without a GPU: compiled ahead of time, read from the machine code.
+"""Compiles kernel launches ahead of time, without a GPU, and inspects the resulting machine code.
 
-`record` runs a real launcher on tensors without memory and catches its launches; `inspect` compiles one for an architecture
-with the very specialisation that Triton would choose, and reads registers, shared memory, stack, spills and instructions from
-the result. It cannot run under Triton's interpreter, whose functions do not compile.
+`record` runs a real launcher on tensors without memory and records its launches; `inspect` compiles one for an architecture
+with the same specialisation that Triton would choose, and reads registers, shared memory, stack, spills and instructions from
+the result. This does not work under Triton's interpreter, whose functions do not compile.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ TARGETS = {
     "sm100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-# Of one multiprocessor: shared memory of a block, and in all; resident warps. CUDA programming guide, technical specifications.
+# Per multiprocessor: maximum shared memory of a block, total shared memory, maximum resident warps. CUDA programming guide,
+# technical specifications.
 LIMITS = {
     "sm80": (163 << 10, 164 << 10, 64),
     "sm89": (99 << 10, 100 << 10, 48),
@@ -57,7 +58,7 @@ _TYPES = {
 
 @dataclass
 class Launch:
-    """A launch as the launcher made it: kernel, grid, every argument by name, and the compiler's options."""
+    """A recorded kernel launch: kernel, grid, every argument by name, and the compiler's options."""
 
     kernel: JITFunction[Any]
     grid: tuple[int, ...]
@@ -66,13 +67,13 @@ class Launch:
 
     @property
     def name(self) -> str:
-        """The kernel's name, bare."""
+        """The kernel's name without underscores at its ends and the suffix `_kernel`."""
         return self.kernel.__name__.strip("_").removesuffix("_kernel")
 
 
 @dataclass
 class Inspection:
-    """What came out, for one architecture. Registers a thread, bytes, counts of instructions."""
+    """The result of compiling a launch for one architecture: registers per thread, bytes, and instruction counts."""
 
     registers: int = 0
     stack: int = 0
@@ -86,7 +87,7 @@ class Inspection:
 
 @contextmanager
 def _caught(arch: str) -> Iterator[list[Launch]]:
-    """Launches are noted, not run, as if the tensors were on a card of that architecture with 132 multiprocessors."""
+    """Records launches instead of running them, as if on a GPU of that architecture with 132 multiprocessors."""
     launches: list[Launch] = []
 
     def note(kernel: JITFunction[Any], *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
@@ -103,7 +104,7 @@ def _caught(arch: str) -> Iterator[list[Launch]]:
 
 
 def record(arch: str, call: Callable[[], Any]) -> list[Launch]:
-    """The launches that `call`, which works on tensors of the device "meta", would make on `arch`."""
+    """The launches that `call` would make on `arch`; it must work on tensors of the device "meta"."""
     with _caught(arch) as launches:
         call()
     return launches
@@ -125,7 +126,7 @@ def compile_launch(launch: Launch, arch: str) -> Any:
 
 
 def _specialise(parameter: Any, value: Any) -> tuple[str, bool]:
-    """Type and divisibility by 16 of an argument, as Triton's launcher finds them."""
+    """The type of an argument and whether it is divisible by 16, as Triton's launcher determines them."""
     if parameter.is_constexpr or value is None:
         return "constexpr", False
     if isinstance(value, torch.Tensor):
@@ -181,13 +182,13 @@ def _last_number(pattern: str, text: str) -> int:
 
 
 def _instructions(code: str) -> list[tuple[int, str, str]]:
-    """(address, name with its suffixes, operands) of each instruction."""
+    """Parses the instructions as (address, name with its suffixes, operands)."""
     pattern = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)([^;]*);")
     return [(int(address, 16), name, operands) for address, name, operands in pattern.findall(code)]
 
 
 def _occupancy(arch: str, found: Inspection) -> float:
-    """Resident warps over the most that fit: limited by registers (in units of 256 a warp), shared memory and blocks."""
+    """Occupancy: resident warps over the maximum; limited by registers (in units of 256 per warp), shared memory and blocks."""
     _, shared, most = LIMITS[arch]
     per_warp = -(-found.registers * 32 // 256) * 256
     blocks = min(65536 // (per_warp * found.warps), most // found.warps, 32)
@@ -196,7 +197,7 @@ def _occupancy(arch: str, found: Inspection) -> float:
     return blocks * found.warps / most
 
 
-# Which instructions use which pipe of a Hopper multiprocessor, and how many warps' instructions each takes in a cycle.
+# The pipes of a Hopper multiprocessor: warp instructions per cycle, and the prefixes of the instructions that use the pipe.
 _PIPES = {
     "float": (4.0, ("FADD", "FMUL", "FFMA", "FMNMX", "FSEL", "FSETP", "FCHK", "HADD2", "HFMA2", "HMUL2", "F2FP")),
     "integer": (2.0, ("IADD", "IMAD", "LOP3", "SHF", "LEA", "ISETP", "SEL", "PRMT", "IMNMX", "VIADD", "MOV", "PLOP3")),
@@ -206,11 +207,11 @@ _PIPES = {
 
 
 def _main_loop(code: str, warps: int, steps: int) -> dict[str, float] | None:
-    """Cycles of the innermost loop with tensor-core work by pipe, and TFLOP/s of a card of 132 multiprocessors at 1.755 GHz.
+    """Cycles by pipe of the innermost loop with tensor-core work, and TFLOP/s of a GPU of 132 multiprocessors at 1.755 GHz.
 
-    `serial` adds the tensor cores to the busier of issue and special functions, `overlapped` takes the largest of all. The
-    model ranks variants; it sees neither stalls nor occupancy. A persistent product has its epilogue inside its loop, behind a
-    branch that is taken once in `steps`: it counts by that share.
+    `serial` adds the tensor-core cycles to the larger of issue and special-function cycles; `overlapped` takes the largest of
+    all pipes. The model ranks variants; it ignores stalls and occupancy. A persistent matrix product has its epilogue inside
+    the loop, behind a branch that is taken once in `steps` iterations, so the epilogue is weighted by 1 / `steps`.
     """
     labels: dict[str, int] = {}
     waiting: list[str] = []
@@ -249,13 +250,13 @@ def _main_loop(code: str, warps: int, steps: int) -> dict[str, float] | None:
 
 
 def _target(name: str, operands: str, labels: dict[str, int]) -> int | None:
-    """Address that a branch goes to."""
+    """The target address of a branch; None for other instructions."""
     label = re.search(r"(\.L_x_\d+)", operands) if name.startswith("BRA") else None
     return labels.get(label[1]) if label else None
 
 
 def _without_epilogue(body: list[tuple[int, str, str]], labels: dict[str, int]) -> tuple[list[str], list[str]]:
-    """The names of a loop's instructions, and of the longest part of it without tensor-core work that a branch may skip."""
+    """Instruction names of a loop and of its epilogue: the longest part without tensor-core work that a branch can skip."""
     best: tuple[int, int] = (0, 0)
     for address, name, operands in body:
         end = _target(name, operands, labels)

@@ -1,7 +1,7 @@
-"""The launches that BERT-base makes (and head sizes 32 and 128 beside it), as calls of the launchers on any device.
+"""The launches that BERT-base makes (plus head sizes 32 and 128), as calls of the launchers on any device.
 
-Sizes are those of a large batch: 16,384 tokens, N = 768, F = 3072, V = 30522. `kernel_report.py` compiles them all, the tests
-the heaviest of each kernel.
+Sizes are those of a large batch: 16,384 tokens, N = 768, F = 3072, V = 30522. `kernel_report.py` compiles all of them, the
+tests compile the heaviest of each kernel.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T, N, F, V, POSITIONS, LABELLED = 16_384, 768, 3072, 30_522, 512, 2_048
 
 @dataclass(frozen=True)
 class Case:
-    """A call of launchers. `floating` are the FLOPs by kernel, of the products alone."""
+    """A call of launchers. `floating` holds the FLOPs of the matrix products by kernel."""
 
     name: str
     call: Callable[[], Any]
@@ -28,13 +28,13 @@ class Case:
 
 
 class Tensors:
-    """Tensors of one type on one device; on "meta" they have no memory."""
+    """Makes tensors of one type on one device; on "meta" they have no memory."""
 
     def __init__(self, dtype: torch.dtype, device: str) -> None:
         self.dtype, self.device = dtype, device
 
     def __call__(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Random numbers; zeros of an integer type."""
+        """A tensor of random numbers; zeros for integer types and on "meta"."""
         dtype = dtype or self.dtype
         if self.device != "meta" and dtype.is_floating_point:
             return torch.randn(shape, device=self.device).to(dtype)
@@ -42,7 +42,7 @@ class Tensors:
 
 
 def cases(dtype: torch.dtype, device: str = "meta") -> Iterator[Case]:
-    """Every kernel in the forms that inference and training use."""
+    """Cases for every kernel, in the forms that inference and training use."""
     make = Tensors(dtype, device)
     seed = make(1, dtype=torch.int64)
     for width in (64, 32, 128):
@@ -86,7 +86,7 @@ def _layer_norm(make: Tensors, seed: Tensor) -> Iterator[Case]:
 
     yield Case("layer_norm", call, {})
 
-    # Under autocast: states in float32, the result in 16 bit as well, two upstream gradients; of the width of BERT-large too.
+    # Under autocast: float32 states, an additional 16-bit result, two upstream gradients; also at the width of BERT-large.
     for width in (N, 1024):
         x16, x32, w = make(T, width), make(T, width, dtype=torch.float32), make(width, dtype=torch.float32)
 

@@ -1,11 +1,11 @@
-"""Host time of a layer, measured without a GPU: everything that Python does for a forward and a training step.
+"""Measures the host time of a layer without a GPU: the Python overhead of a forward pass and of a training step.
 
     python benchmarks/kernels/host.py                            # microseconds a layer
     python benchmarks/kernels/host.py --output host.jsonl        # and as JSON lines, with versions and commit
 
 Kernels are compiled for sm_90 and launched through Triton's own code, with a driver that does nothing; tensors are on the CPU.
-Matrix products of the vendor return at once. What is left is the time that a GPU would wait for Python: launchers, checks,
-modules, autograd. It does not depend on the sizes, which are small. On a GPU CUDA's calls are added, some 5 us a launch.
+Vendor matrix products return at once. The remaining time is what a GPU would wait for Python: launchers, checks, modules,
+autograd. It does not depend on the sizes, which are small. On a real GPU, CUDA calls add some 5 us per launch.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ REPEATS = 40
 
 
 class _Utilities:
-    """The driver's functions: nothing is loaded or launched."""
+    """A stub of the driver's functions, which loads and launches nothing."""
 
     def load_binary(self, *_: Any) -> tuple[int, int, int, int, int]:
-        """Module, function, registers, spills, most threads of a block."""
+        """Returns (module, function, registers, spills, maximum threads per block)."""
         return 1, 1, 32, 0, 1024
 
     def get_device_properties(self, _: int) -> dict[str, int]:
-        """Those of a H100 that a launch asks for."""
+        """The properties of an H100 that a launch asks for."""
         return {"max_shared_mem": 227 << 10, "multiprocessor_count": 132}
 
     def __getattr__(self, name: str) -> Callable[..., object]:
@@ -58,7 +58,7 @@ class _Utilities:
 
 
 class _Driver:
-    """Triton's interface to a device: a GPU of compute capability 9.0 that is not there."""
+    """A stub of Triton's driver interface, for a simulated GPU of compute capability 9.0."""
 
     launcher_cls = nvidia.CudaLauncher
     utils = _Utilities()
@@ -72,12 +72,12 @@ class _Driver:
         return 0
 
     def get_current_target(self) -> GPUTarget:
-        """What kernels are compiled for."""
+        """The target that kernels are compiled for."""
         return GPUTarget("cuda", 90, 32)
 
 
 class _Product(torch.autograd.Function):
-    """A matrix product that is not computed, with gradients that are not."""
+    """A matrix product that returns uninitialized results and gradients of the right shapes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -101,7 +101,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 @contextmanager
 def without_a_gpu() -> Iterator[None]:
-    """Inside the block CPU tensors take the path of a GPU of sm_90, whose kernels and products compute nothing."""
+    """Inside the block, CPU tensors take the path of an sm_90 GPU whose kernels and matrix products compute nothing."""
     pretended = (
         (tuning, "architecture", lambda _: "sm90"),
         (tuning, "_multiprocessors", lambda _: 132),
@@ -119,7 +119,7 @@ def without_a_gpu() -> Iterator[None]:
 
 
 def measure() -> dict[str, float]:
-    """Microseconds a layer: an eager forward in bfloat16, and forward and backward of training under autocast."""
+    """Microseconds per layer: an eager forward in bfloat16, and forward and backward of training under autocast."""
     torch.manual_seed(0)
     config = fastbert.BertConfig(**SIZES)
     batch = fastbert.pack([[5] * 16], limits=Limits(SIZES["vocab_size"], 2, 512))
@@ -147,7 +147,7 @@ def measure() -> dict[str, float]:
 
 
 def _median(call: Callable[[], None], before: Callable[[], None] | None = None) -> float:
-    """Median seconds of a call, each after an untimed `before`."""
+    """Median seconds of a call, each preceded by an untimed call of `before`; the first quarter is warm-up."""
     taken = []
     for _ in range(REPEATS):
         if before is not None:

@@ -1,1 +1,1 @@
-"""Fine-tuning by fastbert and by transformers, with the same recipes on the same data; quality.py starts it."""
+"""Fine-tuning with fastbert and with transformers, by the same recipes on the same data; run by quality.py."""

@@ -1,4 +1,4 @@
-"""The recipes of `quality.py` in fastbert."""
+"""Runs the recipes of `quality.py` with fastbert."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastbert.finetuning import FineTuneOptions, finetune
 def train_and_predict(
     recipe: Recipe, splits: Splits, model: Path, seed: int, *, grouped: bool = False, evaluate: bool = True
 ) -> tuple[list[Any], float]:
-    """As `quality_transformers.train_and_predict`; there is no padding, so `grouped` means nothing."""
+    """Like `transformers_side.train_and_predict`; `grouped` has no effect, since there is no padding."""
     options = FineTuneOptions(
         epochs=recipe.epochs,
         lr=recipe.lr,

@@ -21,10 +21,10 @@ class Recipe:
     """How a task is trained: the paper's recipe (batch 32, warm-up over 10 %, dropout 0.1, decay 0.01, clipping at 1).
 
     Attributes:
-        kind: of `fastbert finetune`.
-        metrics: names; the first one chooses the best epoch on dev, where there is a dev set.
-        epochs, lr, max_length: as they say.
-        expected: what is known of it, for the table.
+        kind: a kind of task of `fastbert finetune`.
+        metrics: names; the first one selects the best epoch on dev, if there is a dev set.
+        epochs, lr, batch_size, max_length: the hyperparameters.
+        expected: known scores, for the table.
     """
 
     kind: str
@@ -48,7 +48,7 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Splits:
-    """Examples of a task. `dev` is None where nothing is chosen on it."""
+    """The examples of a task. `dev` is None if no epoch is selected on it."""
 
     train: list[Any]
     dev: list[Any] | None
@@ -78,7 +78,7 @@ def _texts(path: Path, layout: str | None = None, kind: str = "name") -> list[An
 
 
 def _mrpc(folder: Path) -> Splits:
-    """GLUE's split: the training file without the pairs that dev_ids.tsv names, and those."""
+    """GLUE's split of MRPC: the pairs in dev_ids.tsv form dev, and the rest of the training file forms train."""
     path = folder / "msr_paraphrase_train.txt"
     examples, table = read_text_examples(path, find_layout(path, "mrpc"))
     ids = [line.split("\t") for line in (folder / "dev_ids.tsv").read_text().splitlines()]
@@ -91,7 +91,7 @@ def _mrpc(folder: Path) -> Splits:
 
 
 def score(recipe: Recipe, examples: list[Any], predictions: list[Any]) -> dict[str, float]:
-    """The metrics of predictions, all in per cent."""
+    """The metrics of predictions, all in percent."""
     if recipe.kind == "qa":
         gold = {question.id: [answer.text for answer in question.answers] for question in examples}
         return answer_metrics(gold, {question.id: text for question, text in zip(examples, predictions, strict=True)})

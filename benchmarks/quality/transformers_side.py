@@ -1,4 +1,4 @@
-"""The recipes of `quality.py` in transformers: its Trainer, its collators, dynamic padding."""
+"""Runs the recipes of `quality.py` with transformers: its Trainer, its collators, and dynamic padding."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Predictions = list[Any]
 def train_and_predict(
     recipe: Recipe, splits: Splits, model: Path, seed: int, *, grouped: bool = False, evaluate: bool = True
 ) -> tuple[Predictions, float]:
-    """Trains, keeps the epoch that is best on dev where there is a dev set, and predicts the test set.
+    """Trains, keeps the best epoch on dev if there is a dev set, and predicts the test set.
 
     Args:
         recipe, splits: the task.
         model: a folder.
-        seed: of everything.
-        grouped: batches of texts of similar length, transformers' best padding strategy.
-        evaluate: predict; otherwise only the time counts.
+        seed: the seed of all random numbers.
+        grouped: whether batches hold texts of similar length, transformers' best padding strategy.
+        evaluate: whether to evaluate and predict; otherwise only the time is measured.
 
     Returns:
         Predictions (labels, numbers, tag lists, or start and end logits), and seconds of training without evaluation.
@@ -78,13 +78,13 @@ def train_and_predict(
         trainer.train()
         if not evaluate:
             return [], clock.seconds
-        trainer.compute_metrics = None  # that of dev
+        trainer.compute_metrics = None  # it scores against dev
         found = trainer.predict(sets["test"])
     return _readable(recipe, found, splits.test, tokenizer, names), clock.seconds
 
 
 class _Clock:
-    """Seconds of the epochs' steps, evaluation left out."""
+    """Measures the seconds of the training epochs, without evaluation."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -127,7 +127,7 @@ def _model(recipe: Recipe, folder: Path, names: list[str]) -> Any:
 
 
 class _Rows(list[Any]):
-    """A data set in memory; the Trainer looks for column names."""
+    """A data set in memory, with the attribute `column_names` that the Trainer expects."""
 
     column_names: list[str] | None = None
 
@@ -159,7 +159,7 @@ def _tagged(sentence: TaggedSentence, tokenizer: Any, names: list[str], limit: i
 
 
 def _questions(examples: list[Any], tokenizer: Any, limit: int) -> _Rows:
-    """A row a window: windows share 128 tokens, as in transformers' example script."""
+    """One row per window; windows overlap by 128 tokens, as in transformers' example script."""
     rows = _Rows()
     for example in examples:
         made = _windows(example, tokenizer, limit)
@@ -201,7 +201,7 @@ def _scorer(recipe: Recipe, splits: Splits, names: list[str]) -> Any:
 
 
 def _readable(recipe: Recipe, found: Any, examples: list[Any], tokenizer: Any, names: list[str]) -> Predictions:
-    """What `score` takes, from what the Trainer returns."""
+    """Converts the Trainer's predictions to the form that `score` takes."""
     logits, labels = found.predictions, found.label_ids
     if recipe.kind == "regress":
         return [float(value) for value in logits.reshape(-1)]
@@ -214,7 +214,7 @@ def _readable(recipe: Recipe, found: Any, examples: list[Any], tokenizer: Any, n
 
 
 def _answers(logits: Any, examples: list[Any], tokenizer: Any, limit: int) -> Predictions:
-    """The best answer to each question, by the same rules as ours."""
+    """The best answer to each question, chosen by fastbert's own rules."""
     from fastbert.tasks.answers import ScoredWindow, best_answers
 
     starts, ends = logits

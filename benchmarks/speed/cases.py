@@ -1,4 +1,4 @@
-"""What is measured, as data: sizes of BERT, and texts of several length distributions as ids of the model's tokenizer."""
+"""The benchmark's models and inputs: BERT sizes, and tokenized texts of several length distributions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastbert.data import read_texts
 from fastbert.errors import InputError
 
 HISTOGRAM_BIN = 32
-SIZES = {  # hidden size, layers, heads, intermediate size; seeded weights. MiniLM-L6 has real ones.
+SIZES = {  # hidden size, layers, heads, intermediate size; weights from a seed (MiniLM-L6 has trained weights)
     "tiny": (128, 2, 2, 512),
     "base": (768, 12, 12, 3072),
     "large": (1024, 24, 16, 4096),
@@ -30,9 +30,9 @@ class Case:
     """Texts of one length distribution.
 
     Attributes:
-        name: in tables.
+        name: the name in tables.
         source: where the texts come from.
-        inputs: ids of each text, special tokens included, and the texts where they are whole.
+        inputs: ids of each text, special tokens included, and the texts themselves if they are uncut.
     """
 
     name: str
@@ -41,16 +41,16 @@ class Case:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each text."""
+        """Number of tokens of each text."""
         return [len(row) for row in self.inputs.rows]
 
     def histogram(self) -> list[tuple[int, int]]:
-        """(longest length of the bin, texts in it), bins of 32 tokens."""
+        """Length histogram as (longest length of the bin, number of texts in it), in bins of 32 tokens."""
         counts = Counter(-(-length // HISTOGRAM_BIN) * HISTOGRAM_BIN for length in self.lengths)
         return sorted(counts.items())
 
     def masked(self, mask_token_id: int) -> Case:
-        """The same texts with some words masked."""
+        """A copy of the case with some words masked."""
         rows = [list(row) for row in self.inputs.rows]
         for i, row in enumerate(rows):
             for at in masked_places(i, len(row)):
@@ -62,11 +62,11 @@ class Texts:
     """Makes cases from texts.
 
     Args:
-        tokenizer: of the model.
+        tokenizer: the model's tokenizer.
         text: a file of texts; None means the Python language reference.
-        column: of a table.
+        column: the text column of a table.
         squad: a SQuAD file, for the lengths of its questions with their contexts.
-        max_length: longer texts are cut there, for every candidate alike.
+        max_length: longer texts are truncated to this many tokens, for every candidate alike.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Texts:
         self.squad = squad
 
     def case(self, name: str, tokens: int) -> Case:
-        """The case of that name with about so many tokens: "natural", "SQuAD", "N(256,64)" or "full <length>"."""
+        """The case with that name and about `tokens` tokens: "natural", "SQuAD", "N(256,64)" or "full <length>"."""
         if name == "natural":
             places = self._spread(list(map(len, self.rows)), tokens)
             return Case(name, self.source, Inputs([self.rows[i] for i in places], [self.texts[i] for i in places]))
@@ -103,7 +103,7 @@ class Texts:
         return Case(f"full {width}", self.source, Inputs(self._chunks(itertools.repeat(width), tokens, least=4)))
 
     def one(self, length: int) -> Case:
-        """A single text of that length."""
+        """A case with a single text of that length."""
         case = self.case(f"full {length}", 1)
         return Case(case.name, case.source, Inputs(case.inputs.rows[:1]))
 
@@ -111,14 +111,14 @@ class Texts:
         return row if len(row) <= self.max_length else [*row[: self.max_length - 1], row[-1]]
 
     def _spread(self, lengths: Sequence[int], tokens: int) -> list[int]:
-        """Places taken evenly from the whole source; again from the start if it is too short."""
+        """Indices spread evenly over the whole source; they wrap around if it is too short."""
         wanted = max(4, round(tokens * len(lengths) / sum(lengths)))
         if wanted >= len(lengths):
             return [i % len(lengths) for i in range(wanted)]
         return [i * len(lengths) // wanted for i in range(wanted)]
 
     def _chunks(self, lengths: Iterable[int], tokens: int, least: int) -> list[list[int]]:
-        """Running text cut to lengths."""
+        """Running text cut into rows of the given lengths."""
         body, start, rows = itertools.cycle(self.body), (self.rows[0][0], self.rows[0][-1]), []
         total = 0
         for length in lengths:
@@ -136,7 +136,7 @@ class Texts:
 
 
 def paragraphs_of_python_docs() -> Iterator[str]:
-    """Paragraphs of the language reference, which every Python carries."""
+    """Paragraphs of the language reference, which ships with Python."""
     for topic in pydoc_data.topics.topics.values():
         for paragraph in topic.split("\n\n"):
             text = " ".join(paragraph.split())
@@ -152,4 +152,4 @@ def _questions_with_contexts(path: Path) -> Iterator[tuple[str, str]]:
                 for question in paragraph["qas"]:
                     yield question["question"], paragraph["context"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no SQuAD file: {type(error).__name__} {error}") from None
+        raise InputError(f"{path} is not a SQuAD file: {type(error).__name__} {error}") from None

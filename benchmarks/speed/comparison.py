@@ -1,4 +1,4 @@
-"""Two runs compared: what of ours got slower."""
+"""Compares two runs, to find which of our rows got slower."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from fastbert.errors import InputError
 
 
 def compare(old: Sequence[Row], new: Sequence[Row], fail_below: float) -> tuple[str, list[Row]]:
-    """(a table as text, our rows whose speed fell below `fail_below` of the old).
+    """Compares two runs: returns a table as text, and our rows whose speed fell below `fail_below` of the old speed.
 
-    Speeds compare as shares of the limit that each run measured, so a machine that is slower today is not mistaken for slower
-    code; where a row has no share, as times. A row of ours that worked and now has no figure counts as slower.
+    Speeds are compared as shares of the limit that each run measured, so that a machine that is slower today is not mistaken
+    for slower code; rows without a share are compared by time. A row of ours that used to work and has no figure now counts as
+    slower.
 
     Raises:
-        InputError: the runs have no row in common, or are of different devices.
+        InputError: the runs have no row in common, or come from different devices.
     """
     before = {key(row): row for row in old if row["status"] == "ok"}
     devices = {row["device"] for row in (*old, *new)}
     if len(devices) > 1:
-        raise InputError(f"results of different devices do not compare: {', '.join(sorted(devices))}")
+        raise InputError(f"results of different devices cannot be compared: {', '.join(sorted(devices))}")
     lines, slower = [], []
     for row in new:
         was = before.get(key(row))

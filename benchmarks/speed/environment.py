@@ -1,4 +1,4 @@
-"""What must stand beside a figure: the machine, the versions, the commit, the date."""
+"""The facts recorded with every figure: machine, versions, commit and date."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def slug(name: str) -> str:
-    """A name as a folder's."""
+    """A name converted to a folder name."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
@@ -66,7 +66,7 @@ def _cpu_name() -> str:
 
 
 def _commit() -> str | None:
-    """Of the checkout; FASTBERT_COMMIT names it where the code was copied to a machine without its repository."""
+    """The commit of the checkout; FASTBERT_COMMIT overrides it, for code copied to a machine without the repository."""
     if given := os.environ.get("FASTBERT_COMMIT"):
         return given
     root = Path(__file__).resolve().parents[2]

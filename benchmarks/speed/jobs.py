@@ -1,6 +1,6 @@
-"""What a candidate is told: the job (once, when it starts) and the inputs (one list of texts after the other).
+"""The interface of a candidate: a job, given once when it starts, and inputs, one list of texts after another.
 
-Light on purpose: every candidate's process imports it, and must not import fastbert through it.
+Deliberately lightweight: every candidate's process imports this module, and must not import fastbert through it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Job:
         device, dtype: as PyTorch spells them.
         folder: the checkpoint, a local directory; "" for ops.
         max_length: the longest text, in tokens.
-        mask_token_id: what stands at the masked words.
+        mask_token_id: the id at masked words.
     """
 
     task: str
@@ -32,36 +32,36 @@ class Job:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The texts of a case: ids with special tokens, and the texts themselves where there are any."""
+    """The texts of a case: ids with special tokens, and the texts themselves if available."""
 
     rows: list[list[int]]
     texts: list[str] | None = None
 
 
 class Work:
-    """What a candidate makes of a job; the base of all candidates.
+    """The base class of all candidates: runs one job on given inputs.
 
     Attributes:
-        settings: batch sizes to choose from; (None,) where there is nothing to choose.
-        cold: whether caches are emptied before each call.
+        settings: batch sizes to choose from; (None,) if there is no choice.
+        cold: whether caches are flushed before each call.
     """
 
     settings: tuple[int | None, ...] = (None,)
     cold = False
 
     def take(self, inputs: Inputs) -> None:
-        """The inputs of all calls that follow."""
+        """Sets the inputs of all following calls."""
         self.inputs = inputs
 
     def outputs(self) -> list[Any]:
-        """What the candidate gives for the inputs, as NumPy arrays: one a text, in their order."""
+        """The candidate's outputs for the inputs, as NumPy arrays: one per text, in their order."""
         raise NotImplementedError
 
     def run(self, setting: int | None) -> None:
-        """One timed pass over the inputs. Everything it starts has ended, or runs on the job's device."""
+        """Runs one timed pass over the inputs; on return only work on the job's device may still be running."""
         raise NotImplementedError
 
 
 def masked_places(index: int, length: int) -> range:
-    """Where text `index` has masked words: about 15 % of them, never [CLS] or [SEP]."""
+    """The positions of masked words in text `index`: about 15 % of them, never [CLS] or [SEP]."""
     return range(1 + index % 5, length - 1, 7)

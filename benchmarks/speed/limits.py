@@ -1,7 +1,7 @@
-"""What the machine can do, measured in the same run as everything else, and what a model's work amounts to.
+"""The machine's limits, measured in the same run as the candidates, and the cost of a model's work.
 
-The limit of a case is the longer of two times: its FLOPs at the best matrix-product rate, its bytes at the copy bandwidth. A
-candidate's share of the limit is that time over its own.
+The limit of a case is the longer of two times: its FLOPs at the best matrix-product rate, and its bytes at the copy bandwidth.
+A candidate's share of the limit is this time divided by its own.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ COPY_BYTES = {"cpu": 256 << 20, "cuda": 2 << 30}
 
 
 class Limits(Work):
-    """Large matrix products and a large copy.
+    """Measures the machine's limits with large matrix products and a large copy.
 
-    The product is the fastest that PyTorch offers for the type: square or of a feed-forward layer's shape, on a CPU by MKL or
-    by oneDNN.
+    The product is the fastest that PyTorch offers for the type: square or in the shape of a feed-forward layer, and on a CPU
+    with MKL or oneDNN.
     """
 
     def __init__(self, job: Job) -> None:
@@ -49,11 +49,11 @@ class Limits(Work):
         self.target = torch.empty_like(self.source)
 
     def take(self, inputs: Inputs) -> None:
-        """Nothing: the limit is the machine's."""
+        """Does nothing: the limits do not depend on the inputs."""
 
     @torch.no_grad()
     def rates(self, at_least: float) -> tuple[float, float]:
-        """(FLOP/s of the product, bytes/s read and written by the copy), each timed for `at_least` seconds."""
+        """Measures (FLOP/s of the product, bytes/s read and written by the copy), each for `at_least` seconds."""
         moved = 2 * self.source.nbytes
         return (
             self.flops / self._seconds(self.product, at_least),
@@ -65,22 +65,23 @@ class Limits(Work):
 
 
 def limit_seconds(flops: float, moved: float, flops_per_s: float, bytes_per_s: float) -> float:
-    """The least time that the machine needs."""
+    """The minimum time that the machine needs for this work."""
     return max(flops / flops_per_s, moved / bytes_per_s)
 
 
 def model_cost(config: Any, task: str, rows: Sequence[Sequence[int]], mask_token_id: int, size: int) -> tuple[int, int]:
-    """(FLOPs, bytes) of one pass of a model over texts.
+    """The cost, (FLOPs, bytes), of one pass of a model over texts.
 
-    FLOPs are those of the encoder's products (`fastbert.diagnostics.encoder_flops`) and of the MLM head at its scored words,
-    three times that in training. Bytes are the layers' weights read once; in training also their gradients and AdamW's states.
+    FLOPs are those of the encoder's matrix products (`fastbert.diagnostics.encoder_flops`) and of the MLM head at its scored
+    words, times three in training. Bytes are the layers' weights read once; in training also their gradients and AdamW's
+    states.
 
     Args:
         config: a BertConfig.
         task: see `jobs.Job`.
         rows: ids of each text.
-        mask_token_id: what stands at the words that the MLM head scores.
-        size: bytes of an element.
+        mask_token_id: the id at the words that the MLM head scores.
+        size: bytes per element.
     """
     from fastbert.diagnostics import encoder_flops
 

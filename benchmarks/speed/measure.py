@@ -1,9 +1,10 @@
-"""The method: check first, then time in turns.
+"""The measurement method: check every candidate's outputs first, then time the candidates in interleaved rounds.
 
-Every candidate's outputs are held against an oracle in float32; one that fails gets no figure. Its error may be an absolute
-bound, or twice that of plain PyTorch in the same type: gradients of a deep model in 16 bit are far from float32's, whoever
-computes them. Those that pass choose their batch size on a sample, run once to warm up, and then take turns, round after round,
-together with the machine's own limits, so that a change of its speed meets all alike. A figure is the median of the rounds.
+Outputs are compared with an oracle in float32; a candidate that fails the check gets no figure. Its error may reach an absolute
+bound, or twice the error of plain PyTorch in the same type: 16-bit gradients of a deep model are far from the float32 ones in
+any implementation. Candidates that pass choose their batch size on a sample, run once to warm up, and are then timed in
+interleaved rounds together with the machine's own limits, so that changes of the machine's speed affect all alike. A figure is
+the median of the rounds.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from benchmarks.speed.records import Row
 from benchmarks.speed.worker import CandidateError, Worker
 
 CHECKED_TEXTS = 16
-LIMIT_SECONDS = {"cpu": 0.2, "cuda": 0.05}  # of each limit in a round
-# least cosine and largest error, as a share of the largest value: by type, and for precisions below the one asked for
+LIMIT_SECONDS = {"cpu": 0.2, "cuda": 0.05}  # time spent on each limit per round
+# minimum cosine and maximum error, as a share of the largest value: by type, and for precisions below the requested one
 GATES = {"float32": (0.99999, 1e-4), "float16": (0.999, 0.1), "bfloat16": (0.999, 0.1), "int8": (0.95, 0.5)}
-FURTHEST = (0.9, 0.5)  # however far plain PyTorch is
-TRAINING_GATES = GATES | {"float16": (0.99, 0.1), "bfloat16": (0.99, 0.1)}  # gradients round more often
+FURTHEST = (0.9, 0.5)  # minimum cosine and maximum error, however large plain PyTorch's error is
+TRAINING_GATES = GATES | {"float16": (0.99, 0.1), "bfloat16": (0.99, 0.1)}  # gradients accumulate more rounding errors
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ class Plan:
     """How long to measure.
 
     Attributes:
-        least, most: rounds.
-        spread: enough rounds are done when (p80 - p20) / median of every candidate is below it.
-        budget_s: after three rounds, none starts later than that after the first.
-        at_least_s: seconds of calls in one figure of a round.
-        sampled: texts on which the batch size is chosen.
+        least, most: minimum and maximum number of rounds.
+        spread: rounds stop when (p80 - p20) / median is at most this for every candidate.
+        budget_s: after three rounds, no round starts later than this after the first.
+        at_least_s: minimum seconds of calls for one figure of a round.
+        sampled: number of texts on which the batch size is chosen.
         wait_s: candidates that take longer to start are left out.
-        patience_s: how long a candidate may take for one answer.
+        patience_s: timeout for one answer of a candidate.
     """
 
     least: int = 5
@@ -57,13 +58,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Question:
-    """What all candidates are asked: some inputs and what they cost.
+    """One measurement for all candidates: inputs and their cost.
 
     Attributes:
-        facts: what every row says of it.
-        inputs: of each pass.
+        facts: the facts recorded in every row.
+        inputs: the inputs of each pass.
         cost: (FLOPs, bytes) of a pass; None asks the candidate.
-        memory_only: only the peak is wanted, of the first pass.
+        memory_only: measure only the peak memory of the first pass.
     """
 
     facts: Row
@@ -73,16 +74,16 @@ class Question:
 
 
 class Field:
-    """The candidates of one job, each in its process, and the oracle's.
+    """The candidates of one job and the oracle, each in a separate process.
 
     Args:
-        job: what they load.
-        candidates: all that could take part.
-        oracle: the candidate whose outputs are right; it is not measured.
+        job: the job that they load.
+        candidates: all candidates that could take part.
+        oracle: the candidate whose outputs are taken as correct; it is not measured.
         plan: how long to measure.
-        limits: `limits.Limits` for the job's device and type; it takes its turns with the candidates.
-        step: told what is going on, for a progress bar.
-        plain: plain PyTorch in the job's type, whose error allows others twice as much; None where the bounds alone count.
+        limits: `limits.Limits` for the job's device and type; it is measured in turn with the candidates.
+        step: called with a description of the current step, for a progress bar.
+        plain: plain PyTorch in the job's type, twice whose error is allowed; None if only the absolute bounds apply.
     """
 
     def __init__(
@@ -97,17 +98,17 @@ class Field:
     ) -> None:
         self.job, self.plan, self.step = job, plan, step
         self.oracle, self.plain = oracle, plain
-        self._allowed: tuple[Question, float, float] | None = None  # by plain PyTorch, for the question that was asked last
+        self._allowed: tuple[Question, float, float] | None = None  # bounds from plain PyTorch, for the last question
         self.candidates = candidates
         self._workers: dict[str, Worker] = {}
-        self._at_once = not job.device.startswith("cpu")  # a GPU's host has cores for all; a CPU is what they compete for
+        self._at_once = not job.device.startswith("cpu")  # on a CPU, candidates would compete for the cores
         self._oracle_worker: Worker | None = None
         self._broken: dict[str, str] = {}
         self._limits = limits
 
     @contextmanager
     def open(self) -> Iterator[Field]:
-        """Ends every process at the end."""
+        """Ends all processes when the block is left."""
         try:
             yield self
         finally:
@@ -116,7 +117,7 @@ class Field:
                     worker.close()
 
     def rows(self, question: Question, keep: Callable[[list[Row]], None]) -> None:
-        """Measures everybody on a question. `keep` gets the rows even when Ctrl-C ends the rounds early."""
+        """Measures all candidates on a question; `keep` gets the rows even if Ctrl-C ends the rounds early."""
         rows, running = [], []
         self._load_at_once(question)
         try:
@@ -167,7 +168,7 @@ class Field:
         return Worker(candidate.make, self.job, candidate.options, self.plan.patience_s, wait)
 
     def _load_at_once(self, question: Question) -> None:
-        """Starts everybody that will take part, the oracle too, so that they load side by side; then nobody's load is timed."""
+        """Starts the oracle and all participating candidates in parallel; their load times are then not recorded."""
         if not self._at_once or self._oracle_worker is not None:
             return
         self._oracle_worker = self._worker(self.oracle, wait=False)
@@ -175,7 +176,7 @@ class Field:
             if self._absence(candidate, question) is None:
                 self._workers[candidate.name] = self._worker(candidate, wait=False)
         self._oracle_worker.ready()
-        for name, worker in list(self._workers.items()):  # nobody chooses a batch size while others load
+        for name, worker in list(self._workers.items()):  # no batch size is chosen while others load
             try:
                 worker.ready()
             except CandidateError as error:
@@ -183,7 +184,7 @@ class Field:
                 del self._workers[name]
 
     def _absence(self, candidate: Candidate, question: Question) -> str | None:
-        """Why a candidate does not take part in a question."""
+        """The reason why a candidate does not take part in a question; None if it does."""
         reason = candidate.missing(self.job.device, self.plan.wait_s)
         if reason is None and candidate.needs_texts and question.inputs.texts is None:
             reason = "takes texts, and these are cut from running text"
@@ -215,7 +216,7 @@ class Field:
             }
 
     def _allowed_by_plain(self, question: Question, expected: list[Any]) -> tuple[float, float]:
-        """(least cosine, largest error): twice as far from the oracle as plain PyTorch in the job's type."""
+        """(minimum cosine, maximum error): twice as far from the oracle as plain PyTorch in the job's type."""
         if self._allowed is None or self._allowed[0] is not question:
             assert self.plain is not None
             cosine, error = 1.0, 0.0
@@ -227,19 +228,19 @@ class Field:
                 finally:
                     worker.close()
             except CandidateError:
-                pass  # then the bounds alone count
-            # 1 - cosine goes with the square of the error.
+                pass  # then only the absolute bounds apply
+            # 1 - cosine is proportional to the square of the error.
             self._allowed = (question, max(FURTHEST[0], 1 - 4 * (1 - cosine)), min(FURTHEST[1], 2 * error))
         return self._allowed[1:]
 
     def _prepare(self, candidate: Candidate, row: Row, question: Question) -> None:
-        """The best setting by a sample, and one pass over everything, which warms up and tells the peak."""
+        """Chooses the best setting on a sample, and runs one full pass to warm up and measure the peak memory."""
         worker = self._workers[candidate.name]
         if len(worker.settings) > 1 and len(question.inputs.rows) > 1:
             worker.take(_some(question.inputs, self.plan.sampled))
             times = {}
             worker.seconds(worker.settings[0])
-            for setting in worker.settings:  # from small to large; when one is clearly slower, so are those after it
+            for setting in worker.settings:  # from small to large; stops at the first that is clearly slower
                 times[setting] = min(worker.seconds(setting) for _ in range(2))
                 if times[setting] > 1.3 * min(times.values()):
                     break
@@ -263,7 +264,7 @@ class Field:
                 break
             self.step(f"round {number + 1}")
             flops_per_s, bytes_per_s = self._limits.call("rates", LIMIT_SECONDS[self.job.device.split(":")[0]])
-            first = number % len(running)  # another one begins each round
+            first = number % len(running)  # a different candidate begins each round
             for candidate, row in list(running[first:] + running[:first]):
                 try:
                     row["seconds"].append(self._workers[candidate.name].seconds(row["setting"], self.plan.at_least_s))
@@ -304,7 +305,7 @@ def agreement(found: Sequence[Any], expected: Sequence[Any]) -> tuple[float, flo
 
 
 def _some(inputs: Inputs, count: int) -> Inputs:
-    """Texts of all lengths, the longest among them."""
+    """A sample of `count` texts of all lengths, including the longest."""
     if len(inputs.rows) <= count:
         return inputs
     order = sorted(range(len(inputs.rows)), key=lambda i: len(inputs.rows[i]))
@@ -323,7 +324,7 @@ def _p20_p80(seconds: Sequence[float]) -> tuple[float, float]:
 
 
 def _summarise(rows: list[Row]) -> None:
-    """Medians, rates and shares, from the rounds that there were."""
+    """Adds medians, rates and shares of the limit to the rows, from the completed rounds."""
     for row in rows:
         if row["status"] != "ok" or not row.get("seconds"):
             continue

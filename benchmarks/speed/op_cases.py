@@ -1,8 +1,8 @@
-"""The ops that are measured, as data: inputs, what they cost, and their names.
+"""The table of measured ops: their names, inputs and costs.
 
-The same table serves `run.py --suite ops` and `pytest benchmarks`. Costs are those of the mathematics: FLOPs of the matrix
-products (2 a multiply-add), bytes of every input read once and every result written once. A backward pass counts twice the
-FLOPs of its forward; it reads the upstream gradient and the inputs, and writes the gradients. Sizes as in README.md.
+It is used by `run.py --suite ops` and `pytest benchmarks`. Costs are theoretical: FLOPs of the matrix products (2 per
+multiply-add), and bytes with every input read once and every result written once. A backward pass counts twice the FLOPs of its
+forward; it reads the upstream gradient and the inputs, and writes the gradients. Sizes are as in README.md.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class OpCase:
 
     Attributes:
         name: op, size and phase.
-        op: of `fastbert.ops` and `fastbert.ops.reference`.
-        backward: whether the gradients are measured with the result.
+        op: a function name in `fastbert.ops` and `fastbert.ops.reference`.
+        backward: whether the backward pass is measured together with the forward.
         make: (generator of float tensors, tokens, device) -> arguments by name.
         forward_flops: (tokens) -> FLOPs.
         outputs: (tokens) -> elements of the result.
@@ -41,7 +41,7 @@ class OpCase:
     outputs: Callable[[int], int]
 
     def arguments(self, device: str, dtype: torch.dtype, tokens: int | None = None) -> Named:
-        """Seeded arguments on a device; float ones ask for gradients where the backward pass is measured."""
+        """Seeded arguments on a device; float tensors require gradients if the backward pass is measured."""
         generator = torch.Generator().manual_seed(11)
 
         def floats(*shape: int, scale: float = 1.0) -> torch.Tensor:
@@ -51,11 +51,11 @@ class OpCase:
         return self.make(floats, tokens or TOKENS[device.split(":")[0]], device)
 
     def cost(self, arguments: Named, tokens: int) -> tuple[int, int]:
-        """(FLOPs, bytes) of a call."""
+        """The cost of a call as (FLOPs, bytes)."""
         tensors = [value for value in arguments.values() if isinstance(value, torch.Tensor)]
         size = next(t.element_size() for t in tensors if t.is_floating_point())
         touched = {name: value.numel() * value.element_size() for name, value in arguments.items() if torch.is_tensor(value)}
-        if self.op == "embedding":  # of the word table only the rows that are looked up
+        if self.op == "embedding":  # only the rows of the word table that are looked up
             touched["word_weight"] = min(touched["word_weight"], tokens * N * size)
         read, written = sum(touched.values()), self.outputs(tokens) * size
         if not self.backward:
@@ -126,6 +126,6 @@ OP_CASES = {case.name: case for case in _cases()}
 
 
 def upstream_gradient(result: torch.Tensor) -> torch.Tensor:
-    """A fixed upstream gradient of the result's shape: not constant, so that no gradient cancels out."""
+    """A fixed upstream gradient of the result's shape, not constant, so that gradients do not cancel out."""
     ramp = torch.arange(result.numel(), device=result.device, dtype=torch.float32)
     return (0.5 + torch.sin(ramp * math.e)).to(result.dtype).view_as(result)

@@ -11,7 +11,7 @@ from fastbert.errors import InputError
 
 
 def draw(path: Path, rows: Sequence[Row]) -> list[Path]:
-    """Draws what the rows allow, beside a file of results; the files written.
+    """Draws the plots for which there are rows, next to a results file; returns the written files.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -48,7 +48,7 @@ def _encoders(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _throughput(rows: Sequence[Row]) -> Any:
-    """Tokens/s against the mean length: ragged cases as dots, equally long texts as lines."""
+    """Tokens/s against the mean length: ragged cases as crosses, texts of equal length as lines."""
     models = _encoders(rows)
     if not models:
         return None
@@ -69,7 +69,7 @@ def _throughput(rows: Sequence[Row]) -> Any:
 
 
 def _share(rows: Sequence[Row]) -> Any:
-    """Share of the machine's limit, a bar a candidate and case."""
+    """Share of the machine's limit, one bar per candidate and case."""
     models = _encoders(rows)
     if not models:
         return None
@@ -91,7 +91,7 @@ def _share(rows: Sequence[Row]) -> Any:
 
 
 def _roofline(rows: Sequence[Row]) -> Any:
-    """FLOP/s of the ops against FLOPs a byte, under what the machine can do."""
+    """Roofline plot: FLOP/s of the ops against FLOPs per byte, under the machine's limits."""
     found = [row for row in rows if row["suite"] == "ops" and row["flops"]]
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""Rows of results and their files: results/<device>/<date>.jsonl, one JSON object a line."""
+"""Result rows and their files: results/<device>/<date>.jsonl, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KEY = (*QUESTION, "candidate")
 
 
 def key(row: Row) -> tuple[Any, ...]:
-    """What a row is about: rows of two runs with the same key compare."""
+    """The key of a row; rows of two runs with the same key are comparable."""
     return tuple(row[name] for name in _KEY)
 
 
@@ -25,7 +25,7 @@ def read(path: Path) -> list[Row]:
     """The rows of a file.
 
     Raises:
-        InputError: it cannot be read, or a line is no row of results.
+        InputError: it cannot be read, or a line is not a result row.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -37,25 +37,25 @@ def read(path: Path) -> list[Row]:
             row = json.loads(line)
             key(row)
         except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path}, line {number}: no row of results") from None
+            raise InputError(f"{path}, line {number}: not a result row") from None
         rows.append(row)
     return rows
 
 
 def merged(old: Iterable[Row], new: Iterable[Row]) -> list[Row]:
-    """Old rows, those that were measured again replaced, then the rest of the new ones."""
+    """The old rows, with those that were measured again replaced, followed by the other new rows."""
     fresh = {key(row): row for row in new}
     kept = [fresh.pop(key(row), row) for row in old]
     return [*kept, *fresh.values()]
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
-    """Writes a file of results, whole or not at all."""
+    """Writes a results file atomically."""
     files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def newest(folder: Path = RESULTS) -> list[tuple[Path, list[Row]]]:
-    """The newest full results of each device, <device>/<date>.jsonl and its rows, GPUs first; `--quick` does not count."""
+    """The newest full results of each device, as (<device>/<date>.jsonl, rows), GPUs first; `--quick` runs are ignored."""
     devices = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     dated = (list(device.glob("????-??-??.jsonl")) for device in devices)
     found = [(max(paths), read(max(paths))) for paths in dated if paths]

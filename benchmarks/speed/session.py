@@ -1,4 +1,4 @@
-"""One run of the benchmark: from arguments to files, chapter by chapter."""
+"""One run of the benchmark, from arguments to result files, chapter by chapter."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from fastbert.terminal import shows_progress
 
 
 def run(args: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    """The exit code; see run.py."""
+    """Runs the benchmark; returns the exit code, see run.py."""
     try:
         with _prepared(args, overrides) as session:
             old = None if args.compare is None else records.read(args.compare)
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 
 class Session:
-    """What a run holds: the request, the texts, where results go, and the rows so far."""
+    """The state of a run: the request, the texts, the output path, and the rows so far."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Session:
         self.request, self.texts, self.checkpoints = request, texts, checkpoints
         self.path, self.facts, self.reports = path, facts, reports
         done = (row for row in known if row["status"] in ("ok", "missing") and not row.get("interrupted"))
-        self.known = {records.key(row) for row in done}  # what broke is tried again
+        self.known = {records.key(row) for row in done}  # failed rows are measured again
         self.rows: list[Row] = []
 
     def keep(self, rows: list[Row]) -> None:
@@ -79,7 +79,7 @@ class Session:
         records.write(self.path, records.merged(old, measured))
 
     def measure(self) -> bool:
-        """Everything that was asked for; whether Ctrl-C ended it early."""
+        """Measures everything requested; returns whether Ctrl-C ended it early."""
         todo = list(chapters(self.request, self.texts, self.checkpoints))
         limits = (
             Worker("benchmarks.speed.limits:Limits", Job("limits", self.request.device, self.request.dtype)) if todo else None
@@ -98,7 +98,7 @@ class Session:
                         for question in questions:
                             field.rows(question, self.keep)
                 bar.update()
-                if bar.disable:  # no terminal: a line a chapter
+                if bar.disable:  # no terminal: one line per chapter
                     took = time.perf_counter() - started
                     print(f"[{number}/{bar.total}] {chapter.title}: {took:.0f} s", file=sys.stderr, flush=True)
             if "startup" in self.request.suites:
@@ -117,7 +117,7 @@ class Session:
         return False
 
     def _is_wanted(self, question: Question, candidates: Sequence[Candidate]) -> bool:
-        """Whether --cases and --tasks ask for it and a row of it is missing still."""
+        """Whether a question is selected by --cases and --tasks and still lacks a row."""
         facts, cases, tasks = question.facts, self.request.cases, self.request.tasks
         if cases and not any(case in f"{facts['task']}, {facts['case']}" for case in cases):
             return False
@@ -129,17 +129,15 @@ class Session:
         """Prints the tables, writes the reports, compares."""
         if not self.rows:
             if not self.path.exists():
-                raise InputError(
-                    "nothing was measured: nothing in these suites has a text of --cases and of --tasks in its name"
-                )
+                raise InputError("nothing was measured: no name in these suites contains a text of --cases and of --tasks")
             print("nothing was left to measure", file=sys.stderr)
             self.rows = records.read(self.path)
         print(report.console(self.rows))
         written = report.write_reports(self.path, records.read(self.path)) if self.reports else []
-        beside = f" and beside it {', '.join(path.name for path in written)}" if written else ""
+        beside = f" and next to it {', '.join(path.name for path in written)}" if written else ""
         print(f"\nwritten: {self.path}{beside}", file=sys.stderr)
         if interrupted:
-            print("benchmarks/run.py: interrupted; what was measured is kept", file=sys.stderr)
+            print("benchmarks/run.py: interrupted; the measurements so far are kept", file=sys.stderr)
             return 130
         failed = any(row["ours"] and row["status"] in ("wrong", "error") for row in self.rows)
         if old is not None:
@@ -151,7 +149,7 @@ class Session:
 
 @contextmanager
 def _prepared(args: argparse.Namespace, overrides: dict[str, Any]) -> Iterator[Session]:
-    """Checks every argument, and makes the texts and the file before anything is measured."""
+    """Checks every argument, and prepares the texts and the results file before anything is measured."""
     suites = _suites(args)
     device = str(default_device(args.device))
     facts = environment(torch.device(device))
@@ -183,7 +181,7 @@ def _prepared(args: argparse.Namespace, overrides: dict[str, Any]) -> Iterator[S
 
 
 def _named(candidates: tuple[Candidate, ...], only: str) -> tuple[Candidate, ...]:
-    """Those that one of the texts names, or that have it in their names where it names none."""
+    """The candidates selected by --only: those with one of these names, or whose names contain a text that is no full name."""
     names = {candidate.name.lower() for candidate in candidates}
     parts = [part.strip().lower() for part in only.split(",")]
     found = tuple(c for c in candidates if any(c.name.lower() == p or (p not in names and p in c.name.lower()) for p in parts))

@@ -1,7 +1,7 @@
-"""Start-up: seconds of importing, loading and the first call, each in a fresh Python.
+"""Start-up times: seconds of importing, loading and the first call, each in a fresh Python process.
 
-Compilers' caches are as the machine has them, except Triton's, which is empty. Not a matter of rounds in one process: each
-figure is the median of several processes.
+Compiler caches are left as they are on the machine, except Triton's, which is empty. Each figure is the median of several
+processes.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ SCRIPTS = {
 def startup_rows(
     request: Request, checkpoints: Checkpoints, step: Callable[[str], None], known: Collection[tuple[Any, ...]] = ()
 ) -> Iterator[list[dict[str, Any]]]:
-    """The rows of each size, but for those sizes that are known: keys of rows."""
+    """Yields the rows of each size, except sizes whose row keys are all in `known`."""
     repeats = request.repeats or (2 if request.quick else 5)
     for size in request.sizes:
         folder = checkpoints.folder(size, "encoder")

@@ -1,4 +1,4 @@
-"""What each suite consists of: chapters, each a job with its candidates and the questions they are asked."""
+"""The suites as chapters, each one a job with its candidates and questions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastbert.errors import InputError
 
 SUITES = ("ops", "inference", "training", "latency", "memory", "startup")
 ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-# Tokens of a pass, by device and size: about a second of the faster candidates.
+# Tokens per pass, by device and size: about a second for the faster candidates.
 PASS_TOKENS = {
     "cpu": {"tiny": 30_000, REAL: 6_000, "base": 1_600, "large": 800},
     "cuda": {"tiny": 2_000_000, REAL: 2_000_000, "base": 500_000, "large": 200_000},
@@ -26,8 +26,9 @@ SAMPLED = {"cpu": 64, "cuda": 2048}  # texts on which batch sizes are chosen: se
 
 MODEL_ORACLE = Candidate("transformers eager, float32", "benchmarks.speed.candidates.models:Oracle", MODELS)
 TRAINING_ORACLE = Candidate("transformers eager, float32", "benchmarks.speed.candidates.training:Oracle", TRAINING)
-# With PyTorch's fused attention: gradients of what attends nearly evenly are small differences, and every fused backward takes
-# them from rounded outputs. Those of BERT-large at 512 tokens are four times as far from float32 as those of unfused attention.
+# With PyTorch's fused attention: where attention is nearly uniform, gradients are small differences, and every fused backward
+# computes them from rounded outputs. For BERT-large at 512 tokens they are four times as far from float32 as with unfused
+# attention.
 PLAIN_TRAINING = Candidate(
     "transformers sdpa", "benchmarks.speed.candidates.training:Transformers", TRAINING, options={"attention": "sdpa"}
 )
@@ -36,17 +37,17 @@ OP_ORACLE = Candidate("reference, float64", "benchmarks.speed.candidates.operato
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for.
+    """The measurements requested on the command line.
 
     Attributes:
-        suites, sizes: which.
-        device, dtype: where, and in what type.
+        suites, sizes: names of the suites and of the model sizes.
+        device, dtype: the device and the type.
         quick: one size, fewer lengths, fewer rounds.
-        tokens: of a pass; None means the defaults by size.
-        repeats: rounds at least; None means the plan's.
-        candidates: what can take part; tests put their own here.
-        cases: texts, one of which must stand in the name of an op or a case; none takes all.
-        tasks: texts, one of which must stand in the name of the task; none takes all.
+        tokens: tokens per pass; None means the defaults by size.
+        repeats: minimum number of rounds; None means the plan's.
+        candidates: the candidates that can take part; tests inject their own.
+        cases: texts, one of which must occur in the name of an op or a case; empty selects all.
+        tasks: texts, one of which must occur in the name of the task; empty selects all.
     """
 
     suites: tuple[str, ...]
@@ -66,12 +67,12 @@ class Chapter:
     """One job for one set of candidates.
 
     Attributes:
-        title: for the progress bar.
-        job: lazily made, since it may build a checkpoint.
-        candidates: those that can do the task.
-        oracle: whose outputs are right.
+        title: the title in the progress bar.
+        job: makes the job lazily, since this may build a checkpoint.
+        candidates: the candidates that can do the task.
+        oracle: the candidate whose outputs are taken as correct.
         plan: how long to measure.
-        questions: made when the chapter begins.
+        questions: makes the questions when the chapter begins.
         plain: plain PyTorch in the chapter's type, see `measure.Field`.
     """
 
@@ -85,14 +86,14 @@ class Chapter:
 
 
 def default_sizes(device: str, quick: bool) -> tuple[str, ...]:
-    """Sizes that this kind of device runs in reasonable time."""
+    """The sizes that this kind of device runs in reasonable time."""
     if quick:
         return (REAL,)
     return (REAL, "base") if device == "cpu" else (REAL, "base", "large")
 
 
 def chapters(request: Request, texts: Texts | None, checkpoints: Checkpoints | None) -> Iterator[Chapter]:
-    """Everything to be measured with workers, in the order of the suites. Only ops do without texts and checkpoints."""
+    """Everything to be measured with workers, in the order of the suites; only ops need no texts and checkpoints."""
     for suite in request.suites:
         if suite == "ops":
             yield from _ops(request)
@@ -142,7 +143,7 @@ class _Models:
 
     def _training(self, size: str) -> Iterator[Chapter]:
         plan = _plan(self.request, Plan(least=5, most=7, budget_s=40), Plan(3, 3, wait_s=5))
-        share = 0.35 if self.kind == "cpu" else 0.25  # a step costs three forwards and the optimiser
+        share = 0.35 if self.kind == "cpu" else 0.25  # a step costs about three forward passes plus the optimiser
         tokens = round(self._tokens(size) * share)
         lengths = {"fine-tuning": ("natural",), "pre-training": ("natural", "full 128") + ("full 512",) * (self.kind == "cuda")}
         for task in TRAINING:
@@ -199,7 +200,7 @@ class _Models:
             return found
 
         able = _able(request, task)
-        if suite == "latency":  # one text: nothing to sort, nothing to tokenise beside it
+        if suite == "latency":  # one text: nothing to sort, and tokenisation is not measured
             able = tuple(c for c in able if not c.needs_texts and not c.needs_many)
         oracle = TRAINING_ORACLE if task in TRAINING else MODEL_ORACLE
         title = f"{suite}: {self.checkpoints.label(size)}, {task}"

@@ -1,7 +1,7 @@
-"""What the project wants to reach beside what was measured: a table of committed results, for README.
+"""The project's performance targets compared with committed results, as a table for README.
 
-A target is met by a row of ours that passed its check and has its baseline beside it, measured in the same run; a figure
-without that baseline is shown and called so. On a GPU targets are for 16 bit, on a CPU for float32.
+A target can only be met by a row of ours that passed its check, with a baseline measured in the same run; a figure without a
+baseline is shown and marked as such. Targets are for 16-bit types on a GPU, and for float32 on a CPU.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import NamedTuple
 from benchmarks.speed.op_cases import LENGTHS
 from benchmarks.speed.records import Row
 
-Groups = list[list[Row]]  # the answers to one question, together
+Groups = list[list[Row]]  # rows grouped by question
 
 
 class Found(NamedTuple):
-    """A figure, what it stands beside ("" where the baseline is missing), and the commit that was measured."""
+    """A figure, its baseline as text ("" if missing), and the commit that was measured."""
 
     figure: float
     baseline: str
@@ -29,11 +29,11 @@ class Target:
     """A figure to reach.
 
     Attributes:
-        work: what is measured.
-        goal: the figure.
-        unit: of it.
-        at_most: whether less is better.
-        find: the figure among results of a device, or None.
+        work: description of the measured work.
+        goal: the figure to reach.
+        unit: unit of the figure.
+        at_most: whether lower is better.
+        find: finds the figure among the results of a device; None if it is missing.
     """
 
     work: str
@@ -43,12 +43,12 @@ class Target:
     at_most: bool = False
 
     def ratio(self, figure: float) -> float:
-        """Above 1 where it is reached."""
+        """The figure relative to the goal; at least 1 if the target is met."""
         return self.goal / figure if self.at_most else figure / self.goal
 
 
 def _select(groups: Groups, **facts: str) -> Iterator[list[Row]]:
-    """Questions whose facts are these; `model` and `task` may be a beginning."""
+    """Selects the questions with these facts; `model` and `task` match as prefixes."""
     for group in groups:
         first = group[0]
         begins = (str(first[name]).startswith(text) for name, text in facts.items() if name in ("model", "task"))
@@ -57,7 +57,7 @@ def _select(groups: Groups, **facts: str) -> Iterator[list[Row]]:
 
 
 def _measured(group: Sequence[Row]) -> list[Row]:
-    """Rows that passed their check and were measured to the end."""
+    """The rows that passed their check and were measured completely."""
     return [row for row in group if row["status"] == "ok" and "median_s" in row and not row.get("interrupted")]
 
 
@@ -68,7 +68,7 @@ def _mine(group: Sequence[Row]) -> Row | None:
 
 
 def _rival(group: Sequence[Row], mine: Row, *names: str, needs: Sequence[str] = ()) -> Row | None:
-    """The fastest of the others in the run of our row, or of those with these names; None where a needed one lacks."""
+    """The fastest other row of the same run, optionally among these names; None if a needed candidate is missing."""
     run = ("started", "commit", "date")
     fine = [row for row in _measured(group) if not row["ours"] and row["rival"]]
     fine = [row for row in fine if all(row.get(name) == mine.get(name) for name in run)]
@@ -79,7 +79,7 @@ def _rival(group: Sequence[Row], mine: Row, *names: str, needs: Sequence[str] = 
 
 
 def _rate(of: str, scale: float = 1.0, **facts: str) -> Callable[[Groups], Found | None]:
-    """A column of our row, beside the best of the others."""
+    """Finds a column of our row, with the best other candidate as its baseline."""
 
     def find(groups: Groups) -> Found | None:
         for group in _select(groups, **facts):
@@ -94,7 +94,7 @@ def _rate(of: str, scale: float = 1.0, **facts: str) -> Callable[[Groups], Found
 
 
 def _gain(*rivals: str, questions: int = 1, needs: Sequence[str] = (), **facts: str) -> Callable[[Groups], Found | None]:
-    """How many times as fast as rivals, or as the best of all: the least over the questions, of which so many must be there."""
+    """Finds our smallest speed-up over rivals (default: the best of all); needs at least this many answered questions."""
 
     def find(groups: Groups) -> Found | None:
         least: Found | None = None
@@ -117,8 +117,9 @@ def _gain(*rivals: str, questions: int = 1, needs: Sequence[str] = (), **facts: 
 
 
 def _share(questions: int = 1, **facts: str) -> Callable[[Groups], Found | None]:
-    """The least share of the limit over the questions, of which so many must be there; the limit, measured in the same run, is
-    the baseline.
+    """Finds our smallest share of the limit over at least this many questions.
+
+    The limit, measured in the same run, is the baseline.
     """
 
     def find(groups: Groups) -> Found | None:
@@ -198,7 +199,7 @@ ON_CPU = (
 
 
 def status(target: Target, found: Found | None) -> tuple[str, str, str, str]:
-    """(measured, of the target, verdict, beside)."""
+    """The cells (measured, measured / goal, verdict, baseline) of a target."""
     if found is None:
         return "", "", "not measured", ""
     if not found.baseline:
@@ -209,11 +210,11 @@ def status(target: Target, found: Found | None) -> tuple[str, str, str, str]:
 
 
 def block(results: Sequence[Sequence[Row]], groups_of: Callable[[Sequence[Row]], Groups]) -> str:
-    """The table: a target a line, with the newest results of a GPU, and of each CPU.
+    """The table of targets, one per line, with the newest results of each GPU and each CPU.
 
     Args:
         results: the rows of each device.
-        groups_of: rows to questions.
+        groups_of: groups rows by question.
     """
     lines = ["| where | target | goal | measured | measured / goal | verdict | beside |", "|" + " --- |" * 7]
     gpus = [rows for rows in results if rows[0]["cuda"] is not None]

@@ -1,4 +1,4 @@
-"""How seconds and bytes are taken, inside a candidate's process."""
+"""Measures seconds and bytes inside a candidate's process."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 
 import torch
 
-FLUSH_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # more than the last cache holds
-FLUSHES = {"cpu": 1, "cuda": 6}  # on CUDA enough that the call is queued before they end, on a H200 in 1.5 ms
+FLUSH_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # more than the last-level cache holds
+FLUSHES = {"cpu": 1, "cuda": 6}  # on CUDA enough to queue the call before they end (1.5 ms on an H200)
 MAX_CALLS = 200
 
 
 def seconds_of(call: Callable[[], Any], device: torch.device, at_least: float = 0.0, cold: bool = False) -> float:
-    """The median of calls that take `at_least` seconds together; one call where that is 0.
+    """Median time of calls that take at least `at_least` seconds in total; a single call if that is 0.
 
     Args:
-        call: what is timed; work it leaves running on the device counts.
-        device: the clock is CUDA events for cold calls there, perf_counter around a synchronisation otherwise.
-        at_least: seconds of timed calls, flushing not counted.
-        cold: empty the caches before each call.
+        call: the function to time, including work that it leaves running on the device.
+        device: cold calls on a CUDA device are timed with CUDA events, all others with perf_counter and synchronisation.
+        at_least: seconds of timed calls, without flushing.
+        cold: flush the caches before each call.
     """
     one = _cold_cuda if cold and device.type == "cuda" else _by_the_host
     flush = torch.empty(FLUSH_BYTES[device.type] if cold else 0, dtype=torch.uint8, device=device)
@@ -37,7 +37,7 @@ def seconds_of(call: Callable[[], Any], device: torch.device, at_least: float = 
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device) -> int | None:
-    """Bytes that a call needs at its peak beyond what was there before; None where the system does not tell."""
+    """Peak memory of a call in bytes, beyond what was in use before; None if the system does not report it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -49,7 +49,7 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> int | None:
     if not (clear.exists() and status.exists()):
         call()
         return None
-    ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps free is not what was needed
+    ctypes.CDLL(None).malloc_trim(0)  # memory that the allocator holds free must not count
     clear.write_text("5")  # resets the high-water mark, proc(5)
     before = _kibibytes(status, "VmRSS")
     call()

@@ -1,7 +1,7 @@
-"""A process for each candidate: what it imports, allocates, warms up or breaks stays with it.
+"""Runs each candidate in a separate process, so that imports, allocations, warm-up and crashes stay isolated.
 
-A crash, a lack of memory or a call that never ends costs that candidate its figure and nobody else's. The parent asks one
-candidate at a time, so they share the machine in turns.
+A crash, running out of memory or a call that never ends costs only that candidate its figure. The parent asks one candidate at
+a time, so only one uses the machine at any moment.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from typing import Any
 
 from benchmarks.speed.jobs import Inputs, Job, Work
 
-PRELOADED = ["torch", "transformers.models.bert.modeling_bert"]  # imported once; every process starts as a copy
+PRELOADED = ["torch", "transformers.models.bert.modeling_bert"]  # imported once; every process is forked from that
 
 
 class CandidateError(Exception):
-    """A candidate broke; the message is one line."""
+    """A candidate failed; the message is one line."""
 
 
 class Worker:
     """A candidate in its own process.
 
     Args:
-        make: "module:name" of what makes the Work, called as `make(job, **options)` in that process.
-        job: what to load.
+        make: "module:name" of the factory of the Work, called as `make(job, **options)` in that process.
+        job: the job to load.
         options: further arguments.
-        patience: seconds that an answer may take.
-        wait: whether to wait until it is loaded; `ready` does so later.
+        patience: timeout for an answer, in seconds.
+        wait: whether to wait until the candidate is loaded; otherwise call `ready` later.
 
     Raises:
-        CandidateError: here and in every call, if the candidate broke.
+        CandidateError: here and in every call, if the candidate failed.
     """
 
     settings: tuple[int | None, ...]
@@ -57,7 +57,7 @@ class Worker:
             self.ready()
 
     def ready(self) -> None:
-        """Waits until the candidate is loaded, and learns its settings."""
+        """Waits until the candidate is loaded, and receives its settings."""
         try:
             self.settings = self._answer()
         except BaseException:
@@ -65,28 +65,28 @@ class Worker:
             raise
 
     def take(self, inputs: Inputs) -> None:
-        """Gives the candidate the inputs of all calls that follow."""
+        """Gives the candidate the inputs of all following calls."""
         self._ask("take", inputs)
 
     def outputs(self) -> list[Any]:
-        """What it gives for them; see `Work.outputs`."""
+        """The candidate's outputs; see `Work.outputs`."""
         return list(self._ask("outputs"))
 
     def seconds(self, setting: int | None, at_least: float = 0.0) -> float:
-        """Seconds of one pass; see `timing.seconds_of`."""
+        """Time of one pass in seconds; see `timing.seconds_of`."""
         return float(self._ask("seconds", setting, at_least))
 
     def peak_bytes(self, setting: int | None) -> int | None:
-        """Bytes of one pass; see `timing.peak_bytes`."""
+        """Peak memory of one pass in bytes; see `timing.peak_bytes`."""
         return self._ask("peak_bytes", setting)  # type: ignore[no-any-return]
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Any other method of its Work."""
+        """Calls any other method of the candidate's Work."""
         return self._ask("call", method, *arguments)
 
     def close(self) -> None:
         """Ends the process."""
-        self._connection.close()  # which it takes as the end
+        self._connection.close()  # which ends the process's loop
         self._process.join(2)
         if self._process.is_alive():
             self._process.kill()
@@ -125,7 +125,7 @@ class Worker:
 
 
 def load(make: str, job: Job, options: Mapping[str, Any] | None = None) -> Work:
-    """The Work of a candidate, in this process."""
+    """Makes the Work of a candidate in this process."""
     module, _, name = make.partition(":")
     work: Work = getattr(importlib.import_module(module), name)(job, **(options or {}))
     return work
@@ -156,9 +156,9 @@ class _Server:
 
 
 def _serve(connection: Connection, make: str, job: Job, options: dict[str, Any], log: str) -> None:
-    """The other process: makes the Work, then answers until nobody asks."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
-    with Path(log).open("w") as file:  # what libraries print belongs to nobody's report
+    """Runs in the candidate's process: makes the Work, then answers requests until the connection is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent, which ends this process
+    with Path(log).open("w") as file:  # keeps the output of libraries out of the report
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     keep_freed_memory()
@@ -184,15 +184,15 @@ def _serve(connection: Connection, make: str, job: Job, options: dict[str, Any],
 def _answer(connection: Connection, method: Callable[..., Any], arguments: list[Any]) -> None:
     try:
         connection.send((True, method(*arguments)))
-    except BaseException as error:  # whatever a library throws is that candidate's result
+    except BaseException as error:  # whatever a library raises is recorded as this candidate's result
         connection.send((False, one_line(error)))
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep what was freed, for every candidate alike.
+    """Tells glibc to keep freed memory, for every candidate alike.
 
-    As it comes, it returns large activations to the system after each use and takes them back page by page, which can cost a
-    padded model on a CPU more than its matrix products do.
+    By default, glibc returns large activations to the system after each use and faults them in again page by page, which can
+    cost a padded model on a CPU more time than its matrix products.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
@@ -201,13 +201,13 @@ def keep_freed_memory() -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception as one line of a table."""
+    """An exception as one line of text, for a table."""
     message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {message}"[:240].rstrip(": ")
 
 
 def _context() -> Any:
-    """Processes that start as copies of one that has imported PyTorch and run nothing; fresh ones where that does not exist."""
+    """A forkserver context whose server has only imported PyTorch and transformers; spawn if there is no forkserver."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

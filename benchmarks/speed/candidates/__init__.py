@@ -1,4 +1,4 @@
-"""Who is measured, as data. What a candidate does stands in the file that its `make` names, imported in its own process.
+"""The table of candidates; the code of each is in the module that its `make` names, imported only in the candidate's process.
 
 `models.py` and `exported.py` run encoders and heads, `training.py` training steps, `operators.py` single ops.
 """
@@ -22,17 +22,17 @@ class Candidate:
     """One way to do a task.
 
     Attributes:
-        name: in tables.
+        name: the name in tables.
         make: "module:name" of its Work, called with the job and `options`.
-        tasks: what it can do; names of op cases are matched by the op, their first word.
+        tasks: the tasks it can do; names of op cases are matched by the op, the part before the first comma.
         ours: whether it is fastbert.
-        rival: whether it counts when the best of the others is looked for: same precision, same sorting, tuned.
+        rival: whether it counts as a competitor when the best other is chosen: same precision, same sorting, tuned.
         devices: kinds of device it runs on.
         needs: packages that must be installed.
-        precision: below the one asked for ("int8"): labelled in tables and held to a looser check.
-        needs_many: with one text it is another candidate again.
-        needs_texts: it takes texts, not ids, so it runs only on cases that have them.
-        start_s: about how many seconds it takes to start; `--quick` leaves out what a suite cannot wait for.
+        precision: a precision below the requested one ("int8"), shown in tables and checked with looser bounds.
+        needs_many: whether it needs several texts; with a single text it would equal another candidate.
+        needs_texts: whether it takes texts instead of ids, so that it runs only on cases that have texts.
+        start_s: approximate start-up time in seconds; `--quick` leaves out candidates that take too long for a suite.
         options: arguments of `make`.
     """
 
@@ -50,11 +50,11 @@ class Candidate:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def can(self, task: str) -> bool:
-        """Whether it does that task at all."""
+        """Whether it supports a task."""
         return task in self.tasks or task.split(",")[0] in self.tasks
 
     def missing(self, device: str, wait_s: float) -> str | None:
-        """Why it cannot take part here, where nobody waits longer than that for a start; or None."""
+        """The reason why it cannot run here, or would take longer than `wait_s` seconds to start; else None."""
         kind = device.split(":")[0]
         if kind not in self.devices:
             return f"runs on {' or '.join(self.devices)} only"

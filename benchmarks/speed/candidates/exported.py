@@ -1,4 +1,4 @@
-"""Encoders and heads outside PyTorch: ONNX Runtime with its transformers optimiser, and OpenVINO. Both on a CPU."""
+"""Encoders and heads outside PyTorch, on a CPU: ONNX Runtime with its transformers optimiser, and OpenVINO."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class _FirstOutput(nn.Module):
 
 
 def export(job: Job, path: Path) -> None:
-    """transformers' model as an ONNX file with dynamic batch and length.
+    """Exports transformers' model as an ONNX file with dynamic batch size and length.
 
-    Through the exporter that records a run: the optimiser and OpenVINO know its graphs.
+    Uses the tracing exporter, whose graphs the optimiser and OpenVINO recognise.
     """
     model = _FirstOutput(load_transformers(job, "eager"))
     ids, mask = torch.full((2, 16), 100), torch.ones(2, 16, dtype=torch.long)
@@ -49,7 +49,7 @@ def export(job: Job, path: Path) -> None:
 
 
 class OnnxRuntime(Padded):
-    """ONNX Runtime: the graph fused by its transformers optimiser; with `int8`, linears quantised dynamically."""
+    """ONNX Runtime with the graph fused by its transformers optimiser; `int8` quantises linear layers dynamically."""
 
     def __init__(self, job: Job, int8: bool = False) -> None:
         import onnx
@@ -72,7 +72,7 @@ class OnnxRuntime(Padded):
                 from onnxruntime.quantization import quantize_dynamic
 
                 plain, fused = fused, Path(folder, "int8.onnx")
-                floats = {"DefaultTensorType": onnx.TensorProto.FLOAT}  # the fused operators tell no type
+                floats = {"DefaultTensorType": onnx.TensorProto.FLOAT}  # the fused operators state no type
                 quantize_dynamic(str(plain), str(fused), per_channel=True, extra_options=floats)
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Encoders and heads in PyTorch: fastbert, transformers as it comes, compiled, and through sentence-transformers."""
+"""Encoders and heads in PyTorch: fastbert, transformers unmodified and compiled, and sentence-transformers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load_transformers(job: Job, attention: str) -> Any:
 
 
 class Transformers(Padded):
-    """transformers' model, padded batches of texts of similar length."""
+    """transformers' model on padded batches of texts of similar length."""
 
     def __init__(self, job: Job, attention: str) -> None:
         super().__init__(job)
@@ -42,14 +42,14 @@ class Transformers(Padded):
 
 
 class Oracle(Transformers):
-    """The eager model in float32, whatever the type asked for: what all are checked against."""
+    """The eager model in float32, whatever the requested type; all candidates are checked against it."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(replace(job, dtype="float32"), "eager")
 
 
 class TransformersUnsorted(Transformers):
-    """What most scripts do: the texts as they come, 32 at a time."""
+    """transformers' model on unsorted batches of 32 texts, as in most scripts."""
 
     sorts = False
 
@@ -59,7 +59,7 @@ class TransformersUnsorted(Transformers):
 
 
 class Compiled(Transformers):
-    """torch.compile with its defaults, one graph for all sizes, weights frozen into it (TORCHINDUCTOR_FREEZING)."""
+    """torch.compile with dynamic shapes, one graph for all sizes, and frozen weights (TORCHINDUCTOR_FREEZING)."""
 
     fills = True
 
@@ -68,14 +68,14 @@ class Compiled(Transformers):
 
         inductor.freezing = True
         super().__init__(job, "sdpa")
-        self.settings = tuple(size for size in self.settings if size >= 4)  # one text alone is another graph
+        self.settings = tuple(size for size in self.settings if size >= 4)  # a single text would need a second graph
         self.model = torch.compile(self.model, dynamic=True)
 
 
 class CompiledMaxAutotune(Transformers):
-    """torch.compile(mode="max-autotune"), which captures CUDA graphs: one graph a size, so sizes are few. On CUDA only.
+    """torch.compile(mode="max-autotune"), which captures one CUDA graph per size, so there are few sizes; CUDA only.
 
-    Texts are padded to a multiple of 64 tokens, and the last batch is filled up.
+    Texts are padded to a multiple of 64 tokens, and the last batch is filled up to its size.
     """
 
     fills = True
@@ -97,7 +97,7 @@ class CompiledMaxAutotune(Transformers):
 
 
 class SentenceTransformers(Work):
-    """SentenceTransformer.encode, tokenising included: it takes texts."""
+    """SentenceTransformer.encode on texts, including tokenisation."""
 
     def __init__(self, job: Job) -> None:
         import sentence_transformers as st
@@ -121,7 +121,7 @@ class SentenceTransformers(Work):
 
 
 class Fastbert(Work):
-    """Packed batches bounded by tokens."""
+    """fastbert's model on packed batches with a limited number of tokens."""
 
     def __init__(self, job: Job, backend: str = "auto", prepacked: bool = True) -> None:
         import fastbert
@@ -136,7 +136,7 @@ class Fastbert(Work):
         self.settings = TOKENS[self.device.type]
 
     def take(self, inputs: Inputs) -> None:
-        """See `Work.take`. Rows in the form that fastbert's tokenizer gives, as lists are what others' tokenizers give."""
+        """See `Work.take`; converts rows to the output format of fastbert's tokenizer, as other libraries get lists."""
         from fastbert.text.framing import Framed
 
         super().take(inputs)
@@ -171,7 +171,7 @@ class Fastbert(Work):
         return found
 
     def _step(self, batch: Any, masked: list[list[int]]) -> Tensor:
-        """The results of a batch: a row a text, a token or a mask."""
+        """The results of a batch: one row per text, token or mask."""
         if self.job.task == "encoder":
             from fastbert.model.pooling import pool
 
@@ -193,7 +193,7 @@ class Fastbert(Work):
 
 
 class FastbertCaptured(Fastbert):
-    """Replayed CUDA graphs, one a bucket of sizes."""
+    """fastbert's model replayed as CUDA graphs, one per bucket of sizes."""
 
     def __init__(self, job: Job) -> None:
         from fastbert.graphs import CapturedModel
@@ -209,7 +209,7 @@ class FastbertCaptured(Fastbert):
 
 
 class FastbertEmbedder(Work):
-    """fastbert.tasks.Embedder.encode, tokenising included: it takes texts."""
+    """fastbert.tasks.Embedder.encode on texts, including tokenisation."""
 
     def __init__(self, job: Job) -> None:
         import fastbert

@@ -1,4 +1,4 @@
-"""Single ops: fastbert's, the plain PyTorch reference as it is and compiled, and what libraries have for the same formula."""
+"""Single ops: fastbert's, the plain PyTorch reference (eager and compiled), and library kernels for the same formula."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.speed.op_cases import OP_CASES, TOKENS, upstream_gradient
 
 
 class Operator(Work):
-    """A call with caches emptied before it, and its backward pass where the case has one."""
+    """A call with cold caches, including its backward pass if the case has one."""
 
     cold = True
 
@@ -26,16 +26,16 @@ class Operator(Work):
         self.upstream: Tensor | None = None
 
     def cost(self) -> tuple[int, int]:
-        """(FLOPs, bytes) of a call."""
+        """The cost of a call as (FLOPs, bytes)."""
         return self.case.cost(self.arguments, TOKENS[torch.device(self.device).type])
 
     def call(self) -> Tensor:
-        """The op on its arguments."""
+        """Calls the op with its arguments."""
         assert self.function is not None
         return self.function(**self.arguments)
 
     def take(self, inputs: Inputs) -> None:
-        """Nothing: the arguments are the case's."""
+        """Does nothing: the arguments come from the case."""
 
     def outputs(self) -> list[Any]:
         """The result and the gradients."""
@@ -77,7 +77,7 @@ class Eager(Operator):
 
 
 class Compiled(Eager):
-    """The same, compiled."""
+    """The plain PyTorch formula, compiled."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -86,7 +86,7 @@ class Compiled(Eager):
 
 
 class Oracle(Eager):
-    """The same in float64, on inputs rounded to the type asked for: what all are checked against."""
+    """The formula in float64, on inputs rounded to the requested type; all candidates are checked against it."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -97,7 +97,7 @@ class Oracle(Eager):
 
 
 class Sdpa(Operator):
-    """scaled_dot_product_attention on equally long sequences, by one of its kernels or PyTorch's choice."""
+    """scaled_dot_product_attention on sequences of equal length, with a given kernel or PyTorch's choice."""
 
     def __init__(self, job: Job, kernel: str | None = None) -> None:
         from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -133,7 +133,7 @@ class Varlen(Operator):
 
 
 class LigerLayerNorm(Operator):
-    """Liger's LayerNorm kernel behind PyTorch's additions."""
+    """Liger's LayerNorm kernel, after the additions in plain PyTorch."""
 
     def __init__(self, job: Job) -> None:
         from liger_kernel.ops.layer_norm import LigerLayerNormFunction

@@ -1,4 +1,4 @@
-"""Texts to padded batches and a model's outputs back to texts: what all candidates that pad have in common."""
+"""The base of all candidates that pad: turns texts into padded batches and splits the outputs by text."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ TEXTS = {"cpu": (1, 2, 4, 8, 16, 32, 64), "cuda": (32, 64, 128, 256, 512)}
 
 
 def pad(rows: list[list[int]], width: int | None = None) -> tuple[Tensor, Tensor]:
-    """(B, S) ids with zeros behind, and the mask."""
+    """Pads rows with zeros on the right; returns (B, S) ids and mask."""
     width = width or max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
     return ids, (torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]).long()
 
 
 class Padded(Work):
-    """Sorts by length, pads each batch to its longest text, and takes the results apart. Subclasses give `forward`."""
+    """Sorts by length, pads each batch to its longest text, and splits the results; subclasses define `forward`."""
 
     sorts = True
-    batch_limit = 8  # of the check
+    batch_limit = 8  # batch size for the check
     fills = False  # whether the last batch is filled up with copies of its last text
 
     def __init__(self, job: Job) -> None:
@@ -39,11 +39,11 @@ class Padded(Work):
         self.settings = TEXTS[self.device.type]
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """(B, S) ids and mask on the host -> the first output on the host or the device."""
+        """Runs the model on (B, S) ids and mask on the host; returns its first output on the host or the device."""
         raise NotImplementedError
 
     def width(self, longest: int) -> int:
-        """S of a batch of texts of at most `longest` tokens."""
+        """The padded length S of a batch whose longest text has `longest` tokens."""
         return longest
 
     def outputs(self) -> list[Any]:

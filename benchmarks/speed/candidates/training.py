@@ -1,7 +1,7 @@
-"""Training steps: forward, backward and AdamW, on the same batches for everybody.
+"""Training steps (forward, backward and AdamW) on the same batches for all candidates.
 
-Batches are runs of texts of similar length, as `group_by_length` gives them; masks and labels are drawn before the clock
-starts, padding and packing count. In 16 bit the weights stay in float32 under autocast. Dropout is on while steps are timed
+Batches hold texts of similar length, like those of `group_by_length`; masks and labels are drawn before the clock starts,
+while padding and packing are timed. In 16 bit the weights stay in float32 under autocast. Dropout is on while steps are timed,
 and off while they are checked.
 """
 
@@ -26,10 +26,10 @@ CHECKED_GRADIENTS = ("attention.self.query.weight", "attention.output.LayerNorm.
 
 @dataclass(frozen=True)
 class Batch:
-    """Texts of a step with what is to be predicted.
+    """The texts of a step with their labels.
 
     Attributes:
-        rows: ids, masked words replaced where the task is pre-training.
+        rows: ids, with masked words replaced if the task is pre-training.
         words: labels of `rows`, -100 where nothing is to be predicted.
         classes: (B,) class or next-sentence label of each text.
     """
@@ -40,14 +40,14 @@ class Batch:
 
 
 class Training(Work):
-    """What all candidates of training share. Subclasses give `loss_of`."""
+    """The base of all training candidates; subclasses define `loss_of`."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.device = job, torch.device(job.device)
         self.model: Any = None
 
     def use(self, model: Any, **options: Any) -> None:
-        """The model to train, in training mode; what it begins with is what is checked."""
+        """Sets the model to train, in training mode; its initial weights are saved for the check."""
         self.model = model.to(self.device).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True, **options)
         self.start = [parameter.detach().clone() for parameter in self.model.parameters()]
@@ -58,7 +58,7 @@ class Training(Work):
         self.batches = list(self._batches(inputs.rows))
 
     def _batches(self, rows: list[list[int]]) -> Iterator[Batch]:
-        """Runs of similar length; labels and masks are functions of the text's place alone."""
+        """Batches of texts of similar length; labels and masks depend only on the text's index."""
         size = min(BATCH[self.device.type], len(rows))
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         for start in range(0, len(order), size):
@@ -73,11 +73,11 @@ class Training(Work):
             yield Batch(masked, words, classes)
 
     def loss_of(self, batch: Batch) -> Tensor:
-        """The loss of a step, attached to its graph."""
+        """The loss of a step, attached to its autograd graph."""
         raise NotImplementedError
 
     def outputs(self) -> list[Any]:
-        """Loss and some gradients of the first batch, without dropout, with the weights that the model began with."""
+        """Loss and some gradients of the first batch, without dropout, with the initial weights."""
         with torch.no_grad():
             for parameter, start in zip(self.model.parameters(), self.start, strict=True):
                 parameter.copy_(start)
@@ -93,7 +93,7 @@ class Training(Work):
         return [one.cpu().numpy() for one in found]
 
     def run(self, setting: int | None) -> None:
-        """A step on each batch."""
+        """Runs a step on each batch."""
         for batch in self.batches:
             self.loss_of(batch).backward()
             self.optimizer.step()
@@ -103,7 +103,7 @@ class Training(Work):
         return getattr(self.model, "_orig_mod", self.model)
 
     def precision(self) -> AbstractContextManager[Any]:
-        """Autocast in 16 bit."""
+        """The autocast context; enabled for 16-bit types only."""
         return torch.autocast(self.device.type, getattr(torch, self.job.dtype), enabled=self.job.dtype != "float32")
 
 
@@ -130,7 +130,7 @@ class Transformers(Training):
 
 
 class Oracle(Transformers):
-    """The eager model in float32, whatever the type asked for: what all are checked against."""
+    """The eager model in float32, whatever the requested type; all candidates are checked against it."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(replace(job, dtype="float32"), "eager")
@@ -158,7 +158,7 @@ class Fastbert(Training):
             return self.model(packed, **labels).loss  # type: ignore[no-any-return]
 
     def packed(self, batch: Batch, device: torch.device | str | None = None) -> Any:
-        """The rows of a step as fine-tuning packs them."""
+        """The rows of a step, packed as in fine-tuning."""
         from fastbert.packing.batching import pack_rows
         from fastbert.text.framing import Framed
 
@@ -166,7 +166,7 @@ class Fastbert(Training):
 
 
 class FastbertCaptured(Fastbert):
-    """The whole step as one CUDA graph, on batches filled up to one fixed size."""
+    """fastbert's whole step as one CUDA graph, on batches padded to one fixed size."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -187,7 +187,7 @@ class FastbertCaptured(Fastbert):
         self.step = CapturedStep(self._step, self._filled(self.batches[0]))
 
     def run(self, setting: int | None) -> None:
-        """A replayed step on each batch."""
+        """Replays the captured step on each batch."""
         for batch in self.batches:
             self.step(**self._filled(batch))
 
@@ -217,7 +217,7 @@ class FastbertCaptured(Fastbert):
 
 
 def scored(batch: Batch) -> tuple[Tensor, Tensor]:
-    """(M,) packed rows that have a label, and the labels."""
+    """The packed rows that have a label, and their labels, (M,) each."""
     flat = torch.tensor([label for row in batch.words for label in row])
     rows = (flat != -100).nonzero()[:, 0]
     return rows, flat[rows]
