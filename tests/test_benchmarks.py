@@ -242,9 +242,7 @@ def test_bad_arguments_end_in_one_sentence(model: Path, tmp_path: Path, capsys, 
 def test_cases_that_nothing_is_named_like_end_in_one_sentence(model: Path, tmp_path: Path, capsys) -> None:
     code, rows = small(model, tmp_path, "--suite", "latency", "--cases", "full 9", candidates=(OURS,))
     assert (code, rows) == (2, [])
-    assert (
-        "no name in these suites contains a text of --cases and of --tasks" in capsys.readouterr().err.splitlines()[-1]
-    )
+    assert "no name in these suites contains a text of --cases and of --tasks" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_day_s_results_grow_suite_by_suite(model: Path, tmp_path: Path) -> None:
