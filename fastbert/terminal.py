@@ -138,8 +138,8 @@ def shows_progress(asked: bool | None) -> bool:
     return sys.stderr.isatty() if asked is None else asked
 
 
-def say(text: str) -> None:
-    """Writes a line to stderr without breaking progress bars."""
+def show_status(text: str) -> None:
+    """Writes a status message to stderr without breaking progress bars."""
     tqdm.write(printable(text), file=sys.stderr)
 
 

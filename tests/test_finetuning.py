@@ -50,9 +50,9 @@ def options(**changes: Any) -> FineTuneOptions:
 
 
 def run(kind: str, model: Path, output: Path, count: int = 256, **changes: Any) -> Any:
-    rest = {name: changes.pop(name) for name in ("seeds", "test", "feature_cache", "say") if name in changes}
+    rest = {name: changes.pop(name) for name in ("seeds", "test", "feature_cache", "progress") if name in changes}
     make = MAKERS[kind]
-    rest.setdefault("say", lambda text: None)
+    rest.setdefault("progress", lambda text: None)
     return finetune(
         kind, model, make(count, 0), make(64, 1), output=output, options=options(**changes), show_progress=False, **rest
     )
@@ -62,7 +62,7 @@ def run(kind: str, model: Path, output: Path, count: int = 256, **changes: Any) 
 def test_every_task_is_learned_and_leaves_its_results(kind: str, encoder: Path, tmp_path: Path) -> None:
     said: list[str] = []
     epochs = 12 if kind in ("choice", "qa") else 6
-    result = run(kind, encoder, tmp_path / "run", test=MAKERS[kind](64, 2), say=said.append, epochs=epochs)
+    result = run(kind, encoder, tmp_path / "run", test=MAKERS[kind](64, 2), progress=said.append, epochs=epochs)
     first = next(iter(result.metrics))
     assert result.metrics[first] >= WANTED[kind], result.metrics
     folder = tmp_path / "run"
@@ -187,13 +187,13 @@ def test_features_leave_every_tensor_of_the_encoder_as_it_was(kind: str, tmp_pat
     source = save_encoder(tmp_path / "encoder", layers=4)
     said: list[str] = []
     changes = {"mode": "features", "epochs": 2, "feature_cache": tmp_path / "cache"}
-    result = run(kind, source, tmp_path / "run", count=512, say=said.append, **changes)
+    result = run(kind, source, tmp_path / "run", count=512, progress=said.append, **changes)
     before = fastbert.BertModel.from_pretrained(source, add_pooling_layer=False).state_dict()
     after = fastbert.BertModel.from_pretrained(result.folder / "model", add_pooling_layer=False).state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert any("MiB ->" in text for text in said)
     said.clear()
-    again = run(kind, source, tmp_path / "again", count=512, say=said.append, **changes)
+    again = run(kind, source, tmp_path / "again", count=512, progress=said.append, **changes)
     assert sum("found in" in text for text in said) == 2
     assert again.metrics == result.metrics
     assert evaluate_model(again.folder / "model", Split("dev", MAKERS[kind](64, 1)), device="cpu").metrics == pytest.approx(
@@ -205,7 +205,7 @@ def test_both_modes_stand_side_by_side(tmp_path: Path) -> None:
     source = save_encoder(tmp_path / "encoder", layers=4)
     table = compare(
         "ner", source, sentences(64, 0), sentences(32, 1), output=tmp_path / "both", options=options(epochs=1),
-        say=lambda text: None, show_progress=False, all_layers=False,
+        progress=lambda text: None, show_progress=False, all_layers=False,
     )  # fmt: skip
     assert "parameters trained" in table
     assert "features: concat-last-4" in table
@@ -227,7 +227,7 @@ def test_studies_run_and_directions_differ(tmp_path: Path) -> None:
 
     task = TaskData("ner", right_neighbour(400, 0), right_neighbour(100, 1))
     how = options(epochs=5)
-    table = run_study("direction", source, [task], tmp_path / "direction", how, say=lambda text: None, show_progress=False)
+    table = run_study("direction", source, [task], tmp_path / "direction", how, progress=lambda text: None, show_progress=False)
     rows = [line.split() for line in table.splitlines()]
     both = next(float(row[-2]) for row in rows if "two" in row)
     left = next(float(row[-2]) for row in rows if "left" in row)
@@ -235,7 +235,7 @@ def test_studies_run_and_directions_differ(tmp_path: Path) -> None:
     assert left < 0.6
     sentence = TaskData("classify", Split("train", texts(16, 0)), Split("dev", texts(16, 1)))
     table = run_study(
-        "pooling", source, [sentence], tmp_path / "pooling", options(epochs=1), say=lambda text: None, show_progress=False
+        "pooling", source, [sentence], tmp_path / "pooling", options(epochs=1), progress=lambda text: None, show_progress=False
     )
     assert all(name in table for name in ("pooler", "mean", "maximum", "last token"))
     with pytest.raises(InputError, match="suite = 'x' is not one of pooling"):
@@ -274,7 +274,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(mode: str, tmp_path: Path, monke
             run("ner", source, tmp_path / "parts", **changes)
         monkeypatch.undo()
     said: list[str] = []
-    parts = run("ner", source, tmp_path / "parts", say=said.append, **changes)
+    parts = run("ner", source, tmp_path / "parts", progress=said.append, **changes)
     assert any("resumed from step-00000008" in text for text in said)
     assert parts.seeds[0].dev == whole.seeds[0].dev
     for name in ("model.safetensors", *(["head.safetensors"] if mode == "features" else [])):
@@ -321,7 +321,7 @@ def test_the_order_of_labels_changes_no_named_prediction(encoder: Path, tmp_path
 def test_spellings_of_relations_are_one_label(encoder: Path, tmp_path: Path) -> None:
     mixed = [TextExample(e.text, e.pair, {"contradiction": "contradictory"}.get(e.label, e.label)) for e in pairs(64, 0)]
     result = finetune(
-        "nli", encoder, mixed, pairs(16, 1), output=tmp_path / "run", options=options(epochs=1), say=lambda t: None
+        "nli", encoder, mixed, pairs(16, 1), output=tmp_path / "run", options=options(epochs=1), progress=lambda t: None
     )
     assert "contradiction" in NLI.from_pretrained(result.folder / "model", "cpu").labels
 
@@ -347,10 +347,10 @@ def test_a_trained_head_goes_on_or_is_started_anew(encoder: Path, tmp_path: Path
     assert more.metrics["accuracy"] == pytest.approx(first.metrics["accuracy"], abs=0.05)  # the head was kept
     other = [TextExample(e.text, None, {"animal": "A", "place": "B"}[e.label]) for e in texts(64, 0)]
     with pytest.raises(InputError, match=r"a head for 2 labels \(animal, place\), the data have 2 \(A, B\)"):
-        finetune("classify", first.folder / "model", other, output=tmp_path / "x", options=options(), say=lambda t: None)
+        finetune("classify", first.folder / "model", other, output=tmp_path / "x", options=options(), progress=lambda t: None)
     anew = finetune(
         "classify", first.folder / "model", other, output=tmp_path / "x", options=options(epochs=1, new_head=True),
-        say=lambda t: None,
+        progress=lambda t: None,
     )  # fmt: skip
     assert Classifier.from_pretrained(anew.folder / "model", "cpu").labels == ["A", "B"]
 
@@ -364,7 +364,7 @@ def test_several_labels_are_learned(encoder: Path, tmp_path: Path) -> None:
 
     result = finetune(
         "classify", encoder, make(256, 0), make(64, 1), output=tmp_path / "run", options=options(multi_label=True, epochs=6),
-        say=lambda t: None, show_progress=False,
+        progress=lambda t: None, show_progress=False,
     )  # fmt: skip
     assert result.metrics["f1_micro"] > 0.95
     assert "## Labels" in (tmp_path / "run" / "report.md").read_text()
@@ -376,8 +376,8 @@ def test_windows_read_long_texts_to_their_end(encoder: Path, tmp_path: Path) -> 
     said: list[str] = []
     how = options(overlong="window", epochs=1)
     result = finetune(
-        "classify", encoder, [*texts(64, 0), *long], texts(16, 2), long, output=tmp_path / "run", say=said.append, options=how,
-        show_progress=False,
+        "classify", encoder, [*texts(64, 0), *long], texts(16, 2), long, output=tmp_path / "run", options=how,
+        progress=said.append, show_progress=False,
     )  # fmt: skip
     sequences = next(line.split() for line in said[0].splitlines() if line.startswith("sequences"))
     assert sequences[1:] == ["72", "16", "8"]
@@ -399,7 +399,7 @@ def test_windows_read_long_texts_to_their_end(encoder: Path, tmp_path: Path) -> 
 def test_questions_without_an_answer_are_learned(encoder: Path, tmp_path: Path) -> None:
     result = finetune(
         "qa", encoder, questions(400, 0, True), questions(80, 1, True), questions(80, 2, True), output=tmp_path / "run",
-        options=options(epochs=12), say=lambda t: None, show_progress=False,
+        options=options(epochs=12), progress=lambda t: None, show_progress=False,
     )  # fmt: skip
     assert result.metrics["f1"] > 90
     answerer = QuestionAnswerer.from_pretrained(result.folder / "model", "cpu")
@@ -428,10 +428,10 @@ def test_answers_not_in_their_context_are_counted_and_listed(encoder: Path, tmp_
     lost = Question("lost", "where ?", "the cat", (Answer("mars", -1),))
     said: list[str] = []
     finetune("qa", encoder, [*questions(16, 0), lost], questions(4, 1), output=tmp_path / "run", options=options(epochs=1),
-             say=said.append, show_progress=False)  # fmt: skip
+             progress=said.append, show_progress=False)  # fmt: skip
     assert "1 questions have an answer that is not in its context (lost): left out" in said[0]
     with pytest.raises(InputError, match="holds no question with an answer that stands in its context"):
-        finetune("qa", encoder, [lost], output=tmp_path / "x", options=options(), say=lambda t: None)
+        finetune("qa", encoder, [lost], output=tmp_path / "x", options=options(), progress=lambda t: None)
 
 
 def test_broken_tags_are_reported_and_mended_on_request(encoder: Path, tmp_path: Path) -> None:
@@ -439,7 +439,7 @@ def test_broken_tags_are_reported_and_mended_on_request(encoder: Path, tmp_path:
     for fix, text in ((False, "kept as they are"), (True, "mended")):
         said: list[str] = []
         finetune("ner", encoder, [*sentences(32, 0), broken], sentences(8, 1), output=tmp_path / str(fix),
-                 options=options(epochs=1, fix_bio=fix), say=said.append, show_progress=False)  # fmt: skip
+                 options=options(epochs=1, fix_bio=fix), progress=said.append, show_progress=False)  # fmt: skip
         assert "1 tags in 1 sentences break the rules of IOB2 (train[32], word 2: 'I-THING')" in said[0]
         assert text in said[0]
 
@@ -447,7 +447,7 @@ def test_broken_tags_are_reported_and_mended_on_request(encoder: Path, tmp_path:
 def test_long_sentences_are_trained_and_tagged_whole(encoder: Path, tmp_path: Path) -> None:
     long = TaggedSentence(("cat", "the") * 300, ("B-BEAST", "O") * 300, 1)
     result = finetune("ner", encoder, [*sentences(128, 0), long], sentences(16, 1), [long], output=tmp_path / "run",
-                      options=options(epochs=4), say=lambda t: None, show_progress=False)  # fmt: skip
+                      options=options(epochs=4), progress=lambda t: None, show_progress=False)  # fmt: skip
     assert result.metrics["f1"] > 0.9
     row = json.loads((tmp_path / "run" / "predictions.jsonl").read_text())
     assert len(row["tags"]) == 600
@@ -478,7 +478,7 @@ def test_bad_input_is_said_before_anything_is_trained(
     kind: str, train: Any, dev: Any, changes: dict[str, Any], message: str, encoder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=message):
-        finetune(kind, encoder, train, dev, output=tmp_path / "run", options=options(**changes), say=lambda t: None)
+        finetune(kind, encoder, train, dev, output=tmp_path / "run", options=options(**changes), progress=lambda t: None)
     assert not (tmp_path / "run").exists()
 
 
@@ -491,3 +491,11 @@ def test_the_output_folder_is_checked_first(encoder: Path, tmp_path: Path) -> No
     with pytest.raises(InputError, match="it is a file"):
         run("classify", Path("no-such-model"), tmp_path / "file")
     assert os.listdir(tmp_path / "full") == ["letter.txt"]
+
+
+def test_status_messages_go_to_the_callback_by_its_older_name_too(encoder: Path, tmp_path: Path) -> None:
+    messages: dict[str, list[str]] = {"progress": [], "say": []}
+    for name, heard in messages.items():
+        callback: dict[str, Any] = {name: heard.append}
+        finetune("classify", encoder, texts(32, 0), output=tmp_path / name, options=options(epochs=1), **callback)
+    assert len(messages["progress"]) == len(messages["say"]) > 0

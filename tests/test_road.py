@@ -72,7 +72,9 @@ def test_a_fine_tuning_run_frames_each_text_once(
     splits = [make(count, seed) for count, seed in ((30, 1), (12, 2), (12, 3))]
     how = FineTuneOptions(mode=mode, epochs=3, batch_size=8, precision="float32")
     with counted_texts(monkeypatch) as (read, framed):
-        finetune(kind, encoder, *splits, output=tmp_path / "run", options=how, seeds=3, device="cpu", say=lambda text: None)
+        finetune(
+            kind, encoder, *splits, output=tmp_path / "run", options=how, seeds=3, device="cpu", progress=lambda text: None
+        )
     assert framed == ["train", "dev", "test"]
     expected: Counter[str] = Counter()
     for split in splits:

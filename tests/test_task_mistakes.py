@@ -40,7 +40,7 @@ def classifier(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(kind: str, model: Path, output: Path, examples: list[Any], how: FineTuneOptions = ONE) -> Path:
-    finetune(kind, model, examples, output=output, options=how, device="cpu", show_progress=False, say=lambda text: None)
+    finetune(kind, model, examples, output=output, options=how, device="cpu", show_progress=False, progress=lambda text: None)
     return output / "model"
 
 
@@ -111,7 +111,7 @@ def test_a_long_question_is_counted_and_one_without_answers_left_out(
     )
     said: list[str] = []
     how = replace(ONE, max_length=64)
-    finetune("qa", encoder, [*known, long, bare], output=tmp_path / "run", options=how, device="cpu", say=said.append)
+    finetune("qa", encoder, [*known, long, bare], output=tmp_path / "run", options=how, device="cpu", progress=said.append)
     assert "1 questions have neither answers nor is_impossible: left out" in said[0]
     assert "cut 1 examples, 68 tokens" in " ".join(said[0].split())  # half of the window's 64 tokens is room for a question
     with pytest.raises(InputError, match="no question has answers, or is_impossible"):

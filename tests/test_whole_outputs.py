@@ -314,7 +314,7 @@ def test_a_flipped_byte_in_the_feature_cache_is_noticed(tmp_path: Path) -> None:
     options = FineTuneOptions(mode="features", epochs=1)
 
     def run(name: str) -> dict[str, float]:
-        cache = {"feature_cache": tmp_path / "cache", "say": said.append, "device": "cpu"}
+        cache = {"feature_cache": tmp_path / "cache", "progress": said.append, "device": "cpu"}
         return finetune("classify", model, texts(12, 0), texts(6, 1), output=tmp_path / name, options=options, **cache).metrics
 
     wanted = run("a")

@@ -37,11 +37,11 @@ class FeatureCache:
         folder: created if absent; several runs may share it.
         model: a model with a frozen encoder.
         tokenizer: the model's tokenizer.
-        say: called with a message when features are computed, found or refused.
+        progress: called with a message when features are computed, found or refused.
     """
 
-    def __init__(self, folder: Path, model: ComposedModel, tokenizer: BertTokenizer, say: Callable[[str], None]) -> None:
-        self.folder, self.model, self.say = folder, model, say
+    def __init__(self, folder: Path, model: ComposedModel, tokenizer: BertTokenizer, progress: Callable[[str], None]) -> None:
+        self.folder, self.model, self.progress = folder, model, progress
         self._weights = _hash_of_weights(model)
         self._tokenizer = hashlib.sha256(tokenizer.to_json().encode()).hexdigest()
         self._stores: dict[Framed, tuple[np.ndarray, dict[int, np.ndarray]]] = {}  # row bounds, features by layer
@@ -60,7 +60,7 @@ class FeatureCache:
         if any(_differs(store / f"{layer}.npy", digest) for layer, digest in hashes.items()):
             changed, hashes = ["values"], {}
         if changed:
-            self.say(
+            self.progress(
                 f"cached features in {store.name} are refused: the {' and the '.join(changed)} changed; computing them anew"
             )
         if changed or not before:
@@ -74,7 +74,7 @@ class FeatureCache:
             hashes |= {f"layer-{layer}": files.sha256(store / f"layer-{layer}.npy") for layer in missing}
             files.write_text(store / MANIFEST, json.dumps({**manifest, "values": hashes}) + "\n")
         else:
-            self.say(f"features of {len(framed):,} sequences found in {store}")
+            self.progress(f"features of {len(framed):,} sequences found in {store}")
         layers = {layer: np.load(store / f"layer-{layer}.npy", mmap_mode="r") for layer in self.model.layers}
         self._stores[framed] = (bounds, layers)
 
@@ -95,7 +95,7 @@ class FeatureCache:
         free = shutil.disk_usage(store).free
         if size > free:
             raise CheckpointError(f"the features want {size / 2**20:,.0f} MiB in {store}, {free / 2**20:,.0f} MiB are free")
-        self.say(f"features of {len(framed):,} sequences: {len(layers)} layers, {size / 2**20:,.0f} MiB -> {store}")
+        self.progress(f"features of {len(framed):,} sequences: {len(layers)} layers, {size / 2**20:,.0f} MiB -> {store}")
         parts = [store / f"layer-{layer}.part.npy" for layer in layers]
         arrays = [np.lib.format.open_memmap(part, "w+", np.float32, (rows, width)) for part in parts]
 

@@ -66,7 +66,7 @@ def finetune(
     device: str | torch.device | None = None,
     feature_cache: str | Path | None = None,
     show_progress: bool | None = None,
-    say: Callable[[str], None] = terminal.say,
+    progress: Callable[[str], None] = terminal.show_status,
     **hub: Any,
 ) -> FineTuneResult:
     """Trains a model for a task, or resumes where an earlier call with the same arguments stopped.
@@ -82,13 +82,14 @@ def finetune(
         device: None means a CUDA device if one is available, else the CPU.
         feature_cache: folder for the features of a frozen encoder; None means one in `output`.
         show_progress: whether to show progress bars on stderr; None shows them on a terminal.
-        say: called with each status message; by default messages go to stderr.
+        progress: called with each status message; by default messages go to stderr.
         hub: `revision`, `cache_dir`, `token`, `local_files_only`.
 
     Raises:
         InputError: invalid data or options, before anything is trained. StoppedError: stopped by a signal, after saving.
     """
     check_installed()
+    progress = hub.pop("say", progress)  # the name in earlier versions
     if seeds < 1:
         raise InputError(f"seeds = {seeds} must be at least 1")
     options = (options or FineTuneOptions()).resolved(kind)
@@ -104,7 +105,7 @@ def finetune(
     parts = [problem.frame(split) for split in splits]
     named = {part.split.name: part for part in parts}
     text = overview(problem, parts)
-    say(text)
+    progress(text)
     build_model(problem, source, options, options.seed)  # rejects an unsuitable checkpoint before any file is written
     about = {
         "task": kind,
@@ -124,9 +125,11 @@ def finetune(
             results.append(SeedResult(**done))
             continue
         cache = Path(feature_cache) if feature_cache is not None else folder / "features"
-        run = SeedRun(problem, source, parts[0], named.get("dev"), replace(options, seed=seed), one, target, cache, show, say)
+        run = SeedRun(
+            problem, source, parts[0], named.get("dev"), replace(options, seed=seed), one, target, cache, show, progress
+        )
         results.append(run.run())
-    return _finish(folder, problem, named, results, target, text, say)
+    return _finish(folder, problem, named, results, target, text, progress)
 
 
 def _finish(
@@ -136,7 +139,7 @@ def _finish(
     results: list[SeedResult],
     device: torch.device,
     text: str,
-    say: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> FineTuneResult:
     """Scores every seed on test (without test, the best one on dev), keeps the best model, and writes the results."""
     precision = precision_of(problem.options.precision, device)
@@ -163,7 +166,7 @@ def _finish(
     lines += write_errors(folder, problem, predictions)
     files.write_text(folder / "report.md", "\n".join(lines) + "\n")
     for name, scores in sets.items():
-        say(f"{name}: {summary(scores)}")
+        progress(f"{name}: {summary(scores)}")
     shown = sets.get("test", sets.get("dev"))
     final = {key: spread([one[key] for one in shown])[0] for key in shown[0]} if shown else {}
     return FineTuneResult(folder, results, final, best.seed)

@@ -80,7 +80,7 @@ class SeedRun:
         device: the device to train on.
         features: folder of cached features, for a frozen encoder.
         show: whether to show a progress bar on stderr.
-        say: called with each status message.
+        progress: called with each status message.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class SeedRun:
         device: torch.device,
         features: Path,
         show: bool,
-        say: Callable[[str], None],
+        progress: Callable[[str], None],
     ) -> None:
         self.problem, self.train, self.dev, self.options, self.folder = problem, train, dev, options, folder
-        self.device, self.show, self.say = device, show, say
+        self.device, self.show, self.progress = device, show, progress
         self.precision = precision_of(options.precision, device)
         self.model = build_model(problem, source, options, options.seed).to(device)
         self.task = problem.task(self.model)
@@ -201,7 +201,7 @@ class SeedRun:
         if self.dev is not None:
             found, _ = evaluate(self.problem, self.task, self.dev, self.precision)
             writer.write({"kind": "eval", "step": self.step, "epoch": epoch, **found})
-            self.say(f"seed {self.options.seed}, epoch {epoch}: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
+            self.progress(f"seed {self.options.seed}, epoch {epoch}: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
         better = not self.best["metrics"] or self.problem.goodness(found) > self.problem.goodness(self.best["metrics"])
         if self.dev is None and self.step < self.steps:
             better = False
@@ -242,10 +242,10 @@ class SeedRun:
         self.scaler.load_state_dict(state["scaler"])
         self.best, self.seconds, self.tokens = state["best"], state["seconds"], state["tokens"]
         self.losses, self.step = [loss.to(self.device) for loss in state["losses"]], state["step"]
-        self.say(f"seed {self.options.seed}: resumed from {path.name}")
+        self.progress(f"seed {self.options.seed}: resumed from {path.name}")
 
     def _cache_features(self, folder: Path) -> None:
-        cache = FeatureCache(folder, self.model, self.problem.tokenizer, self.say)
+        cache = FeatureCache(folder, self.model, self.problem.tokenizer, self.progress)
         for part in (self.train, self.dev):
             if part is not None:
                 cache.prepare(part.framed, self.show)

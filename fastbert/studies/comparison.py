@@ -41,7 +41,7 @@ def compare(
     options: FineTuneOptions | None = None,
     feature_cache: str | Path | None = None,
     all_layers: bool = False,
-    say: Callable[[str], None] = terminal.say,
+    progress: Callable[[str], None] = terminal.show_status,
     **rest: Any,
 ) -> str:
     """Runs both modes, and returns a table: parameters trained, time, memory, scores, and the paper's figures.
@@ -52,7 +52,7 @@ def compare(
         feature_cache: folder for the features of a frozen encoder; None means one in `output`, shared by the rows.
         output: folder for one subfolder per row, the shared features, and table.md.
         all_layers: one row for every choice of layers in table 7, instead of the chosen or default one.
-        say: called with each status message.
+        progress: called with each status message.
     """
     options = options or FineTuneOptions()
     folder = Path(output)
@@ -63,11 +63,11 @@ def compare(
     rows: dict[str, FineTuneResult] = {}
     cache = folder / "cache" if feature_cache is None else feature_cache
     for name in ("finetune", *chosen):
-        say(f"-- {name}")
+        progress(f"-- {name}")
         whole = replace(options, mode="finetune", layers=None, bilstm=None)
         how = whole if name == "finetune" else replace(features, layers=name)
         rows[name] = finetune(
-            kind, model, train, dev, test, output=folder / name, options=how, feature_cache=cache, say=say, **rest
+            kind, model, train, dev, test, output=folder / name, options=how, feature_cache=cache, progress=progress, **rest
         )
     table, note = _table(rows, kind), NOTE if kind == "ner" else ""
     files.write_text(folder / "table.md", "\n".join([*terminal.markdown_table(table), "", note]).rstrip() + "\n")

@@ -52,7 +52,7 @@ def run_study(
     options: FineTuneOptions | None = None,
     *,
     left_to_right_model: str | Path | None = None,
-    say: Callable[[str], None] = terminal.say,
+    progress: Callable[[str], None] = terminal.show_status,
     **rest: Any,
 ) -> str:
     """Runs or resumes a study; returns its table, which is also written to table.md.
@@ -64,7 +64,7 @@ def run_study(
         output: folder for one subfolder per row, and table.md.
         options: options of each training run.
         left_to_right_model: for "direction": a checkpoint that was pre-trained from left to right; None takes `model`.
-        say: called with each status message.
+        progress: called with each status message.
         rest: `seeds`, `device`, `show_progress`: see `finetune`.
     """
     options, folder = options or FineTuneOptions(), Path(output)
@@ -75,7 +75,16 @@ def run_study(
     if name == "features":
         task = tasks[0]
         return compare(
-            task.kind, model, task.train, task.dev, task.test, output=folder, options=options, all_layers=True, say=say, **rest
+            task.kind,
+            model,
+            task.train,
+            task.dev,
+            task.test,
+            output=folder,
+            options=options,
+            all_layers=True,
+            progress=progress,
+            **rest,
         )
     rows: list[tuple[str, str, TaskData, FineTuneOptions, str | Path]] = []
     note = ""
@@ -96,9 +105,9 @@ def run_study(
             rows.append((f"{task.kind}, left to right", f"{task.kind}-left-to-right", task, causal, start))
     found = []
     for title, place, task, how, start in rows:
-        say(f"-- {title}")
+        progress(f"-- {title}")
         result = finetune(
-            task.kind, start, task.train, task.dev, task.test, output=folder / place, options=how, say=say, **rest
+            task.kind, start, task.train, task.dev, task.test, output=folder / place, options=how, progress=progress, **rest
         )
         found.append((title, *_cells(result)))
     table = [("", "metric", "score", "dev or test"), *found]

@@ -87,10 +87,10 @@ def differences(before: Any, now: Any, place: str = "") -> Iterator[tuple[str, A
         yield place, before, now
 
 
-def prepare_corpus(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> None:
+def prepare_corpus(recipe: Recipe, folder: Path, progress: Callable[[str], None]) -> None:
     """Builds vocabulary and corpus in the output folder, if the recipe names source text and they do not exist yet.
 
-    `say` is called with each status message.
+    `progress` is called with each status message.
     """
     data = recipe.data
     if bool(data.corpus) == bool(data.sources):
@@ -106,12 +106,12 @@ def prepare_corpus(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> 
                 f"{source} has changed since the corpus in {folder} was built: name another output, or restore the text"
             )
     if data.sources and not manifest:
-        say(f"vocabulary of {data.vocab_size:,} entries and corpus from {', '.join(data.sources)}")
+        progress(f"vocabulary of {data.vocab_size:,} entries and corpus from {', '.join(data.sources)}")
         longest = max(phase.max_length for phase in recipe.phases)
         tokenizer = BertTokenizer.train(Sentences(data.sources), data.vocab_size, model_max_length=longest)
         about = {"source_sha256": hashes}
         report = build_corpus(read_sentences(data.sources), tokenizer, folder / "corpus", held_out=data.held_out, about=about)
-        say(report.table())
+        progress(report.table())
 
 
 def check_corpus(recipe: Recipe, folder: Path) -> None:

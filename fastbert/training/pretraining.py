@@ -27,7 +27,7 @@ from fastbert import files
 from fastbert.data.batches import Budget, EpochBatches, PreTrainingBatch
 from fastbert.data.examples import Examples
 from fastbert.errors import CheckpointError, InputError, TrainingError
-from fastbert.terminal import say, shows_progress
+from fastbert.terminal import show_status, shows_progress
 from fastbert.training.allocator import keep_freed_memory
 from fastbert.training.checkpoints import MANIFEST, STATE, Checkpoints
 from fastbert.training.evaluation import evaluate
@@ -108,7 +108,7 @@ class _Run:
             check_tensorboard()
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.run.keep)
         self._alone(lambda: prepare_folder(recipe, folder, self.checkpoints.any()))
-        self._alone(lambda: prepare_corpus(recipe, folder, self._say))
+        self._alone(lambda: prepare_corpus(recipe, folder, self._show_status))
         self._alone(self.checkpoints.clean)
         self._alone(lambda: check_corpus(recipe, folder))
         self.sources = open_sources(recipe, folder)
@@ -120,7 +120,7 @@ class _Run:
         part = recipe.optimizer
         captures = world.device.type == "cuda" and world.size == 1 and recipe.run.precision == "bfloat16"
         if recipe.run.capture and not captures:
-            self._say("run.capture: steps are not captured; that needs one CUDA device and run.precision = 'bfloat16'")
+            self._show_status("run.capture: steps are not captured; that needs one CUDA device and run.precision = 'bfloat16'")
         optimizer = make_optimizer(part.name, self.model, part.lr, (part.betas[0], part.betas[1]), part.eps, part.weight_decay)
         trained: Any = torch.compile(self.model) if recipe.run.compile else self.model
         keep_freed_memory(self.world.device)
@@ -160,7 +160,7 @@ class _Run:
         if state["corpus"] != self.sources.fingerprint:
             raise InputError(f"the run in {self.folder} was started with a different corpus from the one given now")
         model.load_state_dict(type(model).from_pretrained(path, dtype="float32").state_dict())
-        self._say(f"resumed from {path.name}")
+        self._show_status(f"resumed from {path.name}")
         return state
 
     # -- the steps -------------------------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ class _Run:
             self.metrics = {**found, "unigram_entropy": self.sources.unigram_entropy}
             if writer:
                 writer.write({"kind": "eval", "step": step, **self.metrics})
-            self._say(f"step {step:,}: " + ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items()))
+            self._show_status(f"step {step:,}: " + ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items()))
         if last or ends or (run.checkpoint_every and step % run.checkpoint_every == 0):
             self._check_finite(step)
             self._save()
@@ -340,6 +340,6 @@ class _Run:
         path, state = found
         return f"The last good checkpoint is {path} (step {state['position'][0]})."
 
-    def _say(self, text: str) -> None:
+    def _show_status(self, text: str) -> None:
         if self.world.leads:
-            say(text)
+            show_status(text)
