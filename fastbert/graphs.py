@@ -8,8 +8,10 @@ fills a batch up to its bucket with a tail that belongs to no sequence, copies i
 from __future__ import annotations
 
 import functools
+import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -42,6 +44,28 @@ def _power(size: int) -> int:
     return 1 << max(size - 1, 0).bit_length()
 
 
+class _Turns:
+    """One call at a time on static buffers: other threads wait for a lock, other streams for the end of the call before."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._lock = device, threading.Lock()
+        self._ended = torch.cuda.Event() if device.type == "cuda" else None
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """The block may write to the buffers, replay, and read results, all on the current stream."""
+        with self._lock:
+            if self._ended is None:
+                yield
+                return
+            stream = torch.cuda.current_stream(self._device)
+            stream.wait_event(self._ended)  # returns at once where nothing was recorded yet
+            try:
+                yield
+            finally:
+                self._ended.record(stream)
+
+
 @dataclass
 class _Captured:
     graph: torch.cuda.CUDAGraph
@@ -56,8 +80,9 @@ class CapturedModel:
         model: a `BertModel` (or a model class that has one), in evaluation mode, on a CUDA device, with kernels for its type.
         max_graphs: graphs kept; beyond it the least recently used is evicted. All share one pool of memory.
 
-    Weights may be changed in place (an optimiser, `load_state_dict`). After `.to`, `.half()` or new Parameter objects the
-    graphs are captured again by themselves. `fastbert.prepack(model)` before it makes short texts faster.
+    Threads and streams may share it; their calls run one after the other. Weights may be changed in place (an optimiser,
+    `load_state_dict`). After `.to`, `.half()` or new Parameter objects the graphs are captured again automatically.
+    `fastbert.prepack(model)` before it makes short texts faster.
     """
 
     def __init__(self, model: Any, max_graphs: int = 32) -> None:
@@ -70,6 +95,7 @@ class CapturedModel:
         self._graphs: OrderedDict[tuple[Any, ...], _Captured] = OrderedDict()
         self._pool = torch.cuda.graph_pool_handle()
         self._weights = _Weights(encoder)
+        self._turns = _Turns(encoder.device)
 
     @torch.no_grad()
     def __call__(self, batch: PackedBatch) -> BertModelOutput:
@@ -84,13 +110,17 @@ class CapturedModel:
         batch = self.encoder.pack_inputs(batch)
         if batch.attention_bias is not None or batch.tail:
             raise InputError("CapturedModel takes batches with 2-D masks, without a tail")
+        bucket = Bucket.of(batch)
+        limit = max(batch.max_seqlen, self.encoder.config.max_position_embeddings)
+        bucket = Bucket((bucket[0], bucket[1], min(bucket[2], limit)))
+        with self._turns.turn():
+            return self._replay(batch, bucket)
+
+    def _replay(self, batch: PackedBatch, bucket: Bucket) -> BertModelOutput:
         if not self._weights.are_as_captured():
             self._graphs.clear()
             self._pool = torch.cuda.graph_pool_handle()  # a pool without a user cannot be captured into again
             self._weights = _Weights(self.encoder)
-        bucket = Bucket.of(batch)
-        limit = max(batch.max_seqlen, self.encoder.config.max_position_embeddings)
-        bucket = Bucket((bucket[0], bucket[1], min(bucket[2], limit)))
         key = (bucket, batch.inputs_embeds is not None, *_surroundings())
         captured = self._graphs.get(key)
         if captured is None:
@@ -129,8 +159,9 @@ class CapturedStep:
             zeroed with `set_to_none=True` inside.
         inputs: example inputs, tensors and PackedBatches, whose shapes every later call must have.
 
-    Runs `step` three times before the capture, which trains on the example; take a copy of the state before it matters. The
-    graph goes on with the parameters where they are: nothing may move them afterwards (`.to`, `fastbert.prepack`).
+    Runs `step` three times before the capture, which trains on the example; copy the state before that if it matters. The graph
+    uses the parameters where they are: nothing may move them afterwards (`.to`, `fastbert.prepack`). Threads and streams may
+    share a captured step; their calls run one after the other.
     """
 
     def __init__(self, step: Callable[..., Any], inputs: Mapping[str, Tensor | PackedBatch]) -> None:
@@ -140,6 +171,7 @@ class CapturedStep:
             if isinstance(value, PackedBatch) and value.checked is None:
                 raise InputError("pack the example batch with limits=, or run it once: its check cannot be captured")
         device = next(iter(inputs.values())).device
+        self._turns = _Turns(device)
         self._graph, self._result = _capture(lambda: step(**self._static), torch.cuda.graph_pool_handle(), device)
 
     def __call__(self, **inputs: Tensor | PackedBatch) -> Any:
@@ -150,16 +182,18 @@ class CapturedStep:
         """
         if inputs.keys() != self._static.keys():
             raise InputError(f"the step was captured for {sorted(self._static)}; got {sorted(inputs)}")
-        for name, value in inputs.items():
-            static = self._static[name]
-            if isinstance(static, PackedBatch) and isinstance(value, PackedBatch):
-                _fill(static, value, name)
-            elif isinstance(static, Tensor) and isinstance(value, Tensor):
-                _copy(static, value, name)
-            else:
-                raise InputError(f"{name} is a {type(value).__name__}; the step was captured with a {type(static).__name__}")
-        self._graph.replay()
-        return torch.utils._pytree.tree_map_only(Tensor, torch.clone, self._result)
+        with self._turns.turn():
+            for name, value in inputs.items():
+                static = self._static[name]
+                if isinstance(static, PackedBatch) and isinstance(value, PackedBatch):
+                    _fill(static, value, name)
+                elif isinstance(static, Tensor) and isinstance(value, Tensor):
+                    _copy(static, value, name)
+                else:
+                    kinds = type(value).__name__, type(static).__name__
+                    raise InputError(f"{name} is a {kinds[0]}; the step was captured with a {kinds[1]}")
+            self._graph.replay()
+            return torch.utils._pytree.tree_map_only(Tensor, torch.clone, self._result)
 
 
 def _need_cuda(devices: Iterable[torch.device], what: str) -> None:

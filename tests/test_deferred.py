@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -246,6 +249,57 @@ def test_a_captured_model_follows_its_weights(replayed: list[Replay]) -> None:
             expected = model(batch).last_hidden_state
         torch.testing.assert_close(captured(batch).last_hidden_state, expected)
         assert len(replayed) - before == captures, change.__name__
+
+
+def test_threads_share_captured_models_and_steps(replayed: list[Replay], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buffers are filled, replayed and read by one thread at a time: a switch in between would mix two texts."""
+    model, _ = make_pair("BertModel")
+    batches = [fastbert.pack(**ragged([9, 4], seed=seed), limits=model.limits) for seed in range(8)]
+    with torch.no_grad():
+        expected = [model(batch).last_hidden_state for batch in batches]
+    captured = graphs.CapturedModel(model)
+    step = graphs.CapturedStep(lambda batch: model(batch).last_hidden_state.detach(), {"batch": batches[0]})
+    captured(batches[0])
+    real = Replay.replay
+
+    def slow(self: Replay) -> None:
+        time.sleep(0.01)
+        real(self)
+
+    monkeypatch.setattr(Replay, "replay", slow)
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(lambda batch: captured(batch).last_hidden_state, batches))
+        steps = list(pool.map(lambda batch: step(batch=batch), batches))
+    for found in (models, steps):
+        for one, right in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, right)
+
+
+def test_a_stream_waits_for_the_call_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error inside a call does not keep the others waiting."""
+    seen: list[tuple[str, str]] = []
+    now = ["first"]
+
+    class Event:
+        def record(self, stream: Any) -> None:
+            seen.append(("record", stream.name))
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def wait_event(self, event: Event) -> None:
+            seen.append(("wait", self.name))
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream(now[0]))
+    turns = graphs._Turns(torch.device("cuda"))
+    for name in ("first", "second"):
+        now[0] = name
+        with suppress(ZeroDivisionError), turns.turn():
+            seen.append(("work", name))
+            raise ZeroDivisionError
+    assert seen == [(what, name) for name in ("first", "second") for what in ("wait", "work", "record")]
 
 
 def test_a_captured_step_runs_on_copies_of_its_inputs(replayed: list[Replay]) -> None:
