@@ -23,6 +23,8 @@ from fastbert.kernels import tuning
 from fastbert.kernels.common import contiguous_rows, gelu, gelu_derivative, operand
 from fastbert.kernels.tuning import cdiv
 
+DESCRIPTOR_BYTES = 2 << 30
+
 
 @triton.jit
 def _tile_place(tile, T, F: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
@@ -258,9 +260,13 @@ def gelu_bwd(
 
 
 def _has_tma(*tensors: torch.Tensor) -> bool:
-    """Whether the GPU has a tensor memory accelerator, and these tensors have the alignment that descriptors require."""
+    """Whether the GPU has a tensor memory accelerator, and these tensors have the alignment and size that descriptors require.
+
+    On sm_100 Triton computes offsets within a descriptor in 32 bits of bytes, hence less than 2 GiB.
+    """
     return (
         tuning.architecture(tensors[0].device) in tuning.TMA_ARCHITECTURES
         and tensors[0].element_size() == 2
         and all(t.data_ptr() % 16 == 0 and t.stride(0) * t.element_size() % 16 == 0 for t in tensors)
+        and all(t.nbytes < DESCRIPTOR_BYTES for t in tensors)
     )

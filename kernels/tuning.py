@@ -166,17 +166,20 @@ FFN_FORMS: dict[str, dict[str, str]] = {
     "sm100": {"inference": "fused", "training": "fused", "backward": "split"},
 }
 TMA_ARCHITECTURES = ("sm90", "sm100")
+# Architectures that use the rows of another, which has as much shared memory and the same kinds of matrix instructions.
+SAME_AS = {"sm103": "sm100", "sm120": "sm89", "sm121": "sm89"}
 
 
 @functools.cache
 def architecture(device: torch.device) -> str:
-    """ "sm90", "gfx942" and so on; "interpreter" on a CPU."""
+    """The architecture whose rows a device uses: "sm90", "gfx942" and so on; "interpreter" on a CPU."""
     if device.type != "cuda":
         return "interpreter"
     properties = torch.cuda.get_device_properties(device)
     if torch.version.hip:
         return str(properties.gcnArchName).split(":")[0]
-    return f"sm{properties.major}{properties.minor}"
+    name = f"sm{properties.major}{properties.minor}"
+    return SAME_AS.get(name, name)
 
 
 @functools.cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from kernel_checks import check_ffn, check_linear_gelu, random
@@ -99,3 +101,27 @@ def test_ffn_backward_gives_equal_bits() -> None:
             ops.ffn(*leaves).backward(random(70, 32, seed=9, device="cpu").float())
         runs.append([t.grad for t in leaves])
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_descriptors_are_for_aligned_tensors_below_2_gib(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's descriptors count bytes in 32 bits on sm_100: larger ones take the kernel of pointers."""
+    monkeypatch.setattr(tuning, "architecture", lambda _: "sm100")
+
+    def has_tma(rows: int, width: int, dtype: torch.dtype = torch.bfloat16) -> bool:
+        return kernels._has_tma(torch.empty(8, 8, dtype=dtype), torch.empty(rows, width, dtype=dtype, device="meta"))
+
+    assert has_tma(2**18 - 1, 4096)
+    assert not has_tma(2**18, 4096)
+    assert not has_tma(16, 4092), "rows start at multiples of 8 bytes only"
+    assert not has_tma(16, 4096, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("capability", "name"), [((9, 0), "sm90"), ((10, 0), "sm100"), ((10, 3), "sm100"), ((12, 0), "sm89"), ((8, 6), "sm86")]
+)
+def test_architectures_without_rows_of_their_own_are_named(
+    capability: tuple[int, int], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    properties = SimpleNamespace(major=capability[0], minor=capability[1])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    assert tuning.architecture.__wrapped__(torch.device("cuda", 0)) == name
