@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -209,3 +210,29 @@ def test_joins_run_on_devices_without_autocast() -> None:
     x, weight, vector = (torch.empty(shape, device="meta") for shape in ((5, 16), (16, 16), (16,)))
     states = ops.linear_join(x, x, weight, vector, vector, vector, 1e-12)
     assert states.residual.shape == (5, 16)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_forward_without_gradients_keeps_two_states(plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a layer begins only its input is alive, and the output of the embeddings, which the calling frames hold."""
+    model, _ = make_pair("BertModel", **SIZES, num_hidden_layers=5)
+    states: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+
+    def watch(x: torch.Tensor) -> None:
+        nonlocal most
+        most = max(most, 1 + sum(state() is not None for state in states))
+        states.append(weakref.ref(x))
+
+    if plain:
+        real = plain_layer.run
+        monkeypatch.setattr(plain_layer, "run", lambda layer, x, *rest: (watch(x.residual), real(layer, x, *rest))[1])
+    else:
+        monkeypatch.setattr(plain_layer, "read", lambda _: None)
+        for layer in model.encoder.layer:
+            inner = layer.attention.forward
+            layer.attention.forward = lambda x, *args, inner=inner, **rest: (watch(x), inner(x, *args, **rest))[1]
+    with torch.no_grad():
+        model(fastbert.pack(**ragged([9, 4])))
+    assert len(states) == 5
+    assert most <= 2
