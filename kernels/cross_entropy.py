@@ -24,6 +24,7 @@ from fastbert.kernels.tuning import cdiv
 
 CHUNK_BYTES = 256 << 20  # of scores computed at a time
 KEPT_BYTES = 1 << 30  # of scores kept for the backward
+PADDED_FROM = 256  # rows of scores
 
 
 @triton.jit(do_not_specialize=["ignore_index"])
@@ -89,9 +90,12 @@ def _rows_in(budget: int, V: int, like: torch.Tensor) -> int:
     return max(1, budget // (padded_width(V) * like.element_size()))
 
 
-def _even(t: torch.Tensor) -> torch.Tensor:
-    """A weight (V, N) or bias (V,), padded with zeros to a multiple of 8 along V; the tensor itself if V is one."""
-    missing = -t.shape[0] % 8
+def _even(t: torch.Tensor, rows: int) -> torch.Tensor:
+    """A weight (V, N) or bias (V,), padded with zeros to a multiple of 8 along V; the tensor itself if V is one.
+
+    For few rows of scores the copy would take longer than the product.
+    """
+    missing = -t.shape[0] % 8 if rows >= PADDED_FROM else 0
     return torch.nn.functional.pad(t, (0,) * (2 * t.dim() - 1) + (missing,)) if missing else t
 
 
@@ -113,7 +117,7 @@ def cross_entropy_fwd(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Losses (M,) float32, 0 at ignored rows; lse (M,) float32; with `keep`, scores of the first rows, (rows, padded width)."""
     (M, _), V = hidden.shape, weight.shape[0]
-    weight, bias = _even(weight), None if bias is None else _even(bias)
+    weight, bias = _even(weight, M), None if bias is None else _even(bias, M)
     losses = torch.empty(M, dtype=torch.float32, device=hidden.device)
     lse = torch.empty_like(losses)
     labels = labels.contiguous()
@@ -147,7 +151,7 @@ def cross_entropy_bwd(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """upstream (M,) float32 -> dhidden (M, N) and dweight (V, N) in the types of hidden and weight, dbias (V,) float32."""
     (M, N), V = hidden.shape, weight.shape[0]
-    weight, bias = _even(weight), None if bias is None else _even(bias)
+    weight, bias = _even(weight, M), None if bias is None else _even(bias, M)
     width = len(weight)
     hidden, upstream, labels = contiguous_rows(hidden), upstream.contiguous(), labels.contiguous()
     dhidden = torch.empty((M, N), dtype=hidden.dtype, device=hidden.device)

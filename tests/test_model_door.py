@@ -279,3 +279,10 @@ def test_a_mask_of_four_dimensions_on_a_decoder_is_used_as_it_stands() -> None:
     for mask in (nothing, nothing.masked_fill(~torch.ones(6, 6, dtype=torch.bool).tril(), float("-inf"))):
         inputs = {**batch, "attention_mask": mask}
         assert worst(ours(**inputs).logits, theirs(**inputs).logits) < 1e-5
+
+
+def test_a_weighted_mean_of_a_very_long_text_is_exact() -> None:
+    """The square of its length needs more than 32 bits."""
+    tokens = 70_000
+    pooled = pooling.pool(torch.ones(tokens, 2), torch.tensor([0, tokens], dtype=torch.int32), "weightedmean")
+    torch.testing.assert_close(pooled, torch.ones(1, 2), atol=1e-3, rtol=0)

@@ -11,10 +11,11 @@ import pytest
 import torch
 from conftest import make_pair, ragged
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import fastbert
 from fastbert import ops
-from fastbert.model import plain_layer
+from fastbert.model import layers, plain_layer
 
 SIZES = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 96}
 NAMES = ("attention", "cross_entropy", "embedding", "ffn", "layer_norm")
@@ -78,11 +79,42 @@ def parametrized(model: Any) -> None:
     torch.nn.utils.parametrizations.weight_norm(model.bert.encoder.layer[1].intermediate.dense)
 
 
+def compiled(model: Any) -> None:
+    model.bert.encoder.layer[1].compile(backend="eager")
+
+
+def compiled_part(model: Any) -> None:
+    model.bert.encoder.layer[1].intermediate.compile(backend="eager")
+
+
+def without_bias(model: Any) -> None:
+    query = model.bert.encoder.layer[1].attention.self.query
+    del query.bias
+    query.bias = None
+
+
+def bias_is_a_buffer(model: Any) -> None:
+    norm = model.bert.encoder.layer[1].output.LayerNorm
+    bias = norm.bias.detach()
+    del norm.bias
+    norm.register_buffer("bias", bias)
+
+
+def no_dropout(model: Any) -> None:
+    model.bert.encoder.layer[1].attention.self.dropout = None
+
+
+def other_part(model: Any) -> None:
+    model.bert.encoder.layer[1].intermediate = torch.nn.Linear(64, 96)
+
+
 PARTS = ("", "attention", "attention.self", "attention.self.query", "attention.self.dropout", "attention.output")
 PARTS += ("attention.output.dense", "attention.output.LayerNorm", "attention.output.dropout", "intermediate")
 PARTS += ("intermediate.dense", "output", "output.dense", "output.LayerNorm", "output.dropout")
 CHANGES: dict[str, Callable[[Any], None]] = {f"hook on {path or 'the layer'}": hooked(path) for path in PARTS}
 CHANGES |= {"own forward": own_forward, "another class": other_class, "parametrized": parametrized, "relu": no_gelu}
+CHANGES |= {"compiled": compiled, "a compiled part": compiled_part, "a bias removed": without_bias, "no dropout": no_dropout}
+CHANGES |= {"a bias that is a buffer": bias_is_a_buffer, "a linear for a part": other_part}
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -95,6 +127,35 @@ def test_a_layer_with_anything_of_its_own_is_called(change: Callable[[Any], None
     model.bert.encoder.layer[1].register_forward_pre_hook(lambda *_: calls.append(1))
     model(**batch)
     assert calls == [1]
+
+
+CLASSES = (layers.BertLayer, layers.BertAttention, layers.BertSelfAttention, layers.BertSelfOutput, layers.BertIntermediate)
+CLASSES += (layers.BertOutput, torch.nn.Linear, torch.nn.LayerNorm)
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_a_forward_that_is_patched_on_a_class_is_called(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = masked_lm()
+    real, calls = kind.forward, []
+    monkeypatch.setattr(kind, "forward", lambda self, *args, **rest: (calls.append(1), real(self, *args, **rest))[1])
+    model(**batch)
+    assert len(calls) >= 3
+
+
+def test_global_hooks_see_every_layer() -> None:
+    """FLOP counters use them for their table by module."""
+    model, batch = masked_lm()
+    seen: list[str] = []
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(type(module).__name__))
+    try:
+        model(**batch)
+    finally:
+        handle.remove()
+    assert seen.count("BertLayer") == seen.count("BertSelfAttention") == 3
+    model.eval()
+    with FlopCounterMode(display=False) as counter:
+        model(**batch)
+    assert any(name.endswith("encoder.layer.1.attention.self") for name in counter.get_flop_counts())
 
 
 def test_what_is_asked_for_decides() -> None:
@@ -111,7 +172,7 @@ def test_what_is_asked_for_decides() -> None:
         return len(seen)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plain_layer, "run", lambda *args: (seen.append(1), real(*args))[1])
+        patch.setattr(plain_layer, "run", lambda *args, **last: (seen.append(1), real(*args, **last))[1])
         assert ran() == 2, "the last of three layers computes the rows that the head reads"
         assert ran(output_hidden_states=True) == 0
         assert ran(output_attentions=True) == 0
@@ -163,8 +224,8 @@ class Passes(TorchDispatchMode):
 def test_no_layer_casts_or_adds_its_states_in_a_pass_of_its_own() -> None:
     """Under autocast: a further layer adds nothing to what the others need."""
     counts = []
-    for layers in (2, 3, 4):
-        model, batch = masked_lm([40, 25, 12], num_hidden_layers=layers)  # enough tokens for one product of Q, K and V
+    for depth in (2, 3, 4):
+        model, batch = masked_lm([40, 25, 12], num_hidden_layers=depth)  # enough tokens for one product of Q, K and V
         with Passes(int(batch["attention_mask"].sum()) * 64) as passes:
             trained(model, batch, "triton", autocast=True)
         counts.append(passes.count)
@@ -226,7 +287,9 @@ def test_a_forward_without_gradients_keeps_two_states(plain: bool, monkeypatch: 
 
     if plain:
         real = plain_layer.run
-        monkeypatch.setattr(plain_layer, "run", lambda layer, x, *rest: (watch(x.residual), real(layer, x, *rest))[1])
+        monkeypatch.setattr(
+            plain_layer, "run", lambda layer, x, *rest, **last: (watch(x.residual), real(layer, x, *rest, **last))[1]
+        )
     else:
         monkeypatch.setattr(plain_layer, "read", lambda _: None)
         for layer in model.encoder.layer:
@@ -236,3 +299,30 @@ def test_a_forward_without_gradients_keeps_two_states(plain: bool, monkeypatch: 
         model(fastbert.pack(**ragged([9, 4])))
     assert len(states) == 5
     assert most <= 2
+
+
+@pytest.mark.parametrize(("hooked_layers", "copies"), [(0, 3), (2, 0)])
+def test_only_states_that_are_multiplied_are_written_in_16_bit(
+    hooked_layers: int, copies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by layers that are called, nor by the last: of two layers three joins of four."""
+    model, _ = make_pair("BertModel", **SIZES, num_hidden_layers=2)
+    for layer in model.encoder.layer[:hooked_layers]:
+        layer.register_forward_hook(lambda *_: None)
+    file, written = FILES["layer_norm"], []
+    real = file.layer_norm_states
+    library = importlib.import_module("fastbert.ops.custom_ops")
+    monkeypatch.setattr(library, "layer_norm_states", lambda *args: (written.append(1), real(*args))[1])
+    with fastbert.backend("triton"), torch.autocast("cpu", torch.float16), torch.no_grad():
+        model(**ragged([9, 4]))
+    assert len(written) == copies
+
+
+def test_batched_gradients_go_through_the_operators() -> None:
+    x, weight = torch.randn(3, 16, requires_grad=True), torch.randn(16)
+    with fastbert.backend("triton"):
+        y = ops.layer_norm(x, None, weight, weight, 1e-12)
+    upstream = torch.randn(2, 3, 16)
+    (both,) = torch.autograd.grad(y, x, upstream, is_grads_batched=True, retain_graph=True)
+    for one, dx in zip(upstream, both, strict=True):
+        torch.testing.assert_close(torch.autograd.grad(y, x, one, retain_graph=True)[0], dx)

@@ -320,3 +320,31 @@ def test_framed_ids_are_checked_while_they_are_on_the_host(monkeypatch: pytest.M
     for bad in (50, -1):
         with pytest.raises(InputError, match=rf"input_ids.*{bad}"):
             model(pack_rows(Framed.of_rows([[1, 2], [4, bad, 7]]), [0, 1]))
+
+
+def test_edits_of_framed_batches_are_checked_where_they_leave_a_trace() -> None:
+    """In inference mode they leave none: there only batches that the library keeps to itself go unchecked."""
+    model = fastbert.BertModel(fastbert.BertConfig.of_size("tiny", vocab_size=50)).eval()
+    framed = Framed.of_rows([[1, 49, 3], [4, 5]])
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            batch = pack_rows(framed, [0, 1])
+            batch.input_ids[2] = 300
+            with pytest.raises(InputError, match="300"):
+                model(batch)
+    with torch.inference_mode():
+        assert all(batch.checked == (50, 1, 3) for _, batch in batches(framed, 16, torch.device("cpu")))
+
+
+def test_framed_batches_are_one_graph() -> None:
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch._dynamo.reset()
+    model = fastbert.BertModel(fastbert.BertConfig.of_size("tiny", vocab_size=50)).eval()
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(model, fullgraph=True, backend=counter, dynamic=True)
+    for lengths in ((3, 2), (5, 4, 2), (9, 2)):
+        batch = pack_rows(Framed.of_rows([[7] * length for length in lengths]), range(len(lengths)))
+        with torch.no_grad():
+            compiled(batch)
+    assert counter.frame_count <= 3

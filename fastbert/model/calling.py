@@ -32,7 +32,7 @@ _OTHER_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
 }
 _WEIGHTED = (nn.Linear, nn.LayerNorm, nn.Embedding)
-_PLAIN: set[type] = {*_WEIGHTED, nn.Dropout}
+_PLAIN: dict[type, Any] = {kind: kind.forward for kind in (*_WEIGHTED, nn.Dropout)}  # and the forward, which may be patched
 _ROW_BY_ROW = (*_WEIGHTED, nn.Dropout, nn.Identity)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 C = TypeVar("C", bound=type)
@@ -42,25 +42,26 @@ R = TypeVar("R")
 
 def plain(cls: C) -> C:
     """Decorator of the classes that BERT is built of."""
-    _PLAIN.add(cls)
+    _PLAIN[cls] = cls.forward  # type: ignore[attr-defined]
     return cls
 
 
 def is_plain(*modules: nn.Module) -> bool:
     """Whether an op on their parameters may replace calling these modules: unmodified, unhooked, all randomness from the seeds.
 
-    Only the very classes that BERT is built of, with plain Parameters, no hook and no forward of their own: a LoRA layer, a
-    quantised linear or a hooked module is called instead.
+    Only the very classes that BERT is built of, with plain Parameters, no hook, their own forward, and not compiled: a LoRA
+    layer, a quantised linear or a hooked module is called instead.
     """
     for module in modules:  # plain loops: every op of every layer comes by here
         state = module.__dict__
-        if type(module) not in _PLAIN or _may_be_watched(state):
+        kind = type(module)
+        if kind not in _PLAIN or _PLAIN[kind] is not kind.forward or _may_be_watched(state):
             return False
         parameters = state["_parameters"]
         for value in parameters.values():
             if type(value) is not nn.Parameter:
                 return False
-        if "weight" not in parameters and type(module) in _WEIGHTED:
+        if "weight" not in parameters and kind in _WEIGHTED:
             return False
     return True
 
@@ -78,6 +79,7 @@ def _may_be_watched(state: dict[str, Any]) -> Any:
         or state["_backward_hooks"]
         or state["_backward_pre_hooks"]
         or "forward" in state
+        or state.get("_compiled_call_impl")  # `module.compile()`
     )
 
 

@@ -89,7 +89,7 @@ class BertEncoder(nn.Module):
         pruned = rows is not None and len(self.layer) > 0 and _prunes(self.layer[-1])
         x = _kept(x, batch, states)
         straight = states is None and attentions is None and recomputation is None and batch.attention_bias is None
-        straight = straight and not torch.compiler.is_compiling()
+        straight = straight and plain_layer.is_usable()
         carried = ops.States(x, x)
         for i, layer in enumerate(self.layer):
             asked: dict[str, Any] = {
@@ -99,7 +99,7 @@ class BertEncoder(nn.Module):
             }
             known = plain_layer.read(layer) if straight and asked["rows"] is None else None
             if known is not None:
-                carried = plain_layer.run(known, carried, batch, asked["seeds"])
+                carried = plain_layer.run(known, carried, batch, asked["seeds"], is_last=i == len(self.layer) - 1)
                 continue
             if recomputation is not None and i % recomputation.every == 0:
                 x = self._recomputed(layer, carried.residual, batch, recomputation.offload, asked)

@@ -202,7 +202,8 @@ class _Join(nn.Module):
         product, norm = self.dense, self.LayerNorm
         if is_plain(product, norm, self.dropout):
             weights = (product.weight, product.bias, norm.weight, norm.bias)
-            joined = ops.linear_join(hidden_states, input_tensor, *weights, norm.eps, dropout_p(self.dropout), seed).residual
+            p = dropout_p(self.dropout)
+            joined = ops.linear_join(hidden_states, input_tensor, *weights, norm.eps, p, seed, narrow=False).residual
         else:
             joined = self.join(dense(product, hidden_states, batch), input_tensor, batch, seed)
         return batch.unpack(joined) if padded else joined
@@ -338,7 +339,7 @@ class BertLayer(nn.Module):
             norm = down.LayerNorm
             if is_plain(norm, down.dropout):
                 p, states = dropout_p(down.dropout), ops.States(x, x)
-                return ops.ffn_join(states, *weights, norm.weight, norm.bias, norm.eps, p, seed, form).residual
+                return ops.ffn_join(states, *weights, norm.weight, norm.bias, norm.eps, p, seed, form, narrow=False).residual
             return down.join(ops.ffn(x, *weights, form), x, batch, seed)
         return call_rows(down, BertOutput, batch, call_rows(up, BertIntermediate, batch, x), x, seed=seed)
 

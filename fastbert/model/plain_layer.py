@@ -13,11 +13,12 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from fastbert import ops
 from fastbert.model.calling import GELU_FORMS, dropout_p, is_plain
-from fastbert.model.layers import BertLayer
+from fastbert.model.layers import BertAttention, BertIntermediate, BertLayer, BertOutput, BertSelfAttention, BertSelfOutput
 from fastbert.ops import States
 from fastbert.packing import PackedBatch
 
@@ -39,6 +40,7 @@ class PlainLayer(NamedTuple):
     qkv_weights: tuple[Tensor, Tensor, Tensor]
     qkv_biases: tuple[Tensor, Tensor, Tensor]
     heads: int
+    head_size: int
     dropout_p: float
     causal: bool
     attention_join: Join
@@ -48,62 +50,75 @@ class PlainLayer(NamedTuple):
     output_join: Join
 
 
+def is_usable() -> bool:
+    """Whether layers may be run so at all: not while PyTorch traces, nor with global module hooks, as FLOP counters use."""
+    return not torch.compiler.is_compiling() and not torch.nn.modules.module._has_any_global_hook()
+
+
 def read(layer: nn.Module) -> PlainLayer | None:
-    """A layer's parameters, or None if it must be called as a module; see `calling.is_plain`."""
-    if type(layer) is not BertLayer or not is_plain(layer):
+    """A layer's parameters, or None if it or one of its parts must be called as a module; see `calling.is_plain`."""
+    if not _is_part(layer, BertLayer):
         return None
-    attention, up, down = _children(layer, "attention", "intermediate", "output")
-    if not is_plain(attention, up, down):
+    attention, up = _part(layer, "attention", BertAttention), _part(layer, "intermediate", BertIntermediate)
+    inner = None if attention is None else _part(attention, "self", BertSelfAttention)
+    if attention is None or up is None or inner is None or up.hidden_act not in GELU_FORMS:
         return None
-    inner, joined = _children(attention, "self", "output")
-    if not is_plain(inner, joined) or up.hidden_act not in GELU_FORMS:
+    projections = [_parameters(inner, name, nn.Linear) for name in ("query", "key", "value")]
+    first, dropout = _parameters(up, "dense", nn.Linear), _part(inner, "dropout", nn.Dropout)
+    attention_join = _join(_part(attention, "output", BertSelfOutput))
+    output_join = _join(_part(layer, "output", BertOutput))
+    if None in projections or first is None or dropout is None or attention_join is None or output_join is None:
         return None
-    query, key, value, dropout = _children(inner, "query", "key", "value", "dropout")
-    (dense,) = _children(up, "dense")
-    attention_join, output_join = _join(joined), _join(down)
-    if attention_join is None or output_join is None or not is_plain(query, key, value, dropout, dense):
-        return None
-    projections = [module._parameters for module in (query, key, value)]
-    weights: Any = tuple(parameters["weight"] for parameters in projections)
-    biases: Any = tuple(parameters["bias"] for parameters in projections)
-    first = dense._parameters
+    weights, biases = zip(*projections, strict=True)
     return PlainLayer(
         weights,
         biases,
         inner.num_attention_heads,
+        inner.attention_head_size,
         dropout_p(dropout),
         inner.is_causal,
         attention_join,
-        first["weight"],
-        first["bias"],
+        *first,
         GELU_FORMS[up.hidden_act],
         output_join,
     )
 
 
-def run(layer: PlainLayer, x: States, batch: PackedBatch, seeds: Tensor | None) -> States:
-    """States (T, N) -> states (T, N). `seeds` (3,) are those of the dropout sites."""
+def run(layer: PlainLayer, x: States, batch: PackedBatch, seeds: Tensor | None, is_last: bool) -> States:
+    """States (T, N) -> states (T, N). `seeds` (3,) are those of the dropout sites; no layer multiplies what the last gives."""
     attention_seed, join_seed, output_seed = (None, None, None) if seeds is None else seeds.unbind()
     qkv = ops.joined_linear(x.operand, layer.qkv_weights, layer.qkv_biases)
-    tokens, width = qkv.shape
-    qkv = qkv.view(tokens, 3, layer.heads, width // (3 * layer.heads))
+    qkv = qkv.view(-1, 3, layer.heads, layer.head_size)
     plan = functools.partial(batch.once, ops.plan_attention)
     context = ops.attention(
         qkv, batch.cu_seqlens, batch.max_seqlen, layer.dropout_p, attention_seed, layer.causal, plan=plan
     ).flatten(1)
     x = ops.linear_join(context, x.residual, *layer.attention_join, join_seed)
-    return ops.ffn_join(x, layer.up_weight, layer.up_bias, *layer.output_join, output_seed, layer.gelu)
+    return ops.ffn_join(x, layer.up_weight, layer.up_bias, *layer.output_join, output_seed, layer.gelu, not is_last)
 
 
 def _join(module: Any) -> Join | None:
-    dense, norm, dropout = _children(module, "dense", "LayerNorm", "dropout")
-    if not is_plain(dense, norm, dropout):
+    if module is None:
         return None
-    product, scale = dense._parameters, norm._parameters
-    return Join(product["weight"], product["bias"], scale["weight"], scale["bias"], norm.eps, dropout_p(dropout))
+    product, scale = _parameters(module, "dense", nn.Linear), _parameters(module, "LayerNorm", nn.LayerNorm)
+    dropout = _part(module, "dropout", nn.Dropout)
+    if product is None or scale is None or dropout is None:
+        return None
+    return Join(*product, *scale, module.LayerNorm.eps, dropout_p(dropout))
 
 
-def _children(module: nn.Module, *names: str) -> list[Any]:
-    """The submodules of these names; faster than attribute access, which goes through `__getattr__`."""
-    modules = module._modules
-    return [modules[name] for name in names]
+def _parameters(owner: nn.Module, name: str, kind: type) -> tuple[Tensor, Tensor] | None:
+    """Weight and bias of a linear or LayerNorm that may be read; None where it has no bias, or must be called."""
+    part = _part(owner, name, kind)
+    parameters = {} if part is None else part._parameters
+    return (parameters["weight"], parameters["bias"]) if "weight" in parameters and "bias" in parameters else None
+
+
+def _part(owner: nn.Module, name: str, kind: type) -> Any:
+    """A submodule if it is exactly of this class and plain, else None. Attribute access would go through `__getattr__`."""
+    part = owner._modules.get(name)
+    return part if part is not None and _is_part(part, kind) else None
+
+
+def _is_part(module: nn.Module, kind: type) -> bool:
+    return type(module) is kind and is_plain(module)

@@ -50,7 +50,8 @@ def pool(hidden_states: Tensor, cu_seqlens: Tensor, modes: str | Sequence[str]) 
             part = torch.segment_reduce(x, "max", lengths=whole, unsafe=True)[:-1].masked_fill(lengths == 0, 0.0)
         elif mode == "weightedmean":
             weights = torch.arange(1, last_row + 2, device=x.device) - cu_seqlens.repeat_interleave(whole)
-            part = _sum(x * weights[:, None], whole) / (lengths * (lengths + 1) / 2).clamp(min=1)
+            count = lengths.long()  # whose square may need more than 32 bits
+            part = _sum(x * weights[:, None], whole) / (count * (count + 1) / 2).clamp(min=1)
         else:
             part = _sum(x, whole) / (lengths if mode == "mean" else lengths.sqrt()).clamp(min=1)
         parts.append(part)

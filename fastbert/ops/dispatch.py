@@ -163,10 +163,14 @@ def linear_join(
     eps: float,
     dropout_p: float = 0.0,
     seed: Seed = None,
+    narrow: bool = True,
 ) -> States:
-    """LayerNorm(dropout(x weight^T + bias) + residual): (T, F), (T, N) -> (T, N). `linear`, then `layer_norm`."""
+    """LayerNorm(dropout(x weight^T + bias) + residual): (T, F), (T, N) -> (T, N). `linear`, then `layer_norm`.
+
+    Without `narrow` the states have one type: for callers that do not multiply them.
+    """
     early, late = _placed_bias(x, bias)
-    return _normalised_states(linear(x, weight, early), residual, ln_weight, ln_bias, eps, late, dropout_p, seed)
+    return _normalised_states(narrow, linear(x, weight, early), residual, ln_weight, ln_bias, eps, late, dropout_p, seed)
 
 
 def ffn_join(
@@ -181,17 +185,18 @@ def ffn_join(
     dropout_p: float = 0.0,
     seed: Seed = None,
     approximate: str = "none",
+    narrow: bool = True,
 ) -> States:
-    """LayerNorm(dropout(GELU(x w1^T + b1) w2^T + b2) + x): (T, N) -> (T, N). `ffn`, then `layer_norm`."""
+    """LayerNorm(dropout(GELU(x w1^T + b1) w2^T + b2) + x): (T, N) -> (T, N). `ffn`, then `layer_norm`. See `linear_join`."""
     early, late = _placed_bias(x.operand, b2)
     y = ffn(x.operand, w1, b1, w2, early, approximate)
-    return _normalised_states(y, x.residual, ln_weight, ln_bias, eps, late, dropout_p, seed)
+    return _normalised_states(narrow, y, x.residual, ln_weight, ln_bias, eps, late, dropout_p, seed)
 
 
-def _normalised_states(x: Tensor, residual: Tensor, *rest: Any) -> States:
+def _normalised_states(narrow: bool, x: Tensor, residual: Tensor, *rest: Any) -> States:
     """`layer_norm`, also in the type of products if the kernel runs under autocast (and calls are not being recorded)."""
     run = choose("layer_norm", x, x.shape, width_obstacle(x))
-    if is_kernel(run) and torch.is_autocast_enabled(x.device.type):
+    if narrow and is_kernel(run) and torch.is_autocast_enabled(x.device.type):
         return States(*library().layer_norm_states(x, residual, *rest))
     y = run(x, residual, *rest)
     return States(y, y)

@@ -198,7 +198,12 @@ class PackedBatch:
         self.checked, self._checked_state = limits, self._state()
 
     def is_checked(self, limits: Limits) -> bool:
-        """Whether the batch, unchanged since, is known to keep these limits, or lower ones."""
+        """Whether the batch, unchanged since, is known to keep these limits, or lower ones.
+
+        Edits through `.data`, numpy, or in inference mode leave no trace, and are not noticed. While tracing, nothing is known.
+        """
+        if torch.compiler.is_compiling():
+            return False
         known = self.checked is not None and all(map(operator.le, self.checked, limits))
         return known and self._checked_state == self._state()
 

@@ -63,7 +63,7 @@ def batches(framed: Framed, batch_tokens: int, device: torch.device) -> Iterator
     """The rows in packed batches of at most `batch_tokens` on a device, longest first, each with the numbers of its rows."""
     limit = min(batch_tokens, CPU_BATCH_TOKENS) if device.type == "cpu" else batch_tokens
     for rows in token_budget_batches(framed.lengths, limit):
-        yield rows, pack_rows(framed, rows, device)
+        yield rows, pack_rows(framed, rows, device, own=True)
 
 
 def token_budget_batches(lengths: Sequence[int] | NDArray[Any], batch_tokens: int) -> list[NDArray[Any]]:
@@ -87,12 +87,15 @@ def token_budget_batches(lengths: Sequence[int] | NDArray[Any], batch_tokens: in
     return [order[low:high] for low, high in pairwise(cuts)]
 
 
-def pack_rows(framed: Framed, rows: Sequence[int] | Ints, device: torch.device | str = "cpu") -> PackedBatch:
+def pack_rows(
+    framed: Framed, rows: Sequence[int] | Ints, device: torch.device | str = "cpu", *, own: bool = False
+) -> PackedBatch:
     """Some of the rows, in the order given, as a batch on a device; its ids, segments, ... are parts of one int32 tensor.
 
     For a GPU that tensor is page-locked and sent without waiting; torch keeps it until it has been read. Each part starts at a
     multiple of 16 bytes: Triton compiles a kernel anew for pointers that do not. The batch knows the tables that its ids need,
-    so that a model with such tables need not look for bad ids.
+    so that a model with such tables need not look for bad ids. In inference mode, where edits leave no trace, only batches that
+    the caller keeps to itself (`own`) do.
     """
     device, rows = torch.device(device), np.asarray(rows, dtype=np.int64)
     lengths = framed.lengths[rows]
@@ -121,7 +124,7 @@ def pack_rows(framed: Framed, rows: Sequence[int] | Ints, device: torch.device |
     )
     batch.know_lengths(lengths.tolist())
     ids, segments = parts[0], parts[1]
-    if tokens and min(ids.min(), segments.min()) >= 0:
+    if tokens and (own or not torch.is_inference_mode_enabled()) and min(ids.min(), segments.min()) >= 0:
         batch.mark_checked(Limits(int(ids.max()) + 1, int(segments.max()) + 1, longest))
     return batch
 

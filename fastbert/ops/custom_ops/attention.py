@@ -84,5 +84,6 @@ def _gradients(backward: Callable[..., Any], ctx: Any, dout: Tensor, *_: Any) ->
     return dqkv, None, None, None, None, None, None
 
 
-_operator.register_autograd(functools.partial(_gradients, torch.ops.fastbert.attention_backward), setup_context=_setup)
-_eager = differentiable("Attention", _forward, _setup, functools.partial(_gradients, _backward))
+_by_operators = functools.partial(_gradients, torch.ops.fastbert.attention_backward)
+_operator.register_autograd(_by_operators, setup_context=_setup)
+_eager = differentiable("Attention", _forward, _setup, functools.partial(_gradients, _backward), _by_operators)

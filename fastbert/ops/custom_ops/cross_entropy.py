@@ -85,8 +85,9 @@ def _gradients(backward: Callable[..., Any], ctx: Any, upstream: Tensor, *_: Any
     return dhidden, dweight, None if bias is None else dbias.to(bias.dtype), None, None
 
 
-_operator.register_autograd(functools.partial(_gradients, torch.ops.fastbert.cross_entropy_backward), setup_context=_setup)
-_eager = differentiable("CrossEntropy", _forward, _setup, functools.partial(_gradients, _backward))
+_by_operators = functools.partial(_gradients, torch.ops.fastbert.cross_entropy_backward)
+_operator.register_autograd(_by_operators, setup_context=_setup)
+_eager = differentiable("CrossEntropy", _forward, _setup, functools.partial(_gradients, _backward), _by_operators)
 
 
 def dropout_mask(seed: Seed, shape: tuple[int, ...], p: float, device: torch.device) -> Tensor:

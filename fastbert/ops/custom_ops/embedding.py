@@ -153,8 +153,6 @@ def _gradients(
     return None, None, None, *gradients, sums[0].to(ln_weight.dtype), sums[1].to(ctx.bias_dtype), None, None, None, None
 
 
-_operator.register_autograd(
-    functools.partial(_gradients, torch.ops.fastbert.embedding_backward, torch.ops.fastbert.table_backward),
-    setup_context=_setup,
-)
-_eager = differentiable("Embedding", _forward, _setup, functools.partial(_gradients, _backward, _table_backward))
+_by_operators = functools.partial(_gradients, torch.ops.fastbert.embedding_backward, torch.ops.fastbert.table_backward)
+_operator.register_autograd(_by_operators, setup_context=_setup)
+_eager = differentiable("Embedding", _forward, _setup, functools.partial(_gradients, _backward, _table_backward), _by_operators)

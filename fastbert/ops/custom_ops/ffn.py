@@ -78,10 +78,11 @@ def _half_gradients(backward: Callable[..., Any], ctx: Any, dact: Tensor, *_: An
     return dh @ weight if wanted[0] else None, dh.T @ x if wanted[1] else None, dbias.to(ctx.bias_dtype), None
 
 
-_half_operator.register_autograd(
-    functools.partial(_half_gradients, torch.ops.fastbert.gelu_backward), setup_context=_half_setup
+_half_by_operators = functools.partial(_half_gradients, torch.ops.fastbert.gelu_backward)
+_half_operator.register_autograd(_half_by_operators, setup_context=_half_setup)
+_eager_half = differentiable(
+    "LinearGelu", _half_forward, _half_setup, functools.partial(_half_gradients, _half_backward), _half_by_operators
 )
-_eager_half = differentiable("LinearGelu", _half_forward, _half_setup, functools.partial(_half_gradients, _half_backward))
 
 
 def _forward(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor | None, tanh: bool) -> tuple[Tensor, Tensor]:
@@ -128,5 +129,6 @@ def _gradients(backward: Callable[..., Any], ctx: Any, dy: Tensor, *_: Any) -> t
     return dx, dw1, db1.to(b1.dtype), dw2, db2, None
 
 
-_operator.register_autograd(functools.partial(_gradients, torch.ops.fastbert.ffn_backward), setup_context=_setup)
-_eager = differentiable("FeedForward", _forward, _setup, functools.partial(_gradients, _backward))
+_by_operators = functools.partial(_gradients, torch.ops.fastbert.ffn_backward)
+_operator.register_autograd(_by_operators, setup_context=_setup)
+_eager = differentiable("FeedForward", _forward, _setup, functools.partial(_gradients, _backward), _by_operators)

@@ -137,5 +137,6 @@ def _gradients(backward: Callable[..., Any], ctx: Any, dy: Tensor | None, dnarro
     return dx, dresidual, sums[0].to(weight.dtype), sums[1].to(ctx.bias_dtype), None, dx_bias, None, None, None, None
 
 
-_operator.register_autograd(functools.partial(_gradients, torch.ops.fastbert.layer_norm_backward), setup_context=_setup)
-_eager = differentiable("LayerNorm", _forward, _setup, functools.partial(_gradients, _backward))
+_by_operators = functools.partial(_gradients, torch.ops.fastbert.layer_norm_backward)
+_operator.register_autograd(_by_operators, setup_context=_setup)
+_eager = differentiable("LayerNorm", _forward, _setup, functools.partial(_gradients, _backward), _by_operators)

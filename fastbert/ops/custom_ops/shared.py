@@ -45,16 +45,27 @@ def eager(*tensors: Tensor | None) -> bool:
 
 
 def differentiable(
-    name: str, run: Callable[..., Any], setup: Callable[..., None], gradients: Callable[..., Any]
+    name: str,
+    run: Callable[..., Any],
+    setup: Callable[..., None],
+    gradients: Callable[..., Any],
+    by_operators: Callable[..., Any],
 ) -> Callable[..., Any]:
-    """`run` as an autograd.Function, made of the same parts that an operator's `register_autograd` takes."""
+    """`run` as an autograd.Function, made of the same parts that an operator's `register_autograd` takes.
+
+    `gradients` calls launchers, `by_operators` operators: the latter also work on batched gradients (`is_grads_batched=True`).
+    """
 
     def forward(ctx: Any, *inputs: Any) -> Any:  # a separate setup_context would make PyTorch inspect the signature each time
         output = run(*inputs)
         setup(ctx, inputs, output)
         return output
 
-    members = {"forward": staticmethod(forward), "backward": staticmethod(once_differentiable(gradients))}
+    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
+        batched = any(t is not None and torch._C._functorch.is_legacy_batchedtensor(t) for t in upstream)
+        return (by_operators if batched else gradients)(ctx, *upstream)
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(once_differentiable(backward))}
     return type(name, (torch.autograd.Function,), members).apply  # type: ignore[attr-defined]
 
 
