@@ -26,34 +26,34 @@ def layer_norm(
     """See `reference.layer_norm`. x and residual may have different types."""
     dtype = x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
     dtype = torch.float32 if autocast_type(x.device) else dtype
-    seed = drawn_seed(seed, dropout_p, x.device)
-    if direct(x, residual, weight, bias, x_bias):
-        return on_device(kernels.layer_norm_fwd, x, residual, weight, bias, eps, x_bias, dropout_p, seed, dtype, False)[0]
-    run = _eager if eager(x, residual, weight, bias, x_bias) else torch.ops.fastbert.layer_norm
-    return run(x, residual, weight, bias, eps, x_bias, dropout_p, seed, dtype, None)[0]
+    return _normalised(dtype, None, x, residual, weight, bias, eps, x_bias, dropout_p, seed)[0]
 
 
-def layer_norm_states(
+def layer_norm_states(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """`layer_norm` under autocast: the result in float32, and rounded to the type of products."""
+    return _normalised(torch.float32, autocast_type(x.device), x, *rest)
+
+
+def _normalised(
+    dtype: torch.dtype,
+    narrow_dtype: torch.dtype | None,
     x: Tensor,
-    residual: Tensor,
+    residual: Tensor | None,
     weight: Tensor,
     bias: Tensor,
     eps: float,
-    x_bias: Tensor | None = None,
-    dropout_p: float = 0.0,
-    seed: Seed = None,
-) -> tuple[Tensor, Tensor]:
-    """`layer_norm` under autocast: the result in float32, and rounded to the type of products."""
-    narrow = autocast_type(x.device)
+    x_bias: Tensor | None,
+    dropout_p: float,
+    seed: Seed,
+) -> tuple[Tensor, Any]:
+    """The result in `dtype` and, if `narrow_dtype` is given, rounded to that type as well."""
     seed = drawn_seed(seed, dropout_p, x.device)
+    arguments = (x, residual, weight, bias, eps, x_bias, dropout_p, seed, dtype)
     if direct(x, residual, weight, bias, x_bias):
-        arguments = (x, residual, weight, bias, eps, x_bias, dropout_p, seed, torch.float32, False, narrow)
-        y, rounded, *_ = on_device(kernels.layer_norm_fwd, *arguments)
-        assert rounded is not None
-        return y, rounded
+        return on_device(kernels.layer_norm_fwd, *arguments, False, narrow_dtype)[:2]
     run = _eager if eager(x, residual, weight, bias, x_bias) else torch.ops.fastbert.layer_norm
-    y, rounded, *_ = run(x, residual, weight, bias, eps, x_bias, dropout_p, seed, torch.float32, narrow)
-    return y, rounded
+    y, narrow, *_ = run(*arguments, narrow_dtype)
+    return y, narrow
 
 
 def _forward(
