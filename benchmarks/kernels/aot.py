@@ -24,6 +24,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from benchmarks.kernels import pipes, sass
 from fastbert.kernels import tuning
 
 TARGETS = {
@@ -160,15 +161,15 @@ def inspect(launch: Launch, arch: str) -> Inspection:
         code = _run("nvdisasm", "-c", file.name)
     found.registers = _last_number(r"REG:(\d+)", usage)
     found.stack = _last_number(r"STACK:(\d+)", usage)
-    lines = _instructions(code)
-    names = [name for _, name, _ in lines]
+    lines = sass.parse(code)
+    names = [line.name for line in lines]
     found.spills = sum(name.startswith(("LDL", "STL")) for name in names)
     kinds = ("HGMMA", "UTCHMMA", "HMMA", "UTMALDG", "UTMASTG")
     counts = {kind: sum(name.startswith(kind) for name in names) for kind in kinds}
     found.tensor_core = {kind: count for kind, count in counts.items() if count}
     found.occupancy = _occupancy(arch, found)
     steps = launch.arguments.get("K", 0) // launch.arguments.get("BLOCK_K", 1)
-    found.loop = _main_loop(code, found.warps, steps)
+    found.loop = pipes.main_loop(lines, found.warps, steps)
     return found
 
 
@@ -181,12 +182,6 @@ def _last_number(pattern: str, text: str) -> int:
     return int(found[-1]) if found else 0
 
 
-def _instructions(code: str) -> list[tuple[int, str, str]]:
-    """Parses the instructions as (address, name with its suffixes, operands)."""
-    pattern = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)([^;]*);")
-    return [(int(address, 16), name, operands) for address, name, operands in pattern.findall(code)]
-
-
 def _occupancy(arch: str, found: Inspection) -> float:
     """Occupancy: resident warps over the maximum; limited by registers (in units of 256 per warp), shared memory and blocks."""
     _, shared, most = LIMITS[arch]
@@ -195,84 +190,3 @@ def _occupancy(arch: str, found: Inspection) -> float:
     if found.shared:
         blocks = min(blocks, shared // (found.shared + 1024))
     return blocks * found.warps / most
-
-
-# The pipes of a Hopper multiprocessor: warp instructions per cycle, and the prefixes of the instructions that use the pipe.
-_PIPES = {
-    "float": (4.0, ("FADD", "FMUL", "FFMA", "FMNMX", "FSEL", "FSETP", "FCHK", "HADD2", "HFMA2", "HMUL2", "F2FP")),
-    "integer": (2.0, ("IADD", "IMAD", "LOP3", "SHF", "LEA", "ISETP", "SEL", "PRMT", "IMNMX", "VIADD", "MOV", "PLOP3")),
-    "special": (0.5, ("MUFU",)),
-    "memory": (1.0, ("LD", "ST", "SHFL", "BAR", "ATOM")),
-}
-
-
-def _main_loop(code: str, warps: int, steps: int) -> dict[str, float] | None:
-    """Cycles by pipe of the innermost loop with tensor-core work, and TFLOP/s of a GPU of 132 multiprocessors at 1.755 GHz.
-
-    `serial` adds the tensor-core cycles to the larger of issue and special-function cycles; `overlapped` takes the largest of
-    all pipes. The model ranks variants; it ignores stalls and occupancy. A persistent matrix product has its epilogue inside
-    the loop, behind a branch that is taken once in `steps` iterations, so the epilogue is weighted by 1 / `steps`.
-    """
-    labels: dict[str, int] = {}
-    waiting: list[str] = []
-    for line in code.splitlines():
-        if label := re.match(r"\s*(\.L_x_\d+):", line):
-            waiting.append(label[1])
-        elif address := re.search(r"/\*([0-9a-f]{4,})\*/", line):
-            labels |= dict.fromkeys(waiting, int(address[1], 16))
-            waiting = []
-    lines = _instructions(code)
-    best: list[tuple[int, str, str]] | None = None
-    for address, name, operands in lines:
-        target = _target(name, operands, labels)
-        if target is None or target >= address:
-            continue
-        body = [line for line in lines if target <= line[0] <= address]
-        if _tensor_flops([name for _, name, _ in body]) and (best is None or len(body) < len(best)):
-            best = body
-    if best is None:
-        return None
-    main, epilogue = _without_epilogue(best, labels)
-    share = 1 / steps if steps and epilogue else 1.0
-    flops = _tensor_flops(main) * warps
-    cycles = {"tensor": flops / 4096, "issue": (len(main) + share * len(epilogue)) * warps / 4.0}
-    for pipe, (rate, names) in _PIPES.items():
-        count = sum(n.startswith(names) for n in main) + share * sum(n.startswith(names) for n in epilogue)
-        cycles[pipe] = count * warps / rate
-    speed = flops * 132 * 1.755e9 / 1e12
-    serial = cycles["tensor"] + max(cycles["issue"], cycles["special"])
-    return {
-        "instructions": len(best),
-        **cycles,
-        "serial TFLOP/s": speed / serial,
-        "overlapped TFLOP/s": speed / max(cycles.values()),
-    }
-
-
-def _target(name: str, operands: str, labels: dict[str, int]) -> int | None:
-    """The target address of a branch; None for other instructions."""
-    label = re.search(r"(\.L_x_\d+)", operands) if name.startswith("BRA") else None
-    return labels.get(label[1]) if label else None
-
-
-def _without_epilogue(body: list[tuple[int, str, str]], labels: dict[str, int]) -> tuple[list[str], list[str]]:
-    """Instruction names of a loop and of its epilogue: the longest part without tensor-core work that a branch can skip."""
-    best: tuple[int, int] = (0, 0)
-    for address, name, operands in body:
-        end = _target(name, operands, labels)
-        longer = end is not None and address < end <= body[-1][0] and end - address > best[1] - best[0]
-        if longer and not _tensor_flops([n for a, n, _ in body if address < a < end]):
-            best = (address, end)
-    inside = [name for address, name, _ in body if best[0] < address < best[1]]
-    return [name for address, name, _ in body if not best[0] < address < best[1]], inside
-
-
-def _tensor_flops(names: list[str]) -> float:
-    """FLOPs of one warp's tensor-core instructions; an HGMMA is shared by four warps."""
-    total = 0.0
-    for name in names:
-        if wide := re.match(r"HGMMA\.(\d+)x(\d+)x(\d+)", name):
-            total += 2 * int(wide[1]) * int(wide[2]) * int(wide[3]) / 4
-        elif narrow := re.match(r"HMMA\.(\d{2})(\d)(\d+)", name):
-            total += 2 * int(narrow[1]) * int(narrow[2]) * int(narrow[3])
-    return total
