@@ -1,6 +1,8 @@
 """Compiles every shipped launch for every architecture, without a GPU, and reports registers, spills and occupancy.
 
-Exit code 1 if a kernel spills registers and was not measured to be faster that way, or exceeds the shared memory.
+Exit code 1 if a kernel spills registers and was not measured to be faster that way, exceeds the shared memory, or touches
+registers that a warp-group product still uses (kernels/hazards.py). On sm_90, which has these products, the last is checked in
+float16 and float32 as well.
 
     python benchmarks/kernel_report.py                  # writes benchmarks/results/kernel_report.md
     python benchmarks/kernel_report.py --arch sm90 --only attention --no-write
@@ -25,7 +27,7 @@ import torch
 import triton
 from tqdm import tqdm
 
-from benchmarks.kernels import aot
+from benchmarks.kernels import aot, hazards
 from benchmarks.kernels.cases import Case, cases
 from fastbert.terminal import markdown_table
 
@@ -49,8 +51,8 @@ def launch_bytes(launch: aot.Launch) -> int:
     return total
 
 
-def row_of(case: Case, launch: aot.Launch, arch: str) -> tuple[dict[str, str], bool]:
-    """A row of the table, and whether the launch is fit to ship on that architecture."""
+def row_of(case: Case, launch: aot.Launch, arch: str) -> tuple[dict[str, str], list[str]]:
+    """A row of the table, and what makes the launch unfit to ship on that architecture."""
     found = aot.inspect(launch, arch)
     blocks = [f"{k.removeprefix('BLOCK_')}={v}" for k, v in launch.arguments.items() if k.startswith("BLOCK_")]
     flops = case.floating.get(launch.name, 0)
@@ -73,25 +75,37 @@ def row_of(case: Case, launch: aot.Launch, arch: str) -> tuple[dict[str, str], b
         row |= {"loop": f"{found.loop['instructions']:.0f}", "serial TFLOP/s": f"{found.loop['serial TFLOP/s']:.0f}"}
         row |= {pipe: f"{found.loop[pipe]:.0f}" for pipe in ("tensor", "issue", "special", "integer")}
     spilled = arch.startswith("sm") and bool(found.stack or found.spills) and (arch, launch.name) not in aot.SPILLS_THAT_PAY
-    return row, not spilled and found.shared <= aot.LIMITS[arch][0]
+    faults = [f"hazard: {fault}" for fault in found.hazards]
+    if spilled or found.shared > aot.LIMITS[arch][0]:
+        faults.append(f"does not fit: stack {found.stack}, {found.spills} spills, shared {found.shared >> 10} KiB")
+    return row, faults
+
+
+def hazards_of_other_types(only: str) -> list[str]:
+    """The hazards of the sm_90 launches in float16 and float32, which may use rows of their own."""
+    bad = []
+    for dtype in (torch.float16, torch.float32):
+        chosen = [case for case in cases(dtype) if only in case.name]
+        for case in tqdm(chosen, desc=f"sm90 {dtype}", unit="case"):
+            for launch in aot.record("sm90", case.call):
+                code = aot.instructions(aot.compile_launch(launch, "sm90"))
+                bad += [f"sm90: {launch.name} of {case.name} in {dtype}: hazard: {fault}" for fault in hazards.find(code)]
+    return bad
 
 
 def report(archs: list[str], only: str) -> tuple[str, list[str]]:
-    """The report as Markdown, and a list of the launches that do not fit."""
+    """The report as Markdown, and a list of the faults found."""
     parts, bad = [], []
     for arch in archs:
         rows: list[dict[str, str]] = []
         chosen = [case for case in cases(torch.bfloat16) if only in case.name]
         for case in tqdm(chosen, desc=arch, unit="case"):
             for launch in aot.record(arch, case.call):
-                row, fits = row_of(case, launch, arch)
+                row, faults = row_of(case, launch, arch)
                 if row in rows:
                     continue
                 rows.append(row)
-                if not fits:
-                    bad.append(
-                        f"{arch}: {row['kernel']} of {row['case']}: stack {row['stack']}, shared {row['shared, KiB']} KiB"
-                    )
+                bad += [f"{arch}: {row['kernel']} of {row['case']}: {fault}" for fault in faults]
         columns = [name for name in COLUMNS if any(row.get(name) for row in rows)]
         lines = markdown_table([columns, *([row.get(name, "") for name in columns] for row in rows)])
         parts.append("\n".join([f"## {arch}", "", *lines]))
@@ -101,20 +115,24 @@ def report(archs: list[str], only: str) -> tuple[str, list[str]]:
 
 
 def main() -> int:
-    """Command line; 1 if a launch spills on an NVIDIA architecture or exceeds the shared memory."""
+    """Command line; 1 if a launch has a fault."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", action="append", choices=sorted(aot.TARGETS), help="may be repeated (default: all)")
     parser.add_argument("--only", default="", help="only cases with this text in their names")
     parser.add_argument("--no-write", action="store_true", help="print only, and leave the committed file unchanged")
+    parser.add_argument("--bfloat16-only", action="store_true", help="check no other types for hazards on sm_90")
     args = parser.parse_args()
-    text, bad = report(args.arch or list(aot.TARGETS), args.only)
+    archs = args.arch or list(aot.TARGETS)
+    text, bad = report(archs, args.only)
+    if "sm90" in archs and not args.bfloat16_only:
+        bad += hazards_of_other_types(args.only)
     if args.no_write or args.arch or args.only:
         print(text)
     else:
         RESULT.write_text(text, encoding="utf-8")
         print(f"wrote {RESULT}")
     for line in bad:
-        print(f"does not fit: {line}", file=sys.stderr)
+        print(line, file=sys.stderr)
     return 1 if bad else 0
 
 

@@ -4,8 +4,9 @@
     python benchmarks/tune.py --only attention_long_dq layer_norm --dtype float16 --json rows.jsonl
     python benchmarks/tune.py --only "attention_short_fwd (2, 64, 128)"
 
-A candidate must give the same result as the present row, up to the type's rounding. As many processes as there are cores
-compile all candidates and check this; then a single process times them with cold caches, interleaved, and takes the median.
+A candidate must give the same result as the present row, up to the type's rounding, and its machine code must be free of the
+hazards that kernels/hazards.py finds. As many processes as there are cores compile all candidates and check this; then a single
+process times them with cold caches, interleaved, and takes the median.
 Needs a CUDA device. A search takes minutes per kernel; finished searches are in the file of --json and are not repeated.
 """
 
@@ -33,6 +34,7 @@ os.environ.pop("TRITON_INTERPRET", None)
 import torch
 from tqdm import tqdm
 
+from benchmarks.kernels import aot, hazards
 from benchmarks.kernels.cases import F, N, T, Tensors, V
 from benchmarks.speed.environment import environment
 from benchmarks.speed.timing import seconds_of
@@ -188,15 +190,23 @@ def is_right(task: tuple[str, str, dict[str, int]]) -> bool:
     search, call, expected = _expected(dtype, name)
     tolerance = 4 * torch.finfo(torch.bfloat16 if expected.dtype == torch.float32 else expected.dtype).eps
     try:
-        with with_row(search.op, search.limits, row):
+        with with_row(search.op, search.limits, row), aot.compiled_by_calls() as compiled:
             found = call().float()
         torch.cuda.synchronize()
+        if faults := hazards_of(compiled):
+            print(f"{name} {row}: {faults[0]}", file=sys.stderr)
+            return False
     except Exception as error:  # a row that does not compile or fit is rejected; a compiler may raise anything
         print(f"{name} {row}: {type(error).__name__}", file=sys.stderr)
         if "CUDA error" in str(error):  # the CUDA context is unusable from here on
             os._exit(1)
         return False
     return bool((found - expected.float()).abs().max() <= tolerance * expected.abs().max())
+
+
+def hazards_of(compiled: Sequence[Any]) -> list[str]:
+    """The hazards in the machine code of compiled kernels; a hazard may corrupt results too rarely for a comparison."""
+    return [fault for kernel in compiled if "cubin" in kernel.asm for fault in hazards.find(aot.instructions(kernel))]
 
 
 @functools.lru_cache(maxsize=1)

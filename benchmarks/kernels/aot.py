@@ -24,7 +24,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from benchmarks.kernels import pipes, sass
+from benchmarks.kernels import hazards, pipes, sass
 from fastbert.kernels import tuning
 
 TARGETS = {
@@ -74,7 +74,7 @@ class Launch:
 
 @dataclass
 class Inspection:
-    """The result of compiling a launch for one architecture: registers per thread, bytes, and instruction counts."""
+    """The result of compiling a launch for one architecture: registers per thread, bytes, instruction counts and hazards."""
 
     registers: int = 0
     stack: int = 0
@@ -83,6 +83,7 @@ class Inspection:
     warps: int = 0
     tensor_core: dict[str, int] = field(default_factory=dict)
     occupancy: float = 0.0
+    hazards: list[str] = field(default_factory=list)
     loop: dict[str, float] | None = None
 
 
@@ -109,6 +110,23 @@ def record(arch: str, call: Callable[[], Any]) -> list[Launch]:
     with _caught(arch) as launches:
         call()
     return launches
+
+
+@contextmanager
+def compiled_by_calls() -> Iterator[list[Any]]:
+    """Collects the compiled kernel of every launch that is made on a GPU inside the block."""
+    found: list[Any] = []
+    run = JITFunction.run
+
+    def kept(kernel: JITFunction[Any], *args: Any, **kwargs: Any) -> Any:
+        found.append(run(kernel, *args, **kwargs))
+        return found[-1]
+
+    JITFunction.run = kept  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        JITFunction.run = run  # type: ignore[method-assign]
 
 
 def compile_launch(launch: Launch, arch: str) -> Any:
@@ -154,27 +172,32 @@ def inspect(launch: Launch, arch: str) -> Inspection:
         found.spills = _last_number(r"\.vgpr_spill_count:\s+(\d+)", text)
         found.tensor_core = dict(Counter(re.findall(r"\b(v_mfma)", text)))
         return found
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        usage = _run("cuobjdump", "-res-usage", file.name)
-        code = _run("nvdisasm", "-c", file.name)
+    usage = _run("cuobjdump", ("-res-usage",), compiled.asm["cubin"])
+    lines = instructions(compiled)
     found.registers = _last_number(r"REG:(\d+)", usage)
     found.stack = _last_number(r"STACK:(\d+)", usage)
-    lines = sass.parse(code)
     names = [line.name for line in lines]
     found.spills = sum(name.startswith(("LDL", "STL")) for name in names)
     kinds = ("HGMMA", "UTCHMMA", "HMMA", "UTMALDG", "UTMASTG")
     counts = {kind: sum(name.startswith(kind) for name in names) for kind in kinds}
     found.tensor_core = {kind: count for kind, count in counts.items() if count}
     found.occupancy = _occupancy(arch, found)
+    found.hazards = hazards.find(lines)
     steps = launch.arguments.get("K", 0) // launch.arguments.get("BLOCK_K", 1)
     found.loop = pipes.main_loop(lines, found.warps, steps)
     return found
 
 
-def _run(tool: str, *arguments: str) -> str:
-    return subprocess.run([str(_TOOLS / tool), *arguments], capture_output=True, text=True, check=True).stdout
+def instructions(compiled: Any) -> list[sass.Instruction]:
+    """The machine code of a kernel that Triton compiled for an NVIDIA GPU."""
+    return sass.parse(_run("nvdisasm", ("-c",), compiled.asm["cubin"]))
+
+
+def _run(tool: str, options: tuple[str, ...], cubin: bytes) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run([str(_TOOLS / tool), *options, file.name], capture_output=True, text=True, check=True).stdout
 
 
 def _last_number(pattern: str, text: str) -> int:
