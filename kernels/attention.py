@@ -7,7 +7,8 @@
     the hardware has exp2, and scale * log2(e) becomes one multiplication.
 
 The launch table chooses between two forms: attention_short.py for sequences of at most 128 tokens, attention_long.py for any
-length. Neither uses atomics.
+length. Neither uses atomics. Batches with empty sequences, or with many that are shorter than the longest, run by a schedule
+(attention_schedule.py): `attention_schedule` makes it once for all layers, and a call without one makes its own.
 
 Rows after the last sequence (the tail of a fixed token budget) are zero, in the output and in the gradient. The dropout mask is
 a function of (head, packed query row, key position in the sequence).
@@ -15,8 +16,14 @@ a function of (head, packed query row, key position in the sequence).
 
 import torch
 
-from fastbert.kernels import attention_long, attention_short, tuning
+from fastbert.kernels import attention_long, attention_schedule, attention_short, tuning
+from fastbert.kernels.attention_schedule import make_schedule, programs, rows_of
 from fastbert.kernels.tuning import cdiv
+
+
+def schedule_if_it_pays(cu_seqlens: torch.Tensor, max_seqlen: int, tokens: int, heads: int) -> torch.Tensor | None:
+    """The schedule for all calls on a batch; None where a full grid is as good."""
+    return make_schedule(cu_seqlens, tokens) if _pays(cu_seqlens, tokens, cdiv(max_seqlen, 64), 64, heads) else None
 
 
 def attention_fwd(
@@ -28,6 +35,7 @@ def attention_fwd(
     causal: bool,
     scale: float,
     statistics: bool,
+    schedule: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """qkv (T, 3, H, D) -> out (T, H, D), and lse (H, T) float32 in base 2 if `statistics` is set."""
     T, _, H, D = qkv.shape
@@ -37,16 +45,23 @@ def attention_fwd(
     lse = torch.empty((H, T), dtype=torch.float32, device=qkv.device) if statistics else None
     if not T:
         return out, lse
-    tensors = (qkv, cu_seqlens.contiguous(), seed, out, lse, *qkv.stride()[:3], T, B)
+    cu_seqlens = cu_seqlens.contiguous()
+    tensors = (seed, out, lse, *qkv.stride()[:3], T, B)
     shape = {"H": H, "HEAD_DIM": D, "CAUSAL": causal}
     size = qkv.element_size(), D
     if tuning.has_row("attention_short_fwd", qkv.device, *size, max_seqlen):
         row = tuning.row("attention_short_fwd", qkv.device, *size, max_seqlen)
-        attention_short.attention_short_fwd_kernel[((B + 1) * H,)](*tensors, scale, p, **shape, **row)
+        items = _short_items(schedule, cu_seqlens, T, H)
+        grid = (programs(items, T, B, 1, row["BLOCK_N"], H),)
+        items = rows_of(items, row["BLOCK_N"])
+        attention_short.attention_short_fwd_kernel[grid](qkv, cu_seqlens, items, *tensors, scale, p, **shape, **row)
     else:
         row = tuning.row("attention_long_fwd", qkv.device, *size)
         blocks = cdiv(max_seqlen, row["BLOCK_M"])
-        attention_long.attention_long_fwd_kernel[(blocks * H * (B + 1),)](*tensors, blocks, scale, p, **shape, **row)
+        schedule = schedule_if_it_pays(cu_seqlens, max_seqlen, T, H) if schedule is None else schedule
+        grid = (programs(schedule, T, B, blocks, row["BLOCK_M"], H),)
+        items = rows_of(schedule, row["BLOCK_M"])
+        attention_long.attention_long_fwd_kernel[grid](qkv, cu_seqlens, items, *tensors, blocks, scale, p, **shape, **row)
     return out, lse
 
 
@@ -61,6 +76,7 @@ def attention_bwd(
     seed: torch.Tensor | None,
     causal: bool,
     scale: float,
+    schedule: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """dout (T, H, D) -> dqkv (T, 3, H, D)."""
     T, _, H, D = qkv.shape
@@ -76,19 +92,37 @@ def attention_bwd(
     size = qkv.element_size(), D
     if tuning.has_row("attention_short_bwd", qkv.device, *size, max_seqlen):
         row = tuning.row("attention_short_bwd", qkv.device, *size, max_seqlen)
-        attention_short.attention_short_bwd_kernel[((B + 1) * H,)](
-            qkv, cu_seqlens, seed, out, lse, dout, dqkv, *sizes, scale, p, **shape, **row
+        items = _short_items(schedule, cu_seqlens, T, H)
+        grid = (programs(items, T, B, 1, row["BLOCK_N"], H),)
+        attention_short.attention_short_bwd_kernel[grid](
+            qkv, cu_seqlens, rows_of(items, row["BLOCK_N"]), seed, out, lse, dout, dqkv, *sizes, scale, p, **shape, **row
         )
         return dqkv
+    schedule = schedule_if_it_pays(cu_seqlens, max_seqlen, T, H) if schedule is None else schedule
     delta = torch.empty_like(lse)
     row = tuning.row("attention_long_dq", qkv.device, *size)
     blocks = cdiv(max_seqlen, row["BLOCK_M"])
-    attention_long.attention_long_dq_kernel[(blocks * H * (B + 1),)](
-        qkv, cu_seqlens, seed, out, lse, dout, delta, dqkv, *sizes, blocks, scale, p, **shape, **row
+    grid = (programs(schedule, T, B, blocks, row["BLOCK_M"], H),)
+    items = rows_of(schedule, row["BLOCK_M"])
+    attention_long.attention_long_dq_kernel[grid](
+        qkv, cu_seqlens, items, seed, out, lse, dout, delta, dqkv, *sizes, blocks, scale, p, **shape, **row
     )
     row = tuning.row("attention_long_dkv", qkv.device, *size)
     blocks = cdiv(max_seqlen, row["BLOCK_N"])
-    attention_long.attention_long_dkv_kernel[(blocks * H * (B + 1),)](
-        qkv, cu_seqlens, seed, lse, dout, delta, dqkv, *sizes, blocks, scale, p, **shape, **row
+    grid = (programs(schedule, T, B, blocks, row["BLOCK_N"], H),)
+    items = rows_of(schedule, row["BLOCK_N"])
+    attention_long.attention_long_dkv_kernel[grid](
+        qkv, cu_seqlens, items, seed, lse, dout, delta, dqkv, *sizes, blocks, scale, p, **shape, **row
     )
     return dqkv
+
+
+def _short_items(schedule: torch.Tensor | None, cu_seqlens: torch.Tensor, tokens: int, heads: int) -> torch.Tensor | None:
+    """The schedule, where sequences of at most 128 tokens have so few on average that most are empty; else None."""
+    if not _pays(cu_seqlens, tokens, 1, 28, heads):
+        return None
+    return make_schedule(cu_seqlens, tokens) if schedule is None else schedule
+
+
+def _pays(cu_seqlens: torch.Tensor, tokens: int, blocks: int, block: int, heads: int) -> bool:
+    return attention_schedule.pays(tokens, cu_seqlens.shape[0] - 1, blocks, block, heads, cu_seqlens.device)

@@ -21,13 +21,6 @@ def bounds(cu_ptr, sequence, T):
 
 
 @triton.jit
-def block_place(blocks, H: tl.constexpr, BLOCK: tl.constexpr):
-    """First row, head and sequence of a program; blocks of one head are neighbours, so that they share its K and V in cache."""
-    program = tl.program_id(0)
-    return program % blocks * BLOCK, program // blocks % H, program // blocks // H
-
-
-@triton.jit
 def tile(ptr, start, rows, length, stride_t, HEAD_DIM: tl.constexpr):
     """Rows `rows` of a sequence, (R, D); zeros beyond its length."""
     at = (start + rows).to(tl.int64)[:, None] * stride_t + tl.arange(0, HEAD_DIM)[None, :]
@@ -42,11 +35,11 @@ def store_tile(ptr, values, start, rows, length, stride_t, HEAD_DIM: tl.constexp
 
 
 @triton.jit
-def clear_tail(ptr, cu_ptr, sequence, T, first, step, stride_t, BLOCK: tl.constexpr, HEAD_DIM: tl.constexpr):
-    """Zeroes blocks of rows after the last sequence: the block at `first`, and every `step` rows from there."""
+def clear_tail(ptr, cu_ptr, sequence, T, first, end, step, stride_t, BLOCK: tl.constexpr, HEAD_DIM: tl.constexpr):
+    """Zeroes rows after the last sequence: from `first` on, blocks that are `step` rows apart, up to row `end` of the tail."""
     start = tl.minimum(tl.maximum(tl.load(cu_ptr + sequence).to(tl.int32), 0), T)
     zero = tl.zeros((BLOCK, HEAD_DIM), tl.float32)
-    for row in range(first, T - start, step):
+    for row in range(first, tl.minimum(end, T - start), step):
         store_tile(ptr, zero, start, row + tl.arange(0, BLOCK), T - start, stride_t, HEAD_DIM)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import fastbert
 from fastbert import ops
+from fastbert.kernels import attention, attention_schedule
 from fastbert.ops import reference
 from fastbert.verification import allowed_error
 
@@ -197,6 +198,34 @@ def check_attention(
         return module.attention(qkv, cu_seqlens.to(where), longest, causal=causal, **dropout(module, seed, keep, p, where))
 
     compare(run, {"qkv": random(tokens, 3, heads, width, seed=tokens, device=device)}, dtype, reference_on)
+
+
+def check_attention_schedule(monkeypatch: Any, device: str, dtype: torch.dtype, longest: int, width: int, causal: bool) -> None:
+    """Kernels with a schedule give, bit by bit, what they give without: empty sequences, a tail, programs with several items."""
+    lengths = [longest, 0, 7, 16, 1, 0, longest - 3, 0, 0]
+    real, tokens = sum(lengths), sum(lengths) + 70
+    cu = torch.tensor([0, *lengths], device=device).cumsum(0).int()
+    seed, scale = torch.tensor([3], device=device), width**-0.5
+    qkv = random(tokens, 3, 2, width, seed=0, device=device).to(dtype)
+    dout = random(tokens, 2, width, seed=1, device=device).to(dtype)
+
+    def results(schedule: Tensor | None) -> list[Tensor]:
+        common = (0.1, seed, causal, scale)
+        out, lse = attention.attention_fwd(qkv, cu, longest, *common, True, schedule)
+        assert lse is not None
+        return [out, lse[:, :real], attention.attention_bwd(dout, qkv, cu, longest, out, lse, *common, schedule)]
+
+    monkeypatch.setattr(attention_schedule, "pays", lambda *_: False)
+    full = results(None)
+    monkeypatch.setattr(attention_schedule, "pays", lambda *_: True)
+    monkeypatch.setattr(attention_schedule, "_resident", lambda _: 2)
+    made = attention.schedule_if_it_pays(cu, longest, tokens, 2)
+    assert made is not None
+    for scheduled in (results(made), results(None)):
+        assert all(map(torch.equal, full, scheduled))
+    assert full[0][:real].any()
+    assert not full[0][real:].any()
+    assert not full[2][real:].any()
 
 
 def check_linear_gelu(

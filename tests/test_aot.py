@@ -28,6 +28,7 @@ HEAVIEST = (
     "attention D=128 S=128 p=0.1",
     "attention D=64 S=512 p=0.1",
     "attention D=128 S=512 p=0.1",
+    "attention D=64 S=512 p=0.1 fixed budget",
     "layer_norm",
     "embedding",
     "ffn fused training",

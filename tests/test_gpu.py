@@ -13,6 +13,7 @@ from conftest import CLASSES, make_pair, ragged, worst
 from kernel_checks import (
     LENGTHS,
     check_attention,
+    check_attention_schedule,
     check_cross_entropy,
     check_embedding,
     check_ffn,
@@ -85,6 +86,16 @@ def test_frequent_word(dtype: torch.dtype) -> None:
 )
 def test_attention(lengths: list[int], heads: int, width: int, p: float, causal: bool, dtype: torch.dtype) -> None:
     check_attention("cuda", dtype, lengths, heads, width, p, causal)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("width", [32, 64, 128])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("longest", [30, 60, 120, 500])
+def test_attention_by_a_schedule(
+    longest: int, causal: bool, width: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_attention_schedule(monkeypatch, "cuda", dtype, longest, width, causal)
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)

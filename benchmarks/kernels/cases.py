@@ -49,6 +49,9 @@ def cases(dtype: torch.dtype, device: str = "meta") -> Iterator[Case]:
         for length in (32, 64, 128, 512):
             for p in (0.0, 0.1):
                 yield _attention(make, width, length, p, seed)
+    for length in (64, 128, 512):
+        for p in (0.0, 0.1):
+            yield _attention(make, 64, length, p, seed, sequences=T // 16)
     yield from _layer_norm(make, seed)
     yield _embedding(make, seed)
     yield from _ffn(make)
@@ -56,13 +59,14 @@ def cases(dtype: torch.dtype, device: str = "meta") -> Iterator[Case]:
     yield Case("dropout mask", lambda: common.dropout_mask(seed, (12, T, 512), 0.1), {})
 
 
-def _attention(make: Tensors, width: int, length: int, p: float, seed: Tensor) -> Case:
-    heads, count = N // width, T // length
+def _attention(make: Tensors, width: int, length: int, p: float, seed: Tensor, sequences: int = 0) -> Case:
+    """Sequences of that length; with `sequences` further ones, which are empty, fill them up to that number."""
+    heads, count = N // width, sequences or T // length
     qkv, out = make(T, 3, heads, width), make(T, heads, width)
     lse, drawn, scale = make(heads, T, dtype=torch.float32), seed if p else None, width**-0.5
     cu_seqlens = make(count + 1, dtype=torch.int32)
     if make.device != "meta":
-        cu_seqlens = torch.arange(0, T + 1, length, device=make.device, dtype=torch.int32)
+        cu_seqlens = torch.arange(count + 1, device=make.device, dtype=torch.int32).mul(length).clamp(max=T)
 
     def call() -> None:
         attention.attention_fwd(qkv, cu_seqlens, length, p, drawn, False, scale, True)
@@ -71,7 +75,8 @@ def _attention(make: Tensors, width: int, length: int, p: float, seed: Tensor) -
     product = 2 * T * length * N
     floating = {"attention_short_fwd": 2, "attention_short_bwd": 5, "attention_long_fwd": 2}
     floating |= {"attention_long_dq": 3, "attention_long_dkv": 4}
-    return Case(f"attention D={width} S={length} p={p:g}", call, {name: count * product for name, count in floating.items()})
+    name = f"attention D={width} S={length} p={p:g}{' fixed budget' if sequences else ''}"
+    return Case(name, call, {kernel: products * product for kernel, products in floating.items()})
 
 
 def _layer_norm(make: Tensors, seed: Tensor) -> Iterator[Case]:

@@ -91,6 +91,8 @@ class BertEncoder(nn.Module):
         straight = states is None and attentions is None and recomputation is None and batch.attention_bias is None
         straight = straight and plain_layer.is_usable()
         carried = ops.States(x, x)
+        heads = self.num_attention_heads
+        schedule = ops.attention_schedule(x, batch.cu_seqlens, batch.max_seqlen, heads) if straight else None
         for i, layer in enumerate(self.layer):
             asked: dict[str, Any] = {
                 "seeds": None if seeds is None else seeds[3 * i : 3 * i + 3],
@@ -99,7 +101,7 @@ class BertEncoder(nn.Module):
             }
             known = plain_layer.read(layer) if straight and asked["rows"] is None else None
             if known is not None:
-                carried = plain_layer.run(known, carried, batch, asked["seeds"], is_last=i == len(self.layer) - 1)
+                carried = plain_layer.run(known, carried, batch, schedule, asked["seeds"], is_last=i == len(self.layer) - 1)
                 continue
             if recomputation is not None and i % recomputation.every == 0:
                 x = self._recomputed(layer, carried.residual, batch, recomputation.offload, asked)

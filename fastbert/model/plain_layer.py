@@ -84,14 +84,19 @@ def read(layer: nn.Module) -> PlainLayer | None:
     )
 
 
-def run(layer: PlainLayer, x: States, batch: PackedBatch, seeds: Tensor | None, is_last: bool) -> States:
-    """States (T, N) -> states (T, N). `seeds` (3,) are those of the dropout sites; no layer multiplies what the last gives."""
+def run(
+    layer: PlainLayer, x: States, batch: PackedBatch, schedule: Tensor | None, seeds: Tensor | None, is_last: bool
+) -> States:
+    """States (T, N) -> states (T, N). `seeds` (3,) are those of the dropout sites; no layer multiplies what the last gives.
+
+    `schedule` is that of the batch, see `ops.attention_schedule`.
+    """
     attention_seed, join_seed, output_seed = (None, None, None) if seeds is None else seeds.unbind()
     qkv = ops.joined_linear(x.operand, layer.qkv_weights, layer.qkv_biases)
     qkv = qkv.view(-1, 3, layer.heads, layer.head_size)
     plan = functools.partial(batch.once, ops.plan_attention)
     context = ops.attention(
-        qkv, batch.cu_seqlens, batch.max_seqlen, layer.dropout_p, attention_seed, layer.causal, plan=plan
+        qkv, batch.cu_seqlens, batch.max_seqlen, layer.dropout_p, attention_seed, layer.causal, plan=plan, schedule=schedule
     ).flatten(1)
     x = ops.linear_join(context, x.residual, *layer.attention_join, join_seed)
     return ops.ffn_join(x, layer.up_weight, layer.up_bias, *layer.output_join, output_seed, layer.gelu, not is_last)

@@ -13,6 +13,7 @@ from fastbert.ops.backends import BACKENDS, Call, Decision, backend, current_bac
 from fastbert.ops.cpu import plan_attention
 from fastbert.ops.dispatch import (
     attention,
+    attention_schedule,
     clamps_ids,
     cross_entropy,
     dropout_mask,
@@ -35,6 +36,7 @@ __all__ = [
     "Decision",
     "States",
     "attention",
+    "attention_schedule",
     "backend",
     "clamps_ids",
     "cross_entropy",

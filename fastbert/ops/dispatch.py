@@ -55,10 +55,12 @@ def attention(
     causal: bool = False,
     scale: float | None = None,
     plan: Callable[[], Plan] | None = None,
+    schedule: Tensor | None = None,
 ) -> Tensor:
     """Softmax attention inside each sequence: (T, 3, H, D) -> (T, H, D). See `reference.attention`.
 
-    `plan` gives what `plan_attention` made of the batch, once for all layers; only a CPU asks. Without it each call makes one.
+    `plan` gives what `plan_attention` made of the batch, once for all layers; only a CPU asks. `schedule` is what
+    `attention_schedule` made of it for the kernels. Without them each call makes its own.
     """
     obstacle = ""
     if qkv.shape[-1] not in _HEAD_SIZES:
@@ -66,7 +68,19 @@ def attention(
     elif scale is not None and scale <= 0:
         obstacle = f"scale = {scale} is not positive"
     run = choose("attention", qkv, qkv.shape, obstacle, plan=plan)
-    return run(qkv, cu_seqlens, max_seqlen, dropout_p, seed, causal, scale)
+    known = (schedule,) if schedule is not None and is_kernel(run) else ()
+    return run(qkv, cu_seqlens, max_seqlen, dropout_p, seed, causal, scale, *known)
+
+
+def attention_schedule(x: Tensor, cu_seqlens: Tensor, max_seqlen: int, heads: int) -> Tensor | None:
+    """Which blocks of a batch's sequences the kernel's programs take, once for all layers of states x (T, N).
+
+    None where no kernel runs, or where every program has work anyway.
+    """
+    if not runs_kernel("attention", x):
+        return None
+    made: Tensor | None = library().attention_schedule(cu_seqlens, max_seqlen, x.shape[0], heads)
+    return made
 
 
 def masked_attention(

@@ -7,10 +7,20 @@ products run in its type and LayerNorm gives float32, as PyTorch's own do; the c
 own autocast registration knows one type only. Sizes as in dispatch.py.
 """
 
-from fastbert.ops.custom_ops.attention import attention
+from fastbert.ops.custom_ops.attention import attention, attention_schedule
 from fastbert.ops.custom_ops.cross_entropy import cross_entropy, dropout_mask
 from fastbert.ops.custom_ops.embedding import embedding
 from fastbert.ops.custom_ops.ffn import ffn, linear_gelu
 from fastbert.ops.custom_ops.layer_norm import layer_norm, layer_norm_states
 
-__all__ = ["attention", "cross_entropy", "dropout_mask", "embedding", "ffn", "layer_norm", "layer_norm_states", "linear_gelu"]
+__all__ = [
+    "attention",
+    "attention_schedule",
+    "cross_entropy",
+    "dropout_mask",
+    "embedding",
+    "ffn",
+    "layer_norm",
+    "layer_norm_states",
+    "linear_gelu",
+]
