@@ -201,7 +201,7 @@ def check_attention(
 
 
 def check_attention_schedule(monkeypatch: Any, device: str, dtype: torch.dtype, longest: int, width: int, causal: bool) -> None:
-    """Kernels with a schedule give, bit by bit, what they give without: empty sequences, a tail, programs with several items."""
+    """Kernels with a schedule give, bit by bit, what they give without: empty sequences, a tail, several items a program."""
     lengths = [longest, 0, 7, 16, 1, 0, longest - 3, 0, 0]
     real, tokens = sum(lengths), sum(lengths) + 70
     cu = torch.tensor([0, *lengths], device=device).cumsum(0).int()
