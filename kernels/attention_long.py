@@ -13,6 +13,7 @@ import triton.language as tl
 from fastbert.kernels.attention_schedule import items_of, place_of, tail_part
 from fastbert.kernels.attention_tiles import LOG2_E, bounds, clear_tail, score_gradients, store_tile, tile, visible
 from fastbert.kernels.common import keep_mask, operand
+from fastbert.kernels.launching import direct
 
 
 @triton.jit
@@ -76,6 +77,7 @@ def _fwd_block(
         tl.store(place, largest + tl.log2(total), mask=queries < length)
 
 
+@direct
 @triton.jit(do_not_specialize=["T", "B", "blocks"], do_not_specialize_on_alignment=["seed_ptr", "schedule_ptr"])
 def attention_long_fwd_kernel(
     qkv_ptr, cu_ptr, schedule_ptr, seed_ptr, out_ptr, lse_ptr, stride_t, stride_part, stride_h, T, B, blocks, scale, p,
@@ -150,6 +152,7 @@ def _dq_block(
     store_tile(dq_ptr, dq * scale, start, queries, length, 3 * N, HEAD_DIM)
 
 
+@direct
 @triton.jit(do_not_specialize=["T", "B", "blocks"], do_not_specialize_on_alignment=["seed_ptr", "schedule_ptr"])
 def attention_long_dq_kernel(
     qkv_ptr, cu_ptr, schedule_ptr, seed_ptr, out_ptr, lse_ptr, dout_ptr, delta_ptr, dqkv_ptr,
@@ -231,6 +234,7 @@ def _dkv_block(
     store_tile(dk_ptr + N, dv, start, keys, length, 3 * N, HEAD_DIM)
 
 
+@direct
 @triton.jit(do_not_specialize=["T", "B", "blocks"], do_not_specialize_on_alignment=["seed_ptr", "schedule_ptr"])
 def attention_long_dkv_kernel(
     qkv_ptr, cu_ptr, schedule_ptr, seed_ptr, lse_ptr, dout_ptr, delta_ptr, dqkv_ptr,

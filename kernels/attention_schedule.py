@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from fastbert.kernels import tuning
+from fastbert.kernels.launching import direct
 from fastbert.kernels.tuning import cdiv
 
 BLOCKS = (32, 64, 128)
@@ -24,6 +25,7 @@ _CHUNK = 1024  # sequences read at a time
 _RESIDENT = 4  # programs that a multiprocessor runs at the same time, about
 
 
+@direct
 @triton.jit(do_not_specialize=["T", "B", "rows"])
 def _schedule_kernel(cu_ptr, schedule_ptr, T, B, rows, CHUNK: tl.constexpr):
     block = 32 << tl.program_id(0)

@@ -10,6 +10,7 @@ import triton.language as tl
 from fastbert.kernels.attention_schedule import items_of, place_of, tail_part
 from fastbert.kernels.attention_tiles import LOG2_E, bounds, clear_tail, score_gradients, store_tile, tile, visible
 from fastbert.kernels.common import keep_mask, operand
+from fastbert.kernels.launching import direct
 
 
 @triton.jit
@@ -42,6 +43,7 @@ def _fwd_sequence(
             tl.store(place, largest + tl.log2(total), mask=queries < length)
 
 
+@direct
 @triton.jit(do_not_specialize=["T", "B"], do_not_specialize_on_alignment=["seed_ptr", "schedule_ptr"])
 def attention_short_fwd_kernel(
     qkv_ptr, cu_ptr, schedule_ptr, seed_ptr, out_ptr, lse_ptr, stride_t, stride_part, stride_h, T, B, scale, p,
@@ -96,6 +98,7 @@ def _bwd_sequence(
     store_tile(dq_ptr + 2 * N, dv, start, keys, length, 3 * N, HEAD_DIM)
 
 
+@direct
 @triton.jit(do_not_specialize=["T", "B"], do_not_specialize_on_alignment=["seed_ptr", "schedule_ptr"])
 def attention_short_bwd_kernel(
     qkv_ptr, cu_ptr, schedule_ptr, seed_ptr, out_ptr, lse_ptr, dout_ptr, dqkv_ptr,

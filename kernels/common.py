@@ -16,6 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
+from fastbert.kernels.launching import direct
 from fastbert.kernels.tuning import cdiv
 
 PHILOX_ROUNDS = tl.constexpr(7)
@@ -133,6 +134,7 @@ def gelu_derivative(x, TANH: tl.constexpr, FINE: tl.constexpr):
     return phi + x * 0.3989422804014327 * tl.exp2(x * x * -0.7213475204444817)
 
 
+@direct
 @triton.jit(do_not_specialize=["rows", "columns"], do_not_specialize_on_alignment=["seed_ptr", "mask_ptr"])
 def _dropout_mask_kernel(
     mask_ptr, seed_ptr, rows, columns, p, ATTENTION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr

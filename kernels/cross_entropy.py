@@ -20,6 +20,7 @@ import triton.language as tl
 
 from fastbert.kernels import tuning
 from fastbert.kernels.common import contiguous_rows
+from fastbert.kernels.launching import direct
 from fastbert.kernels.tuning import cdiv
 
 CHUNK_BYTES = 256 << 20  # of scores computed at a time
@@ -27,6 +28,7 @@ KEPT_BYTES = 1 << 30  # of scores kept for the backward
 PADDED_FROM = 256  # rows of scores
 
 
+@direct
 @triton.jit(do_not_specialize=["ignore_index"])
 def _cross_entropy_fwd_kernel(
     logit_ptr, label_ptr, loss_ptr, lse_ptr, stride_m, V: tl.constexpr, ignore_index, BLOCK_V: tl.constexpr
@@ -51,6 +53,7 @@ def _cross_entropy_fwd_kernel(
     tl.store(lse_ptr + row, lse)
 
 
+@direct
 @triton.jit(do_not_specialize=["M", "ignore_index"])
 def _cross_entropy_bwd_kernel(
     logit_ptr, label_ptr, lse_ptr, upstream_ptr, dlogit_ptr, partial_ptr, stride_m, stride_dm, M, V: tl.constexpr, ignore_index,

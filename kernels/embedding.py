@@ -18,6 +18,7 @@ import triton.language as tl
 
 from fastbert.kernels import tuning
 from fastbert.kernels.common import contiguous_rows, dropped, keep_mask, normalised, normalised_gradient
+from fastbert.kernels.launching import direct
 from fastbert.kernels.tuning import cdiv, next_power_of_2
 
 CHUNK = 64
@@ -43,6 +44,7 @@ def _sum(id_ptr, type_ptr, position_ptr, word_ptr, position_table_ptr, type_tabl
     return z + tl.load(position_table_ptr + position, mask=inside, other=0.0).to(tl.float32)
 
 
+@direct
 @triton.jit(do_not_specialize=["T", "V", "TYPES", "P"], do_not_specialize_on_alignment=["seed_ptr"])
 def _embedding_fwd_kernel(
     id_ptr, type_ptr, position_ptr, word_ptr, position_table_ptr, type_table_ptr, weight_ptr, bias_ptr, seed_ptr,
@@ -61,6 +63,7 @@ def _embedding_fwd_kernel(
     tl.store(y_ptr + rows.to(tl.int64)[:, None] * N + cols[None, :], y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
+@direct
 @triton.jit(do_not_specialize=["T", "V", "TYPES", "P"], do_not_specialize_on_alignment=["seed_ptr"])
 def _embedding_bwd_kernel(
     dy_ptr, id_ptr, type_ptr, position_ptr, word_ptr, position_table_ptr, type_table_ptr, weight_ptr, seed_ptr,
@@ -95,6 +98,7 @@ def _embedding_bwd_kernel(
     tl.store(place + programs * N, tl.sum(dbias, axis=0), mask=is_column)
 
 
+@direct
 @triton.jit(do_not_specialize=["T", "rows", "padding"])
 def _table_chunk_kernel(
     dz_ptr, sorted_ptr, order_ptr, table_ptr, head_ptr, tail_ptr, T, rows, padding,
@@ -125,6 +129,7 @@ def _table_chunk_kernel(
         came_in = came_in & (run_ends == 0)
 
 
+@direct
 @triton.jit(do_not_specialize=["T", "rows", "padding"])
 def _table_join_kernel(
     sorted_ptr, table_ptr, head_ptr, tail_ptr, T, rows, padding,

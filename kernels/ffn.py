@@ -21,6 +21,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fastbert.kernels import tuning
 from fastbert.kernels.common import contiguous_rows, gelu, gelu_derivative, operand
+from fastbert.kernels.launching import direct
 from fastbert.kernels.tuning import cdiv
 
 DESCRIPTOR_BYTES = 2 << 30
@@ -56,6 +57,7 @@ def _product(
     return acc
 
 
+@direct
 @triton.jit(do_not_specialize=["T"])
 def _linear_gelu_kernel(
     x_ptr, weight_ptr, bias_ptr, act_ptr, h_ptr, stride_xt, stride_wf, T,
@@ -78,6 +80,7 @@ def _linear_gelu_kernel(
     tl.store(act_ptr + place, act.to(act_ptr.dtype.element_ty), mask=inside)
 
 
+@direct
 @triton.jit(do_not_specialize=["T"])
 def _linear_gelu_tma_kernel(
     x_desc, weight_desc, bias_ptr, act_desc, h_desc, T,
@@ -104,6 +107,7 @@ def _linear_gelu_tma_kernel(
             act_desc.store([first_row, first], gelu(part, TANH, act_desc.dtype == tl.float32).to(act_desc.dtype))
 
 
+@direct
 @triton.jit(do_not_specialize=["T"])
 def _linear_gelu_bwd_kernel(
     dy_ptr, weight_ptr, h_ptr, dh_ptr, act_ptr, partial_ptr, stride_dyt, stride_wn, T,
@@ -126,6 +130,7 @@ def _linear_gelu_bwd_kernel(
     tl.store(partial_ptr + (first_row // BLOCK_M).to(tl.int64) * F + cols, tl.sum(dh, axis=0), mask=cols < F)
 
 
+@direct
 @triton.jit(do_not_specialize=["T"])
 def _gelu_fwd_kernel(h_ptr, act_ptr, T, F: tl.constexpr, TANH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_F: tl.constexpr):
     columns: tl.constexpr = (F + BLOCK_F - 1) // BLOCK_F
@@ -137,6 +142,7 @@ def _gelu_fwd_kernel(h_ptr, act_ptr, T, F: tl.constexpr, TANH: tl.constexpr, BLO
     tl.store(act_ptr + place, gelu(h, TANH, act_ptr.dtype.element_ty == tl.float32).to(act_ptr.dtype.element_ty), mask=inside)
 
 
+@direct
 @triton.jit(do_not_specialize=["T"])
 def _gelu_bwd_kernel(
     dact_ptr, h_ptr, dh_ptr, act_ptr, partial_ptr, T,

@@ -16,6 +16,7 @@ import triton.language as tl
 
 from fastbert.kernels import tuning
 from fastbert.kernels.common import contiguous_rows, dense, dropped, keep_mask, normalised, normalised_gradient, stride_of
+from fastbert.kernels.launching import direct
 from fastbert.kernels.tuning import cdiv, next_power_of_2
 
 
@@ -33,6 +34,7 @@ def _sum(x_ptr, x_bias_ptr, residual_ptr, seed_ptr, rows, cols, inside, stride_x
     return z
 
 
+@direct
 @triton.jit(do_not_specialize=["T"], do_not_specialize_on_alignment=["seed_ptr"])
 def _layer_norm_fwd_kernel(
     x_ptr, x_bias_ptr, residual_ptr, weight_ptr, bias_ptr, seed_ptr, y_ptr, narrow_ptr, mean_ptr, rstd_ptr,
@@ -50,6 +52,7 @@ def _layer_norm_fwd_kernel(
         tl.store(narrow_ptr + place, y.to(narrow_ptr.dtype.element_ty), mask=inside)
 
 
+@direct
 @triton.jit(do_not_specialize=["T"], do_not_specialize_on_alignment=["seed_ptr"])
 def _layer_norm_bwd_kernel(
     dy_ptr, dnarrow_ptr, x_ptr, x_bias_ptr, residual_ptr, weight_ptr, seed_ptr, mean_ptr, rstd_ptr,

@@ -85,21 +85,27 @@ def read(layer: nn.Module) -> PlainLayer | None:
 
 
 def run(
-    layer: PlainLayer, x: States, batch: PackedBatch, schedule: Tensor | None, seeds: Tensor | None, is_last: bool
+    layer: PlainLayer,
+    x: States,
+    batch: PackedBatch,
+    schedule: Tensor | None,
+    seeds: Tensor | None,
+    is_last: bool,
+    calls: Any = ops,
 ) -> States:
     """States (T, N) -> states (T, N). `seeds` (3,) are those of the dropout sites; no layer multiplies what the last gives.
 
-    `schedule` is that of the batch, see `ops.attention_schedule`.
+    `schedule` is that of the batch, see `ops.attention_schedule`; `calls` has the ops, see `ops.for_layers`.
     """
     attention_seed, join_seed, output_seed = (None, None, None) if seeds is None else seeds.unbind()
-    qkv = ops.joined_linear(x.operand, layer.qkv_weights, layer.qkv_biases)
+    qkv = calls.joined_linear(x.operand, layer.qkv_weights, layer.qkv_biases)
     qkv = qkv.view(-1, 3, layer.heads, layer.head_size)
     plan = functools.partial(batch.once, ops.plan_attention)
-    context = ops.attention(
+    context = calls.attention(
         qkv, batch.cu_seqlens, batch.max_seqlen, layer.dropout_p, attention_seed, layer.causal, plan=plan, schedule=schedule
     ).flatten(1)
-    x = ops.linear_join(context, x.residual, *layer.attention_join, join_seed)
-    return ops.ffn_join(x, layer.up_weight, layer.up_bias, *layer.output_join, output_seed, layer.gelu, not is_last)
+    x = calls.linear_join(context, x.residual, *layer.attention_join, join_seed)
+    return calls.ffn_join(x, layer.up_weight, layer.up_bias, *layer.output_join, output_seed, layer.gelu, not is_last)
 
 
 def _join(module: Any) -> Join | None:

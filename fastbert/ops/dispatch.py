@@ -6,6 +6,7 @@ V vocabulary, M scored positions; each op's docstring stands at its twin in refe
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from fastbert.errors import BackendError
 from fastbert.ops import cpu, onednn, reference
-from fastbert.ops.backends import current_backend
+from fastbert.ops.backends import current_backend, heard_calls, heard_decisions
 from fastbert.ops.cpu import Plan
 from fastbert.ops.paths import choose, fall_back, is_kernel, library, record, runs_kernel, width_obstacle
 from fastbert.ops.reference import Seed
@@ -205,6 +206,20 @@ def ffn_join(
     early, late = _placed_bias(x.operand, b2)
     y = ffn(x.operand, w1, b1, w2, early, approximate)
     return _normalised_states(narrow, y, x.residual, ln_weight, ln_bias, eps, late, dropout_p, seed)
+
+
+def for_layers(x: Tensor, head_size: int) -> Any:
+    """The module whose ops run the layers of states x (T, N): in inference by kernels one that asks no further questions.
+
+    Otherwise, and where something listens to paths or calls, this one.
+    """
+    listens = heard_decisions.get() is not None or heard_calls.get() is not None
+    if torch.compiler.is_compiling() or listens or head_size not in _HEAD_SIZES or width_obstacle(x):
+        return sys.modules[__name__]
+    if not all(runs_kernel(op, x) for op in ("attention", "layer_norm", "ffn")):
+        return sys.modules[__name__]
+    inference = library().inference
+    return inference if inference.fits(x) else sys.modules[__name__]
 
 
 def _normalised_states(narrow: bool, x: Tensor, residual: Tensor, *rest: Any) -> States:

@@ -7,6 +7,7 @@ products run in its type and LayerNorm gives float32, as PyTorch's own do; the c
 own autocast registration knows one type only. Sizes as in dispatch.py.
 """
 
+from fastbert.ops.custom_ops import inference
 from fastbert.ops.custom_ops.attention import attention, attention_schedule
 from fastbert.ops.custom_ops.cross_entropy import cross_entropy, dropout_mask
 from fastbert.ops.custom_ops.embedding import embedding
@@ -20,6 +21,7 @@ __all__ = [
     "dropout_mask",
     "embedding",
     "ffn",
+    "inference",
     "layer_norm",
     "layer_norm_states",
     "linear_gelu",
