@@ -48,6 +48,7 @@ TEST_WORKERS = 8  # of pytest-xdist: most of the time goes to Triton's compiler,
 KERNELS = (
     "attention_short",
     "attention_long",
+    "schedule_",
     "layer_norm_",
     "embedding_",
     "table_",
