@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from operator import eq, is_
 from typing import Any
 
 import torch
@@ -22,9 +23,10 @@ from torch import Tensor
 from fastbert import ops
 from fastbert.errors import BackendError, InputError
 from fastbert.model.outputs import BertModelOutput
-from fastbert.packing import PackedBatch, fixed_budget
+from fastbert.packing import PackedBatch, deferred, fixed_budget
 
-_TENSORS = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "inputs_embeds", "indices")
+_PER_TOKEN = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "inputs_embeds")
+_TENSORS = (*_PER_TOKEN, "indices")
 _WARM_UP = 3  # runs before a capture: kernels are compiled, libraries choose their algorithms
 
 
@@ -81,7 +83,8 @@ class CapturedModel:
         max_graphs: graphs kept; beyond it the least recently used is evicted. All share one pool of memory.
 
     Threads and streams may share it; their calls run one after the other. Weights may be changed in place (an optimiser,
-    `load_state_dict`). After `.to`, `.half()` or new Parameter objects the graphs are captured again automatically.
+    `load_state_dict`). After `.to`, `.half()` or new Parameter objects the graphs are captured again automatically, by the next
+    call, which also frees the weights' old memory.
     `fastbert.prepack(model)` before it makes short texts faster.
     """
 
@@ -97,7 +100,6 @@ class CapturedModel:
         self._weights = _Weights(encoder)
         self._turns = _Turns(encoder.device)
 
-    @torch.no_grad()
     def __call__(self, batch: PackedBatch) -> BertModelOutput:
         """The output of an eager forward, in fresh tensors: hidden states (T, N), pooled (B, N) where there is a pooler.
 
@@ -107,23 +109,33 @@ class CapturedModel:
         """
         if self.encoder.training:
             raise BackendError("CapturedModel runs models in evaluation mode; call model.eval() first")
-        batch = self.encoder.pack_inputs(batch)
+        with self._turns.turn():
+            result = self._run(batch)
+            if not self._weights.are_as_captured():  # asked while the GPU computes
+                self._forget()
+                result = self._run(batch)
+            return result
+
+    def _forget(self) -> None:
+        """Drops graphs that read weights which were moved or replaced since."""
+        self._graphs.clear()
+        self._pool = torch.cuda.graph_pool_handle()  # a pool without a user cannot be captured into again
+        self._weights = _Weights(self.encoder)
+
+    def _run(self, batch: PackedBatch) -> BertModelOutput:
+        if not self._weights.take(batch):
+            batch = self.encoder.pack_inputs(batch)
+        deferred.poll()
         if batch.attention_bias is not None or batch.tail:
             raise InputError("CapturedModel takes batches with 2-D masks, without a tail")
         bucket = Bucket.of(batch)
         limit = max(batch.max_seqlen, self.encoder.config.max_position_embeddings)
         bucket = Bucket((bucket[0], bucket[1], min(bucket[2], limit)))
-        with self._turns.turn():
-            return self._replay(batch, bucket)
-
-    def _replay(self, batch: PackedBatch, bucket: Bucket) -> BertModelOutput:
-        if not self._weights.are_as_captured():
-            self._graphs.clear()
-            self._pool = torch.cuda.graph_pool_handle()  # a pool without a user cannot be captured into again
-            self._weights = _Weights(self.encoder)
         key = (bucket, batch.inputs_embeds is not None, *_surroundings())
         captured = self._graphs.get(key)
         if captured is None:
+            if not self._weights.are_as_captured():
+                self._forget()
             with torch.inference_mode(False), torch.no_grad():  # inference tensors could not be written to outside that mode
                 captured = self._capture(batch, bucket)
             self._graphs[key] = captured
@@ -250,36 +262,48 @@ def _fill_up(static: PackedBatch, batch: PackedBatch) -> None:
 
     The remaining rows keep the valid ids of an earlier batch; they belong to no sequence now.
     """
-    pairs = [(getattr(static, field), getattr(batch, field)) for field in _TENSORS if field != "indices"]
-    given = [(target[: len(value)], value) for target, value in pairs if value is not None]
-    for types in {(target.dtype, value.dtype) for target, value in given}:  # those of one type are one launch
-        alike = [(target, value) for target, value in given if (target.dtype, value.dtype) == types]
-        torch._foreach_copy_([target for target, _ in alike], [value for _, value in alike])
+    given = {field: value.detach() for field in _PER_TOKEN if (value := getattr(batch, field)) is not None}
+    for types in {value.dtype for value in given.values()}:  # those of one type are one launch
+        alike = {field: value for field, value in given.items() if value.dtype == types}
+        torch._foreach_copy_([getattr(static, field)[: len(value)] for field, value in alike.items()], [*alike.values()])
     if static.batch_size > batch.batch_size:
         static.cu_seqlens[batch.batch_size + 1 :].fill_(batch.num_tokens)
 
 
 class _Weights:
-    """The addresses of a module's parameters, which a captured graph reads.
+    """The addresses of a model's parameters, which a captured graph reads, and the limits of its tables.
 
-    Changes in place are allowed; `.to`, `.half()`, new Parameter objects and new modules are noticed.
+    Changes in place are allowed; `.to`, `.half()`, new Parameter objects and new modules are noticed. The memory that was
+    captured is kept until then, as a graph may read it once more.
     """
 
-    def __init__(self, module: torch.nn.Module) -> None:
-        owners = (o for part in module.modules() for o in (part._parameters, part._modules))
-        self._owners: list[dict[str, Any]] = [owner for owner in owners if owner]
-        self._parts = [*chain.from_iterable(owner.values() for owner in self._owners)]  # kept: no other object gets their ids
-        self._parameters = [part for part in self._parts if isinstance(part, Tensor)]
-        self._state = self._now()
+    def __init__(self, encoder: Any) -> None:
+        modules = [*encoder.modules()]
+        self._modules = [part._modules for part in modules if part._modules]
+        self._as_they_were = [*map(dict, self._modules)]
+        self._tables = [part._parameters for part in modules if part._parameters]
+        self._parameters = [*self._current_parameters()]
+        self._stored = [p for p in self._parameters if isinstance(p, Tensor)]
+        self._memory = [p.detach() for p in self._stored]
+        self._addresses = [*map(Tensor.data_ptr, self._stored)]
+        self._limits, self._device = encoder.limits, encoder.device
 
     def are_as_captured(self) -> bool:
         """Whether every module and parameter is where it was."""
-        return self._now() == self._state
+        return (
+            self._modules == self._as_they_were
+            and all(map(is_, self._current_parameters(), self._parameters))
+            and all(map(eq, map(Tensor.data_ptr, self._stored), self._addresses))
+        )
 
-    def _now(self) -> tuple[list[int], list[int]]:
-        """Which modules and parameters there are, and the addresses of those that there were."""
-        parts = chain.from_iterable(owner.values() for owner in self._owners)
-        return [*map(id, parts)], [*map(Tensor.data_ptr, self._parameters)]
+    def take(self, batch: Any) -> bool:
+        """Whether a batch of ids is known to fit them, and is on their device."""
+        known = type(batch) is PackedBatch and batch.inputs_embeds is None and batch.is_checked(self._limits)
+        return known and batch.device == self._device
+
+    def _current_parameters(self) -> Iterator[Any]:
+        """The parameters that there are, and an end that none of them is."""
+        return chain(chain.from_iterable(map(dict.values, self._tables)), (self._tables,))
 
 
 def _fill(static: PackedBatch, batch: PackedBatch, name: str = "batch") -> None:

@@ -154,3 +154,6 @@ def test_the_host_time_of_a_layer_is_measured_without_a_gpu(tmp_path: Path) -> N
     row = json.loads((tmp_path / "host.jsonl").read_text(encoding="utf-8"))
     assert set(row["us_per_layer"]) == {"forward", "training forward", "training backward"}
     assert all(1 < value < 1e5 for value in row["us_per_layer"].values())
+    calls = {"captured, until its replay", "captured, after it", "pack, 100 tokens", "pack, 65,536 tokens"}
+    assert set(row["us_per_call"]) == calls
+    assert all(1 < value < 1e6 for value in row["us_per_call"].values())

@@ -1,11 +1,14 @@
-"""Measures the host time of a layer without a GPU: the Python overhead of a forward pass and of a training step.
+"""Measures host time without a GPU: the Python overhead of a layer, of a captured forward, and of packing.
 
-    python benchmarks/kernels/host.py                            # microseconds a layer
+    python benchmarks/kernels/host.py                            # microseconds
     python benchmarks/kernels/host.py --output host.jsonl        # and as JSON lines, with versions and commit
 
 Kernels are compiled for sm_90 and launched through Triton's own code, with a driver that does nothing; tensors are on the CPU.
 Vendor matrix products return at once. The remaining time is what a GPU would wait for Python: launchers, checks, modules,
 autograd. It does not depend on the sizes, which are small. On a real GPU, CUDA calls add some 5 us per launch.
+
+A captured forward is timed in two parts: until its graph is replayed, and what follows while the GPU computes. `pack` is what
+turns flat rows into the tensors of a batch, for one text of 100 tokens and for 65,536 tokens of texts of natural lengths.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout as well as installed
 os.environ.pop("TRITON_INTERPRET", None)  # interpreted functions are not launched
 
+import numpy as np
 import torch
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
@@ -33,10 +37,13 @@ from triton.runtime import driver
 import fastbert
 from benchmarks.speed import records
 from benchmarks.speed.environment import environment
+from fastbert import graphs
 from fastbert.kernels import tuning
 from fastbert.ops import paths
+from fastbert.packing.batching import pack_rows
 from fastbert.packing.inputs import Limits
 from fastbert.terminal import align
+from fastbert.text.framing import Framed
 
 SIZES = {"vocab_size": 1000, "hidden_size": 64, "num_attention_heads": 1, "intermediate_size": 256, "num_hidden_layers": 12}
 REPEATS = 40
@@ -146,6 +153,42 @@ def measure() -> dict[str, float]:
     return {name: 1e6 * seconds / SIZES["num_hidden_layers"] for name, seconds in found.items()}
 
 
+def measure_calls() -> dict[str, float]:
+    """Microseconds per call: a captured forward before and after its replay, and packing."""
+    torch.manual_seed(0)
+    model = fastbert.BertModel(fastbert.BertConfig(**SIZES)).eval()
+    lengths = np.random.default_rng(0).lognormal(3.6, 0.8, 5000).astype(int).clip(3, 512)
+    lengths = lengths[: np.searchsorted(lengths.cumsum(), 65_536)]
+    text, texts = Framed.of_rows([[5] * 100]), Framed.of_rows([[5] * int(n) for n in lengths])
+    replayed = [0.0]
+    graph = mock.Mock(replay=lambda: replayed.append(time.perf_counter()))
+    pretended = (
+        (graphs, "_need_cuda", lambda *_: None),
+        (torch.cuda, "graph_pool_handle", lambda: 0),
+        (graphs, "_capture", lambda run, *_: (graph, run())),
+    )
+    with ExitStack() as stack:
+        for owner, name, value in pretended:
+            stack.enter_context(mock.patch.object(owner, name, value))
+        stack.enter_context(torch.inference_mode())
+        captured, batch = graphs.CapturedModel(model), pack_rows(text, [0], own=True)
+        before, after = [], []
+        for _ in range(10 * REPEATS):
+            started = time.perf_counter()
+            captured(batch)
+            ended = time.perf_counter()
+            before.append(replayed[-1] - started)
+            after.append(ended - replayed[-1])
+        every = range(len(lengths))
+        found = {
+            "captured, until its replay": statistics.median(before),
+            "captured, after it": statistics.median(after),
+            "pack, 100 tokens": _median(lambda: pack_rows(text, [0], own=True)),
+            "pack, 65,536 tokens": _median(lambda: pack_rows(texts, every, own=True)),
+        }
+    return {name: 1e6 * seconds for name, seconds in found.items()}
+
+
 def _median(call: Callable[[], None], before: Callable[[], None] | None = None) -> float:
     """Median seconds of a call, each preceded by an untimed call of `before`; the first quarter is warm-up."""
     taken = []
@@ -164,11 +207,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="a file for the row, as JSON lines")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    found = measure()
+    found, calls = measure(), measure_calls()
     print("\n".join(align([("host", "us a layer"), *((name, f"{value:.0f}") for name, value in found.items())])))
+    print("\n".join(align([("", "us a call"), *((name, f"{value:.0f}") for name, value in calls.items())])))
     if args.output is not None:
         facts = environment(torch.device("cpu"))
-        records.write(args.output, [{**facts, "figure": "host", "us_per_layer": found}])
+        records.write(args.output, [{**facts, "figure": "host", "us_per_layer": found, "us_per_call": calls}])
     return 0
 
 
