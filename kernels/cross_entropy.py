@@ -28,6 +28,11 @@ KEPT_BYTES = 1 << 30  # of scores kept for the backward
 PADDED_FROM = 256  # rows of scores
 
 
+@triton.constexpr_function
+def _padded(V):
+    return (V + 63) // 64 * 64
+
+
 @direct
 @triton.jit(do_not_specialize=["ignore_index"])
 def _cross_entropy_fwd_kernel(
@@ -39,7 +44,8 @@ def _cross_entropy_fwd_kernel(
     total = tl.zeros((BLOCK_V,), tl.float32)
     for first in range(0, V, BLOCK_V):
         cols = first + tl.arange(0, BLOCK_V)
-        logits = tl.load(logit_ptr + cols, mask=cols < V, other=float("-inf")).to(tl.float32)
+        logits = tl.load(logit_ptr + cols, mask=cols < _padded(V), other=float("-inf")).to(tl.float32)
+        logits = tl.where(cols < V, logits, float("-inf"))
         new = tl.maximum(largest, logits)
         safe = tl.where(new == float("-inf"), 0.0, new)
         total = total * tl.exp(largest - safe) + tl.exp(logits - safe)
@@ -66,12 +72,13 @@ def _cross_entropy_bwd_kernel(
     for first in range(program * BLOCK_M, M, programs * BLOCK_M):
         rows = first + tl.arange(0, BLOCK_M)
         real = rows < M
-        inside = real[:, None] & (cols < V)[None, :]
+        inside = real[:, None] & (cols < _padded(V))[None, :]
         label = tl.load(label_ptr + rows, mask=real, other=0)
         upstream = tl.load(upstream_ptr + rows, mask=real & (label != ignore_index), other=0.0)
         lse = tl.load(lse_ptr + rows, mask=real, other=0.0)
         at = rows.to(tl.int64)[:, None]
         logits = tl.load(logit_ptr + at * stride_m + cols[None, :], mask=inside, other=float("-inf")).to(tl.float32)
+        logits = tl.where((cols < V)[None, :], logits, float("-inf"))
         probs = tl.exp(logits - lse[:, None])
         dlogits = (probs - tl.where(cols[None, :] == label[:, None], 1.0, 0.0)) * upstream[:, None]
         tl.store(dlogit_ptr + at * stride_dm + cols[None, :], dlogits.to(dlogit_ptr.dtype.element_ty), mask=inside)
@@ -81,7 +88,7 @@ def _cross_entropy_bwd_kernel(
 
 def padded_width(V: int) -> int:
     """Stride of the score buffer's rows, in elements."""
-    return (V + 63) // 64 * 64
+    return cdiv(V, 64) * 64
 
 
 def kept_rows(hidden: torch.Tensor, weight: torch.Tensor) -> int:

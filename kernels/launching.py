@@ -32,15 +32,16 @@ class DirectKernel:
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         def launch(*arguments: Any, **constants: Any) -> None:
+            if _is_watched(self.kernel):
+                self.kernel[grid](*arguments, **constants)
+                return
             active = driver.active
             device = active.get_current_device()
             key = (device, *constants, *constants.values(), *map(_trait, arguments))
             known = self._compiled.get(key)
-            if known is None or _is_watched(self.kernel):
+            if known is None:
                 compiled = self.kernel[grid](*arguments, **constants)
-                if not _is_watched(self.kernel):
-                    rest = tuple(constants[name] for name in self.kernel.arg_names[len(arguments) :])
-                    self._compiled[key] = compiled, rest
+                self._compiled[key] = compiled, tuple(constants[name] for name in self.kernel.arg_names[len(arguments) :])
                 return
             compiled, rest = known
             place = *(*grid, 1, 1)[:3], active.get_current_stream(device)

@@ -83,6 +83,7 @@ class Inspection:
     warps: int = 0
     tensor_core: dict[str, int] = field(default_factory=dict)
     occupancy: float = 0.0
+    memory: dict[str, int] = field(default_factory=dict)
     hazards: list[str] = field(default_factory=list)
     loop: dict[str, float] | None = None
 
@@ -181,6 +182,7 @@ def inspect(launch: Launch, arch: str) -> Inspection:
     kinds = ("HGMMA", "UTCHMMA", "HMMA", "UTMALDG", "UTMASTG")
     counts = {kind: sum(name.startswith(kind) for name in names) for kind in kinds}
     found.tensor_core = {kind: count for kind, count in counts.items() if count}
+    found.memory = dict(Counter(name for name in names if name.startswith(("LDG", "STG"))))
     found.occupancy = _occupancy(arch, found)
     found.hazards = hazards.find(lines)
     steps = launch.arguments.get("K", 0) // launch.arguments.get("BLOCK_K", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -62,12 +63,13 @@ def make_optimizer(
     raise InputError(f"optimizer = {name!r} is not one of {', '.join(OPTIMIZERS)}")
 
 
-class BertAdam(torch.optim.Optimizer):
+class BertAdam(torch.optim.AdamW):
     """The Adam that BERT was trained with: no bias correction, decoupled weight decay, epsilon added outside the square root.
 
         m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2,   p = p - lr (m / (sqrt(v) + eps) + decay p)
 
-    It is AdamWeightDecayOptimizer in the released code.
+    It is AdamWeightDecayOptimizer in the released code. PyTorch's fused AdamW computes it in one pass over memory: the bias
+    corrections 1 - b^step are 1 from the start, as the steps are counted from infinity.
 
     Args:
         params: parameters, or groups with their own `weight_decay`.
@@ -81,32 +83,27 @@ class BertAdam(torch.optim.Optimizer):
         eps: float = 1e-6,
         weight_decay: float = 0.01,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Performs one optimiser step."""
-        loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
-            moved = [p for p in group["params"] if p.grad is not None]
-            if not moved:
-                continue
-            for p in moved:
+            for p in group["params"]:
                 if not self.state[p]:
-                    self.state[p] = {"m": torch.zeros_like(p), "v": torch.zeros_like(p)}
-            gradients = [p.grad for p in moved]
-            first, second = ([self.state[p][name] for p in moved] for name in ("m", "v"))
-            b1, b2 = group["betas"]
-            torch._foreach_lerp_(first, gradients, 1 - b1)
-            torch._foreach_mul_(second, b2)
-            torch._foreach_addcmul_(second, gradients, gradients, 1 - b2)
-            update = torch._foreach_sqrt(second)
-            torch._foreach_add_(update, group["eps"])
-            update = torch._foreach_div(first, update)
-            if group["weight_decay"]:
-                torch._foreach_add_(update, moved, alpha=group["weight_decay"])
-            torch._foreach_add_(moved, update, alpha=-group["lr"])
-        return loss
+                    never = torch.full((), math.inf, dtype=torch.float32, device=p.device)
+                    self.state[p] = {"step": never, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        return super().step(closure)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads a state, also one of version 0.7 and before, in which the moments are called m and v."""
+        states = state_dict["state"].items()
+        if any("m" in state for _, state in states):
+            never = torch.tensor(math.inf)
+            renamed = {i: {"step": never.clone(), "exp_avg": state["m"], "exp_avg_sq": state["v"]} for i, state in states}
+            ours = self.state_dict()["param_groups"]
+            groups = [known | group for known, group in zip(ours, state_dict["param_groups"], strict=True)]
+            state_dict = {**state_dict, "state": renamed, "param_groups": groups}
+        super().load_state_dict(state_dict)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
