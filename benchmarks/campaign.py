@@ -298,7 +298,7 @@ def _run(args: argparse.Namespace) -> int:
     written = campaign.merge()
     print(campaign.table())
     if written is not None:
-        print(f"\nwritten: {written} and its report; python benchmarks/report.py updates README")
+        print(f"\nwritten: {written} and its report; python benchmarks/report.py updates README and the predictions' table")
     return 0 if all(campaign.done(part) for part in wanted) else 1
 
 

@@ -209,6 +209,13 @@ def update_readme(path: Path = ROOT / "README.md") -> None:
     files.write_text(path, text)
 
 
+def update_predictions() -> None:
+    """Writes the predictions, with the newest measured figures beside them, to benchmarks/README.md."""
+    from benchmarks.kernels import predict
+
+    predict.refresh()
+
+
 def targets_block(folder: Path = RESULTS) -> str:
     """The text between the README's target markers."""
     begin, end = TARGET_MARKS
@@ -241,6 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
             for path, rows in records.newest():
                 write_reports(path, rows)
             update_readme()
+            update_predictions()
             return 0
         rows = records.read(args.results)
         if args.compare is not None:

@@ -64,7 +64,7 @@ class Bytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func.namespace == "aten" and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CPU"):
+        if not func.is_view:
             schema = func._schema.arguments
             for argument, value in zip(schema, args, strict=False):
                 written = argument.alias_info is not None and argument.alias_info.is_write
