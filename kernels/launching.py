@@ -67,9 +67,9 @@ def _trait(argument: Any) -> Any:
     """What Triton specialises a kernel on, of one argument."""
     kind = type(argument)
     if kind is torch.Tensor or kind is torch.nn.Parameter:
-        return argument.dtype, argument.data_ptr() & 15 == 0
+        return argument.dtype if argument.data_ptr() & 15 == 0 else (argument.dtype, "unaligned")
     if kind is int:
-        return argument == 1, argument & 15 == 0, argument >> 31
+        return "one" if argument == 1 else 2 * (argument >> 31) + (argument & 15 == 0)
     if kind is TensorDescriptor:
         return argument.base.dtype, *argument.block_shape
     return kind

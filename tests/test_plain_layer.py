@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import importlib
 import weakref
 from collections.abc import Callable, Sequence
@@ -11,6 +13,7 @@ import pytest
 import torch
 from conftest import make_pair, ragged
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastbert
@@ -127,6 +130,52 @@ def test_a_layer_with_anything_of_its_own_is_called(change: Callable[[Any], None
     model.bert.encoder.layer[1].register_forward_pre_hook(lambda *_: calls.append(1))
     model(**batch)
     assert calls == [1]
+
+
+def new_weight(layer: Any) -> None:
+    layer.output.dense.weight = torch.nn.Parameter(torch.zeros_like(layer.output.dense.weight))
+
+
+def new_linear(layer: Any) -> None:
+    layer.attention.self.key = torch.nn.Linear(64, 64)
+
+
+SETTINGS: dict[str, Callable[[Any], Any]] = {
+    "a new weight": new_weight,
+    "a new linear": new_linear,
+    "the mode": lambda layer: layer.eval(),
+    "the mode of one part": lambda layer: layer.output.dropout.eval(),
+    "a probability": lambda layer: setattr(layer.attention.self.dropout, "p", 0.3),
+    "an epsilon": lambda layer: setattr(layer.output.LayerNorm, "eps", 1e-3),
+    "the direction": lambda layer: setattr(layer.attention.self, "is_causal", True),
+    "the activation": lambda layer: setattr(layer.intermediate, "hidden_act", "gelu_new"),
+}
+
+
+@pytest.mark.parametrize("change", SETTINGS.values(), ids=SETTINGS)
+def test_what_was_read_before_is_read_again_when_it_changed(change: Callable[[Any], Any]) -> None:
+    model, _ = masked_lm()
+    layer = model.bert.encoder.layer[1]
+    before = plain_layer.read(layer)
+    assert plain_layer.read(layer) is before
+    change(layer)
+    after = plain_layer.read(layer)
+    assert after is not before
+    flat = [[id(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in tree_leaves(one)] for one in (before, after)]
+    assert flat[0] != flat[1]
+    assert flat[1] == [id(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in tree_leaves(plain_layer._read(layer))]
+
+
+def test_layers_that_were_read_can_be_freed_and_copied() -> None:
+    model, batch = masked_lm()
+    model.eval()(**batch)
+    twin = copy.deepcopy(model)
+    new_weight(twin.bert.encoder.layer[1])
+    assert not torch.equal(twin(**batch).logits, model(**batch).logits)
+    gone = weakref.ref(model.bert.encoder.layer[1])
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 CLASSES = (layers.BertLayer, layers.BertAttention, layers.BertSelfAttention, layers.BertSelfOutput, layers.BertIntermediate)
@@ -326,3 +375,34 @@ def test_batched_gradients_go_through_the_operators() -> None:
     (both,) = torch.autograd.grad(y, x, upstream, is_grads_batched=True, retain_graph=True)
     for one, dx in zip(upstream, both, strict=True):
         torch.testing.assert_close(torch.autograd.grad(y, x, one, retain_graph=True)[0], dx)
+
+
+def test_inference_by_kernels_asks_once_a_forward_and_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = make_pair("BertModel", **SIZES)
+    batch = ragged([9, 4, 7])
+    inference = importlib.import_module("fastbert.ops.custom_ops.inference")
+    asked: list[int] = []
+    real = inference.attention
+    monkeypatch.setattr(inference, "attention", lambda *a, **k: (asked.append(1), real(*a, **k))[1])
+
+    def states(**block: Any) -> torch.Tensor:
+        asked.clear()
+        with ops.backend("triton"):
+            found: torch.Tensor = model.eval()(**batch, **block).last_hidden_state
+        return found
+
+    with torch.no_grad():
+        fast = states()
+        assert len(asked) == len(model.encoder.layer)
+        with ops.recording() as decisions:
+            assert torch.equal(states(), fast)
+        assert not asked
+        assert {d.path for d in decisions if d.op != "linear"} == {"triton"}
+        with torch.autocast("cpu", torch.float16):
+            states()
+        assert not asked
+        with ops.backend("reference"):
+            model(**batch)
+        assert not asked
+    states()
+    assert not asked, "a gradient is recorded"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -34,7 +34,7 @@ _OTHER_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 _WEIGHTED = (nn.Linear, nn.LayerNorm, nn.Embedding)
 _PLAIN: dict[type, Any] = {kind: kind.forward for kind in (*_WEIGHTED, nn.Dropout)}  # and the forward, which may be patched
 _ROW_BY_ROW = (*_WEIGHTED, nn.Dropout, nn.Identity)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 C = TypeVar("C", bound=type)
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,6 +66,11 @@ def is_plain(*modules: nn.Module) -> bool:
     return True
 
 
+def have_own_forward(kinds: Iterable[type]) -> bool:
+    """Whether these classes are those that BERT is built of, each with the forward that it was defined with."""
+    return all(_PLAIN.get(kind) is kind.forward for kind in kinds)  # type: ignore[attr-defined]
+
+
 def is_watched(*modules: nn.Module) -> bool:
     """Whether any module has a hook (except torch.distributed's sharding hooks) or a custom forward."""
     return any(_may_be_watched(module.__dict__) and _is_watched(module) for module in modules)
@@ -86,7 +91,7 @@ def _may_be_watched(state: dict[str, Any]) -> Any:
 def _is_watched(module: nn.Module) -> bool:
     if "forward" in module.__dict__ and not _is_compiled(module):
         return True
-    hooks = [hook for kind in _HOOKS for hook in getattr(module, kind).values()]
+    hooks = [hook for kind in HOOKS for hook in getattr(module, kind).values()]
     return any(not (getattr(hook, "__module__", None) or "").startswith("torch.distributed") for hook in hooks)
 
 

@@ -38,9 +38,14 @@ def as_one(tensors: Sequence[Tensor]) -> Tensor | None:
 
     None as well where a gradient is recorded, backward or forward, which must reach each of them, and while PyTorch traces.
     """
-    first = tensors[0]
     if torch.compiler.is_compiling() or records(*tensors) or any(unpack_dual(t).tangent is not None for t in tensors):
         return None
+    return joined_view(tensors)
+
+
+def joined_view(tensors: Sequence[Tensor]) -> Tensor | None:
+    """`as_one` where it is known that nothing is recorded or traced."""
+    first = tensors[0]
     end = first.data_ptr()
     for tensor in tensors:
         if tensor.data_ptr() != end or tensor.dtype != first.dtype or not tensor.is_contiguous():
