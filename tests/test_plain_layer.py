@@ -19,6 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import fastbert
 from fastbert import ops
 from fastbert.model import layers, plain_layer
+from fastbert.ops import cpu, cpu_inference
+from fastbert.ops.recorded import in_training
 
 SIZES = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 96}
 NAMES = ("attention", "cross_entropy", "embedding", "ffn", "layer_norm")
@@ -375,6 +377,46 @@ def test_batched_gradients_go_through_the_operators() -> None:
     (both,) = torch.autograd.grad(y, x, upstream, is_grads_batched=True, retain_graph=True)
     for one, dx in zip(upstream, both, strict=True):
         torch.testing.assert_close(torch.autograd.grad(y, x, one, retain_graph=True)[0], dx)
+
+
+def test_inference_on_a_cpu_asks_once_a_forward_and_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = make_pair("BertModel", **SIZES)
+    model.eval()
+    batches = [ragged([9, 4, 7]), ragged([16]), ragged([40, 2])]
+    monkeypatch.setattr(cpu, "ffn_block", lambda _: 32)
+    asked: list[int] = []
+    real = cpu_inference.attention
+    monkeypatch.setattr(cpu_inference, "attention", lambda *a, **k: (asked.append(1), real(*a, **k))[1])
+
+    def states(batch: dict[str, Any]) -> torch.Tensor:
+        asked.clear()
+        found: torch.Tensor = model(**batch).last_hidden_state
+        return found
+
+    for prepacked in (False, True):
+        if prepacked:
+            fastbert.prepack(model)
+        for batch in batches:
+            with torch.no_grad():
+                fast = states(batch)
+                assert len(asked) == len(model.encoder.layer)
+                with ops.recording():
+                    assert torch.equal(states(batch), fast)
+                assert not asked
+    with torch.no_grad():
+        for block in (ops.backend("reference"), ops.backend("triton"), torch.autocast("cpu", torch.bfloat16), ops.tapping()):
+            with block:
+                states(batches[0])
+            assert not asked
+        with in_training():
+            states(batches[0])
+        assert not asked
+    states(batches[0])
+    assert not asked, "a gradient is recorded"
+    with torch.no_grad():
+        model.to(torch.bfloat16)
+        states(batches[0])
+    assert not asked
 
 
 def test_inference_by_kernels_asks_once_a_forward_and_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 dispatch.py   every op, as the model calls it         reference.py      what is computed, in plain PyTorch
 paths.py      which path runs an op, and why
 cpu.py        ops whose plain form is slow on a CPU   cpu_attention.py  attention with dropout there, and its gradient
+cpu_inference.py  the ops of a layer there that ask no questions
 onednn.py     float32 matrix products on a CPU        recorded.py       training repeats itself bit by bit
 backends.py   the backend in force, and who listens    side_by_side.py   weights that are one product without a copy
 states.py     hidden states for sums and for products

@@ -110,10 +110,15 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, approximate: str = "non
 
 def ffn(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor | None, approximate: str = "none") -> Tensor:
     """As `reference.ffn`: (T, N) -> (T, N). In blocks of rows where no gradient is recorded."""
-    block = max(256, _FFN_BLOCK_BYTES // (w1.shape[0] * x.element_size()))
+    block = ffn_block(w1)
     if x.shape[0] <= block or torch.is_grad_enabled() or records() or x.device.type != "cpu":
         return linear(linear_gelu(x, w1, b1, approximate), w2, b2)
     return torch.cat([linear(linear_gelu(rows, w1, b1, approximate), w2, b2) for rows in x.split(block)])
+
+
+def ffn_block(w1: Tensor) -> int:
+    """The number of rows whose activations behind the first linear w1 (F, N) stay in a CPU's caches."""
+    return max(256, _FFN_BLOCK_BYTES // (w1.shape[0] * w1.element_size()))
 
 
 def cross_entropy(

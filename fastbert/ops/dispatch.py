@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastbert.errors import BackendError
-from fastbert.ops import cpu, onednn, reference
+from fastbert.ops import cpu, cpu_inference, onednn, reference
 from fastbert.ops.backends import current_backend, heard_calls, heard_decisions
 from fastbert.ops.cpu import Plan
 from fastbert.ops.paths import choose, fall_back, is_kernel, library, record, runs_kernel, width_obstacle
@@ -23,6 +23,7 @@ from fastbert.ops.side_by_side import place_side_by_side
 from fastbert.ops.states import States
 
 _HEAD_SIZES = (16, 32, 64, 128)
+_IN_LAYERS = ("attention", "layer_norm", "ffn")
 
 
 def embedding(
@@ -209,17 +210,19 @@ def ffn_join(
 
 
 def for_layers(x: Tensor, head_size: int) -> Any:
-    """The module whose ops run the layers of states x (T, N): in inference by kernels one that asks no further questions.
+    """The module whose ops run the layers of states x (T, N): in inference one that asks no further questions.
 
-    Otherwise, and where something listens to paths or calls, this one.
+    By kernels or on a CPU. Otherwise, and where something listens to paths or calls, this one.
     """
-    listens = heard_decisions.get() is not None or heard_calls.get() is not None
-    if torch.compiler.is_compiling() or listens or head_size not in _HEAD_SIZES or width_obstacle(x):
-        return sys.modules[__name__]
-    if not all(runs_kernel(op, x) for op in ("attention", "layer_norm", "ffn")):
-        return sys.modules[__name__]
+    here = sys.modules[__name__]
+    if torch.compiler.is_compiling() or heard_decisions.get() is not None or heard_calls.get() is not None:
+        return here
+    if x.device.type == "cpu" and current_backend() == "auto":
+        return cpu_inference if cpu_inference.fits(x) else here
+    if head_size not in _HEAD_SIZES or width_obstacle(x) or not all(runs_kernel(op, x) for op in _IN_LAYERS):
+        return here
     inference = library().inference
-    return inference if inference.fits(x) else sys.modules[__name__]
+    return inference if inference.fits(x) else here
 
 
 def _normalised_states(narrow: bool, x: Tensor, residual: Tensor, *rest: Any) -> States:

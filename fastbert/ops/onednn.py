@@ -71,21 +71,30 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weight^T + bias: (T, N) -> (T, F)."""
     if records(x, weight, bias):
         return F.linear(x, weight, bias) if MKL_TRAINS_FASTER else _Linear.apply(x, weight, bias)
+    return product(x, weight, bias)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: str = "none", algorithm: str = "") -> Tensor:
+    """`linear` where no gradient is recorded, by the prepacked weight where there is one; "gelu" for GELU of it."""
     kept = _lookup((weight,))
-    return _product(x, weight if kept is None else kept.weight, bias)
+    return _product(x, weight if kept is None else kept.weight, bias, epilogue, algorithm)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, approximate: str) -> Tensor:
     """GELU(x weight^T + bias): (T, N) -> (T, F). In the product's epilogue where no gradient is recorded."""
     if records(x, weight, bias):
         return F.gelu(linear(x, weight, bias), approximate=approximate)
-    kept = _lookup((weight,))
-    return _product(x, weight if kept is None else kept.weight, bias, "gelu", approximate)
+    return product(x, weight, bias, "gelu", approximate)
 
 
 def joined_linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor | None:
     """x [w1; w2; ...]^T + [b1; b2; ...] by joined weights that were prepacked; None where there are none."""
-    kept = None if records(x, *weights, *biases) else _lookup((*weights, *biases))
+    return None if records(x, *weights, *biases) else joined_product(x, weights, biases)
+
+
+def joined_product(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor | None:
+    """`joined_linear` where no gradient is recorded."""
+    kept = _lookup((*weights, *biases))
     return None if kept is None else _product(x, kept.weight, kept.bias)
 
 

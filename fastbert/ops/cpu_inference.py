@@ -1,0 +1,89 @@
+"""The ops of a layer for float32 inference on a CPU, by a forward that was found to need nothing else.
+
+A text of 16 tokens is through its products in less time than Python takes for the questions that every op asks: which path,
+whether a gradient is recorded, which types. `dispatch.for_layers` asks them once for all layers. Results are those of
+dispatch.py, bit by bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from fastbert.ops import cpu, onednn, recorded
+from fastbert.ops.cpu import Plan
+from fastbert.ops.reference import Seed
+from fastbert.ops.states import States
+
+
+def fits(x: Tensor) -> bool:
+    """Whether these ops may run on x as things are: a plain tensor, products by oneDNN, no gradient, no autocast."""
+    if type(x) is not Tensor or torch.is_grad_enabled() or forward_ad._current_level >= 0 or recorded.records():
+        return False
+    return onednn.fits(x, x) and not torch._C._len_torch_dispatch_stack()
+
+
+def joined_linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    """See `dispatch.joined_linear`."""
+    y = onednn.joined_product(x, weights, biases)
+    return cpu.joined_linear(x, weights, biases) if y is None else y
+
+
+def attention(
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    dropout_p: float,
+    seed: Seed,
+    causal: bool,
+    plan: Callable[[], Plan],
+    schedule: Tensor | None,
+) -> Tensor:
+    """See `dispatch.attention`."""
+    return cpu.attention(qkv, cu_seqlens, max_seqlen, dropout_p, seed, causal, None, plan)
+
+
+def linear_join(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float,
+    dropout_p: float = 0.0,
+    seed: Seed = None,
+    narrow: bool = True,
+) -> States:
+    """See `dispatch.linear_join`."""
+    return _joined(onednn.product(x, weight, bias), residual, ln_weight, ln_bias, eps)
+
+
+def ffn_join(
+    x: States,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor | None,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float,
+    dropout_p: float = 0.0,
+    seed: Seed = None,
+    approximate: str = "none",
+    narrow: bool = True,
+) -> States:
+    """See `dispatch.ffn_join`."""
+    if x.operand.shape[0] > cpu.ffn_block(w1):
+        y = cpu.ffn(x.operand, w1, b1, w2, b2, approximate)
+    else:
+        y = onednn.product(onednn.product(x.operand, w1, b1, "gelu", approximate), w2, b2)
+    return _joined(y, x.residual, ln_weight, ln_bias, eps)
+
+
+def _joined(y: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> States:
+    z = torch.layer_norm(y.add_(residual), weight.shape, weight, bias, eps)
+    return States(z, z)
