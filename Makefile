@@ -23,7 +23,8 @@ test: lint
 TORCH36 ?= 2.11.0
 test-triton36: .venv36/ready-$(TORCH36)
 	.venv36/bin/python -m pytest tests/test_layer_norm.py tests/test_embedding.py tests/test_attention.py tests/test_ffn.py \
-	  tests/test_cross_entropy.py tests/test_dropout.py tests/test_kernels.py tests/test_deferred.py tests/test_aot.py
+	  tests/test_cross_entropy.py tests/test_dropout.py tests/test_kernels.py tests/test_deferred.py tests/test_aot.py \
+	  tests/test_attention_schedule.py tests/test_launching.py
 
 .venv36/ready-%: setup.py
 	$(BASE_PYTHON) -m venv .venv36
