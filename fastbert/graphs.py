@@ -136,6 +136,7 @@ class CapturedModel:
         if captured is None:
             if not self._weights.are_as_captured():
                 self._forget()
+                return self._run(batch)  # whose check was against the weights of before
             with torch.inference_mode(False), torch.no_grad():  # inference tensors could not be written to outside that mode
                 captured = self._capture(batch, bucket)
             self._graphs[key] = captured

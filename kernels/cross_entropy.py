@@ -110,6 +110,7 @@ def _even(t: torch.Tensor, rows: int) -> torch.Tensor:
 
 
 def _buffer(rows: int, V: int, like: torch.Tensor) -> torch.Tensor:
+    """Rows of scores. Columns from V on are uninitialised; kernels load them, 16 bytes at a time, and ignore them."""
     return torch.empty((rows, padded_width(V)), dtype=like.dtype, device=like.device)
 
 

@@ -41,7 +41,8 @@ class DirectKernel:
             known = self._compiled.get(key)
             if known is None:
                 compiled = self.kernel[grid](*arguments, **constants)
-                self._compiled[key] = compiled, tuple(constants[name] for name in self.kernel.arg_names[len(arguments) :])
+                if compiled is not None:  # one of Triton's hooks may keep it from compiling
+                    self._compiled[key] = compiled, tuple(constants[name] for name in self.kernel.arg_names[len(arguments) :])
                 return
             compiled, rest = known
             place = *(*grid, 1, 1)[:3], active.get_current_stream(device)
@@ -51,8 +52,11 @@ class DirectKernel:
 
 
 def direct(kernel: Any) -> Any:
-    """Decorator of a jitted kernel. Kernels of the interpreter stay as they are."""
-    return DirectKernel(kernel) if isinstance(kernel, JITFunction) else kernel
+    """Decorator of a jitted kernel.
+
+    Kernels of the interpreter stay as they are, and those for AMD GPUs, where Triton also asks whether a tensor is below 2 GiB.
+    """
+    return DirectKernel(kernel) if isinstance(kernel, JITFunction) and not torch.version.hip else kernel
 
 
 def _is_watched(kernel: JITFunction[Any]) -> bool:
@@ -66,10 +70,10 @@ def _is_watched(kernel: JITFunction[Any]) -> bool:
 def _trait(argument: Any) -> Any:
     """What Triton specialises a kernel on, of one argument."""
     kind = type(argument)
-    if kind is torch.Tensor or kind is torch.nn.Parameter:
-        return argument.dtype if argument.data_ptr() & 15 == 0 else (argument.dtype, "unaligned")
     if kind is int:
         return "one" if argument == 1 else 2 * (argument >> 31) + (argument & 15 == 0)
+    if isinstance(argument, torch.Tensor):
+        return argument.dtype if argument.data_ptr() & 15 == 0 else (argument.dtype, "unaligned")
     if kind is TensorDescriptor:
         return argument.base.dtype, *argument.block_shape
-    return kind
+    return kind  # None, float or bool

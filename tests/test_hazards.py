@@ -90,6 +90,35 @@ def test_paths_around_a_loop_and_past_a_branch() -> None:
     assert not found(PRODUCT, "@P0 EXIT", WAIT.format(0), "MOV R4, RZ")
 
 
-def test_an_unknown_form_of_product_is_an_error() -> None:
-    with pytest.raises(ValueError, match="unknown form of warp-group product: HGMMA.32x8x16.F32.BF16 at 0x0"):
-        found("HGMMA.32x8x16.F32.BF16 R24, R4, gdesc[UR8], R24, gsb0")
+@pytest.mark.parametrize("branch", ["BRA.DIV UR4, `(.L_x_1)", "BRA.U UP0, `(.L_x_1)", "@P1 BRA `(.L_x_1)"])
+def test_code_behind_a_branch_that_may_not_be_taken_is_looked_at(branch: str) -> None:
+    assert found(PRODUCT, branch, "MOV R4, RZ", "EXIT", ".L_x_1:", WAIT.format(0))
+
+
+def test_a_wait_under_a_predicate_may_not_happen() -> None:
+    assert found(PRODUCT, "@P0 " + WAIT.format(0), "MOV R4, RZ")
+
+
+@pytest.mark.parametrize(
+    ("instruction", "what"),
+    [
+        ("IMAD.WIDE R60, R61, R62, R23", "reads the accumulator"),  # the addend is in R23 and R24
+        ("F2F.F32.F64 R60, R23", "reads the accumulator"),
+        ("F2I.S64 R6, R60", "writes operand A"),
+        ("F2I.U64.F32 R3, R60", "writes operand A"),
+    ],
+)
+def test_wide_operands(instruction: str, what: str) -> None:
+    (fault,) = found(PRODUCT, instruction)
+    assert what in fault
+
+
+@pytest.mark.parametrize("name", ["HGMMA.32x8x16.F32.BF16", "QGMMA.64x64x32.F32.E4M3.E4M3", "IGMMA.64x64x32.S8.S8"])
+def test_an_unknown_form_of_product_is_an_error(name: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown form of warp-group product: {name} at 0x0"):
+        found(f"{name} R24, R4, gdesc[UR8], R24, gsb0")
+
+
+def test_a_jump_that_cannot_be_followed_is_an_error() -> None:
+    with pytest.raises(ValueError, match="a jump that is not followed: BRX R4 -0x10 at 0x10"):
+        found(PRODUCT, "BRX R4 -0x10")

@@ -69,6 +69,24 @@ kernels = len({id(known) for known, _ in kernel._compiled.values()})
 assert 100 < kernels < len(CASES) * 2, kernels
 """
 
+SUBCLASSES = """
+class Weight(torch.Tensor):
+    pass
+
+with without_a_gpu():
+    found = set()
+    for dtype, shift in itertools.product((torch.float32, torch.bfloat16), (0, 1)):
+        given = list(arguments(torch.float32, torch.float32, 0, 64, 16, False))
+        given[3] = torch.zeros(80, dtype=dtype)[shift:].as_subclass(Weight)
+        constants = {"N": 64, "BLOCK_N": 64, "BLOCK_T": 4, "num_warps": 4, "num_stages": 1}
+        for _ in range(2):
+            kernel[(7,)](*given, **constants)
+        found.add(runs[-1][0])
+        kernel.kernel[(7,)](*given, **constants)
+        assert runs[-1][0] is runs[-2][0]
+    assert len(found) == 4
+"""
+
 HOOKS = """
 given = arguments(torch.float32, torch.float32, 0, 64, 16, False)
 constants = {"N": 64, "BLOCK_N": 64, "BLOCK_T": 4, "num_warps": 4, "num_stages": 1}
@@ -126,7 +144,9 @@ with without_a_gpu():
 """
 
 
-@pytest.mark.parametrize("code", [SAME_KERNEL, HOOKS, DESCRIPTORS], ids=["same kernel", "hooks", "descriptors"])
+@pytest.mark.parametrize(
+    "code", [SAME_KERNEL, SUBCLASSES, HOOKS, DESCRIPTORS], ids=["same kernel", "subclasses", "hooks", "descriptors"]
+)
 def test_direct_launches(code: str) -> None:
     env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", SETUP + code]

@@ -115,6 +115,29 @@ def test_berts_adam_goes_on_from_states_of_earlier_versions() -> None:
     assert torch.equal(old, new)
 
 
+def test_berts_adam_keeps_nothing_for_what_has_no_gradient_and_calls_hooks_once() -> None:
+    moved, still = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+    torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])  # PyTorch wraps the step of a class when one is made
+    optimizer = BertAdam([moved, still], lr=0.1)
+    calls: list[int] = []
+    optimizer.register_step_pre_hook(lambda *_: calls.append(1))
+    moved.grad = torch.ones(3)
+    optimizer.step()
+    assert calls == [1]
+    assert still not in optimizer.state
+    assert torch.equal(still, torch.ones(3))
+
+
+def test_berts_adam_takes_an_empty_state_of_earlier_versions() -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = BertAdam([p], lr=0.1)
+    kept = {"lr": 0.01, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01, "params": [0]}
+    optimizer.load_state_dict({"state": {}, "param_groups": [kept]})
+    assert optimizer.param_groups[0]["fused"]
+    p.grad = torch.ones(3)
+    optimizer.step()
+
+
 def test_biases_and_layer_norms_do_not_decay_and_embeddings_do() -> None:
     model = fastbert.BertForPreTraining(BertConfig.of_size("tiny", vocab_size=50))
     decays, still = parameter_groups(model, 0.01)

@@ -113,6 +113,10 @@ def other_part(model: Any) -> None:
     model.bert.encoder.layer[1].intermediate = torch.nn.Linear(64, 96)
 
 
+def another_class_of_weight(layer: Any) -> None:
+    layer.output.dense.weight.__class__ = type("Weight", (torch.nn.Parameter,), {})
+
+
 PARTS = ("", "attention", "attention.self", "attention.self.query", "attention.self.dropout", "attention.output")
 PARTS += ("attention.output.dense", "attention.output.LayerNorm", "attention.output.dropout", "intermediate")
 PARTS += ("intermediate.dense", "output", "output.dense", "output.LayerNorm", "output.dropout")
@@ -120,6 +124,7 @@ CHANGES: dict[str, Callable[[Any], None]] = {f"hook on {path or 'the layer'}": h
 CHANGES |= {"own forward": own_forward, "another class": other_class, "parametrized": parametrized, "relu": no_gelu}
 CHANGES |= {"compiled": compiled, "a compiled part": compiled_part, "a bias removed": without_bias, "no dropout": no_dropout}
 CHANGES |= {"a bias that is a buffer": bias_is_a_buffer, "a linear for a part": other_part}
+CHANGES |= {"a class of its own for a weight": lambda model: another_class_of_weight(model.bert.encoder.layer[1])}
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -138,6 +143,13 @@ def new_weight(layer: Any) -> None:
     layer.output.dense.weight = torch.nn.Parameter(torch.zeros_like(layer.output.dense.weight))
 
 
+def exchanged(layer: Any) -> None:
+    parts = layer.attention.self._modules
+    query, key, value = (parts.pop(name) for name in ("query", "key", "value"))
+    parts.update(key=query, query=key, value=value)
+    parts["dropout"] = parts.pop("dropout")
+
+
 def new_linear(layer: Any) -> None:
     layer.attention.self.key = torch.nn.Linear(64, 64)
 
@@ -145,6 +157,7 @@ def new_linear(layer: Any) -> None:
 SETTINGS: dict[str, Callable[[Any], Any]] = {
     "a new weight": new_weight,
     "a new linear": new_linear,
+    "two linears exchanged": exchanged,
     "the mode": lambda layer: layer.eval(),
     "the mode of one part": lambda layer: layer.output.dropout.eval(),
     "a probability": lambda layer: setattr(layer.attention.self.dropout, "p", 0.3),
@@ -417,6 +430,20 @@ def test_inference_on_a_cpu_asks_once_a_forward_and_gives_the_same_bits(monkeypa
         model.to(torch.bfloat16)
         states(batches[0])
     assert not asked
+
+
+def test_dropout_that_is_on_in_evaluation_is_drawn_on_a_cpu_too() -> None:
+    """As Monte Carlo dropout has it: the model evaluates, some of its dropout modules train."""
+    model, _ = make_pair("BertModel", **SIZES, attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.5)
+    model.eval()
+    batch = ragged([9, 4])
+    with torch.no_grad():
+        still = model(**batch).last_hidden_state
+        for layer in model.encoder.layer:
+            layer.output.dropout.train()
+        first, second = (model(**batch).last_hidden_state for _ in range(2))
+    assert not torch.equal(first, still)
+    assert not torch.equal(first, second)
 
 
 def test_inference_by_kernels_asks_once_a_forward_and_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:

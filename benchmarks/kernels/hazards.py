@@ -4,7 +4,8 @@ An HGMMA runs beside the instructions that follow it, until a WARPGROUP.DEPBAR c
 registers of its A operand, nor read or write its accumulator; products that add to the same accumulator run in order. The
 compiler should see to that, but does not always (triton issues 9433, 11781 and 11854): the result is then wrong at random.
 
-`find` follows every path through the code, around loops too. It sees registers only, not the shared memory that holds B.
+`find` follows every path through the code, around loops too, but not into functions. It sees registers only, not the shared
+memory that holds B.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ _REGISTER = re.compile(r"-?\|?~?R(\d+)")
 _IN_ADDRESS = re.compile(r"\bR(\d+)(\.64)?")
 _WITHOUT_RESULT = ("ST", "RED", "BAR", "BRA", "BRX", "RET", "CALL", "WARPSYNC", "NANOSLEEP", "FCHK", "R2UR", "R2P", "UTMA")
 _STORES = ("ST", "RED")
-_ENDS = ("EXIT", "RET", "BRX", "KILL")
+_ENDS = ("EXIT", "RET", "KILL")
+_UNKNOWN_JUMPS = ("BRX", "JMP", "JMX")
+_PRODUCT = re.compile(r"[A-Z]GMMA\b")  # HGMMA; those of other types are reported as unknown
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ def find(code: list[Instruction]) -> list[str]:
     products; a wait that leaves n groups ends those with n or more. Where paths meet, the smaller number counts.
     """
     place = {line.address: index for index, line in enumerate(code)}
-    products = {index: _product(line) for index, line in enumerate(code) if line.name.startswith("HGMMA")}
+    products = {index: _product(line) for index, line in enumerate(code) if _PRODUCT.match(line.name)}
     before: list[dict[int, int] | None] = [None] * len(code)
     found: dict[tuple[int, int], str] = {}
     waiting: deque[int] = deque()
@@ -50,6 +53,9 @@ def find(code: list[Instruction]) -> list[str]:
             waiting.append(index)
 
     if products:
+        for line in code:
+            if line.name.startswith(_UNKNOWN_JUMPS) or (line.name.startswith("BRA") and line.target not in place):
+                raise ValueError(f"a jump that is not followed: {line.name} {', '.join(line.operands)} at {line.address:#x}")
         reach(0, {})
     while waiting:
         index = waiting.popleft()
@@ -59,9 +65,10 @@ def find(code: list[Instruction]) -> list[str]:
             if (index, other) not in found and (what := _clash(line, products.get(index), products[other])):
                 found[index, other] = f"{line.name} at {line.address:#x} {what} of the product at {code[other].address:#x}"
         after = _after(line, index, state)
-        if line.target is not None and line.target in place:
+        if line.target is not None:
             reach(place[line.target], after)
-        leaves = line.name.startswith(_ENDS) or line.target is not None
+        always = line.predicate in ("", "PT") and len(line.operands) == 1
+        leaves = line.name.startswith(_ENDS) or (line.name.startswith("BRA") and always)
         if index + 1 < len(code) and not (leaves and line.predicate in ("", "PT")):
             reach(index + 1, after)
     return [found[pair] for pair in sorted(found)]
@@ -69,11 +76,11 @@ def find(code: list[Instruction]) -> list[str]:
 
 def _after(line: Instruction, index: int, state: dict[int, int]) -> dict[int, int]:
     """The products in flight after an instruction; a product whose group is still open has -1 younger groups."""
-    if line.name.startswith("HGMMA"):
+    if _PRODUCT.match(line.name):
         state = state | {index: -1}
         if any(operand.startswith("gsb") for operand in line.operands):  # the last of its group
             state = {i: n + 1 for i, n in state.items()}
-    elif line.name.startswith("WARPGROUP.DEPBAR"):
+    elif line.name.startswith("WARPGROUP.DEPBAR") and line.predicate in ("", "PT"):
         left = int(line.operands[-1], 16)
         state = {i: n for i, n in state.items() if n < left}
     return state
@@ -119,7 +126,9 @@ def _width(name: str) -> int:
         return 4
     if name.startswith(("LDSM", "STSM")):
         return int(name[-1]) if name[-1] in "124" else 4
-    if name.startswith(("DADD", "DMUL", "DFMA", "CS2R")) or ".WIDE" in name or ".F64" in name:
+    if name.startswith(("DADD", "DMUL", "DFMA", "CS2R")) or ".WIDE" in name or ".F64" in name or ".S64" in name:
+        return 2
+    if name.startswith("F2I") and ".U64" in name:
         return 2
     parts = name.split(".")
     return 4 if "128" in parts else 2 if "64" in parts and name.startswith(("LD", "ST", "ATOM", "RED")) else 1
@@ -136,7 +145,7 @@ def _written(line: Instruction) -> frozenset[int]:
 
 
 def _read(line: Instruction) -> frozenset[int]:
-    """The registers that an instruction reads; rather one too many than too few."""
+    """The registers that an instruction reads."""
     has_result = bool(_written(line))
     found: set[int] = set()
     for operand in line.operands:
@@ -144,7 +153,8 @@ def _read(line: Instruction) -> frozenset[int]:
         if register and has_result:
             has_result = False
         elif register:
-            wide = line.name.startswith((*_STORES, "HMMA", "IMMA", "D"))
+            wide = line.name.startswith((*_STORES, "ATOM", "HMMA", "IMMA", "D")) or ".F64" in line.name
+            wide = wide or (".WIDE" in line.name and operand is line.operands[-1])
             found |= _span(int(register[1]), _width(line.name) if wide else 1)
         else:
             for address in _IN_ADDRESS.finditer(operand):

@@ -3,7 +3,7 @@
     python benchmarks/kernels/host.py                            # microseconds
     python benchmarks/kernels/host.py --output host.jsonl        # and as JSON lines, with versions and commit
 
-Kernels are compiled for sm_90 and launched through Triton's own code, with a driver that does nothing; tensors are on the CPU.
+Kernels are compiled for sm_90 and launched as on a GPU, by a driver that does nothing; tensors are on the CPU.
 Vendor matrix products return at once. The remaining time is what a GPU would wait for Python: launchers, checks, modules,
 autograd. It does not depend on the sizes, which are small. On a real GPU, CUDA calls add some 5 us per launch.
 

@@ -139,7 +139,7 @@ def backward(config: BertConfig, work: Work, rates: dict[str, float]) -> Iterato
     for name, k, columns in (("query, key, value", n, 3 * n), ("output", n, n), ("first", n, f), ("second", f, n)):
         yield product(f"{name}: gradient of the input", count, t, columns, k)
         yield product(f"{name}: gradient of the weight", count, columns, t, k)
-        yield Op(f"{name}: bias", count, moved=2 * t * columns)
+    yield Op("query, key, value: gradient of the bias", count, moved=6 * t * n)  # the others come with the joins and GELU
     pairs = t * work.attended * n
     yield Op("attention dq", count, 6 * pairs, 12 * t * n, rate=rates["attention_long_dq p=0.1"])
     yield Op("attention dk, dv", count, 8 * pairs, 12 * t * n, rate=rates["attention_long_dkv p=0.1"])

@@ -93,7 +93,8 @@ class BertEncoder(nn.Module):
         carried = ops.States(x, x)
         heads = self.num_attention_heads
         schedule = ops.attention_schedule(x, batch.cu_seqlens, batch.max_seqlen, heads) if straight else None
-        calls = ops.for_layers(x, x.shape[1] // heads) if straight else ops
+        head_size = x.shape[1] // heads
+        calls = ops.for_layers(x, head_size) if straight else ops
         for i, layer in enumerate(self.layer):
             asked: dict[str, Any] = {
                 "seeds": None if seeds is None else seeds[3 * i : 3 * i + 3],
@@ -102,7 +103,8 @@ class BertEncoder(nn.Module):
             }
             known = plain_layer.read(layer) if straight and asked["rows"] is None else None
             if known is not None:
-                carried = plain_layer.run(known, carried, batch, schedule, asked["seeds"], i == len(self.layer) - 1, calls)
+                chosen = calls if known.head_size == head_size else ops
+                carried = plain_layer.run(known, carried, batch, schedule, asked["seeds"], i == len(self.layer) - 1, chosen)
                 continue
             if recomputation is not None and i % recomputation.every == 0:
                 x = self._recomputed(layer, carried.residual, batch, recomputation.offload, asked)

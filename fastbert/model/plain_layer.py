@@ -87,19 +87,23 @@ class _Look:
         self._settings = [(state, name) for state in self._states for name in _SETTINGS if name in state]
         self._values = [state[name] for state, name in self._settings]
         self._tables = [(state, name) for state in self._states for name in ("_parameters", "_modules") if state[name]]
+        self._names = [[*state[name]] for state, name in self._tables]
         self._entries = [*self._current_entries()]  # kept, so that no other object gets their ids
-        self._ids = [*map(id, self._entries)]
+        self._ids, self._types = [*map(id, self._entries)], [*map(type, self._entries)]
 
     def is_unchanged(self, layer: nn.Module) -> bool:
         """Whether the layer has the same parts, parameters and settings, and still no hook and no forward of its own."""
         return (
             not any(chain.from_iterable(map(_hooks_of, self._states)))
             and sum(map(len, self._states)) == self._attributes
+            and not any("forward" in state for state in self._states)
             and [state.get(name) for state, name in self._settings] == self._values
             and type(layer) is self._kinds[0]
             and [*map(type, self._parts)] == self._kinds[1:]
             and have_own_forward(self._kinds)
-            and [*map(id, self._current_entries())] == self._ids
+            and [*map(id, entries := [*self._current_entries()])] == self._ids
+            and [*map(type, entries)] == self._types
+            and [[*state[name]] for state, name in self._tables] == self._names
         )
 
     def _current_entries(self) -> Iterator[Any]:

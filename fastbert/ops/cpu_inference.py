@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastbert.ops import cpu, onednn, recorded
+from fastbert.ops import cpu, onednn, recorded, reference
 from fastbert.ops.cpu import Plan
 from fastbert.ops.reference import Seed
 from fastbert.ops.states import States
@@ -59,7 +60,7 @@ def linear_join(
     narrow: bool = True,
 ) -> States:
     """See `dispatch.linear_join`."""
-    return _joined(onednn.product(x, weight, bias), residual, ln_weight, ln_bias, eps)
+    return _joined(_linear(x, weight, bias), residual, ln_weight, ln_bias, eps, dropout_p, seed)
 
 
 def ffn_join(
@@ -80,10 +81,19 @@ def ffn_join(
     if x.operand.shape[0] > cpu.ffn_block(w1):
         y = cpu.ffn(x.operand, w1, b1, w2, b2, approximate)
     else:
-        y = onednn.product(onednn.product(x.operand, w1, b1, "gelu", approximate), w2, b2)
-    return _joined(y, x.residual, ln_weight, ln_bias, eps)
+        y = _linear(_linear(x.operand, w1, b1, "gelu", approximate), w2, b2)
+    return _joined(y, x.residual, ln_weight, ln_bias, eps, dropout_p, seed)
 
 
-def _joined(y: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> States:
-    z = torch.layer_norm(y.add_(residual), weight.shape, weight, bias, eps)
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: str = "none", approximate: str = "") -> Tensor:
+    if weight.dtype is torch.float32:
+        return onednn.product(x, weight, bias, epilogue, approximate)
+    return F.linear(x, weight, bias)  # which says that the types differ
+
+
+def _joined(y: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float, dropout_p: float, seed: Seed) -> States:
+    if dropout_p:
+        z = reference.layer_norm(y, residual, weight, bias, eps, None, dropout_p, seed)
+    else:
+        z = torch.layer_norm(y.add_(residual), weight.shape, weight, bias, eps)
     return States(z, z)

@@ -215,7 +215,9 @@ def for_layers(x: Tensor, head_size: int) -> Any:
     By kernels or on a CPU. Otherwise, and where something listens to paths or calls, this one.
     """
     here = sys.modules[__name__]
-    if torch.compiler.is_compiling() or heard_decisions.get() is not None or heard_calls.get() is not None:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return here
+    if heard_decisions.get() is not None or heard_calls.get() is not None:
         return here
     if x.device.type == "cpu" and current_backend() == "auto":
         return cpu_inference if cpu_inference.fits(x) else here

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -73,6 +73,7 @@ class BertAdam(torch.optim.AdamW):
 
     Args:
         params: parameters, or groups with their own `weight_decay`.
+        capturable: whether steps may be captured in a CUDA graph.
     """
 
     def __init__(
@@ -82,28 +83,33 @@ class BertAdam(torch.optim.AdamW):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-6,
         weight_decay: float = 0.01,
+        capturable: bool = False,
     ) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
+        shared: dict[str, Any] = {"eps": eps, "weight_decay": weight_decay, "capturable": capturable, "fused": True}
+        super().__init__(params, lr=lr, betas=betas, **shared)
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Performs one optimiser step."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if not self.state[p]:
-                    never = torch.full((), math.inf, dtype=torch.float32, device=p.device)
-                    self.state[p] = {"step": never, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-        return super().step(closure)
+    def _init_group(self, group: dict[str, Any], *lists: Any) -> Any:
+        for p in group["params"]:
+            if p.grad is not None and not self.state[p]:
+                never = torch.full((), math.inf, dtype=torch.float32, device=p.device)
+                self.state[p] = {"step": never, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        return super()._init_group(group, *lists)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state, also one of version 0.7 and before, in which the moments are called m and v."""
-        states = state_dict["state"].items()
-        if any("m" in state for _, state in states):
-            never = torch.tensor(math.inf)
-            renamed = {i: {"step": never.clone(), "exp_avg": state["m"], "exp_avg_sq": state["v"]} for i, state in states}
-            ours = self.state_dict()["param_groups"]
-            groups = [known | group for known, group in zip(ours, state_dict["param_groups"], strict=True)]
-            state_dict = {**state_dict, "state": renamed, "param_groups": groups}
-        super().load_state_dict(state_dict)
+        """Loads a state, also one of version 0.7 and before."""
+        super().load_state_dict(self.of_this_version(state_dict))
+
+    def of_this_version(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """A state with AdamW's names and settings; in version 0.7 and before the moments were called m and v."""
+        groups = state_dict["param_groups"]
+        if all("fused" in group for group in groups):
+            return state_dict
+        moments = {
+            i: {"step": torch.tensor(math.inf), "exp_avg": state["m"], "exp_avg_sq": state["v"]}
+            for i, state in state_dict["state"].items()
+        }
+        known = [{name: value for name, value in group.items() if name != "params"} for group in self.param_groups]
+        return {"state": moments, "param_groups": [new | old for new, old in zip(known, groups, strict=True)]}
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

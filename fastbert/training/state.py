@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastbert.training.optimizers import BertAdam
+
 
 def model_state(model: nn.Module) -> dict[str, Any]:
     """All weights of a sharded model, gathered on the CPU; every process must call it."""
@@ -30,6 +32,8 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sta
     if not sharded:
         optimizer.load_state_dict(state)
         return
+    if isinstance(optimizer, BertAdam):
+        state = optimizer.of_this_version(state)  # before its entries are distributed by their names
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)

@@ -35,7 +35,7 @@ def attention(
 
 def attention_schedule(cu_seqlens: Tensor, max_seqlen: int, tokens: int, heads: int) -> Tensor | None:
     """The schedule of a batch for `attention`, see kernels/attention_schedule.py; None where it does not pay or is traced."""
-    if not direct(cu_seqlens):
+    if not eager(cu_seqlens):
         return None
     return on_device(kernels.schedule_if_it_pays, cu_seqlens, max_seqlen, tokens, heads)
 
