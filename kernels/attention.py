@@ -118,7 +118,7 @@ def attention_bwd(
 
 
 def _short_items(schedule: torch.Tensor | None, cu_seqlens: torch.Tensor, tokens: int, heads: int) -> torch.Tensor | None:
-    """The schedule for sequences of at most 128 tokens if they have fewer than 25 on average: most are empty then. Else None."""
+    """The schedule for sequences of up to 128 tokens if they have under 25 on average: most are empty then. Else None."""
     if not _pays(cu_seqlens, tokens, 1, 28, heads):  # 28 / 1.125 = 25
         return None
     return make_schedule(cu_seqlens, tokens) if schedule is None else schedule

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -113,6 +115,38 @@ def test_berts_adam_goes_on_from_states_of_earlier_versions() -> None:
         optimizer.step()
         resumed.step()
     assert torch.equal(old, new)
+
+
+SHARDED = """
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from fastbert.training.optimizers import BertAdam
+from fastbert.training.state import load_optimizer_state, optimizer_state
+
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+model = torch.nn.Linear(4, 3)
+fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+optimizer = BertAdam(model.parameters(), lr=0.1)
+moments = {i: {"m": torch.full(tuple(p.shape), 0.5), "v": torch.full(tuple(p.shape), 0.25)}
+           for i, p in enumerate(model.parameters())}
+group = {"lr": 0.3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01, "params": list(range(len(moments)))}
+load_optimizer_state(model, optimizer, {"state": moments, "param_groups": [group]}, sharded=True)
+assert optimizer.param_groups[0]["lr"] == 0.3
+state = optimizer.state[next(model.parameters())]
+assert state["exp_avg"].full_tensor().unique().item() == 0.5
+model(torch.ones(2, 4)).sum().backward()
+optimizer.step()
+load_optimizer_state(model, optimizer, optimizer_state(model, optimizer, sharded=True), sharded=True)
+optimizer.step()
+dist.destroy_process_group()
+"""
+
+
+def test_berts_adam_goes_on_from_states_of_earlier_versions_with_sharded_weights() -> None:
+    result = subprocess.run([sys.executable, "-c", SHARDED], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
 
 
 def test_berts_adam_keeps_nothing_for_what_has_no_gradient_and_calls_hooks_once() -> None:
