@@ -49,6 +49,7 @@ KERNELS = (
     "attention_short",
     "attention_long",
     "schedule_",
+    "lamb_",
     "layer_norm_",
     "embedding_",
     "table_",

@@ -154,6 +154,7 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row | None]]]] = {
         ],
     },
     "gelu": {"default": [((), _row(4, BLOCK_T=4, BLOCK_F=512, PER_SM=4))]},
+    "lamb": {"default": [((), _row(8, BLOCK=2048))]},
     "cross_entropy_fwd": {"default": [((), _row(8, BLOCK_V=4096))]},
     "cross_entropy_bwd": {"default": [((), _row(4, BLOCK_M=16, BLOCK_V=256, PROGRAMS=16))]},
 }

@@ -98,6 +98,24 @@ def test_attention_by_a_schedule(
     check_attention_schedule(monkeypatch, "cuda", dtype, longest, width, causal)
 
 
+def test_lamb_is_that_of_the_library() -> None:
+    library = pytest.importorskip("pytorch_optimizer", reason="LAMB is the package pytorch-optimizer's, of the extra `train`")
+    from fastbert.training.lamb import Lamb
+
+    torch.manual_seed(0)
+    start = [torch.randn(30_522, 768, device="cuda"), torch.randn(7, device="cuda") * 100, torch.zeros(5, device="cuda")]
+    ours, theirs = ([torch.nn.Parameter(p.clone()) for p in start] for _ in range(2))
+    one, other = (kind(p, lr=0.02, weight_decay=0.01, max_grad_norm=0.0) for kind, p in ((Lamb, ours), (library.Lamb, theirs)))
+    for _ in range(3):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        one.step()
+        other.step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("length", [128, 512])
 def test_attention_of_64k_tokens(length: int, dtype: torch.dtype) -> None:
@@ -157,6 +175,12 @@ SMALL = {  # longest length at most 32, 64, 128; the long form; sequences withou
 @pytest.mark.parametrize("lengths", list(SMALL))
 def test_small_attention(lengths: str, width: int, form: tuple[float, bool], dtype: torch.dtype) -> None:
     check_attention("cuda", dtype, SMALL[lengths], 2, width, *form, reference_on="cpu")
+
+
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("longest", [30, 120, 150])
+def test_small_attention_by_a_schedule(longest: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_attention_schedule(monkeypatch, "cuda", torch.bfloat16, longest, width, False)
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)

@@ -172,6 +172,57 @@ def test_berts_adam_takes_an_empty_state_of_earlier_versions() -> None:
     optimizer.step()
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_lamb_by_its_kernel_is_that_of_the_library(decay: float) -> None:
+    library = pytest.importorskip("pytorch_optimizer", reason="LAMB is the package pytorch-optimizer's, of the extra `train`")
+    from fastbert.training.lamb import Lamb
+
+    torch.manual_seed(0)
+    start = [torch.randn(70, 90), torch.randn(7) * 100, torch.zeros(5), torch.randn(3, 4), torch.randn(0)]
+    ours, theirs = ([torch.nn.Parameter(p.clone()) for p in start] for _ in range(2))
+    settings = {"lr": 0.02, "eps": 1e-6, "weight_decay": decay, "max_grad_norm": 0.0}
+    one, other = Lamb(ours, **settings), library.Lamb(theirs, **settings)
+    with fastbert.backend("triton"):
+        for step in range(4):
+            for p, q in zip(ours, theirs, strict=True):
+                p.grad = torch.randn(p.shape) * (step > 0 or p.dim() > 1)  # a gradient of zeros at first: no update
+                q.grad = p.grad.clone()
+            one.step()
+            other.step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=2e-6, atol=1e-7)
+        torch.testing.assert_close(one.state[p]["exp_avg_sq"], other.state[q]["exp_avg_sq"], rtol=2e-6, atol=0)
+    assert not torch.equal(ours[0], start[0])
+
+
+def test_lamb_leaves_to_the_library_what_its_kernel_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pytorch_optimizer", reason="LAMB is the package pytorch-optimizer's, of the extra `train`")
+    from fastbert.kernels import lamb as kernel
+    from fastbert.training.lamb import Lamb
+
+    calls: list[int] = []
+    real = kernel.lamb_step
+    monkeypatch.setattr(kernel, "lamb_step", lambda *a: (calls.append(1), real(*a))[1])
+
+    def steps(dtype: torch.dtype = torch.float32, backend: str = "triton", **settings: Any) -> int:
+        calls.clear()
+        p = torch.nn.Parameter(torch.randn(4, 6).to(dtype))
+        p.grad = torch.randn(4, 6).to(dtype)
+        before = p.detach().clone()
+        with fastbert.backend(backend):
+            Lamb([p], lr=0.1, max_grad_norm=0.0, **settings).step()
+        assert not torch.equal(p, before)
+        return len(calls)
+
+    assert steps() == 1
+    assert steps(backend="auto") == 0
+    assert steps(dtype=torch.float64) == 0
+    assert steps(weight_decouple=False) == 0
+    assert steps(adam=True) == 0
+    assert steps(pre_norm=True) == 0
+    assert steps(grad_averaging=False) == 0
+
+
 def test_biases_and_layer_norms_do_not_decay_and_embeddings_do() -> None:
     model = fastbert.BertForPreTraining(BertConfig.of_size("tiny", vocab_size=50))
     decays, still = parameter_groups(model, 0.01)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbert.kernels import attention, common, cross_entropy, embedding, ffn, layer_norm
+from fastbert.kernels import attention, common, cross_entropy, embedding, ffn, lamb, layer_norm
 
 T, N, F, V, POSITIONS, LABELLED = 16_384, 768, 3072, 30_522, 512, 2_048
 
@@ -56,6 +56,7 @@ def cases(dtype: torch.dtype, device: str = "meta") -> Iterator[Case]:
     yield _embedding(make, seed)
     yield from _ffn(make)
     yield _cross_entropy(make)
+    yield _lamb(make)
     yield Case("dropout mask", lambda: common.dropout_mask(seed, (12, T, 512), 0.1), {})
 
 
@@ -125,6 +126,11 @@ def _ffn(make: Tensors) -> Iterator[Case]:
             kind = "training" if keep else "inference"
             yield Case(f"ffn {form} {kind}", lambda k=keep, f=form: ffn.linear_gelu_fwd(x, w1, b1, False, f, k), product)
         yield Case(f"ffn {form} backward", lambda f=form: ffn.linear_gelu_bwd(dy, w2, h, False, f), product)
+
+
+def _lamb(make: Tensors) -> Case:
+    p, g, m, v = (make(F, N, dtype=torch.float32) for _ in range(4))
+    return Case("lamb", lambda: lamb.lamb_step(p, g, m, v, 0.999, 1e-3, (0.9, 0.999), 1e-6), {})
 
 
 def _cross_entropy(make: Tensors) -> Case:

@@ -43,7 +43,7 @@ def make_optimizer(
     """Makes an optimiser for a model's parameters.
 
     Args:
-        name: "adamw" (PyTorch's, fused), "bert-adam" (`BertAdam`) or "lamb" (from the package pytorch-optimizer).
+        name: "adamw" (PyTorch's, fused), "bert-adam" (`BertAdam`) or "lamb" (pytorch-optimizer's, see lamb.py).
 
     Raises:
         InputError: an unknown name, or a package that is not installed.
@@ -55,7 +55,7 @@ def make_optimizer(
         return BertAdam(groups, lr=lr, betas=betas, eps=eps)
     if name == "lamb":
         try:
-            from pytorch_optimizer import Lamb
+            from fastbert.training.lamb import Lamb
         except ImportError:
             raise InputError("optimizer = 'lamb' needs the package pytorch-optimizer: pip install pytorch-optimizer") from None
         optimizer: torch.optim.Optimizer = Lamb(groups, lr=lr, betas=betas, eps=eps, max_grad_norm=0.0)
