@@ -100,12 +100,14 @@ def test_attention_by_a_schedule(
 
 def test_lamb_is_that_of_the_library() -> None:
     library = pytest.importorskip("pytorch_optimizer", reason="LAMB is the package pytorch-optimizer's, of the extra `train`")
-    from fastbert.training.lamb import Lamb
+    from fastbert.training.lamb import lamb_class
 
     torch.manual_seed(0)
     start = [torch.randn(30_522, 768, device="cuda"), torch.randn(7, device="cuda") * 100, torch.zeros(5, device="cuda")]
     ours, theirs = ([torch.nn.Parameter(p.clone()) for p in start] for _ in range(2))
-    one, other = (kind(p, lr=0.02, weight_decay=0.01, max_grad_norm=0.0) for kind, p in ((Lamb, ours), (library.Lamb, theirs)))
+    one, other = (
+        kind(p, lr=0.02, weight_decay=0.01, max_grad_norm=0.0) for kind, p in ((lamb_class(), ours), (library.Lamb, theirs))
+    )
     for _ in range(3):
         for p, q in zip(ours, theirs, strict=True):
             p.grad = torch.randn_like(p)

@@ -94,7 +94,7 @@ class BertEncoder(nn.Module):
         heads = self.num_attention_heads
         schedule = ops.attention_schedule(x, batch.cu_seqlens, batch.max_seqlen, heads) if straight else None
         head_size = x.shape[1] // heads
-        calls = ops.for_layers(x, head_size) if straight else ops
+        calls = (ops.for_layers(x, head_size) if straight else None) or ops
         for i, layer in enumerate(self.layer):
             asked: dict[str, Any] = {
                 "seeds": None if seeds is None else seeds[3 * i : 3 * i + 3],

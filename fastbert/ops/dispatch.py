@@ -6,7 +6,6 @@ V vocabulary, M scored positions; each op's docstring stands at its twin in refe
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -210,21 +209,20 @@ def ffn_join(
 
 
 def for_layers(x: Tensor, head_size: int) -> Any:
-    """The module whose ops run the layers of states x (T, N): in inference one that asks no further questions.
+    """The module whose ops may run the layers of states x (T, N) in inference, by kernels or on a CPU, and ask no questions.
 
-    By kernels or on a CPU. Otherwise, and where something listens to paths or calls, this one.
+    None where `fastbert.ops` has to: where a gradient is recorded, and where something listens to paths or calls, for example.
     """
-    here = sys.modules[__name__]
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return here
+        return None
     if heard_decisions.get() is not None or heard_calls.get() is not None:
-        return here
+        return None
     if x.device.type == "cpu" and current_backend() == "auto":
-        return cpu_inference if cpu_inference.fits(x) else here
+        return cpu_inference if cpu_inference.fits(x) else None
     if head_size not in _HEAD_SIZES or width_obstacle(x) or not all(runs_kernel(op, x) for op in _IN_LAYERS):
-        return here
+        return None
     inference = library().inference
-    return inference if inference.fits(x) else here
+    return inference if inference.fits(x) else None
 
 
 def _normalised_states(narrow: bool, x: Tensor, residual: Tensor, *rest: Any) -> States:

@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
-from pytorch_optimizer import Lamb as LibraryLamb
 from torch import Tensor
 
-from fastbert.ops.paths import runs_kernel
+from fastbert.ops.paths import library, runs_kernel
 
 
-class Lamb(LibraryLamb):
-    """The same results up to rounding, and the same state. Elsewhere, and for what the kernel does not take, the library's."""
+@functools.cache
+def lamb_class() -> Any:
+    """The library's class with our step: the same results up to rounding, and the same state.
 
-    def _step_foreach(
-        self,
-        group: dict[str, Any],
-        params: list[Tensor],
-        grads: list[Tensor],
-        grad_norm: Tensor | float,
-        exp_avgs: list[Tensor],
-        exp_avg_sqs: list[Tensor],
-        step_size: float | Tensor,
-    ) -> None:
-        everything = zip(params, grads, exp_avgs, exp_avg_sqs, strict=True)
-        plain = self.pre_norm is False and not self.maximize and group["weight_decouple"] and not group["fixed_decay"]
-        plain = plain and group["grad_averaging"] and not group["adam"] and not isinstance(step_size, Tensor)
-        if not plain or not all(map(_fits, params, grads, exp_avgs, exp_avg_sqs)):
-            super()._step_foreach(group, params, grads, grad_norm, exp_avgs, exp_avg_sqs, step_size)
-            return
-        from fastbert.kernels.lamb import lamb_step  # which brings Triton with it
+    Elsewhere, and for what the kernel does not take, the step is the library's.
 
-        keep = 1.0 - group["lr"] * group["weight_decay"]
-        for p, g, m, v in everything:
-            with torch.cuda.device_of(p):
-                lamb_step(p, g, m, v, keep, float(step_size), group["betas"], group["eps"])
+    Raises:
+        ImportError: pytorch-optimizer is not installed.
+    """
+    import pytorch_optimizer
+
+    class Lamb(pytorch_optimizer.Lamb):
+        def _step_foreach(
+            self,
+            group: dict[str, Any],
+            params: list[Tensor],
+            grads: list[Tensor],
+            grad_norm: Tensor | float,
+            exp_avgs: list[Tensor],
+            exp_avg_sqs: list[Tensor],
+            step_size: float | Tensor,
+        ) -> None:
+            usual = not self.pre_norm and not self.maximize and group["weight_decouple"] and not group["fixed_decay"]
+            usual = usual and group["grad_averaging"] and not group["adam"] and not isinstance(step_size, Tensor)
+            if not usual or not all(map(_fits, params, grads, exp_avgs, exp_avg_sqs)):
+                super()._step_foreach(group, params, grads, grad_norm, exp_avgs, exp_avg_sqs, step_size)
+                return
+            keep = 1.0 - group["lr"] * group["weight_decay"]
+            for p, g, m, v in zip(params, grads, exp_avgs, exp_avg_sqs, strict=True):
+                library().lamb_step(p, g, m, v, keep, float(step_size), group["betas"], group["eps"])
+
+    return Lamb
 
 
 def _fits(*tensors: Tensor) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fastbert.errors import InputError
+from fastbert.training.lamb import lamb_class
 
 OPTIMIZERS = ("adamw", "bert-adam", "lamb")
 
@@ -55,10 +56,10 @@ def make_optimizer(
         return BertAdam(groups, lr=lr, betas=betas, eps=eps)
     if name == "lamb":
         try:
-            from fastbert.training.lamb import Lamb
+            kind = lamb_class()
         except ImportError:
             raise InputError("optimizer = 'lamb' needs the package pytorch-optimizer: pip install pytorch-optimizer") from None
-        optimizer: torch.optim.Optimizer = Lamb(groups, lr=lr, betas=betas, eps=eps, max_grad_norm=0.0)
+        optimizer: torch.optim.Optimizer = kind(groups, lr=lr, betas=betas, eps=eps, max_grad_norm=0.0)
         return optimizer
     raise InputError(f"optimizer = {name!r} is not one of {', '.join(OPTIMIZERS)}")
 

@@ -12,6 +12,7 @@ from fastbert.ops.custom_ops.attention import attention, attention_schedule
 from fastbert.ops.custom_ops.cross_entropy import cross_entropy, dropout_mask
 from fastbert.ops.custom_ops.embedding import embedding
 from fastbert.ops.custom_ops.ffn import ffn, linear_gelu
+from fastbert.ops.custom_ops.lamb import lamb_step
 from fastbert.ops.custom_ops.layer_norm import layer_norm, layer_norm_states
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "embedding",
     "ffn",
     "inference",
+    "lamb_step",
     "layer_norm",
     "layer_norm_states",
     "linear_gelu",
