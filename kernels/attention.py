@@ -17,7 +17,7 @@ a function of (head, packed query row, key position in the sequence).
 import torch
 
 from fastbert.kernels import attention_long, attention_schedule, attention_short, tuning
-from fastbert.kernels.attention_schedule import make_schedule, programs, rows_of
+from fastbert.kernels.attention_schedule import grid_of, make_schedule
 from fastbert.kernels.tuning import cdiv
 
 
@@ -52,15 +52,13 @@ def attention_fwd(
     if tuning.has_row("attention_short_fwd", qkv.device, *size, max_seqlen):
         row = tuning.row("attention_short_fwd", qkv.device, *size, max_seqlen)
         items = _short_items(schedule, cu_seqlens, T, H)
-        grid = (programs(items, T, B, 1, row["BLOCK_N"], H),)
-        items = rows_of(items, row["BLOCK_N"])
+        grid, items = grid_of(items, T, B, 1, row["BLOCK_N"], H)
         attention_short.attention_short_fwd_kernel[grid](qkv, cu_seqlens, items, *tensors, scale, p, **shape, **row)
     else:
         row = tuning.row("attention_long_fwd", qkv.device, *size)
         blocks = cdiv(max_seqlen, row["BLOCK_M"])
         schedule = schedule_if_it_pays(cu_seqlens, max_seqlen, T, H) if schedule is None else schedule
-        grid = (programs(schedule, T, B, blocks, row["BLOCK_M"], H),)
-        items = rows_of(schedule, row["BLOCK_M"])
+        grid, items = grid_of(schedule, T, B, blocks, row["BLOCK_M"], H)
         attention_long.attention_long_fwd_kernel[grid](qkv, cu_seqlens, items, *tensors, blocks, scale, p, **shape, **row)
     return out, lse
 
@@ -93,24 +91,22 @@ def attention_bwd(
     if tuning.has_row("attention_short_bwd", qkv.device, *size, max_seqlen):
         row = tuning.row("attention_short_bwd", qkv.device, *size, max_seqlen)
         items = _short_items(schedule, cu_seqlens, T, H)
-        grid = (programs(items, T, B, 1, row["BLOCK_N"], H),)
+        grid, items = grid_of(items, T, B, 1, row["BLOCK_N"], H)
         attention_short.attention_short_bwd_kernel[grid](
-            qkv, cu_seqlens, rows_of(items, row["BLOCK_N"]), seed, out, lse, dout, dqkv, *sizes, scale, p, **shape, **row
+            qkv, cu_seqlens, items, seed, out, lse, dout, dqkv, *sizes, scale, p, **shape, **row
         )
         return dqkv
     schedule = schedule_if_it_pays(cu_seqlens, max_seqlen, T, H) if schedule is None else schedule
     delta = torch.empty_like(lse)
     row = tuning.row("attention_long_dq", qkv.device, *size)
     blocks = cdiv(max_seqlen, row["BLOCK_M"])
-    grid = (programs(schedule, T, B, blocks, row["BLOCK_M"], H),)
-    items = rows_of(schedule, row["BLOCK_M"])
+    grid, items = grid_of(schedule, T, B, blocks, row["BLOCK_M"], H)
     attention_long.attention_long_dq_kernel[grid](
         qkv, cu_seqlens, items, seed, out, lse, dout, delta, dqkv, *sizes, blocks, scale, p, **shape, **row
     )
     row = tuning.row("attention_long_dkv", qkv.device, *size)
     blocks = cdiv(max_seqlen, row["BLOCK_N"])
-    grid = (programs(schedule, T, B, blocks, row["BLOCK_N"], H),)
-    items = rows_of(schedule, row["BLOCK_N"])
+    grid, items = grid_of(schedule, T, B, blocks, row["BLOCK_N"], H)
     attention_long.attention_long_dkv_kernel[grid](
         qkv, cu_seqlens, items, seed, lse, dout, delta, dqkv, *sizes, blocks, scale, p, **shape, **row
     )

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from fastbert.kernels import tuning
+from fastbert.kernels.attention_tiles import first_row
 from fastbert.kernels.launching import direct
 from fastbert.kernels.tuning import cdiv
 
@@ -43,8 +44,7 @@ def _schedule_kernel(cu_ptr, schedule_ptr, T, B, rows, CHUNK: tl.constexpr):
             tl.store(schedule_ptr + 2 * (place + j), sequences, mask=exists)
             tl.store(schedule_ptr + 2 * (place + j) + 1, tl.zeros_like(place) + j * block, mask=exists)
         count += tl.sum(blocks, axis=0)
-    start = tl.minimum(tl.maximum(tl.load(cu_ptr + B).to(tl.int32), 0), T)
-    tail = (T - start + block - 1) // block
+    tail = (T - first_row(cu_ptr, B, T) + block - 1) // block
     for first in range(0, tail, CHUNK):
         j = first + tl.arange(0, CHUNK)
         exists = (j < tail) & (count + j < rows)
@@ -67,21 +67,20 @@ def pays(tokens: int, sequences: int, blocks: int, block: int, heads: int, devic
     return sequences * blocks * heads > _resident(device) and sequences * blocks * block > 1.125 * tokens
 
 
-def programs(schedule: torch.Tensor | None, tokens: int, sequences: int, blocks: int, block: int, heads: int) -> int:
-    """The size of the grid: with a schedule, as many programs as there would be blocks if all but the last were full.
+def grid_of(
+    schedule: torch.Tensor | None, tokens: int, sequences: int, blocks: int, block: int, heads: int
+) -> tuple[tuple[int], torch.Tensor | None]:
+    """The grid, and the part of the schedule for blocks of this size.
 
-    Sequences that end in a part of a block make for more items than that; the first programs then take two. Where the GPU
-    would not be filled otherwise, there is a program for each item that there could be.
+    With a schedule there are as many programs as there would be blocks if all but the last were full. Sequences that end in a
+    part of a block make for more items than that; the first programs then take two. Where the GPU would not be filled
+    otherwise, there is a program for each item that there could be.
     """
     if schedule is None:
-        return blocks * heads * (sequences + 1)
+        return (blocks * heads * (sequences + 1),), None
     most = cdiv(tokens, block) + sequences + 1
-    return heads * min(most, max(cdiv(tokens, block), cdiv(_resident(schedule.device), heads)))
-
-
-def rows_of(schedule: torch.Tensor | None, block: int) -> torch.Tensor | None:
-    """The part of a schedule for blocks of this size."""
-    return None if schedule is None else schedule[BLOCKS.index(block)]
+    programs = heads * min(most, max(cdiv(tokens, block), cdiv(_resident(schedule.device), heads)))
+    return (programs,), schedule[BLOCKS.index(block)]
 
 
 def _resident(device: torch.device) -> int:

@@ -13,9 +13,15 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
+def first_row(cu_ptr, sequence, T):
+    """First row of a sequence, clamped to the T rows; that of sequence B is the tail's."""
+    return tl.minimum(tl.maximum(tl.load(cu_ptr + sequence).to(tl.int32), 0), T)
+
+
+@triton.jit
 def bounds(cu_ptr, sequence, T):
     """First row and length of a sequence, clamped to the T rows."""
-    start = tl.minimum(tl.maximum(tl.load(cu_ptr + sequence).to(tl.int32), 0), T)
+    start = first_row(cu_ptr, sequence, T)
     end = tl.minimum(tl.load(cu_ptr + sequence + 1).to(tl.int32), T)
     return start, tl.maximum(end - start, 0)
 
@@ -37,7 +43,7 @@ def store_tile(ptr, values, start, rows, length, stride_t, HEAD_DIM: tl.constexp
 @triton.jit
 def clear_tail(ptr, cu_ptr, sequence, T, first, end, step, stride_t, BLOCK: tl.constexpr, HEAD_DIM: tl.constexpr):
     """Zeroes rows after the last sequence: from `first` on, blocks that are `step` rows apart, up to row `end` of the tail."""
-    start = tl.minimum(tl.maximum(tl.load(cu_ptr + sequence).to(tl.int32), 0), T)
+    start = first_row(cu_ptr, sequence, T)
     zero = tl.zeros((BLOCK, HEAD_DIM), tl.float32)
     for row in range(first, tl.minimum(end, T - start), step):
         store_tile(ptr, zero, start, row + tl.arange(0, BLOCK), T - start, stride_t, HEAD_DIM)

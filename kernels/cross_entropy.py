@@ -170,7 +170,6 @@ def cross_entropy_bwd(
     dweight: torch.Tensor | None = None
     step = min(max(M, 1), _rows_in(CHUNK_BYTES, V, hidden))
     dlogits_buffer = _buffer(step, V, hidden)
-    dlogits_buffer[:, V:] = 0
     scratch = _buffer(step, V, hidden) if kept.shape[0] < M else None
     first = 0
     while first < M:

@@ -34,7 +34,7 @@ _OTHER_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 _WEIGHTED = (nn.Linear, nn.LayerNorm, nn.Embedding)
 _PLAIN: dict[type, Any] = {kind: kind.forward for kind in (*_WEIGHTED, nn.Dropout)}  # and the forward, which may be patched
 _ROW_BY_ROW = (*_WEIGHTED, nn.Dropout, nn.Identity)
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 C = TypeVar("C", bound=type)
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,7 +55,7 @@ def is_plain(*modules: nn.Module) -> bool:
     for module in modules:  # plain loops: every op of every layer comes by here
         state = module.__dict__
         kind = type(module)
-        if kind not in _PLAIN or _PLAIN[kind] is not kind.forward or _may_be_watched(state):
+        if kind not in _PLAIN or _PLAIN[kind] is not kind.forward or may_be_watched(state):
             return False
         parameters = state["_parameters"]
         for value in parameters.values():
@@ -73,10 +73,10 @@ def have_own_forward(kinds: Iterable[type]) -> bool:
 
 def is_watched(*modules: nn.Module) -> bool:
     """Whether any module has a hook (except torch.distributed's sharding hooks) or a custom forward."""
-    return any(_may_be_watched(module.__dict__) and _is_watched(module) for module in modules)
+    return any(may_be_watched(module.__dict__) and _is_watched(module) for module in modules)
 
 
-def _may_be_watched(state: dict[str, Any]) -> Any:
+def may_be_watched(state: dict[str, Any]) -> Any:
     """Whether a module of these attributes has any hook at all, or a forward of its own."""
     return (
         state["_forward_hooks"]
@@ -91,7 +91,7 @@ def _may_be_watched(state: dict[str, Any]) -> Any:
 def _is_watched(module: nn.Module) -> bool:
     if "forward" in module.__dict__ and not _is_compiled(module):
         return True
-    hooks = [hook for kind in HOOKS for hook in getattr(module, kind).values()]
+    hooks = [hook for kind in _HOOKS for hook in getattr(module, kind).values()]
     return any(not (getattr(hook, "__module__", None) or "").startswith("torch.distributed") for hook in hooks)
 
 
@@ -118,7 +118,7 @@ def call_part(part: nn.Module, kind: type, batch: PackedBatch, causal: bool, *ro
         causal: whether that mask lets tokens see only what is before them.
     """
     ours = takes_packed(part, kind)
-    if ours and not (batch.padded and _may_be_watched(part.__dict__) and _is_watched(part)):
+    if ours and not (batch.padded and may_be_watched(part.__dict__) and _is_watched(part)):
         return part(*rows, batch=batch, **options)
     padded = [batch.unpack(value) for value in rows]
     mask = masks.shown(batch, causal, padded[0].dtype)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from itertools import chain
-from operator import itemgetter
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -21,13 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from fastbert import ops
-from fastbert.model.calling import GELU_FORMS, HOOKS, dropout_p, have_own_forward, is_plain
+from fastbert.model.calling import GELU_FORMS, dropout_p, have_own_forward, is_plain, may_be_watched
 from fastbert.model.layers import BertAttention, BertIntermediate, BertLayer, BertOutput, BertSelfAttention, BertSelfOutput
 from fastbert.ops import States
 from fastbert.packing import PackedBatch
 
 _SETTINGS = ("training", "p", "eps", "hidden_act", "num_attention_heads", "attention_head_size", "is_causal")
-_hooks_of = itemgetter(*HOOKS)
 
 
 class Join(NamedTuple):
@@ -83,7 +81,7 @@ class _Look:
         self._parts = parts[1:]  # the layer itself would never be freed
         self._states = [part.__dict__ for part in parts]
         self._kinds = [*map(type, parts)]
-        self._attributes = sum(map(len, self._states))
+        self._own = {*self._kinds}
         self._settings = [(state, name) for state in self._states for name in _SETTINGS if name in state]
         self._values = [state[name] for state, name in self._settings]
         self._tables = [(state, name) for state in self._states for name in ("_parameters", "_modules") if state[name]]
@@ -94,13 +92,11 @@ class _Look:
     def is_unchanged(self, layer: nn.Module) -> bool:
         """Whether the layer has the same parts, parameters and settings, and still no hook and no forward of its own."""
         return (
-            not any(chain.from_iterable(map(_hooks_of, self._states)))
-            and sum(map(len, self._states)) == self._attributes
-            and not any("forward" in state for state in self._states)
+            not any(map(may_be_watched, self._states))
             and [state.get(name) for state, name in self._settings] == self._values
             and type(layer) is self._kinds[0]
             and [*map(type, self._parts)] == self._kinds[1:]
-            and have_own_forward(self._kinds)
+            and have_own_forward(self._own)
             and [*map(id, entries := [*self._current_entries()])] == self._ids
             and [*map(type, entries)] == self._types
             and [[*state[name]] for state, name in self._tables] == self._names
@@ -148,7 +144,7 @@ def run(
     schedule: Tensor | None,
     seeds: Tensor | None,
     is_last: bool,
-    calls: Any = ops,
+    calls: Any,
 ) -> States:
     """States (T, N) -> states (T, N). `seeds` (3,) are those of the dropout sites; no layer multiplies what the last gives.
 
