@@ -27,7 +27,7 @@ import torch
 import triton
 from tqdm import tqdm
 
-from benchmarks.kernels import aot, hazards
+from benchmarks.kernels import aot
 from benchmarks.kernels.cases import Case, cases
 from fastbert.terminal import markdown_table
 
@@ -88,8 +88,8 @@ def hazards_of_other_types(only: str) -> list[str]:
         chosen = [case for case in cases(dtype) if only in case.name]
         for case in tqdm(chosen, desc=f"sm90 {dtype}", unit="case"):
             for launch in aot.record("sm90", case.call):
-                code = aot.instructions(aot.compile_launch(launch, "sm90"))
-                bad += [f"sm90: {launch.name} of {case.name} in {dtype}: hazard: {fault}" for fault in hazards.find(code)]
+                found = aot.hazards_of(aot.compile_launch(launch, "sm90"))
+                bad += [f"sm90: {launch.name} of {case.name} in {dtype}: hazard: {fault}" for fault in found]
     return bad
 
 

@@ -34,7 +34,7 @@ os.environ.pop("TRITON_INTERPRET", None)
 import torch
 from tqdm import tqdm
 
-from benchmarks.kernels import aot, hazards
+from benchmarks.kernels import aot
 from benchmarks.kernels.cases import F, N, T, Tensors, V
 from benchmarks.speed.environment import environment
 from benchmarks.speed.timing import seconds_of
@@ -193,7 +193,8 @@ def is_right(task: tuple[str, str, dict[str, int]]) -> bool:
         with with_row(search.op, search.limits, row), aot.compiled_by_calls() as compiled:
             found = call().float()
         torch.cuda.synchronize()
-        if faults := hazards_of(compiled):
+        # A hazard may corrupt results too rarely for the comparison.
+        if faults := [fault for kernel in compiled for fault in aot.hazards_of(kernel)]:
             print(f"{name} {row}: {faults[0]}", file=sys.stderr)
             return False
     except Exception as error:  # a row that does not compile or fit is rejected; a compiler may raise anything
@@ -202,11 +203,6 @@ def is_right(task: tuple[str, str, dict[str, int]]) -> bool:
             os._exit(1)
         return False
     return bool((found - expected.float()).abs().max() <= tolerance * expected.abs().max())
-
-
-def hazards_of(compiled: Sequence[Any]) -> list[str]:
-    """The hazards in the machine code of compiled kernels; a hazard may corrupt results too rarely for a comparison."""
-    return [fault for kernel in compiled if "cubin" in kernel.asm for fault in hazards.find(aot.instructions(kernel))]
 
 
 @functools.lru_cache(maxsize=1)

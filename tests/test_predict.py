@@ -25,7 +25,7 @@ def test_every_work_is_that_of_a_target() -> None:
     for work in predict.WORKS:
         assert predict.target_of(work) in predict.targets.ON_GPU
         config = predict.BertConfig.of_size(work.size)
-        flops = sum(op.count * op.flops for op in predict.forward(config, work, predict.kernel_rates(), False))
+        flops = sum(op.count * op.flops for op in predict.forward(config, work, predict.kernel_rates()))
         layer = 24 * config.hidden_size**2 + 4 * work.attended * config.hidden_size
         assert flops == pytest.approx(config.num_hidden_layers * layer * work.tokens)
 
@@ -38,7 +38,7 @@ def test_attention_is_predicted_as_it_was_measured(length: int) -> None:
     (row,) = (row for row in rows if row["task"] == name and row["candidate"] == "fastbert")
     work = predict.Work("", "base", 16_384, length, length)
     config = predict.BertConfig.of_size("base")
-    ops = predict.forward(config, work, predict.kernel_rates(), False)
+    ops = predict.forward(config, work, predict.kernel_rates())
     (op,) = (op for op in ops if op.name == "attention")
     assert predict.seconds(op, H200, predict.RATES["790"]) / op.count == pytest.approx(row["median_s"], rel=0.15)
 

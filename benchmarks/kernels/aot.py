@@ -195,6 +195,11 @@ def instructions(compiled: Any) -> list[sass.Instruction]:
     return sass.parse(_run("nvdisasm", ("-c",), compiled.asm["cubin"]))
 
 
+def hazards_of(compiled: Any) -> list[str]:
+    """The hazards in the machine code of a compiled kernel, see hazards.py; none where it is not for an NVIDIA GPU."""
+    return hazards.find(instructions(compiled)) if "cubin" in compiled.asm else []
+
+
 def _run(tool: str, options: tuple[str, ...], cubin: bytes) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)

@@ -117,9 +117,10 @@ def product(name: str, count: int, rows: float, k: int, n: float, **more: float)
     return Op(name, count, 2 * rows * k * n, moved, k, **more)  # type: ignore[arg-type]
 
 
-def forward(config: BertConfig, work: Work, rates: dict[str, float], trains: bool) -> Iterator[Op]:
-    """The ops of a forward pass; with `trains` under autocast, with dropout and what the backward needs."""
+def forward(config: BertConfig, work: Work, rates: dict[str, float]) -> Iterator[Op]:
+    """The ops of a forward pass; of a step under autocast, with dropout and what the backward needs."""
     t, n, f, count = work.tokens, config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    trains = work.trains
     kind = "p=0.1" if trains else "p=0"
     yield Op("embedding", 1, moved=t * n * (10 if trains else 4))
     yield product("query, key, value", count, t, n, 3 * n)
@@ -157,7 +158,7 @@ def backward(config: BertConfig, work: Work, rates: dict[str, float]) -> Iterato
 def ops_of(work: Work, rates: dict[str, float]) -> list[Op]:
     """All ops of a batch."""
     config = BertConfig.of_size(work.size)
-    found = list(forward(config, work, rates, work.trains))
+    found = list(forward(config, work, rates))
     return found + (list(backward(config, work, rates)) if work.trains else [])
 
 

@@ -12,19 +12,11 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from fastbert.ops import cpu, onednn, recorded, reference
+from fastbert.ops import cpu, onednn, reference
 from fastbert.ops.cpu import Plan
 from fastbert.ops.reference import Seed
 from fastbert.ops.states import States
-
-
-def fits(x: Tensor) -> bool:
-    """Whether these ops may run on x as things are: a plain tensor, products by oneDNN, no gradient, no autocast."""
-    if type(x) is not Tensor or torch.is_grad_enabled() or forward_ad._current_level >= 0 or recorded.records():
-        return False
-    return onednn.fits(x, x) and not torch._C._len_torch_dispatch_stack()
 
 
 def joined_linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:

@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastbert.errors import BackendError
 from fastbert.ops import cpu, cpu_inference, onednn, reference
 from fastbert.ops.backends import current_backend, heard_calls, heard_decisions
 from fastbert.ops.cpu import Plan
 from fastbert.ops.paths import choose, fall_back, is_kernel, library, record, runs_kernel, width_obstacle
+from fastbert.ops.recorded import records
 from fastbert.ops.reference import Seed
 from fastbert.ops.side_by_side import place_side_by_side
 from fastbert.ops.states import States
@@ -213,16 +215,24 @@ def for_layers(x: Tensor, head_size: int) -> Any:
 
     None where `fastbert.ops` has to: where a gradient is recorded, and where something listens to paths or calls, for example.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if not _only_computes(x):
         return None
-    if heard_decisions.get() is not None or heard_calls.get() is not None:
-        return None
-    if x.device.type == "cpu" and current_backend() == "auto":
-        return cpu_inference if cpu_inference.fits(x) else None
+    kind = x.device.type
+    if kind == "cpu" and current_backend() == "auto":
+        return cpu_inference if onednn.fits(x, x) else None
     if head_size not in _HEAD_SIZES or width_obstacle(x) or not all(runs_kernel(op, x) for op in _IN_LAYERS):
         return None
-    inference = library().inference
-    return inference if inference.fits(x) else None
+    is_here = kind != "cuda" or x.device.index == torch.cuda.current_device()  # where launchers start kernels
+    return library().inference if is_here and not torch.is_autocast_enabled(kind) else None
+
+
+def _only_computes(x: Tensor) -> bool:
+    """Whether nothing but the result is wanted of ops on x: no gradient, and nothing that traces or observes them."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack():
+        return False
+    if type(x) is not Tensor or torch.is_grad_enabled() or forward_ad._current_level >= 0 or records():
+        return False
+    return heard_decisions.get() is None and heard_calls.get() is None
 
 
 def _normalised_states(narrow: bool, x: Tensor, residual: Tensor, *rest: Any) -> States:

@@ -12,13 +12,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from fastbert.kernels import attention as attention_kernels
 from fastbert.kernels import ffn as ffn_kernels
 from fastbert.kernels import layer_norm as layer_norm_kernels
 from fastbert.kernels import tuning
-from fastbert.ops import recorded, reference
+from fastbert.ops import reference
 from fastbert.ops.custom_ops.shared import drawn_seed
 from fastbert.ops.reference import Seed
 from fastbert.ops.side_by_side import joined_view
@@ -87,12 +86,3 @@ def ffn_join(
     form = tuning.ffn_form(w1.device, "inference")
     act = ffn_kernels.linear_gelu_fwd(x.operand, w1, b1, approximate == "tanh", form, False)[0]
     return linear_join(act, x.residual, w2, b2, ln_weight, ln_bias, eps, dropout_p, seed)
-
-
-def fits(x: Tensor) -> bool:
-    """Whether launchers may be called on x as things are: a plain tensor on the current device, no gradient, no autocast."""
-    if type(x) is not Tensor or torch.is_grad_enabled() or forward_ad._current_level >= 0 or recorded.records():
-        return False
-    if torch.is_autocast_enabled(x.device.type) or torch._C._len_torch_dispatch_stack():
-        return False
-    return x.device.type != "cuda" or x.device.index == torch.cuda.current_device()
