@@ -230,8 +230,10 @@ def _capture(run: Callable[[], Any], pool: Any, device: torch.device) -> tuple[t
     with torch.cuda.device(device), torch.autocast("cuda", dtype, enabled, cache_enabled=False):
         here, beside = torch.cuda.current_stream(), _warm_up_stream(device)
         beside.wait_stream(here)
-        with torch.cuda.stream(beside), ops.recording() as decisions:
-            for _ in range(_WARM_UP):
+        with torch.cuda.stream(beside):
+            with ops.recording() as decisions:
+                run()
+            for _ in range(_WARM_UP - 1):  # as it will be captured: whole layers run by other code where nobody listens
                 run()
         here.wait_stream(beside)
         slow = sorted({f"{d.op}: {d.reason}" for d in decisions if d.path != "triton" and d.op != "linear"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from kernel_checks import (
 from pretraining_cases import make_corpus, make_recipe
 
 import fastbert
-from fastbert import graphs
+from fastbert import graphs, ops
 from fastbert.errors import InputError
 from fastbert.ops import paths
 from fastbert.packing import deferred, fixed_budget
@@ -259,6 +260,34 @@ def test_training_step_has_the_gradients_of_the_cpu(tf32: None) -> None:
             model(**{key: value.to(device) for key, value in batch.items()}).loss.backward()
         gradients.append([p.grad.cpu().clone() for p in model.parameters()])
     assert max(worst(a, b) for a, b in zip(*gradients, strict=True)) < 1e-2
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("size", [BASE, LARGE], ids=["base", "large"])
+def test_layers_run_whole_give_what_their_ops_give(size: tuple[int, int, int], dtype: torch.dtype) -> None:
+    """States to the bit, with dropout; weight gradients are float32 sums, which the ops round to 16 bit."""
+    width, heads, inner = size
+    fields = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": inner, "max_position_embeddings": 512}
+    model, _ = make_pair("BertModel", **fields, num_hidden_layers=2, initializer_range=0.02)
+    model.cuda().train()
+    batch = fastbert.pack(**ragged([512, 300, 128, 64, 17, 1] * 2)).to("cuda")
+    upstream = torch.linspace(-1, 1, width, device="cuda") / batch.num_tokens
+    found = []
+    for listens in (nullcontext(), ops.recording()):
+        model.zero_grad()
+        torch.manual_seed(1)
+        with listens, torch.autocast("cuda", dtype):
+            states = model(batch).last_hidden_state
+        (256 * states.float() * upstream).square().sum().backward()
+        found.append([states.detach(), *(p.grad for p in model.encoder.parameters())])
+    assert torch.equal(found[0][0], found[1][0])
+    names = [name for name, _ in model.encoder.named_parameters()]
+    pairs = zip(names, found[0][1:], found[1][1:], strict=True)
+    far = {name: float((a - b).abs().max() / b.abs().max()) for name, a, b in pairs}
+    far = {name: error for name, error in far.items() if not name.endswith("key.bias")}  # whose gradient is rounding alone
+    assert max(far.values()) < 2e-2, far
+    weights = (grad for name, grad in zip(names, found[0][1:], strict=True) if name.endswith("dense.weight"))
+    assert all(not torch.equal(grad, grad.to(dtype).float()) for grad in weights)
 
 
 def test_dropout_follows_the_seed_and_a_backward_gives_equal_bits() -> None:

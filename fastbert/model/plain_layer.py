@@ -148,8 +148,12 @@ def run(
 ) -> States:
     """States (T, N) -> states (T, N). `seeds` (3,) are those of the dropout sites; no layer multiplies what the last gives.
 
-    `schedule` is that of the batch, see `ops.attention_schedule`; `calls` has the ops, see `ops.for_layers`.
+    `schedule` is that of the batch, see `ops.attention_schedule`; `calls` has the ops, or all of them in one, see
+    `ops.for_layers`.
     """
+    if hasattr(calls, "layer"):
+        whole: States = calls.layer(x, layer, batch.cu_seqlens, batch.max_seqlen, schedule, seeds, is_last)
+        return whole
     attention_seed, join_seed, output_seed = (None, None, None) if seeds is None else seeds.unbind()
     qkv = calls.joined_linear(x.operand, layer.qkv_weights, layer.qkv_biases)
     qkv = qkv.view(-1, 3, layer.heads, layer.head_size)

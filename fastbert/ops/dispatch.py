@@ -211,28 +211,31 @@ def ffn_join(
 
 
 def for_layers(x: Tensor, head_size: int) -> Any:
-    """The module whose ops may run the layers of states x (T, N) in inference, by kernels or on a CPU, and ask no questions.
+    """The module that may run the layers of states x (T, N), by kernels or on a CPU, and ask no questions.
 
-    None where `fastbert.ops` has to: where a gradient is recorded, and where something listens to paths or calls, for example.
+    In inference it has the ops, in training under autocast `layer`. None where `fastbert.ops` has to run them: in other
+    training, and where something listens to paths or calls, for example.
     """
-    if not _only_computes(x):
+    if _is_observed(x):
         return None
-    kind = x.device.type
+    kind, trains = x.device.type, torch.is_grad_enabled() or records()
     if kind == "cpu" and current_backend() == "auto":
-        return cpu_inference if onednn.fits(x, x) else None
+        return cpu_inference if not trains and onednn.fits(x, x) else None
     if head_size not in _HEAD_SIZES or width_obstacle(x) or not all(runs_kernel(op, x) for op in _IN_LAYERS):
         return None
-    is_here = kind != "cuda" or x.device.index == torch.cuda.current_device()  # where launchers start kernels
-    return library().inference if is_here and not torch.is_autocast_enabled(kind) else None
+    if kind == "cuda" and x.device.index != torch.cuda.current_device():  # where launchers start kernels
+        return None
+    in_autocast = torch.is_autocast_enabled(kind)
+    return None if trains != in_autocast else library().training if trains else library().inference
 
 
-def _only_computes(x: Tensor) -> bool:
-    """Whether nothing but the result is wanted of ops on x: no gradient, and nothing that traces or observes them."""
+def _is_observed(x: Tensor) -> bool:
+    """Whether something traces or observes the ops on x, so that each has to be called as such."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack():
-        return False
-    if type(x) is not Tensor or torch.is_grad_enabled() or forward_ad._current_level >= 0 or records():
-        return False
-    return heard_decisions.get() is None and heard_calls.get() is None
+        return True
+    if type(x) is not Tensor or forward_ad._current_level >= 0:
+        return True
+    return heard_decisions.get() is not None or heard_calls.get() is not None
 
 
 def _normalised_states(narrow: bool, x: Tensor, residual: Tensor, *rest: Any) -> States:

@@ -62,11 +62,22 @@ def differentiable(
         return output
 
     def backward(ctx: Any, *upstream: Tensor | None) -> Any:
-        batched = any(t is not None and torch._C._functorch.is_legacy_batchedtensor(t) for t in upstream)
-        return (by_operators if batched else gradients)(ctx, *upstream)
+        return (by_operators if is_batched(*upstream) else gradients)(ctx, *upstream)
 
     members = {"forward": staticmethod(forward), "backward": staticmethod(once_differentiable(backward))}
     return type(name, (torch.autograd.Function,), members).apply  # type: ignore[attr-defined]
+
+
+def is_batched(*upstream: Tensor | None) -> bool:
+    """Whether these are gradients of several backward passes in one, see `torch.autograd.grad(is_grads_batched=True)`."""
+    return any(t is not None and torch._C._functorch.is_legacy_batchedtensor(t) for t in upstream)
+
+
+def weight_gradient(dy: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """dy^T x, of dy (T, F) and x (T, N) -> (F, N). cuBLAS writes its float32 sums as they are where `dtype` is float32."""
+    if dtype == torch.float32 != dy.dtype and dy.device.type == "cuda" and not torch.version.hip:
+        return torch.mm(dy.T, x, out_dtype=dtype)
+    return (dy.T @ x).to(dtype)
 
 
 def autocast_type(device: torch.device) -> torch.dtype | None:
