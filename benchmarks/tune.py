@@ -96,12 +96,25 @@ def searches(dtype: torch.dtype) -> Iterator[Search]:
     dots = {"BLOCK_M": (64, 128, 256), "BLOCK_N": (64, 128, 256), "BLOCK_K": (32, 64), "WARPS": (4, 8), "STAGES": (2, 3, 4)}
     has_tma = tuning.architecture(torch.device("cuda", 0)) in tuning.TMA_ARCHITECTURES and size == 2
     if has_tma:
-        few = {"BLOCK_M": (64, 128), "BLOCK_N": (32, 64, 128), "BLOCK_K": (64, 128), "WARPS": (4,), "STAGES": (3, 4, 5)}
+        dots |= {"PER_SM": (1, 2)}
+        few = {
+            "PER_SM": (1,),
+            "BLOCK_M": (64, 128),
+            "BLOCK_N": (32, 64, 128),
+            "BLOCK_K": (64, 128),
+            "WARPS": (4,),
+            "STAGES": (3, 4, 5),
+        }
         for tokens, limit, choices in ((128, 256, few), (1024, 2048, dots), (T, tuning.LARGEST, dots)):
             yield Search("linear_gelu_tma", (size, limit), blocks(**choices), functools.partial(_linear_gelu, make, tokens))
     else:
         yield Search("linear_gelu", (size,), blocks(**dots), functools.partial(_linear_gelu, make, T))
-    yield Search("linear_gelu_bwd", (size,), blocks(**dots), functools.partial(_linear_gelu_bwd, make))
+    yield Search(
+        "linear_gelu_bwd",
+        (size,),
+        blocks(**{name: values for name, values in dots.items() if name != "PER_SM"}),
+        functools.partial(_linear_gelu_bwd, make),
+    )
     wide = blocks(BLOCK_T=(1, 2, 4, 8), BLOCK_F=(256, 512, 1024), PER_SM=(2, 4, 8), WARPS=(4, 8), STAGES=(1,))
     yield Search("gelu", (), wide, functools.partial(_gelu, make))
     rows = blocks(BLOCK_V=(1024, 2048, 4096, 8192), WARPS=(4, 8, 16), STAGES=(1, 2))

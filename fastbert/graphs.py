@@ -171,21 +171,30 @@ class CapturedStep:
             device: batches by `packing.fixed_budget`, labels by `scored_rows`, optimisers with `capturable=True`, gradients
             zeroed with `set_to_none=True` inside.
         inputs: example inputs, tensors and PackedBatches, whose shapes every later call must have.
+        beside: a step captured before, of another shape, whose memory this one uses as well; their calls take turns. So batches
+            of many lengths need not all be filled up to the largest: `Bucket.of(batch)` gives the shape to capture for.
 
     Runs `step` three times before the capture, which trains on the example; copy the state before that if it matters. The graph
     uses the parameters where they are: nothing may move them afterwards (`.to`, `fastbert.prepack`). Threads and streams may
     share a captured step; their calls run one after the other.
     """
 
-    def __init__(self, step: Callable[..., Any], inputs: Mapping[str, Tensor | PackedBatch]) -> None:
+    def __init__(
+        self,
+        step: Callable[..., Any],
+        inputs: Mapping[str, Tensor | PackedBatch],
+        beside: CapturedStep | None = None,
+    ) -> None:
         _need_cuda([value.device for value in inputs.values()], "inputs are")
         self._static = {name: value.clone() for name, value in inputs.items()}
         for value in self._static.values():
             if isinstance(value, PackedBatch) and value.checked is None:
                 raise InputError("pack the example batch with limits=, or run it once: its check cannot be captured")
         device = next(iter(inputs.values())).device
-        self._turns = _Turns(device)
-        self._graph, self._result = _capture(lambda: step(**self._static), torch.cuda.graph_pool_handle(), device)
+        self._turns: _Turns = _Turns(device) if beside is None else beside._turns
+        self._pool: Any = torch.cuda.graph_pool_handle() if beside is None else beside._pool
+        with self._turns.turn():
+            self._graph, self._result = _capture(lambda: step(**self._static), self._pool, device)
 
     def __call__(self, **inputs: Tensor | PackedBatch) -> Any:
         """Runs the step on new inputs and returns copies of its results.

@@ -5,8 +5,9 @@
 Vendors' libraries have no epilogue with the exact GELU. The launch table chooses between two ways to compute it:
   fused   a matrix product whose epilogue adds the bias, applies GELU and writes act, and also h if a backward will need it.
           There is a plain kernel (one program a tile, pointers), and a persistent one for GPUs with a tensor memory accelerator
-          (sm_90 and newer): each multiprocessor runs one program that loops over tiles, loads and stores go through
-          descriptors, and the epilogue runs in two halves to save registers.
+          (sm_90 and newer): each multiprocessor runs one or two programs that loop over tiles, loads and stores go through
+          descriptors, and the epilogue runs in two halves to save registers. Of two programs one multiplies while the other
+          computes GELU.
   split   the vendor's product computes h, bias included; `gelu` computes act from it in one elementwise pass.
 Backward, from dy: dact = dy w2, dh = dact * GELU'(h), and act is recomputed, so that only one of the two wide tensors is saved,
 h. In the fused form these are the epilogue of dy w2; in the split form they are one elementwise pass after the vendor's
@@ -204,9 +205,10 @@ def linear_gelu_tma_fwd(
 ) -> None:
     """Computes act, and h if it is given, with the persistent kernel."""
     T, (F, K) = x.shape[0], weight.shape
-    m, n, k = row["BLOCK_M"], row["BLOCK_N"], row["BLOCK_K"]
+    row = dict(row)
+    m, n, k, per_multiprocessor = row["BLOCK_M"], row["BLOCK_N"], row["BLOCK_K"], row.pop("PER_SM")
     tiles = cdiv(T, m) * cdiv(F, n)
-    _linear_gelu_tma_kernel[(tuning.programs(1, tiles, x.device),)](
+    _linear_gelu_tma_kernel[(tuning.programs(per_multiprocessor, tiles, x.device),)](
         TensorDescriptor.from_tensor(x, [m, k]),
         TensorDescriptor.from_tensor(weight, [n, k]),
         bias,

@@ -148,9 +148,14 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row | None]]]] = {
     },
     "linear_gelu_tma": {
         "default": [
-            ((2, 256), _row(4, 5, BLOCK_M=128, BLOCK_N=32, BLOCK_K=128)),
-            ((2, 2048), _row(8, 4, BLOCK_M=128, BLOCK_N=128, BLOCK_K=64)),
-            ((2, LARGEST), _row(8, 4, BLOCK_M=128, BLOCK_N=256, BLOCK_K=64)),
+            ((2, 256), _row(4, 5, BLOCK_M=128, BLOCK_N=32, BLOCK_K=128, PER_SM=1)),
+            ((2, 2048), _row(8, 4, BLOCK_M=128, BLOCK_N=128, BLOCK_K=64, PER_SM=1)),
+            ((2, LARGEST), _row(8, 4, BLOCK_M=128, BLOCK_N=256, BLOCK_K=64, PER_SM=1)),
+        ],
+        "sm90": [
+            ((2, 256), _row(4, 5, BLOCK_M=128, BLOCK_N=32, BLOCK_K=128, PER_SM=1)),
+            ((2, 2048), _row(8, 4, BLOCK_M=128, BLOCK_N=128, BLOCK_K=64, PER_SM=1)),
+            ((2, LARGEST), _row(4, 3, BLOCK_M=128, BLOCK_N=128, BLOCK_K=64, PER_SM=2)),
         ],
     },
     "gelu": {"default": [((), _row(4, BLOCK_T=4, BLOCK_F=512, PER_SM=4))]},

@@ -54,14 +54,18 @@ def test_ffn_without_a_gradient_gives_the_same_numbers(form: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("keep", [False, True])
-@pytest.mark.parametrize("tokens", [1, 64, 150])
-def test_the_kernel_of_descriptors_equals_the_plain_one(tokens: int, keep: bool, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("tokens", "per_multiprocessor"), [(1, 1), (64, 2), (150, 1), (150, 2)])
+def test_the_kernel_of_descriptors_equals_the_plain_one(
+    tokens: int, per_multiprocessor: int, keep: bool, dtype: torch.dtype
+) -> None:
     """Several tiles a program, a last tile of rows that is not full, and a last tile of columns."""
     x, w, b = (random(*s, seed=i, device="cpu").to(dtype) for i, s in enumerate(((tokens, 96), (144, 96), (144,))))
     plain, h = kernels.linear_gelu_fwd(x, w, b, False, "fused", True)
     act = torch.empty(tokens, 144, dtype=dtype)
     saved = torch.empty_like(act) if keep else None
-    kernels.linear_gelu_tma_fwd(x, w, b, act, saved, False, {"BLOCK_M": 32, "BLOCK_N": 64, "BLOCK_K": 32})
+    kernels.linear_gelu_tma_fwd(
+        x, w, b, act, saved, False, {"BLOCK_M": 32, "BLOCK_N": 64, "BLOCK_K": 32, "PER_SM": per_multiprocessor}
+    )
     tolerance = {"atol": 2e-5, "rtol": 2e-5} if dtype == torch.float32 else {"atol": 2e-3, "rtol": 2e-3}
     torch.testing.assert_close(act, plain, **tolerance)
     if keep:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -388,6 +388,47 @@ def test_graph_replay_equals_eager() -> None:
     assert worst(captured(batch).last_hidden_state.float(), model(batch).last_hidden_state.float()) < 1e-2
 
 
+def _new_step() -> Callable[..., torch.Tensor]:
+    model, _ = make_pair("BertForMaskedLM", **KERNEL_SIZES, **OFF)
+    model.to("cuda").train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, capturable=True, fused=True)
+
+    def step(batch: Any, rows: Any, labels: Any) -> torch.Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = model(batch, labels=labels, scored_rows=rows).loss
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def test_captured_steps_of_several_shapes_share_memory_and_follow_the_eager_one() -> None:
+    made = []
+    for seed, lengths in enumerate(([200, 40, 3], [30, 20], [500, 256, 10])):
+        batch = fastbert.pack(**ragged(lengths, seed=seed), limits=Limits(101, 2, 512))
+        rows = torch.arange(0, 40)
+        labels = batch.input_ids[rows].masked_fill(rows % 3 == 0, -100)
+        batch = fixed_budget(batch, *graphs.Bucket.of(batch))
+        made.append({"batch": batch.to("cuda"), "rows": rows.cuda(), "labels": labels.cuda()})
+    order = [0, 1, 2, 1, 0, 2, 2, 1]
+    losses = {}
+    for form in ("eager", "captured"):
+        step = _new_step()
+        with fastbert.backend("triton"):
+            runs: list[Any] = []
+            for inputs in made:
+                if form == "captured":
+                    runs.append(graphs.CapturedStep(step, inputs, runs[-1] if runs else None))
+                else:
+                    runs.append(step)
+                    for _ in range(3):
+                        step(**inputs)
+            losses[form] = [float(runs[i](**made[i])) for i in order]
+    assert losses["captured"] == pytest.approx(losses["eager"], rel=2e-2)
+
+
 def test_a_captured_training_step_follows_the_eager_one() -> None:
     limits = Limits(101, 2, 512)
     budget = {"tokens": 320, "sequences": 6, "max_seqlen": 256}
@@ -403,18 +444,7 @@ def test_a_captured_training_step_follows_the_eager_one() -> None:
 
     losses = {}
     for form in ("eager", "captured"):
-        model, _ = make_pair("BertForMaskedLM", **KERNEL_SIZES, **OFF)
-        model.to("cuda").train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, capturable=True, fused=True)
-
-        def step(batch: Any, rows: Any, labels: Any, model: Any = model, optimizer: Any = optimizer) -> torch.Tensor:
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast("cuda", torch.bfloat16):
-                loss = model(batch, labels=labels, scored_rows=rows).loss
-            loss.backward()
-            optimizer.step()
-            return loss.detach()
-
+        step = _new_step()
         given = batches()
         with fastbert.backend("triton"):
             if form == "captured":

@@ -166,30 +166,29 @@ class Fastbert(Training):
 
 
 class FastbertCaptured(Fastbert):
-    """fastbert's whole step as one CUDA graph, on batches padded to one fixed size."""
+    """fastbert's whole step as a CUDA graph, one for each bucket of sizes, to which batches are filled up."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self.use(self.model, capturable=True)
-        self.step: Any = None
 
     def take(self, inputs: Inputs) -> None:
-        """See `Training.take`; captures the step for the largest batch."""
+        """See `Training.take`; captures the step for each bucket."""
         super().take(inputs)
         from fastbert.graphs import CapturedStep
 
-        self.sizes = (
-            max(sum(map(len, batch.rows)) for batch in self.batches),
-            max(len(batch.rows) for batch in self.batches),
-            max(max(map(len, batch.rows)) for batch in self.batches),
-            max(len(scored(batch)[0]) for batch in self.batches),
-        )
-        self.step = CapturedStep(self._step, self._filled(self.batches[0]))
+        self.steps: dict[tuple[int, ...], Any] = {}
+        step = None
+        for batch in self.batches:
+            filled = self._filled(batch)
+            if _sizes(filled) not in self.steps:
+                step = self.steps[_sizes(filled)] = CapturedStep(self._step, filled, step)
 
     def run(self, setting: int | None) -> None:
-        """Replays the captured step on each batch."""
+        """Replays the captured step of each batch."""
         for batch in self.batches:
-            self.step(**self._filled(batch))
+            filled = self._filled(batch)
+            self.steps[_sizes(filled)](**filled)
 
     def _step(self, **inputs: Any) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
@@ -201,19 +200,26 @@ class FastbertCaptured(Fastbert):
         return loss.detach()
 
     def _filled(self, batch: Batch) -> dict[str, Any]:
+        from fastbert.graphs import Bucket
         from fastbert.packing import fixed_budget
 
-        tokens, sequences, longest, count = self.sizes
         packed = self.packed(batch, "cpu")
+        tokens, sequences, longest = Bucket.of(packed)
         classes = torch.full((sequences,), -100).index_copy(0, torch.arange(len(batch.rows)), batch.classes)
         filled: dict[str, Any] = {"batch": fixed_budget(packed, tokens, sequences, longest), "labels": classes}
         if self.job.task == "pre-training":
             rows, words = scored(batch)
-            short = count - len(rows)
+            short = -len(rows) % max(1, tokens // 32)  # of about a seventh of the tokens
             filled["labels"] = torch.cat([words, torch.full((short,), -100)])
             filled["scored_rows"] = torch.cat([rows, torch.zeros(short, dtype=torch.long)])
             filled["next_sentence_label"] = classes
         return {name: value.to(self.device, non_blocking=True) for name, value in filled.items()}
+
+
+def _sizes(filled: dict[str, Any]) -> tuple[int, ...]:
+    """What a captured step is fixed to: the budget of its batch, and the number of scored rows."""
+    packed = filled["batch"]
+    return packed.num_tokens, packed.batch_size, packed.max_seqlen, len(filled.get("scored_rows", ()))
 
 
 def scored(batch: Batch) -> tuple[Tensor, Tensor]:
