@@ -15,8 +15,13 @@ endif
 
 # Two processes side by side: the interpreter of Triton and much of the rest keep one core busy, not two.
 JOBS ?= 2
+# Kernels run as they are compiled for a GPU, by tests/emulator; those with products also in float32 under the interpreter.
+ROWS := tests/test_layer_norm.py tests/test_embedding.py tests/test_cross_entropy.py tests/test_attention_schedule.py
+COMPILED := tests/test_compiled_kernels.py tests/test_emulated_faults.py
 test: lint
-	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile
+	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(ROWS:%=--ignore=%)
+	$(PYTHON) -m pytest -n $(JOBS) --kernels=sm90 $(COMPILED) $(ROWS)
+	$(PYTHON) -m pytest -n $(JOBS) --kernels=sm80 $(COMPILED)
 
 # The kernels under Triton 3.6, the pair of torch 2.11, in an environment of its own. The CUDA build of torch 2.11 is several GB;
 # TORCH36=2.13.0 tests Triton 3.6 beside another torch.

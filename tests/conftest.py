@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,36 @@ if os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") != "1":
 
 import torch
 
-# Kernels run under Triton's interpreter where there is no GPU. Triton reads this when it is first imported.
+# Kernels run under Triton's interpreter where there is no GPU, or as they are compiled for one, emulated: `--kernels=sm90`.
+# Triton asks when it is first imported, before pytest has read its options; workers of pytest-xdist get the environment.
 if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+    _asked = next((one.removeprefix("--kernels=") for one in sys.argv if one.startswith("--kernels=")), "interpreter")
+    _asked = os.environ.setdefault("FASTBERT_TEST_KERNELS", _asked)
+    os.environ.setdefault("TRITON_INTERPRET", "1" if _asked == "interpreter" else "0")
 
 import transformers
 
 import fastbert
+
+KERNELS = os.environ.get("FASTBERT_TEST_KERNELS", "interpreter")
+collect_ignore = ["test_compiled_kernels.py", "test_emulated_faults.py"] if KERNELS == "interpreter" else []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kernels",
+        choices=["interpreter", "sm80", "sm90"],
+        default="interpreter",
+        help="what runs the backend 'triton' on a CPU: Triton's interpreter, or kernels compiled for a GPU, emulated",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if KERNELS != "interpreter":
+        from emulator.plugin import use_compiled_kernels
+
+        use_compiled_kernels(KERNELS)
+
 
 SMALL = {
     "vocab_size": 101,

@@ -1,4 +1,4 @@
-"""The MLM loss: kernels against the reference, under the interpreter. test_gpu.py has the full sizes."""
+"""The MLM loss: kernels against the reference, as compiled for sm_90 in `make test`; test_gpu.py has the full sizes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,173 @@
+"""Every kernel as it is compiled for sm_80 and sm_90, run by tests/emulator: `pytest --kernels=sm90`, in 16-bit types.
+
+What is checked of each launch: the tolerance rule for the result and every gradient, races, reads of memory that nobody wrote,
+and accesses outside tensors. test_gpu.py has the full sizes; the interpreter, without layouts and copies, runs float32.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from conftest import CLASSES, fields_for, labels_for, make_pair, ragged, with_choices
+from emulator import driver
+from emulator.machine import Options
+from emulator.reports import KernelFault
+from kernel_checks import (
+    LENGTHS,
+    check_attention,
+    check_attention_schedule,
+    check_cross_entropy,
+    check_embedding,
+    check_ffn,
+    check_layer_norm,
+    check_linear_gelu,
+    random,
+)
+
+import fastbert
+from fastbert import ops
+from fastbert.kernels import tuning
+from fastbert.ops import reference
+
+HALVES = [torch.float16, torch.bfloat16]
+FORMS = [(0.1, False), (0.0, True)]  # dropout, causal
+SHORT = {32: [32, 7, 0, 1], 64: [64, 0, 33, 1], 128: [128, 1, 0, 77]}  # by the longest: no token, one token, a cut block
+
+
+@pytest.fixture(params=[False, True], ids=["as issued", "adverse"])
+def schedule(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Copies and products finish as the emulator has them, or at the other end of what is legal."""
+    kept = driver.RECORDER.options
+    driver.RECORDER.options = Options(early_copies=request.param, late_products=request.param)
+    yield
+    driver.RECORDER.options = kept
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("form", FORMS, ids=["dropout", "causal"])
+@pytest.mark.parametrize("width", [32, 64, 128])
+@pytest.mark.parametrize("longest", list(SHORT))
+def test_short_attention(longest: int, width: int, form: tuple[float, bool], dtype: torch.dtype) -> None:
+    check_attention("cpu", dtype, SHORT[longest], 2, width, *form)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("form", FORMS, ids=["dropout", "causal"])
+@pytest.mark.parametrize("width", [16, 32, 64, 128])
+def test_long_attention(width: int, form: tuple[float, bool], dtype: torch.dtype) -> None:
+    check_attention("cpu", dtype, [n for n in LENGTHS if n < 200] + [0, 200], 1, width, *form)
+
+
+@pytest.mark.parametrize("lengths", [[60, 0, 64], [40, 128], [200, 33, 129]], ids=["64", "128", "long"])
+@pytest.mark.parametrize("width", [64, 128])
+def test_heaviest_launches_stand_adverse_schedules(width: int, lengths: list[int], schedule: None) -> None:
+    check_attention("cpu", torch.bfloat16, lengths, 1, width, 0.1, False)
+
+
+@pytest.mark.skipif(tuning.architecture(torch.device("cpu")) != "sm90", reason="the row was of sm_90")
+def test_a_row_that_was_shipped_with_a_race_is_found_at_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two stages: the next copy overwrites what a warp-group product still reads, and a wait comes too late for registers."""
+    row = {"BLOCK_M": 32, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}
+    monkeypatch.setitem(tuning.TABLE["attention_long_dkv"], "sm90", [((2, 128), row)])
+    with pytest.raises(KernelFault) as caught:
+        check_attention("cpu", torch.bfloat16, [200, 33, 129], 1, 128, 0.1, False)
+    assert {"registers in flight", "async race"} & {report.kind for report in caught.value.reports}, caught.value
+
+
+def test_linear_gelu_stands_adverse_schedules(schedule: None) -> None:
+    check_linear_gelu("cpu", torch.bfloat16, 300, 320, 520, "none")
+
+
+@pytest.mark.parametrize("lengths", [[40, 3], [150, 3]], ids=str)
+def test_attention_of_strided_input(lengths: list[int]) -> None:
+    check_attention("cpu", torch.bfloat16, lengths, 3, 32, 0.1, False, strided=True)
+
+
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("longest", [30, 120, 150])
+def test_attention_by_a_schedule(longest: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_attention_schedule(monkeypatch, "cpu", torch.bfloat16, longest, width, False)
+
+
+@pytest.mark.parametrize("cu", [[0, 400], [-5, 10], [0, 200, 10]], ids=str)
+def test_attention_bounds_that_lie_are_harmless(cu: list[int]) -> None:
+    """A longer sequence than max_seqlen, or rows beyond the end: wrong numbers, no access outside the tensors."""
+    qkv = random(10, 3, 2, 32, seed=0, device="cpu").to(torch.bfloat16).requires_grad_()
+    with fastbert.backend("triton"):
+        out = ops.attention(qkv, torch.tensor(cu, dtype=torch.int32), 10)
+        out.sum().backward()
+    assert out.shape == (10, 2, 32)
+
+
+@pytest.mark.parametrize("lengths", [[60, 30], [140, 20]], ids=str)
+def test_a_tail_gets_zeros(lengths: list[int]) -> None:
+    qkv = random(sum(lengths) + 20, 3, 2, 64, seed=0, device="cpu").to(torch.bfloat16).requires_grad_()
+    cu = torch.tensor([0, *lengths]).cumsum(0).int()
+    with fastbert.backend("triton"):
+        out = ops.attention(qkv, cu, max(lengths))
+    out.backward(random(*out.shape, seed=1, device="cpu").to(torch.bfloat16))
+    assert not out[-20:].any()
+    assert qkv.grad is not None
+    assert not qkv.grad[-20:].any()
+
+
+@pytest.mark.parametrize("form", ["fused", "split"])
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize(("tokens", "width", "inner"), [(1, 64, 128), (150, 96, 144), (300, 320, 520)])
+def test_ffn(tokens: int, width: int, inner: int, dtype: torch.dtype, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    forms = dict.fromkeys(("inference", "training", "backward"), form)
+    monkeypatch.setitem(tuning.FFN_FORMS, tuning.architecture(torch.device("cpu")), forms)
+    check_ffn("cpu", dtype, tokens, width, inner)
+    if tokens == 150:
+        check_linear_gelu("cpu", dtype, tokens, width, inner, "tanh")
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("width", [384, 768, 1024])
+def test_rows(width: int, dtype: torch.dtype) -> None:
+    check_layer_norm("cpu", dtype, 13, width, 0.1)
+    check_embedding("cpu", dtype, 40, width, 0.1)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_cross_entropy(dtype: torch.dtype) -> None:
+    for words, reduction in itertools.product((1000, 501), ("mean", "sum")):
+        check_cross_entropy("cpu", dtype, 21, 64, words, reduction)
+
+
+def test_products_in_tf32() -> None:
+    """Operands are rounded to TF32, so that results are as far from float64 as a rounding of the operands is."""
+    qkv = random(330, 3, 1, 64, seed=0, device="cpu").float()
+    cu = torch.tensor([0, 200, 201, 330], dtype=torch.int32)
+    exact = reference.attention(qkv.double(), cu, 200)
+    with fastbert.backend("triton"), torch.no_grad():
+        found = ops.attention(qkv, cu, 200)
+    assert float((found.double() - exact).abs().max()) < 2**-10 * float(exact.abs().max())
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_class_gives_what_the_reference_gives(name: str) -> None:
+    """Outputs and gradients of a tiny model, in training under autocast: layers run whole there."""
+    sizes: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128, "num_hidden_layers": 2}
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model, _ = make_pair(name, **sizes, **off, **fields_for(name))
+    batch = ragged([40, 9, 1, 33])
+    given = with_choices(name, batch) | labels_for(name, batch)
+    if "start_positions" in given:
+        given["start_positions"], given["end_positions"] = torch.tensor([3, 1, 0, 20]), torch.tensor([9, 4, 0, 30])
+    results = []
+    for backend, dtype in (("reference", None), ("triton", torch.bfloat16)):
+        model.train().zero_grad()
+        with fastbert.backend(backend), torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+            out = model(**given)
+        loss = out.last_hidden_state.float().square().mean() if name == "BertModel" else out.loss
+        loss.backward()
+        gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        results.append((float(loss.detach()), torch.cat(gradients).double()))
+    (right, expected), (loss, found) = results
+    assert loss == pytest.approx(right, rel=2e-2)
+    assert float(torch.cosine_similarity(found, expected, dim=0)) > 0.999
