@@ -2,9 +2,10 @@
 
 Exit code 1 if a kernel spills registers and was not measured to be faster that way, exceeds the shared memory, or touches
 registers that a warp-group product still uses (kernels/hazards.py). On sm_90, which has these products, the last is checked in
-float16 and float32 as well.
+float16 and float32 as well. With --emulate, also if the emulator of tests/emulator finds a race, a bad access or wrong numbers
+in a row of the launch table for sm_80 or sm_90, on small inputs; its table follows the others.
 
-    python benchmarks/kernel_report.py                  # writes benchmarks/results/kernel_report.md
+    python benchmarks/kernel_report.py --emulate        # writes benchmarks/results/kernel_report.md
     python benchmarks/kernel_report.py --arch sm90 --only attention --no-write
 
 The table lists registers per thread; shared memory, stack and spills (instructions that access the stack); tensor-core
@@ -27,7 +28,7 @@ import torch
 import triton
 from tqdm import tqdm
 
-from benchmarks.kernels import aot
+from benchmarks.kernels import aot, emulated
 from benchmarks.kernels.cases import Case, cases
 from fastbert.terminal import markdown_table
 
@@ -114,6 +115,19 @@ def report(archs: list[str], only: str) -> tuple[str, list[str]]:
     return "\n\n".join([title, note, *parts]) + "\n", bad
 
 
+def emulation(archs: list[str], only: str) -> tuple[str, list[str]]:
+    """What the emulator finds in the rows of the launch table, as Markdown, and the faults."""
+    rows, bad = [["row", "architecture", "launch", "races, accesses, numbers"]], []
+    for arch in (arch for arch in archs if arch in emulated.ARCHITECTURES):
+        chosen = [one for one in emulated.shipped_rows(arch) if only in one[0]]
+        for op, limits, row in tqdm(chosen, desc=f"{arch} emulated", unit="row"):
+            fault = emulated.fault_of(op, arch, limits, row)
+            launch = " ".join(f"{name.removeprefix('BLOCK_')}={value}" for name, value in row.items())
+            rows.append([f"{op} {limits}", arch, launch, fault or "clean"])
+            bad += [f"{arch}: {op} {limits}: {fault}"] if fault else []
+    return "\n".join(["## Rows of the launch table, emulated", "", *markdown_table(rows)]) + "\n", bad
+
+
 def main() -> int:
     """Command line; 1 if a launch has a fault."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -121,9 +135,13 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only cases with this text in their names")
     parser.add_argument("--no-write", action="store_true", help="print only, and leave the committed file unchanged")
     parser.add_argument("--bfloat16-only", action="store_true", help="check no other types for hazards on sm_90")
+    parser.add_argument("--emulate", action="store_true", help="also run the rows for sm_80 and sm_90; takes some minutes")
     args = parser.parse_args()
     archs = args.arch or list(aot.TARGETS)
     text, bad = report(archs, args.only)
+    if args.emulate:
+        table, faults = emulation(archs, args.only)
+        text, bad = f"{text}\n{table}", bad + faults
     if "sm90" in archs and not args.bfloat16_only:
         bad += hazards_of_other_types(args.only)
     if args.no_write or args.arch or args.only:

@@ -19,6 +19,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.kernels import emulated  # noqa: E402
 from benchmarks.kernels.aot import SPILLS_THAT_PAY  # noqa: E402
 from benchmarks.kernels.cases import cases  # noqa: E402
 
@@ -88,6 +89,14 @@ def test_heaviest_launches_compile_and_fit(arch: str) -> None:
         if row["kernel"].startswith("cross_entropy") and arch.startswith("sm"):
             wide = [name for name in row["memory"] if name.startswith("LDG") and ".128" in name]
             assert wide, f"{what}: scores are not loaded 16 bytes at a time: {row['memory']}"
+
+
+def test_the_emulator_refuses_a_row_with_a_race() -> None:
+    """As `tune.py` and `kernel_report.py --emulate` ask it; the first row was shipped once."""
+    row = {"BLOCK_M": 32, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}
+    assert emulated.fault_of("attention_long_dkv", "sm90", (2, 128), row).startswith(("race: ", "async race: "))
+    assert emulated.fault_of("attention_long_dkv", "sm90", (2, 128), row | {"num_stages": 1}) == ""
+    assert emulated.fault_of("attention_long_dkv", "sm100", (2, 128), row) == "", "which is not emulated"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,35 @@
+"""Runs rows of the launch table on an emulated GPU, in processes of their own: see tests/emulator."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fastbert.kernels import tuning
+
+SCRIPT = Path(__file__).resolve().parents[2] / "tests" / "emulator" / "rows.py"
+ARCHITECTURES = ("sm80", "sm90")
+WITHOUT_CHECK = ("lamb",)  # which tests/test_optimizers.py compares with the library's
+
+
+def fault_of(op: str, arch: str, limits: Sequence[int], row: tuning.Row) -> str:
+    """What is wrong with a row: a race, a bad access, wrong numbers; "" if nothing is, or if it is not emulated."""
+    if arch not in ARCHITECTURES or op in WITHOUT_CHECK:
+        return ""
+    command = [sys.executable, str(SCRIPT), arch, op, json.dumps(list(limits)), json.dumps(row)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        return (result.stderr.strip().splitlines() or ["ended without a word"])[-1]
+    fault: str = json.loads(result.stdout.splitlines()[-1])["fault"]
+    return fault
+
+
+def shipped_rows(arch: str) -> Iterator[tuple[str, tuple[int, ...], tuning.Row]]:
+    """(op, limits, row) of an architecture, without those of sizes that the small inputs do not reach."""
+    for op, table in tuning.TABLE.items():
+        for limits, row in table.get(arch) or table["default"]:
+            if row is not None and op not in WITHOUT_CHECK and (op != "linear_gelu_tma" or arch in tuning.TMA_ARCHITECTURES):
+                yield op, limits, row
