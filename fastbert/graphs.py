@@ -50,7 +50,7 @@ class _Turns:
     """One call at a time on static buffers: other threads wait for a lock, other streams for the end of the call before."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._lock = device, threading.Lock()
+        self.device, self._lock = device, threading.Lock()
         self._ended = torch.cuda.Event() if device.type == "cuda" else None
 
     @contextmanager
@@ -60,7 +60,7 @@ class _Turns:
             if self._ended is None:
                 yield
                 return
-            stream = torch.cuda.current_stream(self._device)
+            stream = torch.cuda.current_stream(self.device)
             stream.wait_event(self._ended)  # returns at once where nothing was recorded yet
             try:
                 yield
@@ -172,7 +172,8 @@ class CapturedStep:
             zeroed with `set_to_none=True` inside.
         inputs: example inputs, tensors and PackedBatches, whose shapes every later call must have.
         beside: a step captured before, of another shape, whose memory this one uses as well; their calls take turns. So batches
-            of many lengths need not all be filled up to the largest: `Bucket.of(batch)` gives the shape to capture for.
+            of many lengths need not all be filled up to the largest: `Bucket.of(batch)` gives the shape to capture for. What a
+            step leaves behind, gradients included, is valid until another one is called; `.grad` is that of the last captured.
 
     Runs `step` three times before the capture, which trains on the example; copy the state before that if it matters. The graph
     uses the parameters where they are: nothing may move them afterwards (`.to`, `fastbert.prepack`). Threads and streams may
@@ -191,6 +192,8 @@ class CapturedStep:
             if isinstance(value, PackedBatch) and value.checked is None:
                 raise InputError("pack the example batch with limits=, or run it once: its check cannot be captured")
         device = next(iter(inputs.values())).device
+        if beside is not None and beside._turns.device != device:
+            raise InputError(f"the step beside was captured on {beside._turns.device}; these inputs are on {device}")
         self._turns: _Turns = _Turns(device) if beside is None else beside._turns
         self._pool: Any = torch.cuda.graph_pool_handle() if beside is None else beside._pool
         with self._turns.turn():
@@ -239,10 +242,8 @@ def _capture(run: Callable[[], Any], pool: Any, device: torch.device) -> tuple[t
     with torch.cuda.device(device), torch.autocast("cuda", dtype, enabled, cache_enabled=False):
         here, beside = torch.cuda.current_stream(), _warm_up_stream(device)
         beside.wait_stream(here)
-        with torch.cuda.stream(beside):
-            with ops.recording() as decisions:
-                run()
-            for _ in range(_WARM_UP - 1):  # as it will be captured: whole layers run by other code where nobody listens
+        with torch.cuda.stream(beside), ops.recording() as decisions:
+            for _ in range(_WARM_UP):
                 run()
         here.wait_stream(beside)
         slow = sorted({f"{d.op}: {d.reason}" for d in decisions if d.path != "triton" and d.op != "linear"})

@@ -273,7 +273,7 @@ def test_layers_run_whole_give_what_their_ops_give(size: tuple[int, int, int], d
     batch = fastbert.pack(**ragged([512, 300, 128, 64, 17, 1] * 2)).to("cuda")
     upstream = torch.linspace(-1, 1, width, device="cuda") / batch.num_tokens
     found = []
-    for listens in (nullcontext(), ops.recording()):
+    for listens in (nullcontext(), ops.tapping()):
         model.zero_grad()
         torch.manual_seed(1)
         with listens, torch.autocast("cuda", dtype):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_pair, ragged
+from torch.utils.checkpoint import checkpoint
 
 import fastbert
 from fastbert import ops
@@ -44,7 +45,7 @@ def trained(model: Any, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def by_ops(model: Any, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-    with ops.recording():  # which asks for the path of each op
+    with ops.tapping():  # which wants to see each op
         return trained(model, batch)
 
 
@@ -117,6 +118,45 @@ def test_batched_gradients() -> None:
     for i, one in enumerate(upstream):
         for both, alone in zip(together, torch.autograd.grad(states, wanted, one, retain_graph=True), strict=True):
             torch.testing.assert_close(both[i], alone, rtol=2e-3, atol=2e-3 * float(alone.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["output.LayerNorm.weight", "output.dense.bias", "attention.output.dense.bias"])
+def test_a_parameter_that_changed_before_the_backward_is_noticed(name: str) -> None:
+    """As autograd notices it of any tensor that a backward needs."""
+    model, batch = model_and_batch([9, 4, 7], num_hidden_layers=1)
+    with ops.backend("triton"), torch.autocast("cpu", torch.float16):
+        states = model(**batch).last_hidden_state
+    with torch.no_grad():
+        model.encoder.layer[0].get_parameter(name).mul_(3)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        states.sum().backward()
+
+
+def test_recording_changes_no_path(whole: list[int]) -> None:
+    """So a checkpoint may recompute a forward that was recorded without."""
+    model, batch = model_and_batch([9, 4, 7])
+    right = trained(model, batch)
+    torch.manual_seed(3)
+    model.zero_grad()
+    packed = fastbert.pack(**batch)
+    with ops.backend("triton"), torch.autocast("cpu", torch.float16):
+        with ops.recording() as decisions:
+            states = checkpoint(lambda x: model(x).last_hidden_state, packed, use_reentrant=False)
+        (packed.unpack(states).float() * torch.linspace(-1, 1, 64)).square().sum().backward()
+    assert {d.path for d in decisions if d.op != "linear"} == {"triton"}
+    assert sum(d.op == "attention" for d in decisions) == len(model.encoder.layer)
+    found = {"states": right["states"]} | {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    close(found, right)
+    assert len(whole) == 3 * len(model.encoder.layer)
+
+
+def test_gradients_of_some_weights_stand_alone() -> None:
+    model, batch = model_and_batch([9, 4, 7], num_hidden_layers=1)
+    model.requires_grad_(False)
+    weight = model.encoder.layer[0].attention.self.value.weight.requires_grad_()
+    found = trained(model, batch)
+    assert weight.grad.untyped_storage().nbytes() == weight.grad.nbytes
+    close(found, by_ops(model, batch))
 
 
 def test_a_gradient_of_a_gradient_is_refused() -> None:

@@ -216,26 +216,25 @@ def for_layers(x: Tensor, head_size: int) -> Any:
     In inference it has the ops, in training under autocast `layer`. None where `fastbert.ops` has to run them: in other
     training, and where something listens to paths or calls, for example.
     """
-    if _is_observed(x):
-        return None
     kind, trains = x.device.type, torch.is_grad_enabled() or records()
+    if _is_observed(x) or (heard_decisions.get() is not None and not trains):  # a whole layer says which path its ops take
+        return None
     if kind == "cpu" and current_backend() == "auto":
         return cpu_inference if not trains and onednn.fits(x, x) else None
     if head_size not in _HEAD_SIZES or width_obstacle(x) or not all(runs_kernel(op, x) for op in _IN_LAYERS):
         return None
-    if kind == "cuda" and x.device.index != torch.cuda.current_device():  # where launchers start kernels
-        return None
     in_autocast = torch.is_autocast_enabled(kind)
-    return None if trains != in_autocast else library().training if trains else library().inference
+    if trains:
+        return library().training if in_autocast else None
+    is_here = kind != "cuda" or x.device.index == torch.cuda.current_device()  # where launchers start kernels
+    return library().inference if is_here and not in_autocast else None
 
 
 def _is_observed(x: Tensor) -> bool:
     """Whether something traces or observes the ops on x, so that each has to be called as such."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack():
         return True
-    if type(x) is not Tensor or forward_ad._current_level >= 0:
-        return True
-    return heard_decisions.get() is not None or heard_calls.get() is not None
+    return type(x) is not Tensor or forward_ad._current_level >= 0 or heard_calls.get() is not None
 
 
 def _normalised_states(narrow: bool, x: Tensor, residual: Tensor, *rest: Any) -> States:

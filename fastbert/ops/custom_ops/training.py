@@ -28,6 +28,7 @@ from fastbert.ops.custom_ops.attention import attention
 from fastbert.ops.custom_ops.ffn import ffn
 from fastbert.ops.custom_ops.layer_norm import layer_norm_states
 from fastbert.ops.custom_ops.shared import drawn_seed, is_batched, weight_gradient
+from fastbert.ops.paths import record
 from fastbert.ops.states import States
 
 
@@ -82,8 +83,14 @@ _GIVEN = len(_Inputs._fields)
 
 
 class _Kept(NamedTuple):
-    """What the forward keeps: weights in the type of products, and what its ops gave."""
+    """What the forward keeps: parameters of the joins, weights in the type of products, and what its ops gave."""
 
+    bo: Tensor
+    inner_ln_weight: Tensor
+    inner_ln_bias: Tensor
+    b2: Tensor
+    outer_ln_weight: Tensor
+    outer_ln_bias: Tensor
     w_qkv: Tensor
     b_qkv: Tensor
     wo: Tensor
@@ -126,6 +133,9 @@ def layer(
         torch.get_autocast_dtype(device.type),
         is_last,
     )
+    shape = tuple(x.residual.shape)
+    for op in ("attention", "layer_norm", "ffn", "layer_norm"):
+        record(op, shape, "triton", "")
     y, y16 = _Layer.apply(settings, *x, cu_seqlens, schedule, *drawn, *parameters)
     return States(y, y if is_last else y16)
 
@@ -137,19 +147,21 @@ class _Layer(torch.autograd.Function):
         with torch.cuda.device_of(inputs.residual):
             y, y16, kept = _forward(settings, inputs, parameters)
         ctx.set_materialize_grads(False)
-        ctx.settings, ctx.parameters = settings, parameters
+        ctx.settings, ctx.dtypes = settings, _Parameters._make(parameter.dtype for parameter in parameters)
         ctx.save_for_backward(*inputs, *kept)
         return y, y16
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Any, ...]:
+        if all(gradient is None for gradient in upstream):
+            return (None,) * len(ctx.needs_input_grad)
         saved = ctx.saved_tensors
         inputs, kept = _Inputs._make(saved[:_GIVEN]), _Kept._make(saved[_GIVEN:])
         gradients = _gradients_by_operators if is_batched(*upstream) else _gradients
         wanted = ctx.needs_input_grad[1:]
         with torch.cuda.device_of(inputs.residual):
-            return None, *gradients(ctx.settings, inputs, ctx.parameters, kept, wanted, *upstream)
+            return None, *gradients(ctx.settings, inputs, ctx.dtypes, kept, wanted, *upstream)
 
 
 def _forward(s: _Settings, inputs: _Inputs, p: _Parameters) -> tuple[Tensor, Tensor | None, _Kept]:
@@ -171,7 +183,8 @@ def _forward(s: _Settings, inputs: _Inputs, p: _Parameters) -> tuple[Tensor, Ten
         down, z, p.outer_ln_weight, p.outer_ln_bias, s.eps[1], p.b2, s.dropout_p[2], inputs.outer_seed,
         torch.float32, True, None if s.is_last else s.dtype,
     )  # fmt: skip
-    return y, y16, _Kept._make([*weights, x, qkv, context, lse, projected, z, z16, *inner, h, down, *outer])
+    joins = p.bo, p.inner_ln_weight, p.inner_ln_bias, p.b2, p.outer_ln_weight, p.outer_ln_bias
+    return y, y16, _Kept._make([*joins, *weights, x, qkv, context, lse, projected, z, z16, *inner, h, down, *outer])
 
 
 def _cast(p: _Parameters, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -185,55 +198,70 @@ def _cast(p: _Parameters, dtype: torch.dtype) -> tuple[Tensor, ...]:
 
 
 def _gradients(
-    s: _Settings, inputs: _Inputs, p: _Parameters, k: _Kept, wanted: tuple[bool, ...], dy: Tensor | None, dy16: Tensor | None
+    s: _Settings,
+    inputs: _Inputs,
+    dtypes: _Parameters,
+    k: _Kept,
+    wanted: tuple[bool, ...],
+    dy: Tensor | None,
+    dy16: Tensor | None,
 ) -> tuple[Any, ...]:
-    """Gradients of the inputs and of the parameters; from y's and the rounded y's, of which one may be missing."""
+    """Gradients of the inputs and of the parameters; from y's and the rounded y's, of which one may be missing.
+
+    Each weight's gradient is computed as soon as it can be, so that what it needs is freed.
+    """
     want, want_parameter = _Inputs._make(wanted[:_GIVEN]), _Parameters._make(wanted[_GIVEN:])
     first, second = (dy16, None) if dy is None else (dy, dy16)
     assert first is not None
     ddown, dz, (douter_weight, douter_bias, db2) = layer_norm_kernels.layer_norm_bwd(
-        first, k.down, k.z, p.outer_ln_weight, p.b2, s.dropout_p[2], inputs.outer_seed, k.outer_mean, k.outer_rstd, True, second
+        first, k.down, k.z, k.outer_ln_weight, k.b2, s.dropout_p[2], inputs.outer_seed, k.outer_mean, k.outer_rstd, True, second
     )
     assert dz is not None
     form = tuning.ffn_form(k.h.device, "backward")
     dh, act, db1 = ffn_kernels.linear_gelu_bwd(ddown, k.w2, k.h, s.gelu == "tanh", form)
+    dw2 = weight_gradient(ddown, act, dtypes.w2) if want_parameter.w2 else None
+    del act, ddown
+    dw1 = weight_gradient(dh, k.z16, dtypes.w1) if want_parameter.w1 else None
+    dz16 = dh @ k.w1
+    del dh
     dprojected, dresidual, (dinner_weight, dinner_bias, dbo) = layer_norm_kernels.layer_norm_bwd(
-        dz, k.projected, inputs.residual, p.inner_ln_weight, p.bo, s.dropout_p[1], inputs.inner_seed,
-        k.inner_mean, k.inner_rstd, True, dh @ k.w1,
+        dz, k.projected, inputs.residual, k.inner_ln_weight, k.bo, s.dropout_p[1], inputs.inner_seed,
+        k.inner_mean, k.inner_rstd, True, dz16,
     )  # fmt: skip
-    rest = s.dropout_p[0], inputs.attention_seed, s.causal, s.head_size**-0.5, inputs.schedule
+    del dz, dz16
+    dwo = weight_gradient(dprojected, k.context.flatten(1), dtypes.wo) if want_parameter.wo else None
     dcontext = (dprojected @ k.wo).view_as(k.context)
+    del dprojected
+    rest = s.dropout_p[0], inputs.attention_seed, s.causal, s.head_size**-0.5, inputs.schedule
     dqkv = attention_kernels.attention_bwd(dcontext, k.qkv, inputs.cu_seqlens, s.max_seqlen, k.context, k.lse, *rest).flatten(1)
-    dw_qkv = weight_gradient(dqkv, k.x, p.wq.dtype).chunk(3) if any(want_parameter[:3]) else (None, None, None)
-    db_qkv = dqkv.sum(0, dtype=torch.float32).to(p.bq.dtype).chunk(3)
-    found = (
-        *dw_qkv,
-        *db_qkv,
-        weight_gradient(dprojected, k.context.flatten(1), p.wo.dtype) if want_parameter.wo else None,
-        dbo.to(p.bo.dtype),
-        dinner_weight.to(p.inner_ln_weight.dtype),
-        dinner_bias.to(p.inner_ln_bias.dtype),
-        weight_gradient(dh, k.z16, p.w1.dtype) if want_parameter.w1 else None,
-        db1.to(p.b1.dtype),
-        weight_gradient(ddown, act, p.w2.dtype) if want_parameter.w2 else None,
-        db2.to(p.b2.dtype),
-        douter_weight.to(p.outer_ln_weight.dtype),
-        douter_bias.to(p.outer_ln_bias.dtype),
-    )
+    dw_qkv: tuple[Tensor | None, ...]
+    if all(want_parameter[:3]):
+        dw_qkv = weight_gradient(dqkv, k.x, dtypes.wq).chunk(3)
+    else:
+        parts = zip(dqkv.chunk(3, dim=1), want_parameter[:3], strict=True)
+        dw_qkv = tuple(weight_gradient(part, k.x, dtypes.wq) if one else None for part, one in parts)
+    small = (dbo, dinner_weight, dinner_bias, db1, db2, douter_weight, douter_bias)
+    names = ("bo", "inner_ln_weight", "inner_ln_bias", "b1", "b2", "outer_ln_weight", "outer_ln_bias")
+    found = {name: gradient.to(getattr(dtypes, name)) for name, gradient in zip(names, small, strict=True)}
+    found |= zip(("bq", "bk", "bv"), dqkv.sum(0, dtype=torch.float32).to(dtypes.bq).chunk(3), strict=True)
+    found |= zip(("wq", "wk", "wv", "wo", "w1", "w2"), (*dw_qkv, dwo, dw1, dw2), strict=True)
     doperand = (dqkv @ k.w_qkv).to(inputs.operand.dtype) if want.operand else None
-    return dresidual, doperand, None, None, None, None, None, *found
+    return dresidual, doperand, None, None, None, None, None, *_Parameters(**found)
 
 
 def _gradients_by_operators(
-    s: _Settings, inputs: _Inputs, p: _Parameters, _: _Kept, wanted: tuple[bool, ...], *upstream: Tensor | None
+    s: _Settings, inputs: _Inputs, dtypes: _Parameters, k: _Kept, wanted: tuple[bool, ...], *upstream: Tensor | None
 ) -> tuple[Any, ...]:
     """As `_gradients`, for batched gradients, which operators alone take: the layer once more, by them."""
+    inner, outer = (k.bo, k.inner_ln_weight, k.inner_ln_bias), (k.b2, k.outer_ln_weight, k.outer_ln_bias)
+    parameters = (*k.w_qkv.chunk(3), *k.b_qkv.chunk(3), k.wo, *inner, k.w1, k.b1, k.w2, *outer)
     with torch.enable_grad(), torch.autocast(inputs.residual.device.type, s.dtype):
-        given = [t.detach().requires_grad_() if want else t for t, want in zip((*inputs, *p), wanted, strict=True)]
+        given = [t.detach().requires_grad_() if want else t for t, want in zip((*inputs, *parameters), wanted, strict=True)]
         states = _by_operators(s, _Inputs._make(given[:_GIVEN]), _Parameters._make(given[_GIVEN:]))
     outputs, gradients = zip(*(pair for pair in zip(states, upstream, strict=True) if pair[1] is not None), strict=True)
     found = iter(torch.autograd.grad(outputs, [t for t, want in zip(given, wanted, strict=True) if want], gradients))
-    return tuple(next(found) if want else None for want in wanted)
+    types = (*(None if t is None else t.dtype for t in inputs), *dtypes)
+    return tuple(next(found).to(dtype) if want else None for want, dtype in zip(wanted, types, strict=True))
 
 
 def _by_operators(s: _Settings, inputs: _Inputs, p: _Parameters) -> tuple[Tensor, Tensor]:
