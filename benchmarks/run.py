@@ -1,6 +1,6 @@
 """Benchmarks fastbert against other ways to run a BERT; outputs are checked before timing, and the machine's limit is measured.
 
-    python benchmarks/run.py --quick                     everything, small: five minutes on two cores
+    python benchmarks/run.py --quick                     everything, small: seven minutes on two cores
     python benchmarks/run.py                             inference in full
     python benchmarks/run.py --suite all --device cuda --dtype bfloat16
 

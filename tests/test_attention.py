@@ -117,8 +117,7 @@ def test_reference_attention_passes_gradcheck() -> None:
 # -- the kernels, under the interpreter in float32; test_compiled_kernels.py has 16 bit, test_gpu.py the full sizes ------------
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("p", [0.0, 0.1])
+@pytest.mark.parametrize(("p", "causal"), [(0.0, False), (0.1, True)])
 @pytest.mark.parametrize("width", [32, 64, 128])
 def test_long_attention_is_as_exact_as_plain_pytorch(width: int, p: float, causal: bool, poisoned: None) -> None:
     check_attention("cpu", torch.float32, EVERY_BRANCH, 1, width, p, causal)
