@@ -42,6 +42,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.kernels not in ("interpreter", KERNELS):
+        raise pytest.UsageError(
+            f"write --kernels={config.option.kernels} in one word; it is for machines without a CUDA device"
+        )
     if KERNELS != "interpreter":
         from emulator.plugin import use_compiled_kernels
 

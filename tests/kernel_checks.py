@@ -19,6 +19,8 @@ from fastbert.kernels import attention, attention_schedule
 from fastbert.ops import reference
 from fastbert.verification import allowed_error
 
+# By the longest: at most 32, 64, 128, and the long form; sequences without a token, of one token, and with a cut block.
+SMALL = {32: [32, 7, 0, 1], 64: [64, 0, 33, 1], 128: [128, 1, 0, 77], 200: [200, 1, 129, 0, 64]}
 LENGTHS = [1, 2, 17, 63, 64, 65, 127, 128, 129, 200, 512]
 
 

@@ -13,6 +13,7 @@ import torch
 from conftest import CLASSES, make_pair, ragged, worst
 from kernel_checks import (
     LENGTHS,
+    SMALL,
     check_attention,
     check_attention_schedule,
     check_cross_entropy,
@@ -164,20 +165,13 @@ def test_cross_entropy(rows: int, dtype: torch.dtype) -> None:
 
 # The reference runs on the CPU: no product of the vendor's stands between the sanitizer and our kernels.
 
-SMALL = {  # longest length at most 32, 64, 128; the long form; sequences without a token, of one token, and with a cut block
-    "32": [32, 7, 0, 1],
-    "64": [64, 0, 33],
-    "128": [128, 1, 0, 77],
-    "long": [200, 1, 129, 0, 64],
-}
-
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16], ids=str)
 @pytest.mark.parametrize("form", [(0.1, False), (0.0, True)], ids=["dropout", "causal"])
 @pytest.mark.parametrize("width", [64, 128])
-@pytest.mark.parametrize("lengths", list(SMALL))
-def test_small_attention(lengths: str, width: int, form: tuple[float, bool], dtype: torch.dtype) -> None:
-    check_attention("cuda", dtype, SMALL[lengths], 2, width, *form, reference_on="cpu")
+@pytest.mark.parametrize("longest", list(SMALL))
+def test_small_attention(longest: int, width: int, form: tuple[float, bool], dtype: torch.dtype) -> None:
+    check_attention("cuda", dtype, SMALL[longest], 2, width, *form, reference_on="cpu")
 
 
 @pytest.mark.parametrize("width", [64, 128])

@@ -28,7 +28,7 @@ def fault_of(op: str, arch: str, limits: Sequence[int], row: tuning.Row) -> str:
 
 
 def shipped_rows(arch: str) -> Iterator[tuple[str, tuple[int, ...], tuning.Row]]:
-    """(op, limits, row) of an architecture, without those of sizes that the small inputs do not reach."""
+    """(op, limits, row) of an architecture, without those that it never launches or that have no check."""
     for op, table in tuning.TABLE.items():
         for limits, row in table.get(arch) or table["default"]:
             if row is not None and op not in WITHOUT_CHECK and (op != "linear_gelu_tma" or arch in tuning.TMA_ARCHITECTURES):

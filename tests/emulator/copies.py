@@ -15,10 +15,10 @@ import torch
 from emulator.arithmetic import U8, U32
 from emulator.asynchronous import AsyncReads
 from emulator.fragments import swizzled
-from emulator.global_memory import NOBODY, Allocation, GlobalMemory, TensorMap, selection
+from emulator.global_memory import Allocation, GlobalMemory, TensorMap
 from emulator.reports import UnknownOpcode
 from emulator.shared_memory import SharedMemory, by_others
-from emulator.threads import Threads
+from emulator.threads import NOBODY, Threads, selection
 
 _UNIT = 16  # bytes
 

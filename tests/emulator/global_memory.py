@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from emulator.arithmetic import U8, U64
-from emulator.threads import Threads
+from emulator.threads import NOBODY, Threads, selection, spread
 
 _RANGE = (
     40  # bits of a tensor's addresses; a tensor begins a mebibyte behind the begin of its range, so that underruns are seen
@@ -91,7 +91,7 @@ class GlobalMemory:
         count = len(values)
         for allocation, place, chosen in self.accesses(threads, address, width * count, mask, here, "store"):
             self.note_write(threads, allocation, place, chosen, width * count, here)
-            parts = [_chosen(threads, value, chosen) for value in values]
+            parts = [threads.taken(value, chosen) for value in values]
             allocation.view(width, count)[place] = parts[0] if count == 1 else np.stack(parts, axis=1)
 
     def accesses(
@@ -101,7 +101,7 @@ class GlobalMemory:
         selected = selection(threads, mask)
         if selected is NOBODY:
             return
-        address = _chosen(threads, address, selected)
+        address = threads.taken(address, selected)
         ranges = (address >> U64(_RANGE)).astype(np.int64)
         for number in np.unique(ranges):
             own = ranges == number
@@ -163,37 +163,9 @@ class GlobalMemory:
                 )
 
 
-NOBODY: Any = object()
-
-
-def selection(threads: Threads, mask: Any) -> Any:
-    """The places of the threads whose mask is true: None for all, NOBODY for none."""
-    if mask is None:
-        return None
-    if mask.shape[0] == 1:
-        return None if mask[0] else NOBODY
-    if mask.all():
-        return None
-    chosen = np.flatnonzero(mask)
-    return chosen if len(chosen) else NOBODY
-
-
-def spread(threads: Threads, selected: Any, bad: Any) -> Any:
-    """A condition of selected threads as one of all threads here."""
-    if selected is None:
-        return bad
-    found = np.zeros(threads.count, bool)
-    found[selected] = bad
-    return found
-
-
-def _chosen(threads: Threads, value: Any, chosen: Any) -> Any:
-    return threads.wide(value) if chosen is None else threads.wide(value)[chosen]
-
-
 def _blocks(threads: Threads, chosen: Any) -> Any:
     """The number of each thread's block, from 1, as a column."""
-    return (_chosen(threads, threads.block, chosen) + 1).astype(np.int32)[:, None]
+    return (threads.taken(threads.block, chosen) + 1).astype(np.int32)[:, None]
 
 
 def _differ(recorded: Any, own: Any) -> Any:

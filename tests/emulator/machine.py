@@ -154,19 +154,21 @@ class Machine:
             taken = functions[number](self, registers, running)
             kind, target, after = exits[number]
             apart = kind in ("if", "ifret") and taken.shape[0] > 1 and taken.any() and not taken.all()
-            here = np.arange(everyone.count) if index is None else index
-            if kind == "if" and apart:
-                stack.append((joins[number], join, index))
-                stack.append((after, joins[number], here[~taken]))
-                stack.append((target, joins[number], here[taken]))
-            elif kind == "ifret" and apart:
-                gone[here[taken]] = True
+            if apart:
+                here = np.arange(everyone.count) if index is None else index
+                if kind == "if":
+                    stack.append((joins[number], join, index))
+                    stack.append((after, joins[number], here[~taken]))
+                    stack.append((target, joins[number], here[taken]))
+                else:
+                    gone[here[taken]] = True
+                    stack.append((after, join, index))
+            elif kind == "goto" or (kind == "if" and taken[0]):
+                stack.append((target, join, index))
+            elif kind in ("fall", "if") or (kind == "ifret" and not taken[0]):
                 stack.append((after, join, index))
-            elif kind in ("fall", "goto") or (kind == "if") or (kind == "ifret" and not taken[0]):
-                goes_on = kind == "fall" or (kind != "goto" and not taken[0])
-                stack.append((after if goes_on else target, join, index))
             else:
-                gone[here] = True
+                gone[slice(None) if index is None else index] = True
         self._end(everyone)
 
     def _begin(self, first: int, count: int) -> Threads:

@@ -21,8 +21,6 @@ os.environ["TRITON_INTERPRET"] = "0"
 
 import torch  # noqa: E402
 
-SHORT = {32: [32, 7, 0, 1], 64: [64, 0, 33, 1], 128: [128, 1, 0, 77]}
-LONG = [200, 1, 129, 0, 64]
 FAMILIES = ("attention_short", "attention_long", "layer_norm", "table", "linear_gelu", "gelu", "cross_entropy")
 
 
@@ -33,13 +31,13 @@ def family(op: str) -> str | None:
 
 def check_of(op: str, limits: list[int]) -> Callable[[], None]:
     """A check of tests/kernel_checks.py that launches the op by its first row."""
-    from kernel_checks import check_attention, check_cross_entropy, check_embedding, check_ffn, check_layer_norm
+    from kernel_checks import SMALL, check_attention, check_cross_entropy, check_embedding, check_ffn, check_layer_norm
 
     dtype = torch.float32 if limits and limits[0] == 4 and "attention" in op else torch.bfloat16
     width = min(limits[0], 1024) if op.startswith(("layer_norm", "table")) else 0
     calls: dict[str | None, Callable[[], None]] = {
-        "attention_short": lambda: check_attention("cpu", dtype, SHORT[limits[2]], 2, limits[1], 0.1, False),
-        "attention_long": lambda: check_attention("cpu", dtype, LONG, 1, limits[1], 0.1, False),
+        "attention_short": lambda: check_attention("cpu", dtype, SMALL[limits[2]], 2, limits[1], 0.1, False),
+        "attention_long": lambda: check_attention("cpu", dtype, SMALL[200], 1, limits[1], 0.1, False),
         "layer_norm": lambda: check_layer_norm("cpu", dtype, 13, width, 0.1),
         "table": lambda: check_embedding("cpu", dtype, 40, width, 0.1),
         "linear_gelu": lambda: check_ffn("cpu", dtype, 300, 320, 520),

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from emulator.arithmetic import U8, U16, U32
-from emulator.global_memory import NOBODY, selection, spread
-from emulator.threads import WARP, Threads
+from emulator.threads import NOBODY, WARP, Threads, selection, spread
 
 _WARPS = U32(WARP - 1)  # the bits of a stamp that name the warp; all ones stand for several warps
 _FRESH = 0xA5  # what memory holds before anyone writes
@@ -67,8 +66,7 @@ class SharedMemory:
         if found is None:
             return
         place, chosen = found
-        wide = [threads.wide(value) if chosen is None else threads.wide(value)[chosen] for value in values]
-        data = np.stack(wide, axis=1).view(U8)
+        data = np.stack([threads.taken(value, chosen) for value in values], axis=1).view(U8)
         self.note_write(threads, place, chosen, size, here, data)
         self.memory.reshape(-1, size)[place] = data
 
@@ -110,7 +108,7 @@ class SharedMemory:
         chosen = selection(threads, mask)
         if chosen is NOBODY:
             return None
-        address = threads.wide(address) if chosen is None else threads.wide(address)[chosen]
+        address = threads.taken(address, chosen)
         inside = address.astype(np.int64) + size <= self.size
         if not inside.all():
             where = f"{what} of {size} bytes at {int(address[~inside][0]):#x} of {self.size:#x}"

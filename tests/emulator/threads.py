@@ -68,6 +68,10 @@ class Threads:
         """A value with one element a thread."""
         return value if value.shape[0] == self.count else np.broadcast_to(value, (self.count,))
 
+    def taken(self, value: Any, chosen: Any) -> Any:
+        """A value's elements of the threads at these places, None for all."""
+        return self.wide(value) if chosen is None else self.wide(value)[chosen]
+
     def numbers(self, chosen: Any) -> Any:
         """Numbers among all threads of those at these places."""
         return chosen if self.index is None else self.index[chosen]
@@ -76,6 +80,30 @@ class Threads:
 def _are_whole(index: Any, size: int, count: int) -> bool:
     present = np.bincount(index // size, minlength=count // size)
     return bool(((present == 0) | (present == size)).all())
+
+
+NOBODY: Any = object()
+
+
+def selection(threads: Threads, mask: Any) -> Any:
+    """The places of the threads whose mask is true: None for all, NOBODY for none."""
+    if mask is None:
+        return None
+    if mask.shape[0] == 1:
+        return None if mask[0] else NOBODY
+    if mask.all():
+        return None
+    chosen = np.flatnonzero(mask)
+    return chosen if len(chosen) else NOBODY
+
+
+def spread(threads: Threads, selected: Any, bad: Any) -> Any:
+    """A condition of selected threads as one of all threads here."""
+    if selected is None:
+        return bad
+    found = np.zeros(threads.count, bool)
+    found[selected] = bad
+    return found
 
 
 def shuffle_bfly(threads: Threads, value: Any, mask: Any) -> Any:

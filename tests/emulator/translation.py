@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from emulator import arithmetic, fragments, threads
-from emulator.flow import is_register, touched
+from emulator.flow import touched
 from emulator.ptx import BITS_OF, BYTES, DTYPES, Address, Instruction, Program
 from emulator.reports import UnknownOpcode
 
@@ -269,6 +269,3 @@ def _crossing(program: Program) -> set[str]:
 
 def _dtype_name(type: str) -> str:
     return f"D_{DTYPES[type].str[1:]}".replace("?", "1")
-
-
-__all__ = ["Translator", "Value", "is_register", "unknown"]
