@@ -1,14 +1,15 @@
 """Compiles every shipped launch for every architecture, without a GPU, and reports registers, spills and occupancy.
 
-Exit code 1 if a kernel spills registers and was not measured to be faster that way, exceeds the shared memory, or touches
-registers that a warp-group product still uses (kernels/hazards.py). On sm_90, which has these products, the last is checked in
+Exit code 1 if a kernel spills registers in a loop and was not measured to be faster that way, exceeds the shared memory, or
+touches registers that a warp-group product still uses (kernels/hazards.py). On sm_90, which has these products, the last is checked in
 float16 and float32 as well. With --emulate, also if the emulator of tests/emulator finds a race, a bad access or wrong numbers
-in a row of the launch table for sm_80 or sm_90, on small inputs; its table follows the others.
+in a row of the launch table for sm_80 or sm_90, on small inputs; its table follows the others, and one of what memory accesses
+cost.
 
     python benchmarks/kernel_report.py --emulate        # writes benchmarks/results/kernel_report.md
     python benchmarks/kernel_report.py --arch sm90 --only attention --no-write
 
-The table lists registers per thread; shared memory, stack and spills (instructions that access the stack); tensor-core
+The table lists registers per thread; shared memory; stack, and instructions that access it, in all and in loops; tensor-core
 instructions; occupancy (resident warps over the maximum); bytes and FLOPs of the launch at the sizes of kernels/cases.py; and
 for sm_90 the pipe model's prediction for the main loop: cycles of the busiest pipes, and TFLOP/s (`serial`: tensor cores and
 the other pipes do not overlap). The model ranks variants; it is not a measurement.
@@ -34,7 +35,7 @@ from fastbert.terminal import markdown_table
 
 RESULT = Path(__file__).parent / "results" / "kernel_report.md"
 COLUMNS = (
-    "kernel", "case", "blocks", "warps", "stages", "registers", "shared, KiB", "stack", "spills", "tensor core",
+    "kernel", "case", "blocks", "warps", "stages", "registers", "shared, KiB", "stack", "spills", "in loops", "tensor core",
     "occupancy", "MB", "GFLOP", "loop", "tensor", "issue", "special", "integer", "serial TFLOP/s",
 )  # fmt: skip
 
@@ -67,6 +68,7 @@ def row_of(case: Case, launch: aot.Launch, arch: str) -> tuple[dict[str, str], l
         "shared, KiB": f"{found.shared / 1024:.0f}",
         "stack": str(found.stack),
         "spills": str(found.spills),
+        "in loops": str(found.spills_in_loops),
         "tensor core": " ".join(f"{kind} {count}" for kind, count in found.tensor_core.items()),
         "occupancy": f"{found.occupancy:.0%}" if found.occupancy else "",
         "MB": f"{launch_bytes(launch) / 1e6:.0f}",
@@ -75,10 +77,12 @@ def row_of(case: Case, launch: aot.Launch, arch: str) -> tuple[dict[str, str], l
     if found.loop and arch == "sm90":
         row |= {"loop": f"{found.loop['instructions']:.0f}", "serial TFLOP/s": f"{found.loop['serial TFLOP/s']:.0f}"}
         row |= {pipe: f"{found.loop[pipe]:.0f}" for pipe in ("tensor", "issue", "special", "integer")}
-    spilled = arch.startswith("sm") and bool(found.stack or found.spills) and (arch, launch.name) not in aot.SPILLS_THAT_PAY
+    spilled = arch.startswith("sm") and bool(found.spills_in_loops) and (arch, launch.name) not in aot.SPILLS_THAT_PAY
     faults = [f"hazard: {fault}" for fault in found.hazards]
     if spilled or found.shared > aot.LIMITS[arch][0]:
-        faults.append(f"does not fit: stack {found.stack}, {found.spills} spills, shared {found.shared >> 10} KiB")
+        faults.append(
+            f"does not fit: stack {found.stack}, {found.spills_in_loops} spills in loops, shared {found.shared >> 10} KiB"
+        )
     return row, faults
 
 
@@ -128,6 +132,24 @@ def emulation(archs: list[str], only: str) -> tuple[str, list[str]]:
     return "\n".join(["## Rows of the launch table, emulated", "", *markdown_table(rows)]) + "\n", bad
 
 
+def memory_costs(archs: list[str], only: str) -> str:
+    """What accesses of memory cost in the shipped launches, counted by the emulator, as Markdown."""
+    rows = [
+        ["kernel", "case", "architecture", "read again", "sectors", "lanes", "conflicts", "of instructions", "most of them"]
+    ]
+    for arch in (arch for arch in archs if arch in emulated.ARCHITECTURES):
+        for row in emulated.costs_of(arch, only):
+            again = row["asked"] / max(1, row["touched"])
+            shares = [f"{row[name]:.0%}" for name in ("sectors", "lanes", "conflicts", "of issue")]
+            rows.append([row["kernel"], row["case"], arch, f"{again:.2f}x", *shares, row["worst"]])
+    note = (
+        "Sizes of a few blocks; `tests/emulator/cost_report.py` explains the columns. Read again: bytes that warps asked for over\n"
+        "different bytes. Sectors: bytes moved over bytes asked for. Conflicts: wavefronts of shared memory beyond the least, over\n"
+        "the least, and over all instructions."
+    )
+    return "\n".join(["## What memory accesses cost, emulated", "", note, "", *markdown_table(rows)]) + "\n"
+
+
 def main() -> int:
     """Command line; 1 if a launch has a fault."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,7 +163,7 @@ def main() -> int:
     text, bad = report(archs, args.only)
     if args.emulate:
         table, faults = emulation(archs, args.only)
-        text, bad = f"{text}\n{table}", bad + faults
+        text, bad = f"{text}\n{table}\n{memory_costs(archs, args.only)}", bad + faults
     if "sm90" in archs and not args.bfloat16_only:
         bad += hazards_of_other_types(args.only)
     if args.no_write or args.arch or args.only:

@@ -24,6 +24,12 @@ ROUNDS_TO_TF32 = tl.constexpr(not triton.knobs.runtime.interpret)
 
 
 @triton.jit
+def _spread(x):
+    """(R, G) -> (R, G, 1, 1, 1)."""
+    return x[:, :, None, None, None]
+
+
+@triton.jit
 def keep_mask(seed, rows, head, first_column, p, COLUMNS: tl.constexpr, ATTENTION: tl.constexpr):
     """Rows (R,), columns first_column + (0..COLUMNS-1), first_column a multiple of 32 -> bool (R, COLUMNS)."""
     ROWS: tl.constexpr = rows.shape[0]
@@ -31,11 +37,14 @@ def keep_mask(seed, rows, head, first_column, p, COLUMNS: tl.constexpr, ATTENTIO
     zero = tl.zeros_like(group)
     a, b, c, d = tl.philox(seed, group, rows[:, None] + zero, head + zero, zero, PHILOX_ROUNDS)
     threshold = (tl.full((1,), p, tl.float32) * 65536.0 + 0.5).to(tl.uint32)[None, :] << 16
-    low = tl.join(
-        tl.join((a << 16) >= threshold, (c << 16) >= threshold), tl.join((b << 16) >= threshold, (d << 16) >= threshold)
-    )
-    high = tl.join(tl.join(a >= threshold, c >= threshold), tl.join(b >= threshold, d >= threshold))
-    keep = tl.join(low, high)  # (R, groups, 2, 2, 2): a, b, c, d by the first two, their low and high bits by the last
+    # (R, groups, 2, 2, 2): a, b, c, d by the second and the first of the last three, their low and high bits by the last.
+    # Chosen by comparisons with constants, which cost nothing, and not by tl.join: behind one, Triton takes a product's operand
+    # for packed 8-bit data, and moves it between lanes for that.
+    pair = tl.arange(0, 2)
+    first, second, high = pair[None, None, :, None, None], pair[None, None, None, :, None], pair[None, None, None, None, :]
+    a, b, c, d = _spread(a), _spread(b), _spread(c), _spread(d)
+    word = tl.where(second == 0, tl.where(first == 0, a, c), tl.where(first == 0, b, d))
+    keep = (word << (16 - 16 * high).to(tl.uint32)) >= threshold[:, :, None, None, None]
     if ATTENTION:
         keep = keep.reshape(ROWS, COLUMNS // 32, 4, 2, 2, 2).permute(0, 1, 3, 4, 2, 5)
     return keep.reshape(ROWS, COLUMNS)

@@ -82,6 +82,22 @@ def test_linear_gelu_stands_adverse_schedules(schedule: None) -> None:
     check_linear_gelu("cpu", torch.bfloat16, 300, 320, 520, "none")
 
 
+@pytest.mark.parametrize("lengths", [[64, 64], [128], [256]], ids=str)
+@pytest.mark.parametrize("p", [0.0, 0.1])
+def test_tiles_of_attention_are_read_without_bank_conflicts(p: float, lengths: list[int], monkeypatch: Any) -> None:
+    """Dropout once changed the layout of the operands: twice the wavefronts, and a product's operand moved between lanes."""
+    monkeypatch.setattr(driver.RECORDER, "options", Options(counts=True))
+    monkeypatch.setattr(driver.RECORDER, "launches", [])
+    check_attention("cpu", torch.bfloat16, lengths, 1, 64, p, False)
+    for launch in driver.RECORDER.launches:
+        assert launch.costs is not None
+        shared = launch.costs.total("shared")
+        assert shared.moved == shared.least, launch.kernel.program.name
+        if "attention" in launch.kernel.program.name:
+            every = launch.costs.total("global")
+            assert every.moved * 32 < 1.05 * every.bytes, launch.kernel.program.name
+
+
 @pytest.mark.parametrize("lengths", [[40, 3], [150, 3]], ids=str)
 def test_attention_of_strided_input(lengths: list[int]) -> None:
     check_attention("cpu", torch.bfloat16, lengths, 3, 32, 0.1, False, strided=True)

@@ -43,6 +43,7 @@ LIMITS = {
     "sm100": (227 << 10, 228 << 10, 64),
     "gfx942": (64 << 10, 64 << 10, 32),
 }
+_STACK = ("LDL", "STL")  # instructions that access the stack
 SPILLS_THAT_PAY = {("sm90", "attention_short_bwd")}  # measured on a card against rows that do not spill, see tuning.py
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _TYPES = {
@@ -79,6 +80,7 @@ class Inspection:
     registers: int = 0
     stack: int = 0
     spills: int = 0
+    spills_in_loops: int = 0
     shared: int = 0
     warps: int = 0
     tensor_core: dict[str, int] = field(default_factory=dict)
@@ -178,7 +180,8 @@ def inspect(launch: Launch, arch: str) -> Inspection:
     found.registers = _last_number(r"REG:(\d+)", usage)
     found.stack = _last_number(r"STACK:(\d+)", usage)
     names = [line.name for line in lines]
-    found.spills = sum(name.startswith(("LDL", "STL")) for name in names)
+    found.spills = sum(name.startswith(_STACK) for name in names)
+    found.spills_in_loops = _in_loops(lines)
     kinds = ("HGMMA", "UTCHMMA", "HMMA", "UTMALDG", "UTMASTG")
     counts = {kind: sum(name.startswith(kind) for name in names) for kind in kinds}
     found.tensor_core = {kind: count for kind, count in counts.items() if count}
@@ -198,6 +201,15 @@ def instructions(compiled: Any) -> list[sass.Instruction]:
 def hazards_of(compiled: Any) -> list[str]:
     """The hazards in the machine code of a compiled kernel, see hazards.py; none where it is not for an NVIDIA GPU."""
     return hazards.find(instructions(compiled)) if "cubin" in compiled.asm else []
+
+
+def _in_loops(lines: list[sass.Instruction]) -> int:
+    """Instructions of innermost loops that access the stack. Outside they are run once a block, and may pay for occupancy."""
+    loops = [(line.target, line.address) for line in lines if line.target is not None and line.target < line.address]
+    inner = [
+        one for one in loops if not any(one[0] <= first and last <= one[1] and (first, last) != one for first, last in loops)
+    ]
+    return sum(line.name.startswith(_STACK) and any(a <= line.address <= b for a, b in inner) for line in lines)
 
 
 def _run(tool: str, options: tuple[str, ...], cubin: bytes) -> str:

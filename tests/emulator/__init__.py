@@ -7,4 +7,6 @@ threads.py       the threads that run now                     machine.py    one 
 global_memory.py, shared_memory.py   bytes, and who touched them
 copies.py        cp.async, tensor copies, mbarriers           products.py   warp-group products
 kernel.py        a compiled text with its arguments           driver.py     Triton's driver for a card that is not there
+costs.py         what memory accesses cost                    rows.py       rows of the launch table
+cost_report.py   the costs of shipped launches
 """

@@ -248,6 +248,8 @@ class TensorCopies:
         places = (allocation.low - allocation.first) // size + row * tensor.stride(0) + column * tensor.stride(1)
         if places.size:
             note(threads, allocation, places.reshape(-1), np.full(places.size, one), size, here)
+            if self._memory.costs is not None:
+                self._memory.costs.note_copy(places.size * size, here)
 
 
 def _each(threads: Threads, mask: Any) -> Any:

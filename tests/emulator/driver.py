@@ -15,6 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
+from emulator.costs import Costs
 from emulator.global_memory import TensorMap
 from emulator.kernel import Kernel
 from emulator.machine import Options
@@ -24,14 +25,16 @@ _SWIZZLE_BYTES = {0: 0, 1: 32, 2: 64, 3: 128}  # of a tensor map, CUtensorMapSwi
 
 @dataclass
 class Launched:
-    """What a launch took: blocks, seconds, instructions of warps, bytes of global memory read and written."""
+    """What a launch took: blocks, seconds, instructions of warps, different bytes of global memory that it touched, and with
+    `Options(counts=True)` what its accesses cost.
+    """
 
-    name: str
+    kernel: Kernel
     blocks: int
     seconds: float
     executed: int
-    bytes_read: int
-    bytes_written: int
+    touched: int
+    costs: Costs | None
 
 
 @dataclass
@@ -64,9 +67,7 @@ class _Launcher:
         machine = kernel.launch((x, y, z), given, self._shared, RECORDER.options)
         memory = machine.global_memory
         took = time.perf_counter() - started
-        RECORDER.launches.append(
-            Launched(kernel.program.name, x * y * z, took, machine.executed, memory.bytes_read, memory.bytes_written)
-        )
+        RECORDER.launches.append(Launched(kernel, x * y * z, took, machine.executed, memory.touched(), machine.costs))
 
     def _given(self, arguments: tuple[Any, ...]) -> list[Any]:
         """Arguments by PTX parameter: a descriptor is a tensor map with its shape and strides, or a pointer with them."""

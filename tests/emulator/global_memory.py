@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from emulator.arithmetic import U8, U64
+from emulator.costs import Costs
 from emulator.threads import NOBODY, Threads, selection, spread
 
 _RANGE = (
@@ -67,10 +68,14 @@ class Allocation:
 class GlobalMemory:
     """Loads and stores of global memory with their checks; `checks_blocks` also looks for races between blocks."""
 
-    def __init__(self, allocations: list[Allocation], report: Any, checks_blocks: bool) -> None:
+    def __init__(self, allocations: list[Allocation], report: Any, checks_blocks: bool, costs: Costs | None) -> None:
         self._by_range = {one.low >> _RANGE: one for one in allocations}
-        self._report, self.checks_blocks = report, checks_blocks
-        self.bytes_read = self.bytes_written = 0
+        self._report, self.checks_blocks, self.costs = report, checks_blocks, costs
+
+    def touched(self) -> int:
+        """Different bytes read, and different bytes written, as far as `checks_blocks` recorded them."""
+        records = (one.shadow(name, 1) for one in self._by_range.values() for name in ("reader", "writer") if one.has(name))
+        return sum(int(np.count_nonzero(record)) for record in records)
 
     def load(self, threads: Threads, address: Any, width: int, count: int, mask: Any, here: int) -> Any:
         """`count` arrays of numbers of `width` bytes; zero in threads that do not take part."""
@@ -102,6 +107,8 @@ class GlobalMemory:
         if selected is NOBODY:
             return
         address = threads.taken(address, selected)
+        if self.costs is not None:
+            self.costs.note("global", threads, address, size, selected, here)
         ranges = (address >> U64(_RANGE)).astype(np.int64)
         for number in np.unique(ranges):
             own = ranges == number
@@ -130,7 +137,6 @@ class GlobalMemory:
 
     def note_read(self, threads: Threads, allocation: Allocation, place: Any, chosen: Any, size: int, here: int) -> None:
         """Records that the threads' blocks read these units, and reports what another block wrote."""
-        self.bytes_read += len(place) * size
         if not self.checks_blocks:
             return
         own = _blocks(threads, chosen)
@@ -146,7 +152,6 @@ class GlobalMemory:
 
     def note_write(self, threads: Threads, allocation: Allocation, place: Any, chosen: Any, size: int, here: int) -> None:
         """Records that the threads' blocks write these units, and reports what another block wrote or read."""
-        self.bytes_written += len(place) * size
         if not self.checks_blocks:
             return
         own = _blocks(threads, chosen)

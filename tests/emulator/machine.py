@@ -13,6 +13,7 @@ import numpy as np
 from emulator.arithmetic import U32
 from emulator.asynchronous import AsyncReads
 from emulator.copies import Copies, TensorCopies
+from emulator.costs import Costs
 from emulator.global_memory import Allocation, GlobalMemory, TensorMap
 from emulator.products import Products
 from emulator.reports import KernelFault, Report
@@ -33,6 +34,7 @@ class Options:
         raises: raise KernelFault at the end of a launch with reports.
         early_copies: cp.async lands when it is issued, not when it is waited for.
         late_products: products are computed, and tensor copies land, when they are waited for, not when they are issued.
+        counts: count what memory accesses cost, by instruction.
     """
 
     threads: int = 2048
@@ -41,6 +43,7 @@ class Options:
     raises: bool = True
     early_copies: bool = False
     late_products: bool = False
+    counts: bool = False
 
 
 class Machine:
@@ -49,6 +52,7 @@ class Machine:
     Attributes:
         reports: by kind and place of the instruction.
         executed: instructions of warps.
+        costs: of memory accesses, with `options.counts`.
     """
 
     def __init__(
@@ -66,7 +70,8 @@ class Machine:
         self.grid, self.parameters = grid, parameters
         self.grid_size = [np.array([size], U32) for size in grid]
         self.block_size = np.array([self._threads], U32)
-        self.global_memory = GlobalMemory(allocations, self.report, options.checks_blocks)
+        self.costs = Costs() if options.counts else None
+        self.global_memory = GlobalMemory(allocations, self.report, options.checks_blocks, self.costs)
         self.reports: dict[tuple[str, int], Report] = {}
         self.executed = 0
 
@@ -176,7 +181,7 @@ class Machine:
         total = size * count
         block = np.repeat(np.arange(first, first + count), size) if count > 1 else np.array([first])
         x, y, _ = self.grid
-        self.shared_memory = shared = SharedMemory(self._shared, count, kernel.granule, self.report, options.checks)
+        self.shared_memory = shared = SharedMemory(self._shared, count, kernel.granule, self.report, options.checks, self.costs)
         base = np.repeat(np.arange(count, dtype=np.intp) * shared.stride, size) if count > 1 else np.zeros(1, np.intp)
         tid = np.tile(np.arange(size, dtype=U32), count)
         self._stamp = tid // U32(WARP) + U32(WARP)  # one barrier passed: 0 stands for nobody

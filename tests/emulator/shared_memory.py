@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from emulator.arithmetic import U8, U16, U32
+from emulator.costs import Costs
 from emulator.threads import NOBODY, WARP, Threads, selection, spread
 
 _WARPS = U32(WARP - 1)  # the bits of a stamp that name the warp; all ones stand for several warps
@@ -30,8 +31,8 @@ class SharedMemory:
         unfenced: whether threads wrote it with no proxy fence behind, so that asynchronous reads may miss it.
     """
 
-    def __init__(self, size: int, blocks: int, granule: int, report: Any, checks: bool) -> None:
-        self.size, self.granule, self.checks, self._report = size, granule, checks, report
+    def __init__(self, size: int, blocks: int, granule: int, report: Any, checks: bool, costs: Costs | None) -> None:
+        self.size, self.granule, self.checks, self._report, self._costs = size, granule, checks, report, costs
         self.stride = -(-size // 128) * 128  # between blocks
         self.memory = np.full(max(self.stride, 128) * blocks, _FRESH, U8)
         parts = len(self.memory) // granule
@@ -117,6 +118,8 @@ class SharedMemory:
             address = address[inside]
             if not len(chosen):
                 return None
+        if self._costs is not None:
+            self._costs.note("shared", threads, address, size, chosen, here)
         crooked = address & U32(size - 1)
         if crooked.any():
             bad = spread(threads, chosen, crooked != 0)
