@@ -1,10 +1,10 @@
 """Compiles every shipped launch for every architecture, without a GPU, and reports registers, spills and occupancy.
 
 Exit code 1 if a kernel spills registers in a loop and was not measured to be faster that way, exceeds the shared memory, or
-touches registers that a warp-group product still uses (kernels/hazards.py). On sm_90, which has these products, the last is checked in
-float16 and float32 as well. With --emulate, also if the emulator of tests/emulator finds a race, a bad access or wrong numbers
-in a row of the launch table for sm_80 or sm_90, on small inputs; its table follows the others, and one of what memory accesses
-cost.
+touches registers that a warp-group product still uses (kernels/hazards.py). On sm_90, which has these products, the last is
+checked in float16 and float32 as well. With --emulate, also if the emulator of tests/emulator finds a race, a bad access or
+wrong numbers in a row of the launch table for sm_80 or sm_90, on small inputs; its table follows the others, and one of what
+memory accesses cost.
 
     python benchmarks/kernel_report.py --emulate        # writes benchmarks/results/kernel_report.md
     python benchmarks/kernel_report.py --arch sm90 --only attention --no-write
@@ -143,9 +143,9 @@ def memory_costs(archs: list[str], only: str) -> str:
             shares = [f"{row[name]:.0%}" for name in ("sectors", "lanes", "conflicts", "of issue")]
             rows.append([row["kernel"], row["case"], arch, f"{again:.2f}x", *shares, row["worst"]])
     note = (
-        "Sizes of a few blocks; `tests/emulator/cost_report.py` explains the columns. Read again: bytes that warps asked for over\n"
-        "different bytes. Sectors: bytes moved over bytes asked for. Conflicts: wavefronts of shared memory beyond the least, over\n"
-        "the least, and over all instructions."
+        "Sizes of a few blocks; `tests/emulator/cost_report.py` explains the columns. Read again: bytes that warps asked for\n"
+        "over different bytes. Sectors: bytes moved over bytes asked for. Conflicts: wavefronts of shared memory beyond the\n"
+        "least, over the least, and over all instructions."
     )
     return "\n".join(["## What memory accesses cost, emulated", "", note, "", *markdown_table(rows)]) + "\n"
 

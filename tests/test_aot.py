@@ -39,6 +39,14 @@ HEAVIEST = (
     "cross_entropy",
     "dropout mask",
 )
+# Where kernels and most rows are those of sm80; the committed report has every launch.
+ELSEWHERE = (
+    "attention D=64 S=128 p=0.1",
+    "attention D=128 S=512 p=0.1",
+    "layer_norm",
+    "ffn fused training",
+    "cross_entropy",
+)
 WITH_PRODUCTS = re.compile(r"attention|linear_gelu")
 
 ARCHITECTURES = ["sm80", "sm89", "sm90", "sm100", "gfx942"]
@@ -58,9 +66,10 @@ for case in cases.cases(torch.bfloat16):
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_heaviest_launches_compile_and_fit(arch: str) -> None:
+    names = HEAVIEST if arch in ("sm80", "sm90") else ELSEWHERE
     env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     run = subprocess.run(
-        [sys.executable, "-c", CODE, arch, *HEAVIEST],
+        [sys.executable, "-c", CODE, arch, *names],
         cwd=ROOT,
         env={**env, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -69,7 +78,7 @@ def test_heaviest_launches_compile_and_fit(arch: str) -> None:
     )
     assert run.returncode == 0, run.stderr[-2000:]
     found = [json.loads(line) for line in run.stdout.splitlines()]
-    assert {row["case"] for row in found} == set(HEAVIEST)
+    assert {row["case"] for row in found} == set(names)
     limit = {"sm80": 163, "sm89": 99, "gfx942": 64}.get(arch, 227) * 1024
     for row in found:
         what = f"{row['kernel']} of {row['case']}"

@@ -35,31 +35,32 @@ from fastbert.kernels import tuning
 from fastbert.ops import reference
 
 HALVES = [torch.float16, torch.bfloat16]
-FORMS = [(0.1, False), (0.0, True)]  # dropout, causal
+FORMS = [(0.1, False, torch.bfloat16), (0.0, True, torch.bfloat16), (0.1, True, torch.float16)]  # dropout, causal, type
 
 
 @pytest.fixture(params=[False, True], ids=["as issued", "adverse"])
 def schedule(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Copies and products finish as the emulator has them, or at the other end of what is legal."""
+    """Copies and products finish, and warps and blocks run, as the emulator has them, or at the other end of what is legal."""
     kept = driver.RECORDER.options
-    driver.RECORDER.options = Options(early_copies=request.param, late_products=request.param)
+    late = request.param
+    driver.RECORDER.options = Options(early_copies=late, late_products=late, reverse_order=late)
     yield
     driver.RECORDER.options = kept
 
 
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("form", FORMS, ids=["dropout", "causal"])
+@pytest.mark.parametrize("form", FORMS, ids=["dropout", "causal", "float16"])
 @pytest.mark.parametrize("width", [32, 64, 128])
 @pytest.mark.parametrize("longest", [32, 64, 128])
-def test_short_attention(longest: int, width: int, form: tuple[float, bool], dtype: torch.dtype) -> None:
-    check_attention("cpu", dtype, SMALL[longest], 2, width, *form)
+def test_short_attention(longest: int, width: int, form: tuple[float, bool, torch.dtype]) -> None:
+    p, causal, dtype = form
+    check_attention("cpu", dtype, SMALL[longest], 2, width, p, causal)
 
 
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("form", FORMS, ids=["dropout", "causal"])
+@pytest.mark.parametrize("form", FORMS, ids=["dropout", "causal", "float16"])
 @pytest.mark.parametrize("width", [16, 32, 64, 128])
-def test_long_attention(width: int, form: tuple[float, bool], dtype: torch.dtype) -> None:
-    check_attention("cpu", dtype, [n for n in LENGTHS if n < 200] + [0, 200], 1, width, *form)
+def test_long_attention(width: int, form: tuple[float, bool, torch.dtype]) -> None:
+    p, causal, dtype = form
+    check_attention("cpu", dtype, [n for n in LENGTHS if n < 200] + [0, 200], 1, width, p, causal)
 
 
 @pytest.mark.parametrize("lengths", [[60, 0, 64], [40, 128], [200, 33, 129]], ids=["64", "128", "long"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pretraining_cases import documents, flat, make_corpus, make_tokenizer
 
+from fastbert import BertTokenizer
 from fastbert.data.corpus import Corpus, build_corpus
 from fastbert.errors import CheckpointError, InputError
 
@@ -68,9 +69,9 @@ def test_names_of_special_tokens_in_a_text_are_text(tmp_path: Path) -> None:
 
 
 def test_more_entries_than_sixteen_bits_hold_take_wider_ids(tmp_path: Path) -> None:
-    tokenizer = make_tokenizer()
-    tokenizer.add_tokens([f"word{i}" for i in range(70_000)])
-    build_corpus(["a cat word69999", None], tokenizer, tmp_path / "c")
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = BertTokenizer([*special, "a", *(f"word{i}" for i in range(70_000))])
+    build_corpus(["a word69999", None], tokenizer, tmp_path / "c")
     corpus = Corpus.open(tmp_path / "c")
     assert corpus.manifest["dtype"] == "uint32"
     assert corpus.tokens(0, corpus.num_tokens)[-1] == len(tokenizer) - 1

@@ -502,3 +502,11 @@ def test_an_unknown_opcode_fails_with_its_line() -> None:
         launch("sin.approx.f32 %f1, %f0;", [torch.zeros(1, dtype=torch.int32)])
     with pytest.raises(UnknownOpcode, match="cvt.rn.satfinite.e4m3x2.f32"):
         launch("cvt.rn.satfinite.e4m3x2.f32 %h1, %f0, %f0;", [torch.zeros(1, dtype=torch.int32)])
+
+
+@pytest.mark.parametrize(("reverse", "last"), [(False, 63), (True, 31)])
+def test_warps_run_in_one_order_or_the_other(reverse: bool, last: int) -> None:
+    """Who writes last to a place that all threads write to."""
+    out = torch.zeros(4, dtype=torch.int32)
+    launch("st.global.b32 [%d1], %r0;", [out], threads=64, reverse_order=reverse, raises=False)
+    assert int(out[0]) == last

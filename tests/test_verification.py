@@ -14,8 +14,7 @@ from fastbert.kernels import ffn, layer_norm
 from fastbert.ops import paths
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("name", ["BertModel", "BertForMaskedLM"])
+@pytest.mark.parametrize(("name", "dtype"), [("BertModel", torch.float16), ("BertForMaskedLM", torch.float32)])
 def test_kernels_pass_on_every_op_and_layer(name: str, dtype: torch.dtype) -> None:
     model, _ = make_pair(name, hidden_size=64, initializer_range=0.05)
     model.to(dtype)

@@ -1,4 +1,4 @@
-"""What memory accesses cost, counted by instruction: sectors of global memory, wavefronts of shared memory, lanes that took part.
+"""What memory accesses cost, by instruction: sectors of global memory, wavefronts of shared memory, lanes that took part.
 
 A warp's access of global memory moves whole sectors of 32 bytes. One of shared memory is served in wavefronts: 32 banks of four
 bytes give one word each, so that lanes which want different words of one bank wait for each other. Accesses of 8 and 16 bytes

@@ -141,5 +141,13 @@ def install(capability: int) -> None:
     def note_files(module: Any, function: Any, name: str, group: Any, hash: Any) -> None:
         _files[name] = group
 
+    def without_assembler(*given: Any) -> tuple[str, str] | None:
+        """Asked for a key of the cache, or to change the stages of a compilation: no machine code is needed here."""
+        if not given:
+            return "PTX alone", "PTX alone"
+        given[1]["cubin"] = lambda source, metadata: b""
+        return None
+
     triton.runtime.driver.set_active(Driver(capability))
+    triton.knobs.runtime.add_stages_inspection_hook = without_assembler
     triton.knobs.runtime.kernel_load_start_hook = note_files

@@ -39,8 +39,8 @@ class Kernel:
         self.sizes = [len(block) for block in self.program.blocks]
         self.joins = joins(self.program.exits)
         self.granule = min([_WIDEST, *filter(None, map(_shared_bytes, self.instructions))])
-        multiplies = any(one.opcode == "wgmma" for one in self.instructions)
-        self._in_flight = registers_in_flight(self.program) if multiplies else []
+        self.multiplies = any(one.opcode == "wgmma" for one in self.instructions)  # in groups of four warps
+        self._in_flight = registers_in_flight(self.program) if self.multiplies else []
         types = self.program.types
         self._unset = [
             unset(np.dtype(bool) if types[register] == "pred" else np.dtype(f"u{BYTES[types[register]]}"))
@@ -75,7 +75,7 @@ class Kernel:
         at_once = max(1, options.threads // self.program.threads)
         total = x * y * z
         with np.errstate(all="ignore"):
-            for first in range(0, total, at_once):
+            for first in range(0, total, at_once)[:: -1 if options.reverse_order else 1]:
                 machine.run(first, min(at_once, total - first))
         for here, register in self._in_flight:
             instruction = self.instructions[here]

@@ -18,7 +18,7 @@ from emulator.global_memory import Allocation, GlobalMemory, TensorMap
 from emulator.products import Products
 from emulator.reports import KernelFault, Report
 from emulator.shared_memory import SharedMemory
-from emulator.threads import WARP, Threads
+from emulator.threads import GROUP, WARP, Threads
 
 _STALLED = 100  # waits in vain until a kernel counts as stuck: in lockstep nobody else can come
 _UNSET = 0xCDCDCDCDCDCDCDCD  # registers hold this before they are written
@@ -34,6 +34,7 @@ class Options:
         raises: raise KernelFault at the end of a launch with reports.
         early_copies: cp.async lands when it is issued, not when it is waited for.
         late_products: products are computed, and tensor copies land, when they are waited for, not when they are issued.
+        reverse_order: the last block begins, and of each instruction the last warp, or warps that multiply together.
         counts: count what memory accesses cost, by instruction.
     """
 
@@ -43,6 +44,7 @@ class Options:
     raises: bool = True
     early_copies: bool = False
     late_products: bool = False
+    reverse_order: bool = False
     counts: bool = False
 
 
@@ -179,11 +181,15 @@ class Machine:
     def _begin(self, first: int, count: int) -> Threads:
         size, kernel, options = self._threads, self._kernel, self._options
         total = size * count
-        block = np.repeat(np.arange(first, first + count), size) if count > 1 else np.array([first])
+        numbers, order = np.arange(first, first + count), np.arange(size, dtype=U32)
+        if options.reverse_order:
+            together = GROUP if kernel.multiplies else WARP
+            numbers, order = numbers[::-1], order.reshape(-1, together)[::-1].reshape(-1)
+        block = np.repeat(numbers, size) if count > 1 else np.array([first])
         x, y, _ = self.grid
         self.shared_memory = shared = SharedMemory(self._shared, count, kernel.granule, self.report, options.checks, self.costs)
         base = np.repeat(np.arange(count, dtype=np.intp) * shared.stride, size) if count > 1 else np.zeros(1, np.intp)
-        tid = np.tile(np.arange(size, dtype=U32), count)
+        tid = np.tile(order, count)
         self._stamp = tid // U32(WARP) + U32(WARP)  # one barrier passed: 0 stands for nobody
         self.reads = AsyncReads(shared, total, size, self.report)
         self.products = Products(shared, self.reads, options.late_products, self.report)
