@@ -49,7 +49,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if KERNELS != "interpreter":
         from emulator.plugin import use_compiled_kernels
 
-        use_compiled_kernels(KERNELS)
+        try:
+            use_compiled_kernels(KERNELS)
+        except NotImplementedError as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 SMALL = {
