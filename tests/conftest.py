@@ -24,12 +24,18 @@ if not torch.cuda.is_available():
     _asked = os.environ.setdefault("FASTBERT_TEST_KERNELS", _asked)
     os.environ.setdefault("TRITON_INTERPRET", "1" if _asked == "interpreter" else "0")
 
+import interpreter
 import transformers
 
 import fastbert
 
 KERNELS = os.environ.get("FASTBERT_TEST_KERNELS", "interpreter")
 collect_ignore = ["test_compiled_kernels.py", "test_emulated_faults.py"] if KERNELS == "interpreter" else []
+
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    interpreter.patch_once_a_launch()
+    interpreter.use_larger_blocks()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
