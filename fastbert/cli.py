@@ -17,14 +17,13 @@ from typing import Any
 import fastbert
 from fastbert.commands import finetuning, inference, pretraining
 from fastbert.errors import FastbertError, StoppedError
+from fastbert.stopping import Stopped, stopping_signals
 from fastbert.terminal import (
-    Stopped,
     fill_closed_streams,
     show_line,
     silence_stdout,
     steady_stderr,
     steady_stdout,
-    stopping_signals,
 )
 
 _BROKEN_PIPE = 128 + 13  # the shell's exit code of a program ended by SIGPIPE

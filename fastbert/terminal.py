@@ -1,14 +1,12 @@
 """Terminal output: tables, lines beside progress bars, and the standard streams of a command.
 
-A broken stream stops no work and hides no failure, and a signal leaves nothing half written.
+A broken stream stops no work and hides no failure.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
@@ -16,18 +14,6 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from fastbert.errors import printable
-
-
-class Stopped(BaseException):
-    """SIGTERM or SIGHUP came; what is being written is removed on the way out.
-
-    Attributes:
-        number: of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 class _Steady:
@@ -96,26 +82,6 @@ def steady_stdout() -> Iterator[None]:
             silence_stdout(before)
     finally:
         sys.stdout = before
-
-
-@contextmanager
-def stopping_signals() -> Iterator[None]:
-    """Turns SIGTERM and SIGHUP into `Stopped`, so that temporary files are removed. Ignored signals stay ignored."""
-
-    def stop(number: int, _: Any) -> None:
-        raise Stopped(number)
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for name in ("SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                before[number] = signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def fill_closed_streams() -> None:
