@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP as an exception, so that a command that they stop leaves nothing half written."""
+"""SIGTERM, SIGHUP and Ctrl-C as exceptions, so that a command that they stop leaves nothing half written."""
 
 from __future__ import annotations
 
@@ -21,21 +21,51 @@ class Stopped(BaseException):
         self.number = number
 
 
+_holding = 0  # blocks of `held` that the main thread is in
+_waiting: list[int] = []  # signals that came meanwhile
+
+
 @contextmanager
 def stopping_signals() -> Iterator[None]:
-    """Turns SIGTERM and SIGHUP into `Stopped`, so that temporary files are removed. Ignored signals stay ignored."""
-
-    def stop(number: int, _: Any) -> None:
-        raise Stopped(number)
-
+    """Turns SIGTERM and SIGHUP into `Stopped`, and Ctrl-C into KeyboardInterrupt. Ignored signals stay ignored."""
     before = {}
     if threading.current_thread() is threading.main_thread():
-        for name in ("SIGTERM", "SIGHUP"):
+        defaults = {"SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_DFL, "SIGINT": signal.default_int_handler}
+        for name, default in defaults.items():
             number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                before[number] = signal.signal(number, stop)
+            if number is not None and signal.getsignal(number) is default:
+                before[number] = signal.signal(number, _stop)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Lets signals wait for the end of a block, which raises them then: what the block makes is noted somewhere by then."""
+    global _holding
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _holding += 1
+    try:
+        yield
+    finally:
+        _holding -= 1
+    if not _holding and _waiting:
+        number = _waiting[0]
+        _waiting.clear()
+        _raise(number)
+
+
+def _stop(number: int, _: Any) -> None:
+    if _holding:
+        _waiting.append(number)
+    else:
+        _raise(number)
+
+
+def _raise(number: int) -> None:
+    raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)

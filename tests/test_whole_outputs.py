@@ -22,6 +22,7 @@ from fastbert import BertTokenizer, cli, files
 from fastbert.errors import CheckpointError, InputError
 from fastbert.files import writing
 from fastbert.finetuning import FineTuneOptions, finetune
+from fastbert.stopping import Stopped, stopping_signals
 
 TEXT = "\n\n".join("the cat runs in paris and the dog sits .\nwhere is the red owl ?" for _ in range(30)) + "\n"
 
@@ -255,6 +256,27 @@ def test_a_signal_leaves_nothing_or_what_the_next_start_clears(number: signal.Si
         assert run.returncode == 128 + number
         assert f"fastbert: stopped by {number.name}; no file is half written" in said
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("writer", [files.replacing, files.new_folder, files.scratch_folder])
+def test_a_signal_between_making_a_file_and_noting_it_leaves_nothing(
+    number: signal.Signals, writer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = writing._lock
+
+    def lock(handle: int) -> bool | None:
+        os.kill(os.getpid(), number)  # the file is there, and nobody knows its name yet
+        return real(handle)
+
+    monkeypatch.setattr(writing, "_lock", lock)
+    with (
+        pytest.raises(KeyboardInterrupt if number == signal.SIGINT else Stopped),
+        stopping_signals(),
+        writer(tmp_path / "out"),
+    ):
+        raise AssertionError("the signal came before")
+    assert not list(tmp_path.iterdir())
 
 
 # -- outputs that are inputs ---------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbert.errors import CheckpointError
+from fastbert.stopping import held
 
 PART = ".part"  # ends the names of what is being written
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.part")  # names that tempfile gives
@@ -37,14 +38,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path).resolve()
     if path.exists() and not path.is_file():
         raise CheckpointError(f"cannot write {path}: it is {'a directory' if path.is_dir() else 'not a regular file'}")
-    part, handle = _temporary(path, _new_file)
-    try:
+    with _temporary(path, _new_file) as part:
         yield part
         part.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
         part.replace(path)
-    finally:
-        os.close(handle)
-        part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -77,21 +74,19 @@ def scratch_folder(beside: str | Path) -> Iterator[Path]:
     """
     beside = Path(beside).resolve()
     _check_empty(beside)
-    part, handle = _temporary_folder(beside)
-    try:
+    with _temporary_folder(beside) as part:
         yield part
-    finally:
-        os.close(handle)
-        shutil.rmtree(part, ignore_errors=True)
 
 
-def _temporary_folder(beside: Path) -> tuple[Path, int]:
-    """A new folder beside a path, and the handle that locks it."""
+@contextmanager
+def _temporary_folder(beside: Path) -> Iterator[Path]:
+    """A new folder beside a path, which is removed at the end if it is still there."""
     try:
         beside.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"cannot write {beside}: {error.strerror or error}") from error
-    return _temporary(beside, lambda **names: Path(tempfile.mkdtemp(**names)))
+    with _temporary(beside, lambda **names: Path(tempfile.mkdtemp(**names))) as part:
+        yield part
 
 
 def _is_still(part: Path, handle: int) -> bool:
@@ -107,7 +102,22 @@ def _new_file(**names: Any) -> Path:
     return Path(name)
 
 
-def _temporary(beside: Path, make: Callable[..., Path]) -> tuple[Path, int]:
+@contextmanager
+def _temporary(beside: Path, make: Callable[..., Path]) -> Iterator[Path]:
+    """A new file or folder beside a path, locked, which is removed at the end if it is still there."""
+    part, handle = None, None
+    try:
+        with held():
+            part, handle = _new_and_locked(beside, make)
+        yield part
+    finally:
+        with held():
+            if part is not None and handle is not None:
+                os.close(handle)
+                shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
+
+
+def _new_and_locked(beside: Path, make: Callable[..., Path]) -> tuple[Path, int]:
     """A new file or folder beside a path, and the handle that locks it."""
     while True:
         try:
@@ -143,23 +153,20 @@ def replacing_folder(folder: str | Path, known: Mapping[str, int] | None = None)
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"cannot write {folder}: it is a file")
     _recover(folder)
-    part, handle = _temporary_folder(folder)
     try:
-        yield part
-        part.chmod(stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else 0o777 & ~_umask())
-        try:
-            _take_place(part, folder)
-        except OSError as error:
-            raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from error
-        if known is not None and part.is_dir():
-            _bring_along(part, folder, known)
+        with _temporary_folder(folder) as part:
+            yield part
+            part.chmod(stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else 0o777 & ~_umask())
+            try:
+                _take_place(part, folder)
+            except OSError as error:
+                raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from error
+            if known is not None and part.is_dir():
+                _bring_along(part, folder, known)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CheckpointError(f"cannot write {folder}: {error.strerror}; nothing of it was kept") from error
         raise
-    finally:
-        os.close(handle)
-        shutil.rmtree(part, ignore_errors=True)
 
 
 @contextmanager
