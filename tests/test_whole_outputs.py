@@ -263,13 +263,13 @@ def test_a_signal_leaves_nothing_or_what_the_next_start_clears(number: signal.Si
 def test_a_signal_between_making_a_file_and_noting_it_leaves_nothing(
     number: signal.Signals, writer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = writing._lock
+    real = writing.lock
 
     def lock(handle: int) -> bool | None:
         os.kill(os.getpid(), number)  # the file is there, and nobody knows its name yet
         return real(handle)
 
-    monkeypatch.setattr(writing, "_lock", lock)
+    monkeypatch.setattr(writing, "lock", lock)
     with (
         pytest.raises(KeyboardInterrupt if number == signal.SIGINT else Stopped),
         stopping_signals(),

@@ -1,8 +1,10 @@
 """Finding and writing the files of a model: a local directory or a hub id, JSON with clear errors, atomic replacement.
 
-finding.py   where they are, and what identifies them     reading.py   JSON      writing.py   whole or not at all
+finding.py   where they are, and what identifies them     reading.py    JSON
+writing.py   whole or not at all                          claiming.py   folders that one process at a time works in
 """
 
+from fastbert.files.claiming import claimed, holds_nothing
 from fastbert.files.finding import HUB_OPTIONS, fingerprint, locate, sha256, split_hub_options
 from fastbert.files.reading import MAX_JSON_BYTES, read_json, read_json_if_present, read_json_list
 from fastbert.files.writing import (
@@ -19,8 +21,10 @@ from fastbert.files.writing import (
 __all__ = [
     "HUB_OPTIONS",
     "MAX_JSON_BYTES",
+    "claimed",
     "clear_leftovers",
     "fingerprint",
+    "holds_nothing",
     "locate",
     "new_folder",
     "read_json",

@@ -130,7 +130,7 @@ def _new_and_locked(beside: Path, make: Callable[..., Path]) -> tuple[Path, int]
             raise CheckpointError(f"cannot write {beside}: {beside.parent} does not exist") from None
         except OSError as error:
             raise CheckpointError(f"cannot write {beside}: {error.strerror or error}") from error
-        if _lock(handle) is not False and _is_still(part, handle):
+        if lock(handle) is not False and _is_still(part, handle):
             return part, handle
         os.close(handle)
 
@@ -232,13 +232,13 @@ def clear_leftovers(path: Path) -> None:
         except OSError:
             continue
         try:
-            if _lock(handle):
+            if lock(handle):
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
         finally:
             os.close(handle)
 
 
-def _lock(handle: int) -> bool | None:
+def lock(handle: int) -> bool | None:
     """Locks a file for the life of this process; returns whether it was free, None if the system has no locks."""
     try:
         import fcntl

@@ -86,7 +86,8 @@ def finetune(
         hub: `revision`, `cache_dir`, `token`, `local_files_only`.
 
     Raises:
-        InputError: invalid data or options, before anything is trained. StoppedError: stopped by a signal, after saving.
+        InputError: invalid data or options, before anything is trained; or another process works in `output`.
+        StoppedError: stopped by a signal, after saving.
     """
     check_installed()
     progress = hub.pop("say", progress)  # the name in earlier versions
@@ -116,20 +117,21 @@ def finetune(
         "labels": problem.labels,
     }
     about["data"] = dict(zip(named, before, strict=True))
-    _begin(folder, about, model)
-    results = []
-    for seed in range(options.seed, options.seed + seeds):
-        one = folder / f"seed-{seed}"
-        done = files.read_json_if_present(one / "result.json")
-        if done:
-            results.append(SeedResult(**done))
-            continue
-        cache = Path(feature_cache) if feature_cache is not None else folder / "features"
-        run = SeedRun(
-            problem, source, parts[0], named.get("dev"), replace(options, seed=seed), one, target, cache, show, progress
-        )
-        results.append(run.run())
-    return _finish(folder, problem, named, results, target, text, progress)
+    with files.claimed(folder):
+        _begin(folder, about, model)
+        results = []
+        for seed in range(options.seed, options.seed + seeds):
+            one = folder / f"seed-{seed}"
+            done = files.read_json_if_present(one / "result.json")
+            if done:
+                results.append(SeedResult(**done))
+                continue
+            cache = Path(feature_cache) if feature_cache is not None else folder / "features"
+            run = SeedRun(
+                problem, source, parts[0], named.get("dev"), replace(options, seed=seed), one, target, cache, show, progress
+            )
+            results.append(run.run())
+        return _finish(folder, problem, named, results, target, text, progress)
 
 
 def _finish(
@@ -201,7 +203,7 @@ def check_output(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"cannot write {folder}: it is a file")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "run.json").is_file():
+    if folder.is_dir() and not files.holds_nothing(folder) and not (folder / "run.json").is_file():
         raise InputError(f"{folder} holds something other than a fine-tuning run: name a new folder")
     made = not folder.exists()
     try:

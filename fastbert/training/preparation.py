@@ -69,7 +69,7 @@ def prepare_folder(recipe: Recipe, folder: Path, begun: bool) -> None:
                 raise InputError(
                     f"{folder} holds a run with {key} = {before!r}; now it is {now!r}: name another output, or the same value"
                 )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or not files.holds_nothing(folder)):
         raise InputError(f"{folder} holds something other than a pre-training run: name a new folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -83,13 +83,15 @@ def pretrain(
         show_progress: whether to show a progress bar on stderr; None shows it only on a terminal.
 
     Raises:
-        InputError: a recipe that does not fit the corpus, or that differs from the recipe of the run in `output`.
+        InputError: a recipe that does not fit the corpus, or that differs from the recipe of the run in `output`; or another
+            process works in that folder.
         TrainingError: the loss is not a number, or another process is gone; the message names the last good checkpoint.
         CheckpointError: a checkpoint cannot be written.
     """
     world = World.join(device)
     try:
-        return _Run(recipe, Path(output), world, shows_progress(show_progress)).run()
+        with ExitStack() as claim:
+            return _Run(recipe, Path(output), world, shows_progress(show_progress), claim).run()
     finally:
         world.leave()
 
@@ -97,7 +99,7 @@ def pretrain(
 class _Run:
     """One process's part in a run."""
 
-    def __init__(self, recipe: Recipe, folder: Path, world: World, show: bool) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, world: World, show: bool, claim: ExitStack) -> None:
         self.recipe, self.folder, self.world = recipe, folder, world
         for number, phase in enumerate(recipe.phases):
             if phase.batches_per_step % world.size:
@@ -107,6 +109,7 @@ class _Run:
         if recipe.run.tensorboard:
             check_tensorboard()
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.run.keep)
+        self._alone(lambda: claim.enter_context(files.claimed(folder)))
         self._alone(lambda: prepare_folder(recipe, folder, self.checkpoints.any()))
         self._alone(lambda: prepare_corpus(recipe, folder, self._show_status))
         self._alone(self.checkpoints.clean)
