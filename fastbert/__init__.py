@@ -11,37 +11,90 @@ The map of the program:
     tasks/           from texts to labels, tags, answers, vectors, words at a mask
     training/        pre-training: recipes, steps, resume        recipes/      runs as TOML files
     finetuning/      from examples to models of tasks            studies/      claims of the paper, measured
-    commands/        what the commands do                        cli.py        the `fastbert` command
+    commands/        what the commands do                        cli.py, __main__.py  the `fastbert` command
 
     diagnostics.py   parameter counts, FLOPs, which path ran     verification.py  every path against float64, on your weights
     graphs.py        CUDA graphs of inference and of steps       errors.py     what is raised
     files/           finding files, writing them whole           schema.py     what JSON files of a model may hold
-    terminal.py      tables, bars and streams                    stopping.py   SIGTERM and SIGHUP
-    forking.py       threads in forked processes                 interop.py    what libraries ask by isinstance
+    terminal.py      tables, bars and streams                    stopping.py   SIGTERM, SIGHUP and Ctrl-C
+    choices.py       what options may be                         forking.py    threads in forked processes
+    interop.py       what libraries ask by isinstance
     reference.py, composed.py, pooling.py    public names of ops/reference.py, model/composed.py, model/pooling.py
+
+Names and modules are imported when they are first used: `import fastbert` alone does not import PyTorch.
 """
 
-from fastbert import ops
-from fastbert.diagnostics import count_parameters, explain
-from fastbert.errors import FastbertError
-from fastbert.model.config import BertConfig
-from fastbert.model.encoder import BertModel
-from fastbert.model.heads import (
-    BertForMultipleChoice,
-    BertForNextSentencePrediction,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-)
-from fastbert.model.lm_heads import BertForMaskedLM, BertForPreTraining, BertLMHeadModel
-from fastbert.model.prepacking import prepack
-from fastbert.ops import backend, reference, set_backend
-from fastbert.packing import PackedBatch, pack
-from fastbert.packing.deferred import check
-from fastbert.text.tokenizer import BertTokenizer
-from fastbert.verification import verify
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastbert import ops
+    from fastbert.diagnostics import count_parameters, explain
+    from fastbert.errors import FastbertError
+    from fastbert.model.config import BertConfig
+    from fastbert.model.encoder import BertModel
+    from fastbert.model.heads import (
+        BertForMultipleChoice,
+        BertForNextSentencePrediction,
+        BertForQuestionAnswering,
+        BertForSequenceClassification,
+        BertForTokenClassification,
+    )
+    from fastbert.model.lm_heads import BertForMaskedLM, BertForPreTraining, BertLMHeadModel
+    from fastbert.model.prepacking import prepack
+    from fastbert.ops import backend, reference, set_backend
+    from fastbert.packing import PackedBatch, pack
+    from fastbert.packing.deferred import check
+    from fastbert.text.tokenizer import BertTokenizer
+    from fastbert.verification import verify
 
 __version__ = "0.7.0"
+
+# Where each public name is; modules of the package need no entry.
+_PLACES = {
+    "BertConfig": "fastbert.model.config",
+    "BertForMaskedLM": "fastbert.model.lm_heads",
+    "BertForMultipleChoice": "fastbert.model.heads",
+    "BertForNextSentencePrediction": "fastbert.model.heads",
+    "BertForPreTraining": "fastbert.model.lm_heads",
+    "BertForQuestionAnswering": "fastbert.model.heads",
+    "BertForSequenceClassification": "fastbert.model.heads",
+    "BertForTokenClassification": "fastbert.model.heads",
+    "BertLMHeadModel": "fastbert.model.lm_heads",
+    "BertModel": "fastbert.model.encoder",
+    "BertTokenizer": "fastbert.text.tokenizer",
+    "FastbertError": "fastbert.errors",
+    "PackedBatch": "fastbert.packing",
+    "backend": "fastbert.ops",
+    "check": "fastbert.packing.deferred",
+    "count_parameters": "fastbert.diagnostics",
+    "explain": "fastbert.diagnostics",
+    "pack": "fastbert.packing",
+    "prepack": "fastbert.model.prepacking",
+    "reference": "fastbert.ops",
+    "set_backend": "fastbert.ops",
+    "verify": "fastbert.verification",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, or a module of the package, imported now."""
+    if name in _PLACES:
+        value = getattr(importlib.import_module(_PLACES[name]), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_"):
+        try:
+            return importlib.import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "BertConfig",

@@ -37,13 +37,14 @@ def main(arguments: list[str] | None = None) -> int:
         if closed:
             print("fastbert: standard output is closed", file=sys.stderr)
             return 2
-        return _run(_parser().parse_args(arguments))
+        return _run(arguments)
 
 
-def _run(args: argparse.Namespace) -> int:
-    command: Callable[[argparse.Namespace], int | None] = args.command
-    has_output = getattr(args, "output", None) is not None  # then the result goes to a file, not to stdout
+def _run(arguments: list[str] | None) -> int:
     try:
+        args = _parser().parse_args(arguments)
+        command: Callable[[argparse.Namespace], int | None] = args.command
+        has_output = getattr(args, "output", None) is not None  # then the result goes to a file, not to stdout
         with warnings.catch_warnings():  # restores the display of warnings afterwards
             warnings.showwarning = _show_warning
             with steady_stdout() if has_output else nullcontext():

@@ -18,19 +18,21 @@ HEAVY = {"transformers", "sklearn", "scipy", "seqeval", "matplotlib", "sentence_
 HEAVY |= {"tensorboard", "pytorch_optimizer", "torchmetrics"}
 
 # What each room or file of the package may import of it, from the lowest to the highest.
-BASE = {"errors", "files", "forking", "interop", "schema", "terminal"}
+BASE = {"choices", "errors", "files", "forking", "interop", "schema", "terminal"}
 MODEL = BASE | {"text", "packing", "ops", "model"}
 ABOVE = {"diagnostics", "verification", "graphs", "data", "tasks", "training", "finetuning", "studies"}
 ALLOWED = {
+    "choices": set(),
     "errors": set(),
+    "stopping": set(),
     "interop": set(),
-    "files": {"errors", "files"},
+    "files": {"errors", "files", "stopping"},
     "schema": {"errors"},
     "forking": {"errors"},
     "terminal": {"errors"},
-    "text": {"errors", "files", "interop", "schema", "text"},
+    "text": {"choices", "errors", "files", "interop", "schema", "text"},
     "packing": {"errors", "terminal", "text", "packing"},
-    "ops": {"errors", "kernels", "ops"},
+    "ops": {"choices", "errors", "kernels", "ops"},
     "model": BASE | {"packing", "ops", "model"},
     "reference": {"ops"},
     "composed": {"model"},
@@ -38,13 +40,14 @@ ALLOWED = {
     "graphs": {"errors", "packing", "ops", "model"},
     "diagnostics": MODEL,
     "verification": MODEL | {"diagnostics"},
-    "data": {"errors", "files", "text", "packing", "data"},
+    "data": {"choices", "errors", "files", "text", "packing", "data"},
     "tasks": MODEL | {"data", "tasks"},
     "training": MODEL | {"data", "diagnostics", "graphs", "training"},
     "finetuning": MODEL | {"data", "diagnostics", "tasks", "training", "finetuning"},
     "studies": MODEL | {"data", "diagnostics", "training", "finetuning", "studies"},
     "commands": MODEL | ABOVE | {"commands", "__init__"},
-    "cli": {"errors", "terminal", "commands", "__init__"},
+    "cli": {"errors", "stopping", "terminal", "commands", "__init__"},
+    "__main__": {"cli"},
     "__init__": MODEL | ABOVE,
 }
 

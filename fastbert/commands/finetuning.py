@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from fastbert import files
+from fastbert.choices import LAYERS, OVERLONG, POOLINGS
 from fastbert.commands.adding import Commands, add, add_group, add_model, check_outputs
 from fastbert.commands.options import names_of, read_options
 from fastbert.commands.predicting import predict
 from fastbert.data import read_texts
 from fastbert.data.layouts import LAYOUTS
 from fastbert.errors import InputError, printable
-from fastbert.model.composed import LAYERS
-from fastbert.model.pooling import MODES as POOLINGS
-from fastbert.text.framing import OVERLONG
 
 _EXAMPLES = {
     "classify": "fastbert finetune classify --train train.tsv --dev dev.tsv -o sentiment/ --model my-bert/",

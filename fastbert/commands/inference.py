@@ -11,11 +11,10 @@ from typing import Any
 
 import fastbert
 from fastbert import files
+from fastbert.choices import BACKENDS, SIZES
 from fastbert.commands.adding import Commands, add, add_model, check_outputs
 from fastbert.data import read_texts
 from fastbert.errors import InputError, printable
-from fastbert.model.config import SIZES, BertConfig
-from fastbert.ops import BACKENDS, current_backend
 
 
 def register(commands: Commands) -> None:
@@ -64,7 +63,7 @@ def register(commands: Commands) -> None:
 
 
 def _add_backend(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backend", choices=BACKENDS, default=current_backend(), help="how the ops are run (default: auto)")
+    parser.add_argument("--backend", choices=BACKENDS, help="how the ops are run (default: FASTBERT_BACKEND, or auto)")
 
 
 def embed(args: argparse.Namespace) -> None:
@@ -117,23 +116,27 @@ def fill_mask(args: argparse.Namespace) -> None:
 
 def params(args: argparse.Namespace) -> None:
     """Prints the number of parameters by term, compared with the short formula."""
-    config = BertConfig.of_size(args.size)
+    config = fastbert.BertConfig.of_size(args.size)
     if args.model is not None:
-        config = BertConfig.from_pretrained(args.model, local_files_only=args.local_files_only)
+        config = fastbert.BertConfig.from_pretrained(args.model, local_files_only=args.local_files_only)
     print(fastbert.count_parameters(config, args.head).table())
 
 
 def explain(args: argparse.Namespace) -> None:
     """Shows which path each op of a forward pass takes."""
+    from fastbert.ops import current_backend
+
     model, batch = _model_and_batch(args, args.text)
-    with fastbert.backend(args.backend):
+    with fastbert.backend(args.backend or current_backend()):
         print(fastbert.explain(model, **batch))
 
 
 def verify(args: argparse.Namespace) -> int:
     """Compares each op and layer with float64 on your own weights; exit code 1 if an error is too large."""
+    from fastbert.ops import current_backend
+
     model, batch = _model_and_batch(args, args.text or _TEXTS)
-    with fastbert.backend(args.backend):
+    with fastbert.backend(args.backend or current_backend()):
         found = fastbert.verify(model, **batch)
     print(found)
     return 0 if found.ok else 1

@@ -16,16 +16,12 @@ from typing import Any
 from tqdm import tqdm
 
 import fastbert
+from fastbert.choices import BALANCES, FORMATS, OBJECTIVES, RANDOM_WORDS, SELECTIONS
 from fastbert.commands.adding import Commands, add, add_group
 from fastbert.commands.options import recipe_of, text_options
 from fastbert.commands.studies import ablate
 from fastbert.commands.tokenizers import train_tokenizer
-from fastbert.data.corpus import Corpus, build_corpus
-from fastbert.data.documents import FORMATS, read_sentences, source_hashes
-from fastbert.data.examples import OBJECTIVES, CorpusExamples, Epoch, ExampleOptions, describe
-from fastbert.data.masking import RANDOM_WORDS, SELECTIONS, MaskingOptions
-from fastbert.data.plan import BALANCES
-from fastbert.data.static import StaticExamples, is_static, write_static
+from fastbert.data.documents import read_sentences, source_hashes
 from fastbert.errors import InputError, printable
 from fastbert.terminal import shows_progress
 
@@ -127,7 +123,10 @@ def _add_examples(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
 
 
-def _example_options(args: argparse.Namespace) -> ExampleOptions:
+def _example_options(args: argparse.Namespace) -> Any:
+    from fastbert.data.examples import ExampleOptions
+    from fastbert.data.masking import MaskingOptions
+
     masking = MaskingOptions(selection=args.selection, whole_words=args.whole_words, random_words=args.random_words)
     return ExampleOptions(args.objective, args.max_length, balance=args.nsp_balance, masking=masking)
 
@@ -180,6 +179,8 @@ def _request(args: argparse.Namespace, ready: bool) -> dict[str, Any] | None:
 
 
 def _build_corpus(args: argparse.Namespace, output: Path, request: dict[str, Any] | None) -> None:
+    from fastbert.data.corpus import build_corpus
+
     if not args.tokenizer:
         raise InputError("--tokenizer is needed: a directory of `fastbert tokenizer train`, or a hub id")
     tokenizer = fastbert.BertTokenizer.from_pretrained(args.tokenizer)
@@ -202,6 +203,9 @@ def _build_corpus(args: argparse.Namespace, output: Path, request: dict[str, Any
 
 
 def _write_static(args: argparse.Namespace, folder: Path, request: dict[str, Any] | None) -> None:
+    from fastbert.data.corpus import Corpus
+    from fastbert.data.static import write_static
+
     corpus = Corpus.open(folder)
     with tqdm(unit="example", disable=not shows_progress(None)) as bar:
         options, about = _example_options(args), {"request": request}
@@ -211,6 +215,10 @@ def _write_static(args: argparse.Namespace, folder: Path, request: dict[str, Any
 
 def inspect(args: argparse.Namespace) -> None:
     """Shows examples as a model sees them, with masks and labels, and statistics of the epoch."""
+    from fastbert.data.corpus import Corpus
+    from fastbert.data.examples import CorpusExamples, Epoch, describe
+    from fastbert.data.static import StaticExamples, is_static
+
     folder = Path(args.corpus)
     if is_static(folder):
         static = StaticExamples.open(folder)
@@ -258,6 +266,8 @@ def pretrain(args: argparse.Namespace) -> int:
 
 def _samples(folder: Path) -> Iterator[str]:
     """Held-out sentences with one word masked, and the model's guesses for it."""
+    from fastbert.data.corpus import Corpus
+    from fastbert.data.static import is_static
     from fastbert.tasks import FillMask
     from fastbert.training import Recipe
 

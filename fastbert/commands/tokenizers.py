@@ -13,14 +13,15 @@ from fastbert.commands.options import text_options
 from fastbert.data.documents import Sentences
 from fastbert.data.texts import read_texts
 from fastbert.errors import InputError
-from fastbert.model.checkpoint import WEIGHT_FILES
 from fastbert.terminal import shows_progress
-from fastbert.text.tokenizer_files import PATTERNS as TOKENIZER_FILES
-from fastbert.text.vocabulary import vocabulary_report
 
 
 def train_tokenizer(args: argparse.Namespace) -> None:
     """Learns a WordPiece vocabulary from text; the result is deterministic."""
+    from fastbert.model.checkpoint import WEIGHT_FILES
+    from fastbert.text.tokenizer_files import PATTERNS as TOKENIZER_FILES
+    from fastbert.text.vocabulary import vocabulary_report
+
     folder = Path(args.output)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"cannot write {folder}: it is a file")

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from fastbert import files
+from fastbert.choices import FORMATS
 from fastbert.data.texts import column_texts, json_rows, lines, missing_key
 from fastbert.errors import InputError
 
-FORMATS = ("text", "sentences", "markdown", "jsonl", "table")
 _PARAGRAPH = 1 << 16  # characters of a paragraph held before its sentences are passed on
 _SENTENCE = 2_000  # characters; longer sentences are cut between words, so that none fills a BERT sequence twice
 _LINE = 1 << 20  # bytes of a line read at once

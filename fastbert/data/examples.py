@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fastbert.choices import OBJECTIVES
 from fastbert.data.corpus import Corpus
 from fastbert.data.masking import Ints, Masker, MaskingOptions
 from fastbert.data.plan import Plan, PlanOptions, plan_epoch
@@ -18,7 +19,6 @@ from fastbert.errors import InputError
 from fastbert.packing.batch import IGNORE
 from fastbert.text.tokenizer import BertTokenizer
 
-OBJECTIVES = ("mlm+nsp", "mlm+sop", "mlm", "ltr")
 _PAIRS = {"mlm+nsp": "nsp", "mlm+sop": "sop", "mlm": "none", "ltr": "none"}
 
 

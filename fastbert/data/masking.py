@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbert.choices import RANDOM_WORDS, SELECTIONS
 from fastbert.errors import InputError
 from fastbert.text.tokenizer import BertTokenizer
 
-SELECTIONS = ("exact", "bernoulli")
-RANDOM_WORDS = ("regular", "all")
 Ints = NDArray[np.int64]
 
 

@@ -24,12 +24,12 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbert.choices import BALANCES
 from fastbert.data.corpus import Corpus
 from fastbert.errors import InputError
 from fastbert.packing.batch import IGNORE
 
 PAIR_TASKS = ("nsp", "sop", "none")
-BALANCES = ("exact", "google")
 _DEBT = 16  # surplus of random pairs at which single sentences are split: the last resort to restore the balance
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from fastbert import files, schema
+from fastbert.choices import LAYERS
 from fastbert.errors import CheckpointError, InputError
 from fastbert.model import checkpoint
 from fastbert.model.config import MAX_LABELS, PROBLEM_TYPES
@@ -33,16 +34,6 @@ from fastbert.packing import PackedBatch
 
 KINDS = ("sequence", "token", "span", "choice")
 HEAD_FILE, HEAD_WEIGHTS = "head.json", "head.safetensors"
-
-# Table 7 of the paper: hidden states (0: the embeddings, -1: the last layer), and whether they are summed by learned weights.
-LAYERS: dict[str, tuple[tuple[int, ...], bool]] = {
-    "embeddings": ((0,), False),
-    "second-to-last": ((-2,), False),
-    "last": ((-1,), False),
-    "sum-last-4": ((-4, -3, -2, -1), True),
-    "concat-last-4": ((-4, -3, -2, -1), False),
-    "sum-all": ((), True),
-}
 
 
 def layer_numbers(layers: str, num_hidden_layers: int) -> list[int]:

@@ -13,13 +13,11 @@ from typing import Any, ClassVar
 import torch
 
 from fastbert import files, schema
+from fastbert.choices import SIZES
 from fastbert.errors import ConfigError, refuse_push
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-
-# Google's released sizes: layers and width; heads are 64 wide and the feed-forward block 4 times as wide as the rest.
-SIZES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "medium": (8, 512), "base": (12, 768), "large": (24, 1024)}
 
 # What each field must be. Sizes end far above every BERT, so that a damaged file is refused before anything is built from it.
 _PROBABILITY = schema.Field(lambda value: schema.is_number(value, 0) and value < 1, "a probability in [0, 1)", null=False)

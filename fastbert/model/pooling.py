@@ -11,17 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastbert.choices import POOLINGS as MODES
 from fastbert.errors import InputError
-
-# In the order in which sentence-transformers concatenates them, with the keys of its older 1_Pooling/config.json.
-MODES = {
-    "cls": "pooling_mode_cls_token",
-    "max": "pooling_mode_max_tokens",
-    "mean": "pooling_mode_mean_tokens",
-    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
-    "weightedmean": "pooling_mode_weightedmean_tokens",
-    "lasttoken": "pooling_mode_lasttoken",
-}
 
 
 def pool(hidden_states: Tensor, cu_seqlens: Tensor, modes: str | Sequence[str]) -> Tensor:

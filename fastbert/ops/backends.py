@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+from fastbert.choices import BACKENDS
 from fastbert.errors import BackendError
-
-BACKENDS = ("auto", "triton", "reference")
 
 
 class Decision(NamedTuple):
@@ -44,7 +43,8 @@ def current_backend() -> str:
 
     `torch.compile` takes the one in force while it traces.
     """
-    return _scoped_backend.get() or _process_backend or _known_backend(os.environ.get("FASTBERT_BACKEND") or "auto")
+    chosen = _scoped_backend.get() or _process_backend
+    return chosen or _known_backend(os.environ.get("FASTBERT_BACKEND") or "auto", "FASTBERT_BACKEND: ")
 
 
 # What torch.compiler.assume_constant_result does, without the second that importing the compiler for it would take.
@@ -89,7 +89,7 @@ def tapping() -> Iterator[list[Call]]:
         heard_calls.reset(token)
 
 
-def _known_backend(name: str) -> str:
+def _known_backend(name: str, source: str = "") -> str:
     if name not in BACKENDS:
-        raise BackendError(f"backend {name!r} is not one of {', '.join(BACKENDS)}")
+        raise BackendError(f"{source}backend {name!r} is not one of {', '.join(BACKENDS)}")
     return name

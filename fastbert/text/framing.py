@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from fastbert.choices import OVERLONG
 from fastbert.errors import InputError
 from fastbert.text.encoding import check_text
 from fastbert.text.tokenizer import BertTokenizer
 from fastbert.text.windows import windows
 
-OVERLONG = ("truncate", "error", "window")
 TEXTS_AT_ONCE = 2048  # tokenised between two steps of the bar
 
 Ints = NDArray[np.int64]

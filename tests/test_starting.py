@@ -1,0 +1,93 @@
+"""What is imported when: help and version are there at once, and PyTorch comes with the first name that needs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import fastbert
+
+HELPS = [
+    ["--version"],
+    ["--help"],
+    ["embed", "--help"],
+    ["finetune", "ner", "--help"],
+    ["pretrain", "--help"],
+    ["data", "build", "-h"],
+]
+
+
+def run(*arguments: str, **options: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **options}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, env=env)
+
+
+@pytest.mark.parametrize("arguments", HELPS, ids=" ".join)
+def test_help_imports_neither_torch_nor_numpy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom fastbert import cli\n"
+        f"try:\n    cli.main({arguments!r})\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "assert not {'torch', 'numpy', 'transformers', 'tokenizers', 'triton'} & set(sys.modules)"
+    )
+    found = run("-c", code)
+    assert found.returncode == 0, found.stderr
+
+
+def test_help_takes_less_than_0_3_seconds_of_processor_time() -> None:
+    times = []
+    for _ in range(5):
+        before = os.times()
+        assert run("-m", "fastbert", "--help").stdout.startswith("usage: fastbert ")
+        after = os.times()
+        times.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    assert min(times) < 0.3, times
+
+
+def test_importing_the_package_does_not_import_torch_and_every_name_is_there() -> None:
+    code = (
+        "import sys, fastbert\nassert 'torch' not in sys.modules\n"
+        "assert fastbert.tasks.Embedder and fastbert.training.pretrain and fastbert.graphs.CapturedModel\n"
+        "assert fastbert.reference is fastbert.ops.reference\n"
+        "for name in fastbert.__all__:\n    assert getattr(fastbert, name) is not None\n"
+        "assert set(fastbert.__all__) <= set(dir(fastbert))"
+    )
+    found = run("-c", code)
+    assert found.returncode == 0, found.stderr
+
+
+def test_a_name_that_is_nowhere_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'fastbert' has no attribute 'BertForNothing'"):
+        _ = fastbert.BertForNothing
+
+
+def test_a_wrong_backend_in_the_environment_is_one_sentence(minilm: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("a text\n")
+    embed = ["embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy")]
+    for command in (["explain", "A text."], ["verify"], embed):
+        found = run("-m", "fastbert", *command, "--model", str(minilm), FASTBERT_BACKEND="fast")
+        assert found.returncode == 2
+        assert found.stderr == "fastbert: FASTBERT_BACKEND: backend 'fast' is not one of auto, triton, reference\n"
+
+
+def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path) -> None:
+    """A module named torch stands for one that takes long to import."""
+    (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    (tmp_path / "in.txt").write_text("a text\n")
+    command = ["embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), "--model", str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(fastbert.__file__).parents[1])])}
+    with subprocess.Popen(
+        [sys.executable, "-m", "fastbert", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        time.sleep(0.1)
+        process.send_signal(2)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said == "fastbert: interrupted; no file is half written\n"
+    assert not (tmp_path / "out.npy").exists()
