@@ -12,10 +12,12 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import fastbert
 from fastbert.commands import finetuning, inference, pretraining
+from fastbert.commands.adding import with_flags
 from fastbert.errors import FastbertError, StoppedError
 from fastbert.stopping import Stopped, stopping_signals
 from fastbert.terminal import (
@@ -41,12 +43,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str] | None) -> int:
+    args = None
     try:
         args = _parser().parse_args(arguments)
         command: Callable[[argparse.Namespace], int | None] = args.command
         has_output = getattr(args, "output", None) is not None  # then the result goes to a file, not to stdout
         with warnings.catch_warnings():  # restores the display of warnings afterwards
-            warnings.showwarning = _show_warning
+            warnings.showwarning = partial(_show_warning, args)
             with steady_stdout() if has_output else nullcontext():
                 code = command(args)
             if not has_output:
@@ -58,7 +61,7 @@ def _run(arguments: list[str] | None) -> int:
         show_line(f"fastbert: {error}")
         return 128 + signal.Signals[error.signal].value
     except (FastbertError, OSError) as error:
-        show_line(f"fastbert: {error}")
+        show_line(f"fastbert: {with_flags(str(error), args)}")
         return 2
     except Stopped as stopped:
         show_line(f"fastbert: stopped by {signal.Signals(stopped.number).name}; no file is half written")
@@ -79,8 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    show_line(f"fastbert: warning: {message}")
+def _show_warning(args: argparse.Namespace, message: Warning | str, *_: Any, **__: Any) -> None:
+    show_line(f"fastbert: warning: {with_flags(str(message), args)}")
 
 
 if __name__ == "__main__":

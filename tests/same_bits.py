@@ -73,8 +73,8 @@ def inference(folder: Path) -> None:
     for side in ("right", "left"):
         embedder = tasks.Embedder.from_pretrained(encoder, "cpu")
         embedder.tokenizer.truncation_side = side
-        note(f"embedder, {side}", embedder.encode([*many, "", long], 700))
-        note(f"embedder, pairs, {side}", embedder.encode([*some_pairs, long_pairs[0], long_pairs[1]], 700))
+        note(f"embedder, {side}", embedder.encode([*many, "", long], batch_tokens=700))
+        note(f"embedder, pairs, {side}", embedder.encode([*some_pairs, long_pairs[0], long_pairs[1]], batch_tokens=700))
     note("embedder, windows", embedder.encode([*many[:50], long], overlong="window", pooling=["mean", "max", "cls"]))
     heads = {
         "Classifier": ("BertForSequenceClassification", {"num_labels": 3}),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import fastbert
+from fastbert import cli
 
 HELPS = [
     ["--version"],
@@ -91,3 +92,30 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert said == "fastbert: interrupted; no file is half written\n"
     assert not (tmp_path / "out.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["embed", "{in}", "-o", "{out}", "--batch-tokens", "0"], "--batch-tokens 0 must be at least 1"),
+        (["embed", "{in}", "-o", "{out}", "--column", "text"], "--column 'text' needs a .tsv, .csv or .jsonl file"),
+        (["embed", "{in}", "-o", "{out}", "--pooling", "sum"], "--pooling ['sum']: the modes are"),
+        (["embed", "{long}", "-o", "{out}"], "cut; --overlong window uses all"),
+        (["features", "{in}", "-o", "{out}", "--layers", "one"], "--layers 'one': expected numbers"),
+        (["finetune", "classify", "--train", "{in}", "-o", "{folder}", "--seeds", "0"], "--seeds 0 must be at least 1"),
+        (["finetune", "classify", "--train", "{in}", "-o", "{folder}", "--epochs", "0"], "--epochs 0 must be"),
+        (["finetune", "classify", "--train", "{in}", "-o", "{folder}", "--dev-share", "2"], "--dev-share 2.0"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value[-2:]),
+)
+def test_messages_name_flags(
+    command: list[str], said: str, minilm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.txt").write_text("a text\nanother\n")
+    (tmp_path / "in.tsv").write_text("text\tlabel\na text\tA\nanother\tB\n")
+    (tmp_path / "long.txt").write_text("word " * 2000 + "\n")
+    table = tmp_path / ("in.tsv" if command[0] == "finetune" else "in.txt")
+    places = {"in": table, "out": tmp_path / "out.npy", "folder": tmp_path / "run", "long": tmp_path / "long.txt"}
+    given = [part.format(**places) for part in command]
+    cli.main([*given, "--model", str(minilm), "--device", "cpu"])
+    assert said in capsys.readouterr().err

@@ -80,6 +80,42 @@ def test_folders_of_newer_sentence_transformers_are_read(minilm: Path, tmp_path:
     assert np.abs(ours.encode(TEXTS) - model.encode(TEXTS)).max() < 1e-5
 
 
+def test_encode_takes_the_words_of_sentence_transformers(minilm: Path, embedder: Embedder) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    theirs = SentenceTransformer(str(minilm), device="cpu", prompts={"query": "query: "})
+    ours = Embedder.from_pretrained(minilm, device="cpu")
+    ours.prompts = {"query": "query: "}
+    options = {"batch_size": 2, "show_progress_bar": False, "normalize_embeddings": True, "prompt_name": "query"}
+    found = ours.encode(TEXTS, **options)
+    assert np.abs(found - theirs.encode(TEXTS, **options)).max() < 1e-5
+    assert np.abs(ours.encode(TEXTS[0], prompt="query: ") - found[0]).max() < 1e-5
+    tensor = ours.encode(TEXTS, convert_to_tensor=True)
+    assert isinstance(tensor, torch.Tensor)
+    assert tensor.shape == (len(TEXTS), theirs.get_sentence_embedding_dimension())
+    assert ours.get_sentence_embedding_dimension() == tensor.shape[1]
+    for measure in ("cosine", "dot", "euclidean", "manhattan"):
+        theirs.similarity_fn_name, ours.measure = measure, measure
+        torch.testing.assert_close(ours.similarity(tensor, tensor[:2]), theirs.similarity(tensor, tensor[:2]))
+    assert ours.similarity(found[0], found).shape == (1, len(TEXTS))
+
+
+def test_words_that_encode_does_not_take_are_refused_by_name(embedder: Embedder) -> None:
+    for name, value in (("precision", "int8"), ("output_value", "token_embeddings"), ("truncate_dim", 64), ("nonsense", 1)):
+        with pytest.raises(InputError, match=f"encode does not take {name}; it takes texts, batch_tokens, batch_size"):
+            embedder.encode(TEXTS, **{name: value})
+    with pytest.raises(InputError, match="convert_to_numpy = False: encode returns an array"):
+        embedder.encode(TEXTS, convert_to_numpy=False)
+    with pytest.raises(InputError, match="prompt_name = 'passage' is not one of the model's prompts: it has none"):
+        embedder.encode(TEXTS, prompt_name="passage")
+    with pytest.raises(InputError, match="batch_size = 0 must be at least 1"):
+        embedder.encode(TEXTS, batch_size=0)
+    with pytest.raises(InputError, match=r"shapes \(1, 3\) and \(2, 4\) cannot be compared"):
+        embedder.similarity(np.ones(3), np.ones((2, 4)))
+    with pytest.raises(TypeError):
+        embedder.encode(TEXTS, 32)  # tokens or texts? by name alone
+
+
 @pytest.mark.parametrize("modes", [*MODES, ["cls", "mean"], ["max", "mean", "lasttoken"]], ids=str)
 def test_pooling_equals_sentence_transformers(modes: str | list[str]) -> None:
     from sentence_transformers.sentence_transformer.modules import Pooling

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from fastbert.errors import InputError
 
+_FLAG = re.compile(r"--[a-z][a-z-]*")
+_ARGUMENT = re.compile(r"""\b([a-z][a-z_]*)(?:='([^' ]*)'|=([\w.]+)|( = ))""")  # name='value', name=value, name = value
 Commands = Any  # argparse's class of sub-commands has no public name
 
 
@@ -24,8 +27,21 @@ def add(
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    sub.set_defaults(command=command)
+    sub.set_defaults(command=command, own_parser=sub)
     return sub
+
+
+def with_flags(text: str, args: argparse.Namespace | None) -> str:
+    """A message in the words of the command line: `batch_tokens = 0`, an argument of Python's, is `--batch-tokens 0`."""
+    if args is None:
+        return text
+    flags = set(_FLAG.findall(args.own_parser.format_help()))
+
+    def flag(found: re.Match[str]) -> str:
+        name = "--" + found[1].replace("_", "-")
+        return found[0] if name not in flags else f"{name} {found[2] or found[3] or ''}".rstrip() + (" " if found[4] else "")
+
+    return _ARGUMENT.sub(flag, text)
 
 
 def add_group(commands: Commands, name: str, text: str) -> Commands:

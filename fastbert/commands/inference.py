@@ -26,7 +26,9 @@ def register(commands: Commands) -> None:
     sub.add_argument("-o", "--output", required=True, help="the .npy file to write: float32, one row per text")
     add_model(sub)
     sub.add_argument("--column", help='column of a table: a name in its header or a number from 1 (default: "text")')
-    sub.add_argument("--batch-tokens", type=int, default=16384, help="tokens per batch (default: 16384)")
+    sub.add_argument(
+        "--batch-tokens", type=int, default=16384, help="tokens per batch (default: 16384; a CPU takes at most 2048)"
+    )
     sub.add_argument("--pooling", help="cls, mean, max, ... or several, separated by commas (default: the model's, else mean)")
     sub.add_argument("--normalize", action=argparse.BooleanOptionalAction, help="unit vectors (default: the model's own)")
     sub.add_argument("--overlong", choices=["truncate", "error", "window"], default="truncate", help="texts beyond the limit")
@@ -82,10 +84,10 @@ def embed(args: argparse.Namespace) -> None:
         started = time.perf_counter()
         vectors = embedder.encode(
             texts,
-            args.batch_tokens,
-            args.pooling.split(",") if args.pooling else None,
-            args.normalize,
-            True if args.progress else None,
+            batch_tokens=args.batch_tokens,
+            pooling=args.pooling.split(",") if args.pooling else None,
+            normalize=args.normalize,
+            show_progress=True if args.progress else None,
             overlong=args.overlong,
         )
         seconds = time.perf_counter() - started

@@ -35,6 +35,7 @@ def run(
     device: torch.device,
     batch_tokens: int = BATCH_TOKENS,
     *,
+    most: int | None = None,
     name: str,
     show: bool | None = False,
 ) -> Iterator[tuple[Ints, list[Tensor]]]:
@@ -45,12 +46,14 @@ def run(
         step: from a batch on the device to results on the device.
         device: of the model.
         batch_tokens: real tokens of a batch; a CPU takes at most `CPU_BATCH_TOKENS`.
+        most: rows of a batch; None for any number.
         name: of the work, for the bar.
         show: a bar on stderr; None means if stderr is a terminal.
     """
     with tqdm(total=framed.num_tokens, unit="tok", unit_scale=True, desc=name, disable=not shows_progress(show)) as bar:
         started = (
-            (rows, batch.num_tokens, _bring_back(step(batch), device)) for rows, batch in batches(framed, batch_tokens, device)
+            (rows, batch.num_tokens, _bring_back(step(batch), device))
+            for rows, batch in batches(framed, batch_tokens, device, most)
         )
         for one, _ in pairwise(chain(started, [None])):  # the next batch is started before this one's results are read
             assert one is not None
@@ -59,31 +62,39 @@ def run(
             bar.update(tokens)
 
 
-def batches(framed: Framed, batch_tokens: int, device: torch.device) -> Iterator[tuple[Ints, PackedBatch]]:
+def batches(
+    framed: Framed, batch_tokens: int, device: torch.device, most: int | None = None
+) -> Iterator[tuple[Ints, PackedBatch]]:
     """The rows in packed batches of at most `batch_tokens` on a device, longest first, each with the numbers of its rows."""
     limit = min(batch_tokens, CPU_BATCH_TOKENS) if device.type == "cpu" else batch_tokens
-    for rows in token_budget_batches(framed.lengths, limit):
+    for rows in token_budget_batches(framed.lengths, limit, most):
         yield rows, pack_rows(framed, rows, device, own=True)
 
 
-def token_budget_batches(lengths: Sequence[int] | NDArray[Any], batch_tokens: int) -> list[NDArray[Any]]:
+def token_budget_batches(
+    lengths: Sequence[int] | NDArray[Any], batch_tokens: int, most: int | None = None
+) -> list[NDArray[Any]]:
     """Groups sequences into batches of at most `batch_tokens` tokens, longest first; one longer than that goes alone.
 
     Args:
         lengths: tokens in each sequence.
         batch_tokens: the limit, in real tokens.
+        most: a limit of sequences as well; None for none.
 
     Returns:
         Indices into `lengths`, batch by batch. Equal lengths stay in their order.
     """
     if batch_tokens < 1:
         raise InputError(f"batch_tokens = {batch_tokens} must be at least 1")
+    if most is not None and most < 1:
+        raise InputError(f"batch_size = {most} must be at least 1")
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     before = np.concatenate([[0], np.asarray(lengths, dtype=np.int64)[order].cumsum()])
     cuts = [0]
     while cuts[-1] < len(order):
         last = np.searchsorted(before, before[cuts[-1]] + batch_tokens, "right") - 1
-        cuts.append(max(int(last), cuts[-1] + 1))
+        end = max(int(last), cuts[-1] + 1)
+        cuts.append(end if most is None else min(end, cuts[-1] + most))
     return [order[low:high] for low, high in pairwise(cuts)]
 
 

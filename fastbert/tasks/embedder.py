@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fastbert.model.pooling import MODES, check_modes, modes_of_config, pool
 from fastbert.packing.batching import BATCH_TOKENS, run
 from fastbert.tasks.loading import check_complete, check_vocabulary, default_device, load_tokenizer
 from fastbert.tasks.sequences import split_pairs
+from fastbert.tasks.similarity import MEASURES, similarity
 from fastbert.terminal import shows_progress
 from fastbert.text import tokenizer_files
 from fastbert.text.encoding import pair_lengths
@@ -31,6 +32,7 @@ _LIMITS = tuple(
 )
 _SENTENCE_FILES = ["modules.json", "config_sentence_transformers.json", "*_Pooling/config.json"]
 _SENTENCE_FILES += [pattern for name in (*_LIMITS, "modules.json") for pattern in (name, f"*/{name}")]
+_THEIRS = ("show_progress_bar", "normalize_embeddings", "convert_to_numpy")  # of sentence-transformers' encode
 _MODULE_FIELDS = {"idx": schema.integer(0), "name": _TEXT, "path": _TEXT, "type": schema.text(null=False)}
 _LIMIT_FIELDS = {"max_seq_length": schema.integer(1), "do_lower_case": schema.flag()}
 _POOLING_FIELDS = {
@@ -44,6 +46,7 @@ _PROMPT_FIELDS = {
     "prompts": schema.object_of(_TEXT),
     "default_prompt_name": _TEXT,
     "truncate_dim": schema.integer(1),
+    "similarity_fn_name": schema.choice(*MEASURES),
 }
 
 
@@ -58,7 +61,9 @@ class Embedder:
         max_length: most tokens used of a text, special tokens included; None means the limit of model and tokenizer. As in
             sentence-transformers, a number takes precedence over the tokenizer's own limit.
         prompt: text put before every text.
+        prompts: prompts by name, for `encode(prompt_name=...)`.
         do_lower_case: lower-case prompt and texts if the tokenizer does not.
+        measure: how `similarity` compares vectors: "cosine", "dot", "euclidean" or "manhattan".
     """
 
     def __init__(
@@ -70,14 +75,17 @@ class Embedder:
         normalize: bool = False,
         max_length: int | None = None,
         prompt: str = "",
+        prompts: Mapping[str, str] | None = None,
         do_lower_case: bool = False,
+        measure: str = "cosine",
     ) -> None:
         check_vocabulary(tokenizer, model)
         self.model = model.eval()
         self.tokenizer = tokenizer.lower_casing() if do_lower_case else tokenizer
         self.pooling = check_modes(pooling)
         self.normalize = normalize
-        self.prompt = prompt
+        self.prompt, self.prompts = prompt, dict(prompts or {})
+        self.measure = measure
         table = model.config.max_position_embeddings
         limit = max_length if max_length is not None else tokenizer.model_max_length
         self.max_length = table if limit is None else min(limit, table)
@@ -117,41 +125,54 @@ class Embedder:
     def encode(
         self,
         texts: str | Sequence[str],
+        *,
         batch_tokens: int = BATCH_TOKENS,
+        batch_size: int | None = None,
         pooling: str | Sequence[str] | None = None,
         normalize: bool | None = None,
         show_progress: bool | None = None,
-        *,
         overlong: str = "truncate",
-    ) -> np.ndarray:
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        convert_to_tensor: bool = False,
+        **theirs: Any,
+    ) -> Any:
         """Embeds texts: one vector per text, in the order of the texts.
 
         Args:
             texts: a list of texts, or of pairs whose second text gets segment 1; or one text.
             batch_tokens: real tokens processed at once, longest texts first. On a CPU at most 2,048 are used.
+            batch_size: most texts processed at once; None sets no limit beside `batch_tokens`.
             pooling, normalize: override the embedder's settings.
             show_progress: whether to show a progress bar on stderr; None shows it only on a terminal.
             overlong: what to do with texts of more than `max_length` tokens: "truncate" cuts them, at the tokenizer's
                 `truncation_side`, and warns with their number, "error" rejects them, "window" embeds all windows of a single
                 text and takes their mean, weighted by number of tokens.
+            prompt, prompt_name: text put before every text, or its name in `prompts`, in place of the embedder's own prompt.
+            convert_to_tensor: return a tensor on the model's device.
+            theirs: sentence-transformers' `show_progress_bar`, and `normalize_embeddings`, which adds unit length to what the
+                model does. Its other options are refused by name.
 
         Returns:
             float32 (n, D), D the hidden size times the number of pooling modes; (D,) for one text given as a string.
         """
-        if isinstance(texts, str):
-            return self.encode([texts], batch_tokens, pooling, normalize, False, overlong=overlong)[0]
-        texts = list(texts)
+        if theirs:
+            show_progress, normalize = _their_options(theirs, show_progress, normalize)
+        before = self._prompt(prompt, prompt_name)
+        alone = isinstance(texts, str)
+        texts = [texts] if isinstance(texts, str) else list(texts)
         modes = self.pooling if pooling is None else check_modes(pooling)
         normalize = self.normalize if normalize is None else normalize
         check_overlong(overlong)
-        show = shows_progress(show_progress)
-        framed = self.frame(texts, overlong, show)
+        show = not alone and shows_progress(show_progress)
+        framed = self.frame(texts, overlong, show, prompt=before)
         vectors = np.empty((len(framed), len(modes) * self.model.config.hidden_size), dtype=np.float32)
         done = run(
             framed,
             lambda batch: [pool(self.model(batch, return_dict=True).last_hidden_state, batch.cu_seqlens, modes)],
             self.model.device,
             batch_tokens,
+            most=batch_size,
             name="embed",
             show=show,
         )
@@ -159,16 +180,38 @@ class Embedder:
             vectors[rows] = pooled.numpy()
         if len(framed) != len(texts):
             vectors = _mean_of_windows(vectors, framed)
-        return _unit(vectors) if normalize else vectors
+        vectors = _unit(vectors) if normalize else vectors
+        found = torch.from_numpy(vectors).to(self.model.device) if convert_to_tensor else vectors
+        return found[0] if alone else found
 
-    def frame(self, texts: Sequence[Any], overlong: str = "truncate", show: bool = False) -> Framed:
-        """Encodes texts or pairs as rows of at most `max_length` tokens; warns if texts are cut.
+    def similarity(self, a: Any, b: Any) -> torch.Tensor:
+        """The similarity of every vector of `a` to every vector of `b`, by the embedder's measure: (n, D), (m, D) -> (n, m)."""
+        return similarity(a, b, self.measure)
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """The width of a vector, under sentence-transformers' name."""
+        return len(self.pooling) * self.model.config.hidden_size
+
+    def _prompt(self, prompt: str | None, name: str | None) -> str:
+        if prompt is not None or name is None:
+            return self.prompt if prompt is None else prompt
+        if name not in self.prompts:
+            raise InputError(
+                f"prompt_name = {name!r} is not one of the model's prompts: {', '.join(self.prompts) or 'it has none'}"
+            )
+        return self.prompts[name]
+
+    def frame(
+        self, texts: Sequence[Any], overlong: str = "truncate", show: bool = False, *, prompt: str | None = None
+    ) -> Framed:
+        """Encodes texts or pairs as rows of at most `max_length` tokens, behind a prompt; warns if texts are cut.
 
         Pairs are cut as the `tokenizers` library does it, to give the same vectors as sentence-transformers.
         """
         first, second = split_pairs(texts, "texts")
-        if self.prompt:
-            first = [self.prompt + text for text in first]
+        prompt = self.prompt if prompt is None else prompt
+        if prompt:
+            first = [prompt + text for text in first]
         how = "truncate" if overlong == "window" and second is not None else overlong
         framed = frame(
             self.tokenizer,
@@ -236,11 +279,25 @@ def _read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
             f"{path_of_prompts}: default_prompt_name = {schema.shown(name)} is not one of its prompts: {listed}"
         )
     settings["prompt"] = (known[name] or "") if name is not None else ""
+    settings["prompts"] = {key: text or "" for key, text in known.items()} if whole_text else {}
+    settings["measure"] = prompts.get("similarity_fn_name") or "cosine"
     if settings["prompt"] and not whole_text:
         raise CheckpointError(f"{folder} leaves the prompt out of the pooling (include_prompt: false): not supported")
     if prompts.get("truncate_dim") is not None:
         raise CheckpointError(f"{folder} cuts its vectors to truncate_dim = {prompts['truncate_dim']}: not supported")
     return place, settings
+
+
+def _their_options(theirs: dict[str, Any], show: bool | None, normalize: bool | None) -> tuple[bool | None, bool | None]:
+    """Show and normalize, as sentence-transformers' names of them say."""
+    for name in theirs:
+        if name not in _THEIRS:
+            own = "texts, batch_tokens, batch_size, pooling, normalize, show_progress, overlong, prompt, prompt_name"
+            raise InputError(f"encode does not take {name}; it takes {own}, convert_to_tensor, {', '.join(_THEIRS)}")
+    if theirs.get("convert_to_numpy") is False:
+        raise InputError("convert_to_numpy = False: encode returns an array, or with convert_to_tensor=True a tensor")
+    bar, unit = theirs.get("show_progress_bar"), theirs.get("normalize_embeddings")
+    return (show if bar is None else bool(bar)), (True if unit else normalize)
 
 
 def _read(path: Path, fields: schema.Fields) -> dict[str, Any]:
