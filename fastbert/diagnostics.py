@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from fastbert import ops
+from fastbert.choices import SIZES
 from fastbert.errors import InputError
 from fastbert.model.config import BertConfig
 from fastbert.model.pretrained import BertPreTrainedModel
@@ -18,6 +19,11 @@ from fastbert.packing import PackedBatch
 from fastbert.terminal import align
 
 NOTES_VOCABULARY = 30_000
+PAPER = {"base": 110_000_000, "large": 340_000_000}  # section 3
+_SYMBOLS = (
+    "V entries of the vocabulary, P positions, types of segments, N width of the states (hidden size), F width of the\n"
+    "feed-forward block, L layers, C labels."
+)
 _WITHOUT_POOLER = ("BertForMaskedLM", "BertLMHeadModel", "BertForTokenClassification", "BertForQuestionAnswering")
 
 
@@ -46,14 +52,19 @@ class ParameterCount:
         n = self.config.hidden_size
         return NOTES_VOCABULARY * n + 12 * n * n * self.config.num_hidden_layers
 
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.config.num_hidden_layers, self.config.hidden_size
+
     def table(self) -> str:
-        """The terms, the total, and the difference from the short formula, as text."""
-        rows = [(name, formula, f"{count:,}") for name, formula, count in self.terms]
-        rows.append(("total", "", f"{self.total:,}"))
-        rows.append(("short formula", "30000 N + 12 N^2 L", f"{self.notes_estimate:,}"))
-        rows.append(("difference", "", f"{self.total - self.notes_estimate:,}"))
-        lines = [f"{self.head}: {_sizes(self.config)}", *align(rows)]
-        lines.append("")
+        """The terms, the total, and beside it the short formula's and the paper's figures, as text; shares are of the total."""
+        rows = [*self.terms, ("total", "", self.total), ("short formula", "30000 N + 12 N^2 L", self.notes_estimate)]
+        rows.append(("difference", "", self.total - self.notes_estimate))
+        size = next((size for size, shape in SIZES.items() if shape == self._shape and size in PAPER), None)
+        if size is not None:
+            rows.append((f"the paper, BERT {size}", "", PAPER[size]))
+        shown = [(name, formula, f"{count:,}", f"{count / self.total:6.1%}") for name, formula, count in rows]
+        lines = [f"{self.head}: {_sizes(self.config)}", *align(shown), "", _SYMBOLS, ""]
         lines.append(
             "The short formula rounds the vocabulary to 30000 and leaves out positions, segments, biases, LayerNorm, the\n"
             "pooler and the heads. The embedding stands once, below the layers: multiplying it by L as well would count a\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from conftest import CLASSES
@@ -47,6 +49,19 @@ def test_published_sizes(size: str, encoder: int, pretraining: int, notes: int, 
     assert f"{encoder:,}" in table
     assert f"{difference:,}" in table
     assert "multiplying it by L" in table
+    paper = {"base": 110_000_000, "large": 340_000_000}[size]
+    assert f"the paper, BERT {size}" in table
+    assert f"{paper:,}  {paper / encoder:6.1%}" in table
+    assert f"{encoder:,}  100.0%" in table
+    assert "the paper" not in fastbert.count_parameters(fastbert.BertConfig.of_size("tiny")).table()
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_symbol_of_a_formula_is_named(name: str) -> None:
+    count = fastbert.count_parameters(fastbert.BertConfig.of_size("tiny"), name)
+    symbols = set(re.findall(r"types|[A-Z]", " ".join(formula for _, formula, _ in count.terms)))
+    named = count.table().split("\n\n")[1]
+    assert all(re.search(rf"\b{symbol} ", named) for symbol in symbols), symbols
 
 
 def test_embeddings_and_frozen_parameters_can_be_left_out() -> None:
