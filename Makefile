@@ -15,12 +15,11 @@ endif
 
 # Two processes side by side: the interpreter of Triton and much of the rest keep one core busy, not two.
 JOBS ?= 2
-# Kernels run as they are compiled for a GPU, by tests/emulator; those with products also in float32 under the interpreter.
-ROWS := tests/test_layer_norm.py tests/test_embedding.py tests/test_cross_entropy.py tests/test_attention_schedule.py
+# Kernels run under Triton's interpreter, and in 16 bit as they are compiled for a GPU, by tests/emulator.
 COMPILED := tests/test_compiled_kernels.py tests/test_emulated_faults.py
 test: lint
-	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(ROWS:%=--ignore=%)
-	$(PYTHON) -m pytest -n $(JOBS) --kernels=sm90 $(COMPILED) $(ROWS)
+	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(PYTHON) -m pytest -n $(JOBS) --kernels=sm90 $(COMPILED)
 	$(PYTHON) -m pytest -n $(JOBS) --kernels=sm80 $(COMPILED)
 
 # The kernels under Triton 3.6, the pair of torch 2.11, in an environment of its own. The CUDA build of torch 2.11 is several GB;
