@@ -93,8 +93,8 @@ def test_an_output_that_cannot_be_written_stops_before_the_work(
     [
         ("a.txt", b"fine\n\xff\xfe broken\n", [], r"a.txt, line 2: not UTF-8 text (byte 1 of the line)"),
         ("a.txt", b"", [], "holds no text"),
-        ("a.txt", b"x\n", ["--column", "2"], "column = '2' needs a .tsv, .csv or .jsonl file"),
-        ("a.tsv", b"id\ttitle\n1\tx\n", [], "has no column 'text'; its header names id, title"),
+        ("a.txt", b"x\n", ["--column", "2"], "--column '2' needs a .tsv, .csv or .jsonl file"),
+        ("a.tsv", b"id\ttitle\n1\tx\n", [], "has no column 'text'; it has id, title"),
         ("a.tsv", b"a\tb\nc\n", ["--column", "2"], "line 2: 1 columns, column 2 is wanted"),
         ("a.tsv", b"a\tb\n", ["--column", "0"], "columns count from 1"),
         ("a.tsv", b"", [], "is empty; expected a header row"),
@@ -102,8 +102,8 @@ def test_an_output_that_cannot_be_written_stops_before_the_work(
         ("a.jsonl", b'{"text": "x"}\nnonsense\n', [], "line 2: not JSON"),
         ("a.jsonl", b"[1]\n", [], "line 1: no text under 'text'; it has a list"),
         ("a.txt", b"paris " * 50, ["--overlong", "error"], "texts[0] has 52 tokens, the limit is 40"),
-        ("a.txt", b"paris\n", ["--batch-tokens", "0"], "batch_tokens = 0 must be at least 1"),
-        ("a.txt", b"paris\n", ["--pooling", "sum"], "pooling = ['sum']: the modes are"),
+        ("a.txt", b"paris\n", ["--batch-tokens", "0"], "--batch-tokens 0 must be at least 1"),
+        ("a.txt", b"paris\n", ["--pooling", "sum"], "--pooling ['sum']: the modes are"),
     ],
 )
 def test_embed_refuses(model: str, tmp_path: Path, capsys, name: str, content: bytes, options: list[str], message: str) -> None:

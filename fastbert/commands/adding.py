@@ -76,6 +76,12 @@ def check_outputs(outputs: Iterable[str | Path | None], inputs: Iterable[str | P
                 raise InputError(f"the output {same} is the input {part}: it would be overwritten; name another output")
 
 
+def add_form(parser: argparse.ArgumentParser) -> None:
+    """Arguments of commands that read texts: how their files are written."""
+    parser.add_argument("--delimiter", help="between the columns of a table (default: a comma in .csv, else a tab)")
+    parser.add_argument("--encoding", default="utf-8", help="of the text, such as latin-1 or cp1252 (default: utf-8)")
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Arguments of commands that run a model."""
     parser.add_argument("--model", required=True, help="a directory or hub id")

@@ -12,8 +12,8 @@ from typing import Any
 
 from fastbert import files
 from fastbert.choices import LAYERS, OVERLONG, POOLINGS
-from fastbert.commands.adding import Commands, add, add_group, add_model, check_outputs
-from fastbert.commands.options import names_of, read_options
+from fastbert.commands.adding import Commands, add, add_form, add_group, add_model, check_outputs
+from fastbert.commands.options import form_of, names_of, read_options
 from fastbert.commands.predicting import predict
 from fastbert.data import read_texts
 from fastbert.data.layouts import LAYOUTS
@@ -87,6 +87,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("-o", "--output", required=True, help=".npz, or .jsonl in the format of google's extract_features")
     sub.add_argument("--layers", default="-1", help="separated by commas: 0 is the embeddings, -1 the last layer (default: -1)")
     sub.add_argument("--column", help="text column of a table (default: text)")
+    add_form(sub)
     sub.add_argument(
         "--overlong", "--on-long", choices=OVERLONG, default="error", help="texts beyond the limit (default: error)"
     )
@@ -134,6 +135,7 @@ def add_training(parser: argparse.ArgumentParser, kind: str | None) -> None:
 
 def _add_reading(parser: argparse.ArgumentParser, kind: str | None) -> None:
     """Adds the arguments for reading a task's files; those of all tasks if `kind` is None."""
+    add_form(parser)
     if kind not in ("ner", "qa"):
         parser.add_argument("--layout", choices=list(LAYOUTS), help="columns and metrics of a known data set")
         parser.add_argument("--text-column", help="a name from the header, or a number from 1 for a table without one")
@@ -270,7 +272,7 @@ def features(args: argparse.Namespace) -> None:
         layers = [int(layer) for layer in args.layers.split(",")]
     except ValueError:
         raise InputError(f"layers = {args.layers!r}: expected numbers separated by commas, such as -1,-2") from None
-    texts = list(read_texts(args.input, args.column))
+    texts = list(read_texts(args.input, args.column, form_of(args)))
     if not texts:
         raise InputError(f"{args.input} holds no text")
     model, _ = BertModel.from_pretrained(

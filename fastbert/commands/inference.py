@@ -12,7 +12,8 @@ from typing import Any
 import fastbert
 from fastbert import files
 from fastbert.choices import BACKENDS, SIZES
-from fastbert.commands.adding import Commands, add, add_model, check_outputs
+from fastbert.commands.adding import Commands, add, add_form, add_model, check_outputs
+from fastbert.commands.options import form_of
 from fastbert.data import read_texts
 from fastbert.errors import InputError, printable
 
@@ -26,6 +27,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("-o", "--output", required=True, help="the .npy file to write: float32, one row per text")
     add_model(sub)
     sub.add_argument("--column", help='column of a table: a name in its header or a number from 1 (default: "text")')
+    add_form(sub)
     sub.add_argument(
         "--batch-tokens", type=int, default=16384, help="tokens per batch (default: 16384; a CPU takes at most 2048)"
     )
@@ -76,7 +78,7 @@ def embed(args: argparse.Namespace) -> None:
 
     check_outputs([args.output], [args.input, args.model])
     with files.replacing(args.output) as part:  # first, so that an unwritable output fails early
-        texts = list(read_texts(args.input, args.column))
+        texts = list(read_texts(args.input, args.column, form_of(args)))
         if not texts:
             raise InputError(f"{args.input} holds no text")
         embedder = Embedder.from_pretrained(args.model, args.device, args.dtype, local_files_only=args.local_files_only)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from fastbert.data.lines import Form
 from fastbert.errors import InputError
 
 
@@ -18,7 +19,12 @@ def read_options(args: argparse.Namespace) -> Any:
     names |= {"word_column": "word_column", "tag_column": "tag_column"}
     values = {field: given[name] for field, name in names.items() if given.get(name) is not None}
     choices = given.get("choice_columns")
-    return ReadOptions(**values, choices=tuple(choices.split(",")) if choices else ())
+    return ReadOptions(**values, form=form_of(args), choices=tuple(choices.split(",")) if choices else ())
+
+
+def form_of(args: argparse.Namespace) -> Form:
+    """How the files are written, as the command line says; "\\t" is a tab."""
+    return Form(args.encoding, None if args.delimiter is None else args.delimiter.replace("\\t", "\t"))
 
 
 def names_of(value: str | None) -> tuple[str, ...] | None:

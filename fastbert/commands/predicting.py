@@ -13,8 +13,9 @@ from typing import Any
 
 from fastbert import files
 from fastbert.commands.adding import check_outputs
-from fastbert.commands.options import names_of, read_options
+from fastbert.commands.options import form_of, names_of, read_options
 from fastbert.data import read_texts
+from fastbert.data.lines import ending
 from fastbert.data.tables import is_table
 from fastbert.errors import InputError
 
@@ -89,8 +90,8 @@ def _predictions(args: argparse.Namespace, folder: Path, kind: str) -> list[dict
 def _tagged(args: argparse.Namespace, tagger: Any, show: bool | None) -> list[dict[str, Any]]:
     """Predicts entities in raw texts (.txt, tables, standard input), or tags of words (CoNLL files)."""
     path = Path(args.input)
-    if args.input == "-" or path.suffix.lower() == ".txt" or is_table(path):
-        texts = list(read_texts(args.input, args.text_column))
+    if args.input == "-" or ending(path) == ".txt" or is_table(path):
+        texts = list(read_texts(args.input, args.text_column, form_of(args)))
         found = tagger.predict(texts, args.aggregation, show_progress=show)
         return [{"text": text, "entities": entities} for text, entities in zip(texts, found, strict=True)]
     from fastbert.finetuning.reading import read_split
@@ -105,7 +106,7 @@ def _texts(args: argparse.Namespace) -> Iterator[Any]:
     from fastbert.finetuning.reading import read_split
 
     if args.input == "-" or not is_table(args.input):
-        yield from read_texts(args.input)
+        yield from read_texts(args.input, form=form_of(args))
         return
     how = replace(read_options(args), label="" if args.label_column is None else args.label_column)
     for example in read_split("classify", args.input, "input", how, labelled=False).examples:

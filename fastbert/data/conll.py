@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastbert.data.lines import PLAIN, Form, lines
 from fastbert.data.tables import columns_of, is_json, read_table
-from fastbert.data.texts import lines
 from fastbert.errors import InputError
 
 _DOCUMENT = "-DOCSTART-"
@@ -31,7 +31,7 @@ class TaggedSentence:
 
 
 def read_tagged(
-    path: str | Path, *, word_column: int = 1, tag_column: int | None = None, tagged: bool = True
+    path: str | Path, *, word_column: int = 1, tag_column: int | None = None, tagged: bool = True, form: Form = PLAIN
 ) -> list[TaggedSentence]:
     """Reads a CoNLL file (one word per line, blank lines between sentences), or JSON lines with `tokens` and `tags`.
 
@@ -40,6 +40,7 @@ def read_tagged(
         word_column, tag_column: columns of a CoNLL file, counted from 1; None means the last one. A line with a tab is split at
             tabs, others at white space. Blank lines separate sentences; lines that start with -DOCSTART- are left out.
         tagged: whether to read tags.
+        form: the encoding; columns are as said above.
 
     Raises:
         InputError: a line without the columns, or unequal numbers of words and tags, with the line number; a file without a
@@ -47,7 +48,7 @@ def read_tagged(
     """
     path = Path(path)
     if is_json(path):
-        return _read_json(path, tagged)
+        return _read_json(path, tagged, form)
     for name, column in (("word_column", word_column), ("tag_column", tag_column)):
         if column is not None and column < 1:
             raise InputError(f"{name} = {column}: columns count from 1")
@@ -55,7 +56,7 @@ def read_tagged(
     words: list[str] = []
     tags: list[str] = []
     start = 1
-    for number, line in _lines_and_end(path):
+    for number, line in _lines_and_end(path, form):
         if not line.strip() or line.startswith(_DOCUMENT):
             if words:
                 sentences.append(TaggedSentence(tuple(words), tuple(tags) if tagged else None, start))
@@ -76,21 +77,21 @@ def read_tagged(
     return sentences
 
 
-def _lines_and_end(path: Path) -> Iterator[tuple[int, str]]:
+def _lines_and_end(path: Path, form: Form) -> Iterator[tuple[int, str]]:
     number = 0
-    for number, line in enumerate(lines(path), 1):
+    for number, line in enumerate(lines(path, encoding=form.encoding), 1):
         yield number, line
     yield number + 1, ""
 
 
-def _read_json(path: Path, tagged: bool) -> list[TaggedSentence]:
-    keys = columns_of(path)
+def _read_json(path: Path, tagged: bool, form: Form) -> list[TaggedSentence]:
+    keys = columns_of(path, form)
     word_key = next((key for key in _WORDS if key in keys), None)
     tag_key = next((key for key in _TAGS if key in keys), None)
     if word_key is None or (tagged and tag_key is None):
         missing = f"tags ({', '.join(_TAGS)})" if word_key else f"words ({', '.join(_WORDS)})"
         raise InputError(f"{path} has no key known to hold {missing}; it has {', '.join(keys)}")
-    table = read_table(path, [word_key, tag_key] if tagged and tag_key else [word_key])
+    table = read_table(path, [word_key, tag_key] if tagged and tag_key else [word_key], form=form)
     sentences = []
     for row, words in enumerate(table.values[word_key]):
         tags: Any = table.values[tag_key][row] if tagged and tag_key else None

@@ -19,7 +19,9 @@ from typing import Any
 
 from fastbert import files
 from fastbert.choices import FORMATS
-from fastbert.data.texts import column_texts, json_rows, lines, missing_key
+from fastbert.data.lines import ending, lines
+from fastbert.data.tables import json_rows, missing_key
+from fastbert.data.texts import column_texts
 from fastbert.errors import InputError
 
 _PARAGRAPH = 1 << 16  # characters of a paragraph held before its sentences are passed on
@@ -62,7 +64,7 @@ def read_sentences(
             yield from _of_module(str(path).removeprefix("python:"), language)
             continue
         path = Path(path)
-        read = _READERS[kind or _BY_ENDING.get(path.suffix.lower(), "text")]
+        read = _READERS[kind or _BY_ENDING.get(ending(path), "text")]
         stream = partial(lines, path, errors, advance=advance)
         for sentence in read(stream, path, column, language):
             if sentence is not None or not whole_files:
@@ -134,7 +136,7 @@ def _of_module(name: str, language: str) -> Iterator[str | None]:
 
 
 def _table(stream: Callable[..., Iterator[str]], path: Path, column: str, language: str) -> Iterator[str | None]:
-    for text in column_texts(stream(), path, column):
+    for text in column_texts(stream(keep_ends=True), path, column):
         yield from _sentences(" ".join(text.split()), language)
         yield None
 

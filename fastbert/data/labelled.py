@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbert.data.layouts import Layout
+from fastbert.data.lines import PLAIN, Form
 from fastbert.data.tables import Table, read_table
 from fastbert.errors import InputError
 
@@ -45,7 +46,13 @@ class ChoiceExample:
 
 
 def read_text_examples(
-    path: str | Path, layout: Layout, kind: str = "name", *, separator: str = ",", skip_ragged: bool = False
+    path: str | Path,
+    layout: Layout,
+    kind: str = "name",
+    *,
+    separator: str = ",",
+    skip_ragged: bool = False,
+    form: Form = PLAIN,
 ) -> tuple[list[TextExample], Table]:
     """The examples of a table, and the table itself.
 
@@ -54,14 +61,14 @@ def read_text_examples(
         layout: its columns.
         kind: kind of the labels: "name", "names" (a JSON list, or text with `separator`), or "number".
         separator: between the names of several labels.
-        skip_ragged: see `read_table`.
+        skip_ragged, form: see `read_table`.
 
     Raises:
         InputError: see `read_table`; an empty label, or with kind "number" one that is not a number, with its line.
     """
     if kind not in LABEL_KINDS:
         raise InputError(f"kind = {kind!r} is not one of {', '.join(LABEL_KINDS)}")
-    table = read_table(path, layout.columns, skip_ragged=skip_ragged)
+    table = read_table(path, layout.columns, skip_ragged=skip_ragged, form=form)
     texts = _texts(table, layout.text)
     pairs: Sequence[str | None] = _texts(table, layout.pair) if layout.pair else [None] * len(table)
     labels: Sequence[Any] = [None] * len(table)
@@ -72,7 +79,9 @@ def read_text_examples(
     return examples, table
 
 
-def read_choice_examples(path: str | Path, layout: Layout, *, skip_ragged: bool = False) -> tuple[list[ChoiceExample], Table]:
+def read_choice_examples(
+    path: str | Path, layout: Layout, *, skip_ragged: bool = False, form: Form = PLAIN
+) -> tuple[list[ChoiceExample], Table]:
     """The examples of a multiple-choice table, and the table itself.
 
     The candidates are the columns `layout.choices`, or a JSON list in a single such column. The text of `layout.pair`, if set,
@@ -81,7 +90,7 @@ def read_choice_examples(path: str | Path, layout: Layout, *, skip_ragged: bool 
     Raises:
         InputError: see `read_table`; fewer than two candidates, or a label that is not the index of a candidate, with its line.
     """
-    table = read_table(path, layout.columns, skip_ragged=skip_ragged)
+    table = read_table(path, layout.columns, skip_ragged=skip_ragged, form=form)
     texts = _texts(table, layout.text)
     columns = [table.values[name] for name in layout.choices]
     examples = []

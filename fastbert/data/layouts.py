@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastbert.data.tables import columns_of
+from fastbert.data.lines import PLAIN, Form
+from fastbert.data.tables import columns_of, is_json, other_delimiter
 from fastbert.errors import InputError
 
 
@@ -71,6 +72,7 @@ def find_layout(
     label: str | None = None,
     choices: Sequence[str] = (),
     labelled: bool = True,
+    form: Form = PLAIN,
 ) -> Layout:
     """The layout of a table: columns given explicitly, else those of the layout `name`, else common names in its header.
 
@@ -79,6 +81,7 @@ def find_layout(
         name: a key of `LAYOUTS`.
         text, pair, label, choices: columns; "" for `pair` means single texts.
         labelled: whether a label column is required; if not, it is used if present.
+        form: encoding and delimiter.
 
     Raises:
         InputError: no column could be found; the message lists the columns present.
@@ -94,14 +97,15 @@ def find_layout(
         if labelled and label is None:
             raise InputError(f"text = {text} is the number of a column: name the number of the label's column as well")
         return Layout(text, pair or "", label or "", (), tuple(choices))
-    header = columns_of(path)
+    header = columns_of(path, form)
+    hint = "" if is_json(path) else other_delimiter(header, Path(path), form)
     if text is None and pair is None:
         found = next((names for names in _PAIRS if set(names) <= set(header)), None)
         text, pair = found or (next((name for name in _TEXTS if name in header), None), "")
     if text is None:
-        raise InputError(f"{path} has no column known to hold text; name one of {', '.join(header)}")
+        raise InputError(f"{path} has no column known to hold text; name one of {', '.join(header)}{hint}")
     if label is None:
         label = next((name for name in _LABELS if name in header and name not in (text, pair)), None)
     if labelled and not label:
-        raise InputError(f"{path} has no column known to hold labels; name one of {', '.join(header)}")
+        raise InputError(f"{path} has no column known to hold labels; name one of {', '.join(header)}{hint}")
     return Layout(text, pair or "", label or "", (), tuple(choices))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastbert.data.lines import PLAIN, Form, lines
 from fastbert.errors import InputError
 
 
@@ -41,7 +42,7 @@ class Question:
     impossible: bool = False
 
 
-def read_squad(path: str | Path) -> list[Question]:
+def read_squad(path: str | Path, form: Form = PLAIN) -> list[Question]:
     """The questions of a SQuAD file, in order.
 
     If an answer is not at the position given in the file, the occurrence in the context nearest to that position is used. An
@@ -52,9 +53,7 @@ def read_squad(path: str | Path) -> list[Question]:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
+        content = json.loads("\n".join(lines(path, encoding=form.encoding)))
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from None
     questions: list[Question] = []

@@ -1,19 +1,25 @@
 """Tables of examples: TSV, CSV and JSON lines with named columns; every row is checked and every error names its line.
 
-TSV is read as is usual in NLP: tabs separate, quotes are ordinary text. CSV follows RFC 4180. Each JSON line is an object; its
-keys are the columns. All files are UTF-8, with or without BOM.
+TSV is read as is usual in NLP: tabs separate, quotes are ordinary text. CSV follows RFC 4180: a quoted cell may hold lines.
+Blank lines are no rows. Each JSON line is an object; its keys are the columns.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastbert.data.texts import MAX_FIELD, TABLES, json_rows, lines, missing_key
+from fastbert.data.lines import PLAIN, Form, ending, lines
 from fastbert.errors import InputError
+
+TABLES = (".tsv", ".csv", ".jsonl", ".ndjson")
+_MAX_FIELD = 1 << 30  # characters; csv's own limit of 131,072 is shorter than real documents
+_DELIMITERS = ";,\t|"  # that a table may have been written with
+_NAMES = {"\t": "a tab"}
 
 
 @dataclass(frozen=True)
@@ -40,12 +46,13 @@ class Table:
         return f"{self.path}, line {self.lines[row]}"
 
 
-def read_table(path: str | Path, columns: Sequence[str], *, skip_ragged: bool = False) -> Table:
+def read_table(path: str | Path, columns: Sequence[str], *, skip_ragged: bool = False, form: Form = PLAIN) -> Table:
     """Reads columns of a .tsv, .txt, .csv, .jsonl or .ndjson file (.txt as TSV).
 
     Args:
         columns: names from the header row (or JSON keys); or, for a table without a header, all numbers, counted from 1.
         skip_ragged: skip and count rows whose number of columns is wrong, instead of rejecting the file.
+        form: encoding and delimiter.
 
     Raises:
         InputError: a missing column (the message lists those present), a row whose number of columns differs from the header's,
@@ -58,22 +65,22 @@ def read_table(path: str | Path, columns: Sequence[str], *, skip_ragged: bool = 
             f"{path}: the column {twice!r} is asked for twice; text, pair, label and choices must be different columns"
         )
     if is_json(path):
-        return _read_json(path, columns)
+        return _read_json(path, columns, form)
     numbered = [name.isdecimal() for name in columns]
     if any(numbered) and not all(numbered):
         raise InputError(f"columns {', '.join(columns)}: either all are names, or all are numbers of a table without a header")
-    rows = _rows(path)
+    found = rows(lines(path, encoding=form.encoding, keep_ends=True), path, form)
     if all(numbered):
         places, width = [int(name) - 1 for name in columns], None
         if min(places) < 0:
             raise InputError(f"columns {', '.join(columns)}: columns count from 1")
     else:
-        header = _header(rows, path)
-        places, width = [_find(header, name, path) for name in columns], len(header)
+        header = header_of(found, path)
+        places, width = [place_of(header, name, path, form) for name in columns], len(header)
     values: list[list[Any]] = [[] for _ in columns]
     numbers: list[int] = []
     skipped = 0
-    for number, row in rows:
+    for number, row in found:
         if len(row) != width if width is not None else len(row) <= max(places):
             if skip_ragged:
                 skipped += 1
@@ -86,32 +93,106 @@ def read_table(path: str | Path, columns: Sequence[str], *, skip_ragged: bool = 
     return _checked(Table(path, dict(zip(columns, values, strict=True)), numbers, skipped))
 
 
-def columns_of(path: str | Path) -> list[str]:
+def columns_of(path: str | Path, form: Form = PLAIN) -> list[str]:
     """The names in a table's header row, or the keys of its first JSON line."""
     path = Path(path)
+    stream = lines(path, encoding=form.encoding, keep_ends=True)
     if is_json(path):
-        for number, row in json_rows(lines(path), path):
+        for number, row in json_rows(stream, path):
             if not isinstance(row, dict):
                 raise missing_key(path, number, row, "object")
             return list(row)
         raise InputError(f"{path} is empty")
-    return _header(_rows(path), path)
+    return header_of(rows(stream, path, form), path)
 
 
 def is_table(path: str | Path) -> bool:
-    """Whether a file is a table, judged by its extension."""
-    return Path(path).suffix.lower() in TABLES
+    """Whether a file is a table, judged by its ending."""
+    return ending(path) in TABLES
 
 
 def is_json(path: str | Path) -> bool:
-    """Whether a file holds JSON lines, judged by its extension."""
-    return Path(path).suffix.lower() in (".jsonl", ".ndjson")
+    """Whether a file holds JSON lines, judged by its ending."""
+    return ending(path) in (".jsonl", ".ndjson")
 
 
-def _read_json(path: Path, columns: Sequence[str]) -> Table:
+def rows(stream: Iterable[str], path: Path, form: Form = PLAIN) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a TSV or CSV file, given its lines with their ends, each with the line at which it starts.
+
+    Blank lines are no rows.
+    """
+    quoted = ending(path) == ".csv"
+    if not quoted:
+        delimiter = form.delimiter or "\t"
+        for number, line in enumerate(stream, 1):
+            if text := line.rstrip("\r\n"):
+                yield number, text.split(delimiter)
+        return
+    csv.field_size_limit(_MAX_FIELD)
+    reader = csv.reader(stream, delimiter=form.delimiter or ",", strict=True)
+    start = 1
+    try:
+        for row in reader:
+            if row:
+                yield start, row
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path}, line {start}: {error}") from None
+
+
+def header_of(found: Iterator[tuple[int, list[str]]], path: Path) -> list[str]:
+    """The first row."""
+    first = next(found, None)
+    if first is None:
+        raise InputError(f"{path} is empty; expected a header row")
+    return first[1]
+
+
+def place_of(header: Sequence[str], name: str, path: Path, form: Form = PLAIN) -> int:
+    """The place of a column; the error for a missing one has what the file may be instead."""
+    if name not in header:
+        raise InputError(f"{path} has no column {name!r}; it has {', '.join(header)}{other_delimiter(header, path, form)}")
+    if list(header).count(name) > 1:
+        raise InputError(f"{path} has {list(header).count(name)} columns {name!r}; it has {', '.join(header)}")
+    return header.index(name)
+
+
+def json_rows(stream: Iterable[str], path: Path) -> Iterator[tuple[int, Any]]:
+    """The values of JSON lines with their line numbers; blank lines are skipped."""
+    for number, line in enumerate(stream, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            advice = ""
+            if number == 1 and line.lstrip().startswith(("[", "{")):
+                advice = "; an array, or an object over several lines, is JSON and not JSON lines"
+            raise InputError(f"{path}, line {number}: not JSON ({error}){advice}") from None
+        yield number, value
+
+
+def missing_key(path: Path, number: int, row: Any, what: str) -> InputError:
+    """The error for a JSON line that lacks `what`; its message lists the keys that the line has."""
+    keys = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
+    return InputError(f"{path}, line {number}: no {what}; it has {keys or 'nothing'}")
+
+
+def other_delimiter(header: Sequence[str], path: Path, form: Form) -> str:
+    """Advice where a header of one column looks like several."""
+    used = form.delimiter or ("," if ending(path) == ".csv" else "\t")
+    if len(header) > 1:
+        return ""
+    other = next((sign for sign in _DELIMITERS if sign != used and sign in header[0]), None)
+    if other is None:
+        return f"; is it a table with {_NAMES.get(used, repr(used))} between its columns?"
+    return f"; if {_NAMES.get(other, repr(other))} is between its columns, name it: delimiter = {other!r}"
+
+
+def _read_json(path: Path, columns: Sequence[str], form: Form) -> Table:
     values: dict[str, list[Any]] = {name: [] for name in columns}
     numbers = []
-    for number, row in json_rows(lines(path), path):
+    for number, row in json_rows(lines(path, encoding=form.encoding), path):
         if not isinstance(row, dict):
             raise missing_key(path, number, row, "object")
         for name in columns:
@@ -126,37 +207,3 @@ def _checked(table: Table) -> Table:
     if not len(table):
         raise InputError(f"{table.path} holds no example")
     return table
-
-
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a TSV or CSV file with the lines at which they start; blank lines are skipped."""
-    if path.suffix.lower() != ".csv":
-        for number, line in enumerate(lines(path), 1):
-            if line:
-                yield number, line.split("\t")
-        return
-    csv.field_size_limit(MAX_FIELD)
-    reader = csv.reader((line + "\n" for line in lines(path)), strict=True)
-    start = 1
-    try:
-        for row in reader:
-            if row:
-                yield start, row
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"{path}, line {start}: {error}") from None
-
-
-def _header(rows: Iterator[tuple[int, list[str]]], path: Path) -> list[str]:
-    first = next(rows, None)
-    if first is None:
-        raise InputError(f"{path} is empty; expected a header row")
-    return first[1]
-
-
-def _find(header: list[str], name: str, path: Path) -> int:
-    if name not in header:
-        raise InputError(f"{path} has no column {name!r}; it has {', '.join(header)}")
-    if header.count(name) > 1:
-        raise InputError(f"{path} has {header.count(name)} columns {name!r}; it has {', '.join(header)}")
-    return header.index(name)

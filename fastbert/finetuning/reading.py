@@ -10,6 +10,7 @@ import torch
 from fastbert.data.conll import read_tagged
 from fastbert.data.labelled import read_choice_examples, read_text_examples
 from fastbert.data.layouts import LAYOUTS, Layout, find_layout
+from fastbert.data.lines import PLAIN, Form, ending
 from fastbert.data.squad import read_squad
 from fastbert.data.tables import is_table
 from fastbert.errors import InputError
@@ -29,6 +30,7 @@ class ReadOptions:
         multi_label: a text may have several labels.
         skip_ragged: skip and count rows with a wrong number of columns.
         word_column, tag_column: columns of CoNLL files, from 1; None means the last one.
+        form: encoding and delimiter.
     """
 
     layout: str | None = None
@@ -41,6 +43,7 @@ class ReadOptions:
     skip_ragged: bool = False
     word_column: int = 1
     tag_column: int | None = None
+    form: Form = PLAIN
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -61,17 +64,20 @@ def read_split(kind: str, path: str | Path, name: str, options: ReadOptions, lab
     Raises:
         InputError: see the readers.
     """
+    form = options.form
     if kind == "qa":
-        return Split(name, read_squad(path))
+        return Split(name, read_squad(path, form))
     if kind == "ner":
-        sentences = read_tagged(path, word_column=options.word_column, tag_column=options.tag_column, tagged=labelled)
+        word, tag = options.word_column, options.tag_column
+        sentences = read_tagged(path, word_column=word, tag_column=tag, tagged=labelled, form=form)
         return Split(name, sentences, lambda number: f"{path}, line {sentences[number].line}")
     layout = _layout(kind, path, options, labelled)
     if kind == "choice":
-        chosen, table = read_choice_examples(path, layout, skip_ragged=options.skip_ragged)
+        chosen, table = read_choice_examples(path, layout, skip_ragged=options.skip_ragged, form=form)
         return Split(name, chosen, table.place, _skipped(table.skipped))
     labels = "number" if kind == "regress" else "names" if options.multi_label else "name"
-    examples, table = read_text_examples(path, layout, labels, separator=options.separator, skip_ragged=options.skip_ragged)
+    between, skip = options.separator, options.skip_ragged
+    examples, table = read_text_examples(path, layout, labels, separator=between, skip_ragged=skip, form=form)
     notes = _skipped(table.skipped)
     kept = [number for number, example in enumerate(examples) if kind != "nli" or example.label != NO_LABEL]
     if len(kept) < len(examples):
@@ -100,10 +106,10 @@ def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
 
 
 def _layout(kind: str, path: str | Path, options: ReadOptions, labelled: bool) -> Layout:
-    if not is_table(path) and Path(path).suffix.lower() != ".txt":
-        raise InputError(f"{path} is not a table: expected .tsv, .csv, .jsonl or .txt (tabs)")
+    if not is_table(path) and ending(path) != ".txt":
+        raise InputError(f"{path} is not a table: expected .tsv, .csv, .jsonl or .txt (tabs), each also with .gz")
     o = options
-    layout = find_layout(path, o.layout, o.text, o.pair, o.label, o.choices, labelled)
+    layout = find_layout(path, o.layout, o.text, o.pair, o.label, o.choices, labelled, o.form)
     if kind == "choice" and not layout.choices:
         layout = replace(layout, choices=("choices",))
     return layout

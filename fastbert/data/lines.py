@@ -1,0 +1,141 @@
+"""The lines of a text file, plain or gzipped, or of standard input: bytes to text, with errors that name the line."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import sys
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from fastbert.errors import InputError
+
+_PACKED = ".gz"
+_WIDE = ("utf-16", "utf-32")  # encodings whose line ends are more than one byte
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a file is written.
+
+    Attributes:
+        encoding: of its bytes, any that Python knows. A byte-order mark is no text.
+        delimiter: between the columns of a table; None means what the file's ending says: a comma for .csv, else a tab.
+    """
+
+    encoding: str = "utf-8"
+    delimiter: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks both."""
+        try:
+            name = codecs.lookup(self.encoding).name
+        except LookupError:
+            raise InputError(
+                f"encoding = {self.encoding!r} is none that Python knows, such as utf-8, latin-1, cp1252"
+            ) from None
+        object.__setattr__(self, "encoding", "utf-8" if name == "utf-8-sig" else name)
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '\r\n"'):
+            raise InputError(f"delimiter = {self.delimiter!r} must be one character, neither a quote nor the end of a line")
+
+
+PLAIN = Form()
+
+
+def ending(path: str | Path) -> str:
+    """The ending that says what a file holds, in lower case: ".csv" of both a.csv and a.CSV.gz."""
+    path = Path(path)
+    return Path(path.stem if path.suffix.lower() == _PACKED else path.name).suffix.lower()
+
+
+def lines(
+    path: Path,
+    errors: str = "strict",
+    at_most: int | None = None,
+    advance: Callable[[int], object] | None = None,
+    encoding: str = "utf-8",
+    keep_ends: bool = False,
+) -> Iterator[str]:
+    """The lines of a file, or of standard input ("-"), without their line ends unless `keep_ends`.
+
+    Args:
+        path: the file; one that ends in .gz is unpacked.
+        errors: "strict" raises at bytes that are not text; "replace" reads them as U+FFFD and warns at the end.
+        at_most: longer lines are yielded in pieces of about this many bytes, cut at a space if there is one.
+        advance: called with the number of bytes of each piece, before they are unpacked.
+        encoding: of the bytes.
+
+    Raises:
+        InputError: a file that cannot be read, or a line that is not text in this encoding, with its number.
+    """
+    number, offset, damaged = 1, 0, 0
+    rest = b""
+    with _opened(path) as packed:
+        wide = encoding.startswith(_WIDE)
+        stream, name = (_Recoded(packed, encoding), "utf-8") if wide else (packed, encoding)
+        while raw := rest + _read(stream, -1 if at_most is None else at_most, path):
+            rest = b""
+            ended = raw.endswith(b"\n")
+            if not ended and at_most is not None and len(raw) >= at_most:
+                raw, rest = _split(raw)
+            if advance is not None:
+                advance(len(raw))
+            try:
+                text = raw.decode("utf-8-sig" if name == "utf-8" and number == 1 and not offset else name)
+            except UnicodeDecodeError as error:
+                if errors == "strict":
+                    place = f"byte {offset + error.start + 1} of the line"
+                    advice = "; if it is Latin-1, name it: encoding = 'latin-1'" if name == "utf-8" else ""
+                    raise InputError(f"{path}, line {number}: not {name.upper()} text ({place}){advice}") from None
+                text, damaged = raw.decode(name, "replace"), damaged + 1
+            yield text if keep_ends else text.rstrip("\r\n")
+            number, offset = (number + 1, 0) if ended else (number, offset + len(raw))
+    if damaged:
+        warnings.warn(f"{path}: {damaged} lines were not UTF-8; invalid bytes were replaced by U+FFFD", stacklevel=2)
+
+
+def _opened(path: Path) -> BinaryIO:
+    if str(path) == "-":
+        if sys.stdin is None:
+            raise InputError("cannot read standard input: it is closed")
+        return sys.stdin.buffer
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    return gzip.open(stream) if path.suffix.lower() == _PACKED else stream  # type: ignore[return-value]
+
+
+class _Recoded:
+    """Lines of a stream whose line ends are more than one byte, as UTF-8."""
+
+    def __init__(self, stream: BinaryIO, encoding: str) -> None:
+        self._text = io.TextIOWrapper(stream, encoding, newline="\n")
+
+    def readline(self, at_most: int) -> bytes:
+        return self._text.readline(at_most).encode("utf-8")
+
+
+def _read(stream: BinaryIO | _Recoded, at_most: int, path: Path) -> bytes:
+    try:
+        return stream.readline(at_most)
+    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _split(raw: bytes) -> tuple[bytes, bytes]:
+    """Splits off a piece of a long line, between words or at least between characters; returns it and the rest."""
+    at = raw.rfind(b" ") + 1
+    if not at:
+        at = len(raw)
+        while at > max(len(raw) - 4, 1) and raw[at - 1] & 0xC0 == 0x80:  # back to the start of the last character
+            at -= 1
+        at = at - 1 if at > 1 and raw[at - 1] & 0xC0 == 0xC0 else len(raw)
+    return raw[:at], raw[at:]
