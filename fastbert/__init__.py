@@ -25,6 +25,7 @@ Names and modules are imported when they are first used: `import fastbert` alone
 """
 
 import importlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from fastbert.verification import verify
 
 __version__ = "0.7.0"
+
+_LOCK = threading.RLock()
 
 # Where each public name is; modules of the package need no entry.
 _PLACES = {
@@ -80,7 +83,8 @@ _PLACES = {
 def __getattr__(name: str) -> Any:
     """A public name, or a module of the package, imported now."""
     if name in _PLACES:
-        value = getattr(importlib.import_module(_PLACES[name]), name)
+        with _LOCK:  # threads that import parts of one package at once would see them half made
+            value = getattr(importlib.import_module(_PLACES[name]), name)
         globals()[name] = value
         return value
     if not name.startswith("_"):

@@ -34,7 +34,7 @@ def stopping_signals() -> Iterator[None]:
         for name, default in defaults.items():
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is default:
-                before[number] = signal.signal(number, _stop)
+                before[number] = signal.signal(number, interrupt)
     try:
         yield
     finally:
@@ -60,7 +60,8 @@ def held() -> Iterator[None]:
         _raise(number)
 
 
-def _stop(number: int, _: Any) -> None:
+def interrupt(number: int, _: Any) -> None:
+    """The handler: raises now, or at the end of a block of `held`."""
     if _holding:
         _waiting.append(number)
     else:

@@ -155,3 +155,33 @@ def test_the_command_names_its_own_flags(minilm: Path, tmp_path: Path, capsys: p
     assert "if ';' is between its columns, name it: --delimiter ';'" in capsys.readouterr().err
     assert cli.main([*command, "--delimiter", ";"]) == 2
     assert "if it is Latin-1, name it: --encoding 'latin-1'" in capsys.readouterr().err
+
+
+def test_stray_quotes_are_those_of_dictreader_and_an_open_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('text,label\n"a"b,x\n5" wide,y\n"say ""so""",z\n')
+    with path.open(newline="") as stream:
+        expected = [row["text"] for row in csv.DictReader(stream)]
+    assert [*read_texts(path)] == read_table(path, ["text"]).values["text"] == expected
+    for end in ('"open,x\n', '"open,x', 'a,"open\nnext,y\n'):
+        path.write_text(f"text,label\nfine,x\n{end}")
+        with pytest.raises(InputError, match=r"a\.csv, line 3: a quote is opened and never closed"):
+            [*read_texts(path)]
+
+
+@pytest.mark.parametrize("encoding", ["rot13", "base64", "punycode", "undefined"])
+def test_what_is_no_encoding_of_lines_is_refused(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a\n")
+    with pytest.raises(InputError):
+        [*read_texts(tmp_path / "a.txt", form=Form(encoding))]
+
+
+def test_an_encoding_of_mainframes_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("text,label\none,x\n".encode("cp037"))
+    assert [*read_texts(tmp_path / "a.csv", form=Form("cp037"))] == ["one"]
+
+
+def test_a_json_line_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "x"\n')
+    with pytest.raises(InputError, match=r"a\.jsonl, line 1: not JSON \(.* line 1 column 13"):
+        [*read_texts(tmp_path / "a.jsonl")]

@@ -132,7 +132,7 @@ def test_features_of_texts_are_written(folder: Path, tmp_path: Path, capsys: pyt
     with np.load(tmp_path / "f.npz") as arrays:
         assert arrays["layer_-2"].shape == (8, 64)
     assert call(*arguments, "-o", tmp_path / "f.jsonl", "--layers", "x") == 2
-    assert "layers = 'x': expected numbers" in capsys.readouterr().err
+    assert "--layers 'x': expected numbers" in capsys.readouterr().err
     assert not (tmp_path / "f.jsonl").exists()
 
 
@@ -156,7 +156,7 @@ def test_a_study_prints_its_table(folder: Path, tmp_path: Path, capsys: pytest.C
         (("--dev", "ragged.csv"), "ragged.csv, line 3: 3 columns, the header has 2"),
         (("--dev", "empty.tsv"), "empty.tsv is empty; expected a header row"),
         (("--layout", "cola"), "column 4 is wanted"),
-        (("--metric", "bleu"), "metric = 'bleu' is not one of accuracy"),
+        (("--metric", "bleu"), "--metric 'bleu' is not one of accuracy"),
         (("--dev-share", "0.5", "--dev", "bad.tsv"), "--dev and --dev-share exclude one another"),
     ],
 )

@@ -18,7 +18,7 @@ HEAVY = {"transformers", "sklearn", "scipy", "seqeval", "matplotlib", "sentence_
 HEAVY |= {"tensorboard", "pytorch_optimizer", "torchmetrics"}
 
 # What each room or file of the package may import of it, from the lowest to the highest.
-BASE = {"choices", "errors", "files", "forking", "interop", "schema", "terminal"}
+BASE = {"choices", "errors", "files", "forking", "interop", "schema", "stopping", "terminal"}
 MODEL = BASE | {"text", "packing", "ops", "model"}
 ABOVE = {"diagnostics", "verification", "graphs", "data", "tasks", "training", "finetuning", "studies"}
 ALLOWED = {

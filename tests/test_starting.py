@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -61,6 +62,31 @@ def test_importing_the_package_does_not_import_torch_and_every_name_is_there() -
     assert found.returncode == 0, found.stderr
 
 
+def test_threads_may_use_their_first_names_at_once() -> None:
+    code = (
+        "import sys, threading, fastbert\nsys.setswitchinterval(1e-5)\nfailed = []\n"
+        "def use(name):\n    try:\n        getattr(fastbert, name)\n"
+        "    except BaseException as error:\n        failed.append(error)\n"
+        "names = ['BertModel', 'BertForMaskedLM', 'verify', 'count_parameters', 'BertTokenizer', 'pack']\n"
+        "threads = [threading.Thread(target=use, args=(name,)) for name in names]\n"
+        "[thread.start() for thread in threads]; [thread.join() for thread in threads]\nassert not failed, failed"
+    )
+    found = run("-c", code)
+    assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["cannot read runs/seed=1/lr=0.001/train.tsv", "a run with options.lr = 5e-05", "data.objective = 'mlm'", "a-seed = 1"],
+)
+def test_paths_and_dotted_names_are_no_flags(text: str) -> None:
+    from fastbert.commands.adding import with_flags
+
+    args = cli._parser().parse_args(["finetune", "classify", "--model", "m", "--train", "t", "-o", "o"])
+    assert with_flags(text, args) == text
+    assert with_flags("seeds = 0 and lr = -1", args) == "--seeds 0 and --lr -1"
+
+
 def test_a_name_that_is_nowhere_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'fastbert' has no attribute 'BertForNothing'"):
         _ = fastbert.BertForNothing
@@ -82,12 +108,17 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path) -> None:
     command = ["embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), "--model", str(tmp_path)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(fastbert.__file__).parents[1])])}
     with subprocess.Popen(
-        [sys.executable, "-m", "fastbert", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+        [sys.executable, "-m", "fastbert", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the suite runs in the background
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "importing\n"
         time.sleep(0.1)
-        process.send_signal(2)
+        process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
     assert process.returncode == 130
     assert said == "fastbert: interrupted; no file is half written\n"

@@ -206,9 +206,7 @@ def hazards_of(compiled: Any) -> list[str]:
 def _in_loops(lines: list[sass.Instruction]) -> int:
     """Instructions of innermost loops that access the stack. Outside they are run once a block, and may pay for occupancy."""
     loops = [(line.target, line.address) for line in lines if line.target is not None and line.target < line.address]
-    inner = [
-        one for one in loops if not any(one[0] <= first and last <= one[1] and (first, last) != one for first, last in loops)
-    ]
+    inner = [(first, last) for first, last in loops if not any(first < other and end <= last for other, end in loops)]
     return sum(line.name.startswith(_STACK) and any(a <= line.address <= b for a, b in inner) for line in lines)
 
 

@@ -11,7 +11,9 @@ from typing import Any
 from fastbert.errors import InputError
 
 _FLAG = re.compile(r"--[a-z][a-z-]*")
-_ARGUMENT = re.compile(r"""\b([a-z][a-z_]*)(?:='([^' ]*)'|=([\w.]+)|( = ))""")  # name='value', name=value, name = value
+_ARGUMENT = re.compile(
+    r"""(?<![\w./\\-])([a-z][a-z_]*)(?:='([^' ]*)'|=([\w.]+)|( = ))"""
+)  # name='value', name=value, name = value
 Commands = Any  # argparse's class of sub-commands has no public name
 
 

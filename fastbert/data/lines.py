@@ -16,7 +16,6 @@ from typing import BinaryIO
 from fastbert.errors import InputError
 
 _PACKED = ".gz"
-_WIDE = ("utf-16", "utf-32")  # encodings whose line ends are more than one byte
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,8 @@ class Form:
         """Checks both."""
         try:
             name = codecs.lookup(self.encoding).name
-        except LookupError:
+            "\n".encode(name)  # a text encoding: rot13 and base64 are none
+        except (LookupError, UnicodeError):
             raise InputError(
                 f"encoding = {self.encoding!r} is none that Python knows, such as utf-8, latin-1, cp1252"
             ) from None
@@ -67,16 +67,17 @@ def lines(
         path: the file; one that ends in .gz is unpacked.
         errors: "strict" raises at bytes that are not text; "replace" reads them as U+FFFD and warns at the end.
         at_most: longer lines are yielded in pieces of about this many bytes, cut at a space if there is one.
-        advance: called with the number of bytes of each piece, before they are unpacked.
+        advance: called with the number of bytes of each piece, once unpacked.
         encoding: of the bytes.
 
     Raises:
-        InputError: a file that cannot be read, or a line that is not text in this encoding, with its number.
+        InputError: a file that cannot be read, or a line that is not text in this encoding, with its number (of UTF-16 and
+            UTF-32 without).
     """
     number, offset, damaged = 1, 0, 0
     rest = b""
     with _opened(path) as packed:
-        wide = encoding.startswith(_WIDE)
+        wide = "\n".encode(encoding) != b"\n"  # UTF-16, UTF-32, and those of mainframes
         stream, name = (_Recoded(packed, encoding), "utf-8") if wide else (packed, encoding)
         while raw := rest + _read(stream, -1 if at_most is None else at_most, path):
             rest = b""
@@ -105,14 +106,13 @@ def _opened(path: Path) -> BinaryIO:
             raise InputError("cannot read standard input: it is closed")
         return sys.stdin.buffer
     try:
-        stream = path.open("rb")
+        return gzip.open(path) if path.suffix.lower() == _PACKED else path.open("rb")  # type: ignore[return-value]
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    return gzip.open(stream) if path.suffix.lower() == _PACKED else stream  # type: ignore[return-value]
 
 
 class _Recoded:
-    """Lines of a stream whose line ends are more than one byte, as UTF-8."""
+    """Lines of a stream whose line ends are not the byte 10, as UTF-8."""
 
     def __init__(self, stream: BinaryIO, encoding: str) -> None:
         self._text = io.TextIOWrapper(stream, encoding, newline="\n")

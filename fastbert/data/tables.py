@@ -129,15 +129,32 @@ def rows(stream: Iterable[str], path: Path, form: Form = PLAIN) -> Iterator[tupl
                 yield number, text.split(delimiter)
         return
     csv.field_size_limit(_MAX_FIELD)
-    reader = csv.reader(stream, delimiter=form.delimiter or ",", strict=True)
+    record: list[str] = []  # lines of the row that is being read
+    reader = csv.reader(_noted(stream, record), delimiter=form.delimiter or ",")
     start = 1
     try:
         for row in reader:
+            if _never_closed(record, form.delimiter or ","):
+                raise InputError(f"{path}, line {start}: a quote is opened and never closed")
             if row:
                 yield start, row
             start = reader.line_num + 1
+            record.clear()
     except csv.Error as error:
         raise InputError(f"{path}, line {start}: {error}") from None
+
+
+def _never_closed(record: Sequence[str], delimiter: str) -> bool:
+    """Whether a row ends inside quotes, as only the last one of a file can."""
+    if sum(line.count('"') for line in record) % 2 == 0:
+        return False
+    return len(record) > 1 or record[0].startswith('"') or f'{delimiter}"' in record[0]
+
+
+def _noted(stream: Iterable[str], record: list[str]) -> Iterator[str]:
+    for line in stream:
+        record.append(line)
+        yield line
 
 
 def header_of(found: Iterator[tuple[int, list[str]]], path: Path) -> list[str]:
@@ -163,7 +180,7 @@ def json_rows(stream: Iterable[str], path: Path) -> Iterator[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line.rstrip("\r\n"))
         except ValueError as error:
             advice = ""
             if number == 1 and line.lstrip().startswith(("[", "{")):

@@ -64,6 +64,7 @@ class Embedder:
         prompts: prompts by name, for `encode(prompt_name=...)`.
         do_lower_case: lower-case prompt and texts if the tokenizer does not.
         measure: how `similarity` compares vectors: "cosine", "dot", "euclidean" or "manhattan".
+        include_prompt: False for a model whose pooling leaves prompts out, which is not supported: prompts are refused then.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Embedder:
         prompts: Mapping[str, str] | None = None,
         do_lower_case: bool = False,
         measure: str = "cosine",
+        include_prompt: bool = True,
     ) -> None:
         check_vocabulary(tokenizer, model)
         self.model = model.eval()
@@ -85,7 +87,7 @@ class Embedder:
         self.pooling = check_modes(pooling)
         self.normalize = normalize
         self.prompt, self.prompts = prompt, dict(prompts or {})
-        self.measure = measure
+        self.measure, self.include_prompt = measure, include_prompt
         table = model.config.max_position_embeddings
         limit = max_length if max_length is not None else tokenizer.model_max_length
         self.max_length = table if limit is None else min(limit, table)
@@ -157,7 +159,7 @@ class Embedder:
             float32 (n, D), D the hidden size times the number of pooling modes; (D,) for one text given as a string.
         """
         if theirs:
-            show_progress, normalize = _their_options(theirs, show_progress, normalize)
+            show_progress, normalize = _their_options(theirs, show_progress, normalize, convert_to_tensor)
         before = self._prompt(prompt, prompt_name)
         alone = isinstance(texts, str)
         texts = [texts] if isinstance(texts, str) else list(texts)
@@ -188,11 +190,15 @@ class Embedder:
         """The similarity of every vector of `a` to every vector of `b`, by the embedder's measure: (n, D), (m, D) -> (n, m)."""
         return similarity(a, b, self.measure)
 
-    def get_sentence_embedding_dimension(self) -> int:
+    def get_embedding_dimension(self) -> int:
         """The width of a vector, under sentence-transformers' name."""
         return len(self.pooling) * self.model.config.hidden_size
 
+    get_sentence_embedding_dimension = get_embedding_dimension  # its older name
+
     def _prompt(self, prompt: str | None, name: str | None) -> str:
+        if (prompt or name) and not self.include_prompt:
+            raise InputError("the model's pooling leaves prompts out (include_prompt: false): prompts are not supported for it")
         if prompt is not None or name is None:
             return self.prompt if prompt is None else prompt
         if name not in self.prompts:
@@ -279,7 +285,8 @@ def _read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
             f"{path_of_prompts}: default_prompt_name = {schema.shown(name)} is not one of its prompts: {listed}"
         )
     settings["prompt"] = (known[name] or "") if name is not None else ""
-    settings["prompts"] = {key: text or "" for key, text in known.items()} if whole_text else {}
+    settings["prompts"] = {key: text or "" for key, text in known.items()}
+    settings["include_prompt"] = whole_text
     settings["measure"] = prompts.get("similarity_fn_name") or "cosine"
     if settings["prompt"] and not whole_text:
         raise CheckpointError(f"{folder} leaves the prompt out of the pooling (include_prompt: false): not supported")
@@ -288,13 +295,15 @@ def _read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
     return place, settings
 
 
-def _their_options(theirs: dict[str, Any], show: bool | None, normalize: bool | None) -> tuple[bool | None, bool | None]:
+def _their_options(
+    theirs: dict[str, Any], show: bool | None, normalize: bool | None, tensor: bool
+) -> tuple[bool | None, bool | None]:
     """Show and normalize, as sentence-transformers' names of them say."""
     for name in theirs:
         if name not in _THEIRS:
             own = "texts, batch_tokens, batch_size, pooling, normalize, show_progress, overlong, prompt, prompt_name"
             raise InputError(f"encode does not take {name}; it takes {own}, convert_to_tensor, {', '.join(_THEIRS)}")
-    if theirs.get("convert_to_numpy") is False:
+    if theirs.get("convert_to_numpy") is False and not tensor:
         raise InputError("convert_to_numpy = False: encode returns an array, or with convert_to_tensor=True a tensor")
     bar, unit = theirs.get("show_progress_bar"), theirs.get("normalize_embeddings")
     return (show if bar is None else bool(bar)), (True if unit else normalize)

@@ -27,8 +27,13 @@ def similarity(a: Any, b: Any, measure: str = "cosine") -> Tensor:
     """
     if measure not in MEASURES:
         raise InputError(f"measure = {measure!r} is not one of {', '.join(MEASURES)}")
-    left, right = (torch.atleast_2d(torch.as_tensor(vectors)).float() for vectors in (a, b))
+    left, right = (torch.atleast_2d(_tensor(vectors)).float() for vectors in (a, b))
     if left.dim() != 2 or right.dim() != 2 or left.shape[1] != right.shape[1]:
         shapes = f"{tuple(left.shape)} and {tuple(right.shape)}"
         raise InputError(f"vectors of shapes {shapes} cannot be compared: they need (n, D) and (m, D)")
     return MEASURES[measure](left, right.to(left.device))
+
+
+def _tensor(vectors: Any) -> Tensor:
+    several = isinstance(vectors, list | tuple) and len(vectors) > 0 and isinstance(vectors[0], Tensor)
+    return torch.stack(list(vectors)) if several else torch.as_tensor(vectors)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from fastbert.stopping import interrupt
+
 
 @contextmanager
 def stop_requests() -> Iterator[list[str]]:
@@ -22,7 +24,7 @@ def stop_requests() -> Iterator[list[str]]:
         came.append(signal.Signals(number).name)
         with suppress(OSError):  # stderr may be closed; print is not safe in a handler
             os.write(2, b"\nstopping after this step; Ctrl-C again interrupts at once\n")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, interrupt)
 
     if threading.current_thread() is not threading.main_thread():
         yield came
