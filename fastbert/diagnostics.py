@@ -52,17 +52,12 @@ class ParameterCount:
         n = self.config.hidden_size
         return NOTES_VOCABULARY * n + 12 * n * n * self.config.num_hidden_layers
 
-    @property
-    def _shape(self) -> tuple[int, int]:
-        return self.config.num_hidden_layers, self.config.hidden_size
-
     def table(self) -> str:
         """The terms, the total, and beside it the short formula's and the paper's figures, as text; shares are of the total."""
         rows = [*self.terms, ("total", "", self.total), ("short formula", "30000 N + 12 N^2 L", self.notes_estimate)]
         rows.append(("difference", "", self.total - self.notes_estimate))
-        size = next((size for size, shape in SIZES.items() if shape == self._shape and size in PAPER), None)
-        if size is not None:
-            rows.append((f"the paper, BERT {size}", "", PAPER[size]))
+        shape = self.config.num_hidden_layers, self.config.hidden_size
+        rows += [(f"the paper, BERT {size}", "", count) for size, count in PAPER.items() if SIZES[size] == shape]
         shown = [(name, formula, f"{count:,}", f"{count / self.total:6.1%}") for name, formula, count in rows]
         lines = [f"{self.head}: {_sizes(self.config)}", *align(shown), "", _SYMBOLS, ""]
         lines.append(

@@ -43,6 +43,10 @@ class Form:
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '\r\n"'):
             raise InputError(f"delimiter = {self.delimiter!r} must be one character, neither a quote nor the end of a line")
 
+    def between(self, path: str | Path) -> str:
+        """The sign between the columns of a file."""
+        return self.delimiter or ("," if ending(path) == ".csv" else "\t")
+
 
 PLAIN = Form()
 

@@ -121,20 +121,19 @@ def rows(stream: Iterable[str], path: Path, form: Form = PLAIN) -> Iterator[tupl
 
     Blank lines are no rows.
     """
-    quoted = ending(path) == ".csv"
-    if not quoted:
-        delimiter = form.delimiter or "\t"
+    delimiter = form.between(path)
+    if ending(path) != ".csv":
         for number, line in enumerate(stream, 1):
             if text := line.rstrip("\r\n"):
                 yield number, text.split(delimiter)
         return
     csv.field_size_limit(_MAX_FIELD)
     record: list[str] = []  # lines of the row that is being read
-    reader = csv.reader(_noted(stream, record), delimiter=form.delimiter or ",")
+    reader = csv.reader(_noted(stream, record), delimiter=delimiter)
     start = 1
     try:
         for row in reader:
-            if _never_closed(record, form.delimiter or ","):
+            if _never_closed(record, delimiter):
                 raise InputError(f"{path}, line {start}: a quote is opened and never closed")
             if row:
                 yield start, row
@@ -165,12 +164,12 @@ def header_of(found: Iterator[tuple[int, list[str]]], path: Path) -> list[str]:
     return first[1]
 
 
-def place_of(header: Sequence[str], name: str, path: Path, form: Form = PLAIN) -> int:
+def place_of(header: list[str], name: str, path: Path, form: Form = PLAIN) -> int:
     """The place of a column; the error for a missing one has what the file may be instead."""
     if name not in header:
         raise InputError(f"{path} has no column {name!r}; it has {', '.join(header)}{other_delimiter(header, path, form)}")
-    if list(header).count(name) > 1:
-        raise InputError(f"{path} has {list(header).count(name)} columns {name!r}; it has {', '.join(header)}")
+    if header.count(name) > 1:
+        raise InputError(f"{path} has {header.count(name)} columns {name!r}; it has {', '.join(header)}")
     return header.index(name)
 
 
@@ -197,9 +196,9 @@ def missing_key(path: Path, number: int, row: Any, what: str) -> InputError:
 
 def other_delimiter(header: Sequence[str], path: Path, form: Form) -> str:
     """Advice where a header of one column looks like several."""
-    used = form.delimiter or ("," if ending(path) == ".csv" else "\t")
     if len(header) > 1:
         return ""
+    used = form.between(path)
     other = next((sign for sign in _DELIMITERS if sign != used and sign in header[0]), None)
     if other is None:
         return f"; is it a table with {_NAMES.get(used, repr(used))} between its columns?"

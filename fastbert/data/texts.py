@@ -11,7 +11,7 @@ from fastbert.errors import InputError
 
 
 def read_texts(path: str | Path, column: str | None = None, form: Form = PLAIN) -> Iterator[str]:
-    """Yields the texts of a file, in order, blank ones included.
+    """Yields the texts of a file, in order, empty ones included; blank lines of a table are no rows.
 
     Args:
         path: .tsv, .csv, .jsonl or .ndjson are tables; anything else, and "-" (standard input), holds one text a line. Each may

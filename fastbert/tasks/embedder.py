@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -301,8 +302,8 @@ def _their_options(
     """Show and normalize, as sentence-transformers' names of them say."""
     for name in theirs:
         if name not in _THEIRS:
-            own = "texts, batch_tokens, batch_size, pooling, normalize, show_progress, overlong, prompt, prompt_name"
-            raise InputError(f"encode does not take {name}; it takes {own}, convert_to_tensor, {', '.join(_THEIRS)}")
+            own = [name for name in inspect.signature(Embedder.encode).parameters if name not in ("self", "theirs")]
+            raise InputError(f"encode does not take {name}; it takes {', '.join((*own, *_THEIRS))}")
     if theirs.get("convert_to_numpy") is False and not tensor:
         raise InputError("convert_to_numpy = False: encode returns an array, or with convert_to_tensor=True a tensor")
     bar, unit = theirs.get("show_progress_bar"), theirs.get("normalize_embeddings")
