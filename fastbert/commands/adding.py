@@ -84,9 +84,16 @@ def add_form(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoding", default="utf-8", help="of the text, such as latin-1 or cp1252 (default: utf-8)")
 
 
+def model_path(given: str) -> str:
+    """The folder of a model: of a run of `finetune` or `pretrain`, its model."""
+    folder = Path(given).expanduser()
+    inside = folder / "model"
+    return str(inside) if (inside / "config.json").is_file() and not (folder / "config.json").exists() else given
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Arguments of commands that run a model."""
-    parser.add_argument("--model", required=True, help="a directory or hub id")
+    parser.add_argument("--model", required=True, type=model_path, help="a directory, the output of a run, or a hub id")
     parser.add_argument("--device", help="cpu, cuda, ... (default: CUDA if available)")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="default: the checkpoint's")
     parser.add_argument("--local-files-only", action="store_true", help="never contact the hub")

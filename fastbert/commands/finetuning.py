@@ -12,12 +12,13 @@ from typing import Any
 
 from fastbert import files
 from fastbert.choices import LAYERS, OVERLONG, POOLINGS
-from fastbert.commands.adding import Commands, add, add_form, add_group, add_model, check_outputs
-from fastbert.commands.options import form_of, names_of, read_options
+from fastbert.commands.adding import Commands, add, add_form, add_group, add_model, check_outputs, model_path
+from fastbert.commands.options import form_of, labels_of, read_options
 from fastbert.commands.predicting import predict
 from fastbert.data import read_texts
 from fastbert.data.layouts import LAYOUTS
 from fastbert.errors import InputError, printable
+from fastbert.files.rows import ROWS, check_ending, write_rows
 
 _EXAMPLES = {
     "classify": "fastbert finetune classify --train train.tsv --dev dev.tsv -o sentiment/ --model my-bert/",
@@ -50,15 +51,20 @@ def register(commands: Commands) -> None:
         sub.add_argument("--compare", action="store_true", help=_COMPARE)
 
     sub = add(commands, "predict", predict, "fastbert predict texts.txt --model sentiment/model -o predictions.jsonl")
-    sub.add_argument("input", help="a table, a .txt of texts, CoNLL words, SQuAD's JSON, or - for standard input")
+    sub.add_argument("input", help="a table, a .txt of texts, CoNLL words, questions (SQuAD's JSON, .jsonl), or - (stdin)")
     add_model(sub)
-    sub.add_argument("-o", "--output", help="JSON lines; for questions .json is SQuAD's form of predictions (default: stdout)")
+    sub.add_argument(
+        "-o",
+        "--output",
+        help="a .jsonl, .csv, .tsv or .parquet file; of words also .conll, of questions also .json, SQuAD's form (default: "
+        "JSON lines to stdout)",
+    )
     sub.add_argument("--task", choices=[*_EXAMPLES, "zero-shot", "next-sentence"], help="default: the model's own")
     _add_reading(sub, None)
     sub.add_argument(
         "--overlong", "--on-long", choices=OVERLONG, help="texts beyond the limit (default: as in training, else truncate)"
     )
-    sub.add_argument("--top-k", type=int, help="labels or answers per input (default: 1; multi-label models: those above 0.5)")
+    sub.add_argument("--top-k", type=int, help="answers to a question (default: 1), or labels with a score (default: all)")
     sub.add_argument("--aggregation", default="first", help="entities: none, simple, first, average, max (default: first)")
     sub.add_argument("--candidates", help="zero-shot classification: the candidate labels, separated by commas")
     sub.add_argument("--template", default="This example is {}.", help="zero-shot classification: the hypothesis template")
@@ -72,12 +78,18 @@ def register(commands: Commands) -> None:
     _add_reading(sub, None)
     sub.add_argument("--metric", action="append", default=[], help="a metric; may be repeated (default: the task's)")
     sub.add_argument("--labels", help="names of 0, 1, ... in the data, or new names for the model's labels, comma-separated")
-    sub.add_argument("--strict", action="store_true", help="tags: count a span only if it follows the rules of its scheme")
+    sub.add_argument("--label", action="append", help="one name, which may hold a comma; repeated, in place of --labels")
+    sub.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse empty texts and missing labels; tags: also count spans that follow the rules of their scheme",
+    )
     sub.add_argument(
         "--overlong", "--on-long", choices=OVERLONG, help="texts beyond the limit (default: as in training, else truncate)"
     )
-    sub.add_argument("--predictions", help="also write the predictions to this file, as JSON lines")
-    sub.add_argument("-o", "--output", help="write the metrics as JSON (default: stdout)")
+    sub.add_argument("--predictions", help="also write the predictions, to a .jsonl, .csv, .tsv, .parquet or .conll file")
+    sub.add_argument("-o", "--output", help="a .json file for the metrics (default: stdout)")
+    sub.add_argument("--report", help="folder for report.md, metrics.json and a picture: scores of each label and confusion")
 
     sub = add(
         commands, "features", features, "fastbert features texts.txt -o features.jsonl --layers=-1,-2,-3,-4 --model my-bert/"
@@ -95,10 +107,10 @@ def register(commands: Commands) -> None:
 
 def add_training(parser: argparse.ArgumentParser, kind: str | None) -> None:
     """Adds the arguments of a training run."""
-    parser.add_argument("--model", required=True, help="a directory or hub id to start from")
+    parser.add_argument("--model", required=True, type=model_path, help="a directory, a run, or a hub id to start from")
     parser.add_argument("--train", required=True, help="labelled examples")
     parser.add_argument("--dev", help="examples on which the best epoch is selected")
-    parser.add_argument("--dev-share", type=float, help="hold out a share of the training examples as dev")
+    parser.add_argument("--dev-share", type=float, help="hold out a share of the training examples as dev, of each label alike")
     parser.add_argument("--test", help="examples that are scored at the end")
     parser.add_argument("-o", "--output", required=True, help="the folder of the run; the same command resumes it")
     _add_reading(parser, kind)
@@ -120,6 +132,10 @@ def add_training(parser: argparse.ArgumentParser, kind: str | None) -> None:
     )
     parser.add_argument("--doc-stride", type=int, default=128, help="tokens between the starts of windows (default: 128)")
     parser.add_argument("--labels", help="names in the order of the scores, separated by commas (default: from the data)")
+    parser.add_argument("--label", action="append", help="one name, which may hold a comma; repeated, in place of --labels")
+    parser.add_argument("--strict", action="store_true", help="refuse empty texts and missing labels, which else are counted")
+    if kind not in ("ner", "qa", "regress", "choice"):
+        parser.add_argument("--class-weights", help="balanced, or a JSON file of a weight for each label (default: all alike)")
     parser.add_argument("--new-head", action="store_true", help="initialize a new head even if the checkpoint has one")
     parser.add_argument("--fix-bio", action="store_true", help="repair tags that break the rules of their scheme")
     parser.add_argument("--metric", action="append", default=[], help=_METRIC)
@@ -142,6 +158,9 @@ def _add_reading(parser: argparse.ArgumentParser, kind: str | None) -> None:
         parser.add_argument("--pair-column", help='column of the second text; "" for single texts')
         parser.add_argument("--label-column", help="column of the label")
         parser.add_argument("--skip-ragged", action="store_true", help="skip rows with a wrong number of columns")
+    if kind not in ("ner", "qa"):
+        parser.add_argument("--id", help="column whose value goes into predictions as the id")
+        parser.add_argument("--keep", action="append", help="column that goes into predictions; may be repeated")
     if kind in (None, "choice"):
         parser.add_argument("--choice-columns", help="columns of the candidates, comma-separated, or one column of JSON lists")
     if kind in (None, "classify"):
@@ -170,9 +189,18 @@ def fine_tune_options(args: argparse.Namespace) -> Any:
     )
     names += ("doc_stride", "new_head", "fix_bio", "layers", "bilstm", "pooling", "seed", "precision")
     values = {name: getattr(args, name) for name in names}
+    values["class_weights"] = _class_weights(vars(args).get("class_weights"))
     metrics = tuple(args.metric) or read_options(args).metrics
-    labels = names_of(args.labels)
+    labels = labels_of(args)
     return FineTuneOptions(**values, multi_label=vars(args).get("multi_label", False), metrics=metrics, labels=labels)
+
+
+def _class_weights(given: str | None) -> Any:
+    if given in (None, "balanced"):
+        return given
+    if not Path(given).is_file():
+        raise InputError(f"--class-weights {given}: neither 'balanced' nor a file")
+    return files.read_json(Path(given))
 
 
 def read_splits(args: argparse.Namespace, kind: str) -> tuple[Any, Any, Any]:
@@ -192,7 +220,7 @@ def read_splits(args: argparse.Namespace, kind: str) -> tuple[Any, Any, Any]:
 def finetune(args: argparse.Namespace) -> int:
     """Trains a model for a task, or resumes an interrupted run."""
     from fastbert.finetuning import finetune as train
-    from fastbert.finetuning.finetuning import check_output
+    from fastbert.finetuning.finetuning import NO_SCORES, check_output
     from fastbert.studies.comparison import compare
 
     if not args.compare:
@@ -211,7 +239,7 @@ def finetune(args: argparse.Namespace) -> int:
         print(compare(args.kind, args.model, train_part, dev, test, **named))
         return 0
     result = train(args.kind, args.model, train_part, dev, test, **named)
-    print(json.dumps(result.metrics))
+    print(json.dumps(result.metrics) if result.metrics else NO_SCORES)
     print(f"model -> {result.folder / 'model'}, report -> {result.folder / 'report.md'}", file=sys.stderr)
     return 0
 
@@ -226,25 +254,29 @@ def evaluate(args: argparse.Namespace) -> None:
     how = replace(read_options(args), multi_label=has_several_labels(folder, kind))
     if kind not in _EXAMPLES:
         raise InputError(f"eval does not know the task {kind!r}; it knows {', '.join(_EXAMPLES)}")
+    if args.output is not None:
+        check_ending(args.output, (".json", ".jsonl"), "metrics")
+    form = ".jsonl"
+    if args.predictions is not None:
+        form = check_ending(args.predictions, (*ROWS, ".conll") if kind == "ner" else ROWS, f"predictions of {kind}")
     with ExitStack() as stack:
         written = {
             name: stack.enter_context(files.replacing(path))
             for name, path in (("metrics", args.output), ("predictions", args.predictions))
             if path is not None
         }
-        _evaluate(args, folder, kind, how, written)
+        _evaluate(args, folder, kind, how, written, form)
 
 
-def _evaluate(args: argparse.Namespace, folder: Path, kind: str, how: Any, written: dict[str, Path]) -> None:
+def _evaluate(args: argparse.Namespace, folder: Path, kind: str, how: Any, written: dict[str, Path], form: str) -> None:
     """Evaluates the model and writes to the files in `written`, which are known to be writable."""
     from fastbert.finetuning import FineTuneOptions
     from fastbert.finetuning.evaluation import evaluate_model
     from fastbert.finetuning.metrics import tag_metrics
     from fastbert.finetuning.reading import read_split
-    from fastbert.finetuning.results import write_predictions
 
     split = read_split(kind, args.input, "input", how)
-    options = FineTuneOptions(metrics=tuple(args.metric) or how.metrics, labels=names_of(args.labels), overlong=args.overlong)
+    options = FineTuneOptions(metrics=tuple(args.metric) or how.metrics, labels=labels_of(args), overlong=args.overlong)
     found = evaluate_model(folder, split, kind, options, args.device)
     metrics = dict(found.metrics)
     if args.strict and kind == "ner":
@@ -253,12 +285,28 @@ def _evaluate(args: argparse.Namespace, folder: Path, kind: str, how: Any, writt
     for note in split.notes:
         print(printable(f"fastbert: note: {note}"), file=sys.stderr)
     if "predictions" in written:
-        write_predictions(written["predictions"], found.predictions)
+        write_rows(written["predictions"], found.predictions, form)
+    if args.report is not None:
+        _write_report(Path(args.report), found, metrics)
     text = json.dumps({**metrics, "examples": len(split.examples)})
     if "metrics" in written:
         written["metrics"].write_text(text + "\n", encoding="utf-8")
     else:
         print(text)
+
+
+def _write_report(folder: Path, found: Any, metrics: dict[str, float]) -> None:
+    """Writes the scores and the errors of an evaluation in Markdown and JSON, with a picture."""
+    from fastbert.finetuning.results import summary, write_errors
+
+    folder.mkdir(parents=True, exist_ok=True)
+    errors = write_errors(folder, found.problem, found.predictions)
+    count = len(found.predictions)
+    lines = [f"# {found.problem.kind}: {count:,} examples", "", summary([metrics]), "", *errors.lines]
+    files.write_text(folder / "report.md", "\n".join(lines) + "\n")
+    content = {**metrics, "examples": count, **errors.values}
+    files.write_text(folder / "metrics.json", json.dumps(content, indent=1) + "\n")
+    print(f"report -> {folder / 'report.md'}", file=sys.stderr)
 
 
 def features(args: argparse.Namespace) -> None:
@@ -272,6 +320,7 @@ def features(args: argparse.Namespace) -> None:
         layers = [int(layer) for layer in args.layers.split(",")]
     except ValueError:
         raise InputError(f"layers = {args.layers!r}: expected numbers separated by commas, such as -1,-2") from None
+    check_ending(args.output, (".npz", ".jsonl", ".ndjson"), "features")
     texts = list(read_texts(args.input, args.column, form_of(args)))
     if not texts:
         raise InputError(f"{args.input} holds no text")

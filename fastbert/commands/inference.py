@@ -12,10 +12,11 @@ from typing import Any
 import fastbert
 from fastbert import files
 from fastbert.choices import BACKENDS, SIZES
-from fastbert.commands.adding import Commands, add, add_form, add_model, check_outputs
+from fastbert.commands.adding import Commands, add, add_form, add_model, check_outputs, model_path
 from fastbert.commands.options import form_of
 from fastbert.data import read_texts
 from fastbert.errors import InputError, printable
+from fastbert.files.rows import check_ending
 
 
 def register(commands: Commands) -> None:
@@ -51,7 +52,7 @@ def register(commands: Commands) -> None:
     sub = add(commands, "params", params, "fastbert params --size large --head BertForPreTraining")
     which = sub.add_mutually_exclusive_group()
     which.add_argument("--size", choices=list(SIZES), default="base", help="a released size (default: base)")
-    which.add_argument("--model", help="a directory or hub id, for its config.json")
+    which.add_argument("--model", type=model_path, help="a directory, a run or a hub id, for its config.json")
     sub.add_argument("--head", help="a class name (default: BertModel)")
     sub.add_argument("--local-files-only", action="store_true", help="never contact the hub")
 
@@ -77,6 +78,7 @@ def embed(args: argparse.Namespace) -> None:
     from fastbert.tasks import Embedder
 
     check_outputs([args.output], [args.input, args.model])
+    check_ending(args.output, (".npy",), "vectors")
     with files.replacing(args.output) as part:  # first, so that an unwritable output fails early
         texts = list(read_texts(args.input, args.column, form_of(args)))
         if not texts:

@@ -17,9 +17,25 @@ def read_options(args: argparse.Namespace) -> Any:
     names = {"layout": "layout", "text": "text_column", "pair": "pair_column", "label": "label_column"}
     names |= {"skip_ragged": "skip_ragged", "multi_label": "multi_label", "separator": "label_separator"}
     names |= {"word_column": "word_column", "tag_column": "tag_column"}
+    names |= {"strict": "strict", "id": "id"}
     values = {field: given[name] for field, name in names.items() if given.get(name) is not None}
-    choices = given.get("choice_columns")
-    return ReadOptions(**values, form=form_of(args), choices=tuple(choices.split(",")) if choices else ())
+    choices, keep = given.get("choice_columns"), tuple(given.get("keep") or ())
+    columns = tuple(choices.split(",")) if choices else ()
+    return ReadOptions(**values, form=form_of(args), choices=columns, names=labels_of(args) or (), keep=keep)
+
+
+def labels_of(args: argparse.Namespace) -> tuple[str, ...] | None:
+    """The labels named by --labels or by --label; None if neither is given.
+
+    Raises:
+        InputError: both are given, or an empty name.
+    """
+    one_by_one, together = tuple(vars(args).get("label") or ()), vars(args).get("labels")
+    if one_by_one and together is not None:
+        raise InputError("--label and --labels exclude one another")
+    if not all(name.strip() for name in one_by_one):
+        raise InputError("--label is empty; expected a name")
+    return one_by_one or names_of(together)
 
 
 def form_of(args: argparse.Namespace) -> Form:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +15,13 @@ from fastbert import files
 from fastbert.commands.adding import check_outputs
 from fastbert.commands.options import form_of, names_of, read_options
 from fastbert.data import read_texts
-from fastbert.data.lines import ending
-from fastbert.data.tables import is_table
+from fastbert.data.lines import arriving_lines, ending
+from fastbert.data.tables import is_table, json_rows, read_table
 from fastbert.errors import InputError
+from fastbert.files.rows import ROWS, check_ending, line_of, write_rows
+
+Rows = list[dict[str, Any]]
+Predict = Callable[[Sequence[Any]], Rows]  # one prediction for each input
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -27,87 +31,173 @@ def predict(args: argparse.Namespace) -> None:
     check_outputs([args.output], [args.input, args.model])
     folder = files.locate(args.model, PATTERNS, local_files_only=args.local_files_only)
     kind = args.task or task_of_model(folder)
-    squad_form = kind == "qa" and args.output is not None and args.output.endswith(".json")
+    if kind == "choice" and args.input == "-":
+        raise InputError("choice does not read standard input: name a file")
+    form = "" if args.output is None else check_ending(args.output, _endings(args, kind), f"predictions of {kind}")
     with ExitStack() as stack:
         part = None if args.output is None else stack.enter_context(files.replacing(args.output))
-        rows = _predictions(args, folder, kind)
-        if squad_form:
-            text = json.dumps({row["id"]: row["answer"] for row in rows}, ensure_ascii=False) + "\n"
-        else:
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        if part is None:
-            sys.stdout.write(text)
-        else:
-            part.write_text(text, encoding="utf-8")
+        rows: Rows = []
+        for found in _predictions(args, folder, kind):
+            if part is None:
+                sys.stdout.write("".join(map(line_of, found)))
+                sys.stdout.flush()
+            else:
+                rows += found
+        if part is not None and form == ".json":
+            part.write_text(json.dumps({row["id"]: row["answer"] for row in rows}, ensure_ascii=False) + "\n", encoding="utf-8")
+        elif part is not None:
+            write_rows(part, rows, form)
     if args.output is not None:
         print(f"{len(rows):,} predictions -> {args.output}", file=sys.stderr)
 
 
-def _predictions(args: argparse.Namespace, folder: Path, kind: str) -> list[dict[str, Any]]:
+def _endings(args: argparse.Namespace, kind: str) -> tuple[str, ...]:
+    """The endings of files that predictions of a kind can be written to."""
+    if kind == "qa" and args.top_k in (None, 1):
+        return (*ROWS, ".json")
+    return (*ROWS, ".conll") if kind == "ner" and not _is_raw(args.input) else ROWS
+
+
+def _predictions(args: argparse.Namespace, folder: Path, kind: str) -> Iterator[Rows]:
+    """The predictions of a whole file; of standard input those for the lines that have arrived, and so on to its end."""
+    run = _predictor(args, folder, kind)
+    if args.input != "-":
+        inputs, marks = _inputs(args, kind)
+        yield [{**mark, **row} for mark, row in zip(marks, run(inputs), strict=True)]
+        return
+    count = 0
+    for lines in arriving_lines(args.encoding):
+        inputs, marks = _of_lines(args, kind, lines, count)
+        count += len(lines)
+        yield [{**mark, **row} for mark, row in zip(marks, run(inputs), strict=True)]
+
+
+def _predictor(args: argparse.Namespace, folder: Path, kind: str) -> Predict:
+    """A function that runs the model on inputs: texts, pairs, questions with contexts, texts with choices, lists of words."""
     from fastbert import tasks
-    from fastbert.finetuning.reading import read_split
-    from fastbert.tasks.classifier import several_labels
+    from fastbert.tasks.classifier import one_label, several_labels
 
     place = {"device": args.device, "dtype": args.dtype}
-    show = True if args.progress else None
+    show = True if args.progress else False if args.input == "-" else None
     if kind == "ner":
-        return _tagged(args, tasks.TokenTagger.from_pretrained(folder, **place), show)
-    top_k = 1 if args.top_k is None else args.top_k
-    if args.input == "-" and kind in ("qa", "choice"):
-        raise InputError(f"{kind} does not read standard input: name a file of {'SQuAD JSON' if kind == 'qa' else 'choices'}")
+        tagger = tasks.TokenTagger.from_pretrained(folder, **place)
+        if _is_raw(args.input):
+            return lambda texts: [
+                {"text": text, "entities": found}
+                for text, found in zip(texts, tagger.predict(texts, args.aggregation, show_progress=show), strict=True)
+            ]
+        return lambda sentences: [
+            {"words": words, "tags": tags}
+            for words, tags in zip(sentences, tagger.tag(sentences, show_progress=show), strict=True)
+        ]
     if kind == "qa":
         answerer = tasks.QuestionAnswerer.from_pretrained(folder, **place)
         if args.null_threshold is not None:
             answerer.null_threshold = args.null_threshold
-        questions = read_split("qa", args.input, "input", read_options(args), labelled=False).examples
-        pairs = [(question.question, question.context) for question in questions]
-        found = answerer.predict(pairs, top_k, show_progress=show)
-        return [
-            {"id": q.id, **(row if isinstance(row, dict) else {"answers": row})}
-            for q, row in zip(questions, found, strict=True)
-        ]
+        top_k = 1 if args.top_k is None else args.top_k
+
+        def answer(pairs: Sequence[Any]) -> Rows:
+            found = answerer.predict(pairs, top_k, show_progress=show)
+            answers = [row if isinstance(row, dict) else {"answers": row} for row in found]
+            return [{"question": pair[0], **row} for pair, row in zip(pairs, answers, strict=True)]
+
+        return answer
     if kind == "choice":
-        examples = read_split("choice", args.input, "input", read_options(args), labelled=False).examples
         chooser = tasks.MultipleChoice.from_pretrained(folder, **place)
-        return chooser.predict([(e.text, e.choices) for e in examples], overlong=args.overlong, show_progress=show)
-    inputs = list(_texts(args))
+        return lambda examples: chooser.predict(examples, overlong=args.overlong, show_progress=show)
     if kind == "next-sentence":
-        return tasks.NextSentence.from_pretrained(folder, **place).predict(inputs)
+        follows = tasks.NextSentence.from_pretrained(folder, **place)
+        return lambda pairs: [
+            {**_shown(pair), **one_label(["next", "random"], [row["next"], 1 - row["next"]], args.top_k)}
+            for pair, row in zip(pairs, follows.predict(pairs, show_progress=show or False), strict=True)
+        ]
     if kind == "zero-shot":
         labels = names_of(args.candidates)
         if labels is None:
             raise InputError("zero-shot classification needs --candidates: labels, separated by commas")
         model = tasks.NLI.from_pretrained(folder, **place)
-        return model.zero_shot(inputs, labels, hypothesis_template=args.template, show_progress=show)
+
+        def zero_shot(texts: Sequence[Any]) -> Rows:
+            found = model.zero_shot(texts, labels, hypothesis_template=args.template, show_progress=show)
+            return [
+                {"text": row["sequence"], **one_label(row["labels"], row["scores"], args.top_k), "labels": row["labels"]}
+                for row in found
+            ]
+
+        return zero_shot
     task: Any = (tasks.NLI if kind == "nli" else tasks.Classifier).from_pretrained(folder, **place)
-    if task.problem_type == "multi_label_classification" and args.top_k is None:
-        scores = task.probabilities(task.logits(task.frame(inputs, args.overlong), show_progress=show))
-        return [several_labels(task.labels, row) for row in scores.tolist()]
-    rows = task.predict(inputs, top_k, overlong=args.overlong, show_progress=show)
-    return [row if isinstance(row, dict) else {"labels": row} for row in rows]
+    several = task.problem_type == "multi_label_classification"
+    names = task.relations if kind == "nli" else task.labels
+
+    def classify(inputs: Sequence[Any]) -> Rows:
+        logits = task.logits(task.frame(inputs, args.overlong), show_progress=show)
+        if kind == "regress":
+            return [{**_shown(text), "score": row[0]} for text, row in zip(inputs, logits.tolist(), strict=True)]
+        scores = task.probabilities(logits).tolist()
+        found = [several_labels(names, row) if several else one_label(names, row, args.top_k) for row in scores]
+        return [{**_shown(text), **row} for text, row in zip(inputs, found, strict=True)]
+
+    return classify
 
 
-def _tagged(args: argparse.Namespace, tagger: Any, show: bool | None) -> list[dict[str, Any]]:
-    """Predicts entities in raw texts (.txt, tables, standard input), or tags of words (CoNLL files)."""
-    path = Path(args.input)
-    if args.input == "-" or ending(path) == ".txt" or is_table(path):
-        texts = list(read_texts(args.input, args.text_column, form_of(args)))
-        found = tagger.predict(texts, args.aggregation, show_progress=show)
-        return [{"text": text, "entities": entities} for text, entities in zip(texts, found, strict=True)]
+def _inputs(args: argparse.Namespace, kind: str) -> tuple[list[Any], Rows]:
+    """The inputs of a file, and the row, id and kept columns of each."""
+    from fastbert.finetuning.marks import columns_to_keep, marks_of
     from fastbert.finetuning.reading import read_split
 
-    sentences = read_split("ner", path, "input", read_options(args), labelled=False).examples
-    words = [list(sentence.words) for sentence in sentences]
-    return [{"words": w, "tags": tags} for w, tags in zip(words, tagger.tag(words, show_progress=show), strict=True)]
+    how = read_options(args)
+    if kind in ("qa", "choice") or (kind == "ner" and not _is_raw(args.input)):
+        split = read_split(kind, args.input, "input", how, labelled=False)
+        if kind == "qa":
+            marks = [{**mark, "id": q.id} for mark, q in zip(split.marks, split.examples, strict=True)]
+            return [(q.question, q.context) for q in split.examples], marks
+        if kind == "choice":
+            return [(e.text, e.choices) for e in split.examples], split.marks
+        return [list(sentence.words) for sentence in split.examples], split.marks
+    if not is_table(args.input):
+        if how.id is not None or how.keep:
+            raise InputError(f"--id and --keep name columns of a table; {args.input} is read line by line")
+        texts = list(read_texts(args.input, form=form_of(args)))
+        return texts, [{"row": row} for row in range(1, len(texts) + 1)]
+    if kind == "ner":
+        column = "text" if args.text_column is None else args.text_column
+        table = read_table(args.input, list(dict.fromkeys([column, *columns_to_keep(how.id, how.keep)])), form=form_of(args))
+        return table.values[column], marks_of(table, how.id, how.keep)
+    split = read_split("classify", args.input, "input", replace(how, label=how.label or ""), labelled=False)
+    marks = split.marks
+    if how.label:
+        marks = [{**mark, "gold": e.label} for mark, e in zip(marks, split.examples, strict=True)]
+    return [e.text if e.pair is None else (e.text, e.pair) for e in split.examples], marks
 
 
-def _texts(args: argparse.Namespace) -> Iterator[Any]:
-    """Reads texts or pairs from lines, or from the columns of a table."""
-    from fastbert.finetuning.reading import read_split
+def _of_lines(args: argparse.Namespace, kind: str, lines: list[str], before: int) -> tuple[list[Any], Rows]:
+    """The inputs in lines of standard input: texts; pairs with a tab between; questions with contexts as JSON."""
+    numbers = range(before + 1, before + len(lines) + 1)
+    if kind == "qa":
+        from fastbert.data.squad import question_of_line
 
-    if args.input == "-" or not is_table(args.input):
-        yield from read_texts(args.input, form=form_of(args))
-        return
-    how = replace(read_options(args), label="" if args.label_column is None else args.label_column)
-    for example in read_split("classify", args.input, "input", how, labelled=False).examples:
-        yield example.text if example.pair is None else (example.text, example.pair)
+        path, inputs, marks = Path("standard input"), [], []
+        for number, line in zip(numbers, lines, strict=True):
+            for _, value in json_rows([line], path, number):
+                question = question_of_line(value, path, number, number)
+                inputs.append((question.question, question.context))
+                marks.append({"row": number, "id": question.id})
+        return inputs, marks
+    if kind not in ("nli", "next-sentence"):
+        return list(lines), [{"row": number} for number in numbers]
+    between = form_of(args).between("-")
+    pairs = [tuple(line.split(between)) for line in lines]
+    for number, pair in zip(numbers, pairs, strict=True):
+        if len(pair) != 2:
+            raise InputError(f"standard input, line {number}: {len(pair)} texts; expected two, with {between!r} between them")
+    return pairs, [{"row": number} for number in numbers]
+
+
+def _is_raw(path: str) -> bool:
+    """Whether a file holds raw texts, not words."""
+    return path == "-" or ending(path) == ".txt" or is_table(path)
+
+
+def _shown(value: Any) -> dict[str, str]:
+    """A text or a pair, as predictions have it."""
+    return {"text": value} if isinstance(value, str) else {"text": value[0], "text_pair": value[1]}

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import fastbert
 from fastbert.choices import BALANCES, FORMATS, OBJECTIVES, RANDOM_WORDS, SELECTIONS
-from fastbert.commands.adding import Commands, add, add_group
+from fastbert.commands.adding import Commands, add, add_group, model_path
 from fastbert.commands.options import recipe_of, text_options
 from fastbert.commands.studies import ablate
 from fastbert.commands.tokenizers import train_tokenizer
@@ -83,7 +83,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides any value of the recipe")
     sub.add_argument("--device", help="cpu or cuda (default: CUDA if available)")
     study = sub.add_argument_group("for pooling, direction and features")
-    study.add_argument("--model", help="the checkpoint to fine-tune")
+    study.add_argument("--model", type=model_path, help="the checkpoint to fine-tune")
     study.add_argument("--left-to-right-model", help="for direction: a checkpoint that was pre-trained from left to right")
     for name, what in (("sentence", "a sentence task"), ("token", "a token task")):
         study.add_argument(f"--{name}-task", default="classify" if name == "sentence" else "ner", help=f"the kind of {what}")

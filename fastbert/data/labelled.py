@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from fastbert.data.tables import Table, read_table
 from fastbert.errors import InputError
 
 LABEL_KINDS = ("name", "names", "number")
+MISSING = ("", "nan", "null", "n/a", "#n/a", "<na>")  # cells that hold no label, in lower case, as other programs write them
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class TextExample:
 
     Attributes:
         text, pair: the texts; `pair` is None for a single text.
-        label: a name; a tuple of names (several labels); a float (regression); None if it is not known.
+        label: a name; a tuple of names (several labels, or none of them); a float (regression); None if it is not known.
     """
 
     text: str
@@ -51,6 +52,8 @@ def read_text_examples(
     kind: str = "name",
     *,
     separator: str = ",",
+    names: Collection[str] = (),
+    more: Sequence[str] = (),
     skip_ragged: bool = False,
     form: Form = PLAIN,
 ) -> tuple[list[TextExample], Table]:
@@ -61,36 +64,45 @@ def read_text_examples(
         layout: its columns.
         kind: kind of the labels: "name", "names" (a JSON list, or text with `separator`), or "number".
         separator: between the names of several labels.
+        names: labels that count as such even if they look missing ("nan").
+        more: further columns that the table is to hold.
         skip_ragged, form: see `read_table`.
 
+    Returns:
+        The examples; the label is None where the cell is JSON's null, or one of `MISSING` in any case of letters.
+
     Raises:
-        InputError: see `read_table`; an empty label, or with kind "number" one that is not a number, with its line.
+        InputError: see `read_table`; a label that is no name, or with kind "number" no number, with its line.
     """
     if kind not in LABEL_KINDS:
         raise InputError(f"kind = {kind!r} is not one of {', '.join(LABEL_KINDS)}")
-    table = read_table(path, layout.columns, skip_ragged=skip_ragged, form=form)
+    table = read_table(path, _with(layout, more), skip_ragged=skip_ragged, form=form)
     texts = _texts(table, layout.text)
     pairs: Sequence[str | None] = _texts(table, layout.pair) if layout.pair else [None] * len(table)
     labels: Sequence[Any] = [None] * len(table)
     if layout.label:
         read: dict[str, Callable[[Any, str], Any]] = {"name": _name, "names": _names(separator), "number": _number}
-        labels = [read[kind](value, table.place(row)) for row, value in enumerate(table.values[layout.label])]
+        labels = [
+            None if _is_missing(value, kind, names) else read[kind](value, table.place(row))
+            for row, value in enumerate(table.values[layout.label])
+        ]
     examples = [TextExample(*fields) for fields in zip(texts, pairs, labels, strict=True)]
     return examples, table
 
 
 def read_choice_examples(
-    path: str | Path, layout: Layout, *, skip_ragged: bool = False, form: Form = PLAIN
+    path: str | Path, layout: Layout, *, more: Sequence[str] = (), skip_ragged: bool = False, form: Form = PLAIN
 ) -> tuple[list[ChoiceExample], Table]:
     """The examples of a multiple-choice table, and the table itself.
 
     The candidates are the columns `layout.choices`, or a JSON list in a single such column. The text of `layout.pair`, if set,
-    is put before every candidate, like SWAG's second sentence.
+    is put before every candidate, like SWAG's second sentence. `more` names further columns that the table is to hold. A label
+    that is missing (see `read_text_examples`) is None.
 
     Raises:
         InputError: see `read_table`; fewer than two candidates, or a label that is not the index of a candidate, with its line.
     """
-    table = read_table(path, layout.columns, skip_ragged=skip_ragged, form=form)
+    table = read_table(path, _with(layout, more), skip_ragged=skip_ragged, form=form)
     texts = _texts(table, layout.text)
     columns = [table.values[name] for name in layout.choices]
     examples = []
@@ -101,9 +113,24 @@ def read_choice_examples(
         if len(found) < 2 or not all(isinstance(choice, str) for choice in found):
             raise InputError(f"{table.place(row)}: {found!r} is not a list of two or more candidates")
         opening = f"{table.values[layout.pair][row]} " if layout.pair else ""
-        label = _index(table.values[layout.label][row], len(found), table.place(row)) if layout.label else None
+        value = table.values[layout.label][row] if layout.label else None
+        label = None if _is_missing(value, "number", ()) else _index(value, len(found), table.place(row))
         examples.append(ChoiceExample(text, tuple(opening + choice for choice in found), label))
     return examples, table
+
+
+def _with(layout: Layout, more: Sequence[str]) -> list[str]:
+    """The columns of a layout, and those of `more` that are not among them."""
+    return [*layout.columns, *dict.fromkeys(name for name in more if name not in layout.columns)]
+
+
+def _is_missing(value: Any, kind: str, names: Collection[str]) -> bool:
+    if value is None or value != value:
+        return True
+    if not isinstance(value, str) or value.strip() in names:
+        return False
+    text = value.strip().lower()
+    return text in MISSING and (text != "" or kind != "names")  # of several labels, an empty cell says: none
 
 
 def _texts(table: Table, column: str) -> list[str]:

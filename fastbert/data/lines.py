@@ -16,6 +16,7 @@ from typing import BinaryIO
 from fastbert.errors import InputError
 
 _PACKED = ".gz"
+_AT_ONCE = 1 << 16  # bytes of standard input that are taken at a time: what a pipe holds
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,31 @@ def lines(
             number, offset = (number + 1, 0) if ended else (number, offset + len(raw))
     if damaged:
         warnings.warn(f"{path}: {damaged} lines were not UTF-8; invalid bytes were replaced by U+FFFD", stacklevel=2)
+
+
+def arriving_lines(encoding: str = "utf-8") -> Iterator[list[str]]:
+    """The lines of standard input, those that have arrived at a time, so that each can be answered before the next is written.
+
+    Raises:
+        InputError: standard input is closed, or holds bytes that are not text.
+    """
+    stream = _opened(Path("-"))
+    decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)()
+    number, rest = 1, ""
+    while True:
+        raw = stream.read1(_AT_ONCE)  # type: ignore[attr-defined]
+        try:
+            text = rest + decoder.decode(raw, final=not raw)
+        except UnicodeDecodeError as error:
+            raise InputError(f"standard input, after line {number - 1}: not {encoding.upper()} text ({error.reason})") from None
+        *found, rest = text.split("\n")
+        if not raw and rest:
+            found.append(rest)
+        if found:
+            yield [line.removesuffix("\r") for line in found]
+            number += len(found)
+        if not raw:
+            return
 
 
 def _opened(path: Path) -> BinaryIO:

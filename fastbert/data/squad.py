@@ -1,4 +1,4 @@
-"""Questions about texts, read from SQuAD's JSON, version 1.1 or 2.0."""
+"""Questions about texts, read from SQuAD's JSON, version 1.1 or 2.0, or from JSON lines with a question and a context."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbert.data.lines import PLAIN, Form, lines
+from fastbert.data.tables import is_json, json_rows, missing_key
 from fastbert.errors import InputError
 
 
@@ -42,6 +43,47 @@ class Question:
     impossible: bool = False
 
 
+def read_questions(path: str | Path, form: Form = PLAIN) -> list[Question]:
+    """The questions of a file: .jsonl and .ndjson hold JSON lines, anything else is SQuAD's JSON (see `read_squad`).
+
+    Raises:
+        InputError: see `read_squad` and `question_of_line`.
+    """
+    path = Path(path)
+    if not is_json(path):
+        return read_squad(path, form)
+    found = json_rows(lines(path, encoding=form.encoding), path)
+    return _checked([question_of_line(row, path, number, count) for count, (number, row) in enumerate(found, 1)], path)
+
+
+def question_of_line(row: Any, path: Path, number: int, count: int) -> Question:
+    """The question of a JSON line: {"question", "context"}, and if they are known "id" and "answers".
+
+    Args:
+        row: the value of the line.
+        path, number: the file and the line's number, for messages.
+        count: the id of a question without one.
+
+    The answers are SQuAD's list of {"text", "answer_start"}, or the two lists of the data set on the hub,
+    {"text": [...], "answer_start": [...]}, where an empty list says that there is no answer.
+
+    Raises:
+        InputError: a line without a question or context, or with answers of another form.
+    """
+    place = f"{path}, line {number}"
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("question", "context")):
+        raise missing_key(path, number, row, "text under 'question' and 'context'")
+    entry = {"id": str(count), **row}
+    answers = row.get("answers")
+    if isinstance(answers, dict):
+        texts, starts = (answers.get(key) for key in ("text", "answer_start"))
+        if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+            raise InputError(f"{place}: 'answers' has no lists 'text' and 'answer_start' of one length")
+        entry["answers"] = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+        entry["is_impossible"] = not texts
+    return _question(entry, row["context"], place)
+
+
 def read_squad(path: str | Path, form: Form = PLAIN) -> list[Question]:
     """The questions of a SQuAD file, in order.
 
@@ -63,6 +105,10 @@ def read_squad(path: str | Path, form: Form = PLAIN) -> list[Question]:
             context = _text(paragraph, "context", place)
             for q, entry in enumerate(_list(paragraph, "qas", place)):
                 questions.append(_question(entry, context, f"{place}.qas[{q}]"))
+    return _checked(questions, path)
+
+
+def _checked(questions: list[Question], path: Path) -> list[Question]:
     if not questions:
         raise InputError(f"{path} holds no question")
     seen: set[str] = set()

@@ -30,12 +30,14 @@ class Table:
         path: the file.
         values: each column by its name, one value per row: text, or any JSON value.
         lines: for each row, the line of the file at which it starts.
+        rows: for each row, its number in the file from 1; the header and blank lines are no rows.
         skipped: number of rows left out because their number of columns was wrong.
     """
 
     path: Path
     values: dict[str, list[Any]]
     lines: list[int]
+    rows: list[int]
     skipped: int = 0
 
     def __len__(self) -> int:
@@ -79,8 +81,9 @@ def read_table(path: str | Path, columns: Sequence[str], *, skip_ragged: bool = 
         places, width = [place_of(header, name, path, form) for name in columns], len(header)
     values: list[list[Any]] = [[] for _ in columns]
     numbers: list[int] = []
+    kept: list[int] = []
     skipped = 0
-    for number, row in found:
+    for count, (number, row) in enumerate(found, 1):
         if len(row) != width if width is not None else len(row) <= max(places):
             if skip_ragged:
                 skipped += 1
@@ -88,9 +91,10 @@ def read_table(path: str | Path, columns: Sequence[str], *, skip_ragged: bool = 
             wanted = f"the header has {width}" if width is not None else f"column {max(places) + 1} is wanted"
             raise InputError(f"{path}, line {number}: {len(row)} columns, {wanted}")
         numbers.append(number)
+        kept.append(count)
         for column, place in zip(values, places, strict=True):
             column.append(row[place])
-    return _checked(Table(path, dict(zip(columns, values, strict=True)), numbers, skipped))
+    return _checked(Table(path, dict(zip(columns, values, strict=True)), numbers, kept, skipped))
 
 
 def columns_of(path: str | Path, form: Form = PLAIN) -> list[str]:
@@ -173,9 +177,9 @@ def place_of(header: list[str], name: str, path: Path, form: Form = PLAIN) -> in
     return header.index(name)
 
 
-def json_rows(stream: Iterable[str], path: Path) -> Iterator[tuple[int, Any]]:
-    """The values of JSON lines with their line numbers; blank lines are skipped."""
-    for number, line in enumerate(stream, 1):
+def json_rows(stream: Iterable[str], path: Path, first: int = 1) -> Iterator[tuple[int, Any]]:
+    """The values of JSON lines with their line numbers, which start at `first`; blank lines are skipped."""
+    for number, line in enumerate(stream, first):
         if not line.strip():
             continue
         try:
@@ -216,7 +220,7 @@ def _read_json(path: Path, columns: Sequence[str], form: Form) -> Table:
                 raise missing_key(path, number, row, f"key {name!r}")
             values[name].append(row[name])
         numbers.append(number)
-    return _checked(Table(path, values, numbers))
+    return _checked(Table(path, values, numbers, list(range(1, len(numbers) + 1))))
 
 
 def _checked(table: Table) -> Table:

@@ -105,7 +105,14 @@ class Answering(Problem):
         rows, split = [], part.split
         for question, found in zip(split.examples, task.answer(part.inputs, batch_tokens=batch_tokens), strict=True):
             best = found.choose(None)
-            row = {"id": question.id, "answer": best.text, "start": best.start, "end": best.end, "score": best.score}
+            row = {
+                "id": question.id,
+                "question": question.question,
+                "answer": best.text,
+                "start": best.start,
+                "end": best.end,
+                "score": best.score,
+            }
             if question.answers or question.impossible:
                 row["gold"] = [answer.text for answer in question.answers]
             rows.append({**row, "null_margin": found.null - best.score if found.answers else 0.0})

@@ -69,7 +69,10 @@ class Choosing(Problem):
         """Indices of the chosen candidates with probabilities, and the gold indices."""
         examples = part.split.examples
         rows = task.decode([example.choices for example in examples], task.scores(part.inputs, batch_tokens))
-        return [r if e.label is None else {**r, "gold": e.label} for r, e in zip(rows, examples, strict=True)]
+        return [
+            {"text": e.text, "choices": list(e.choices), **r, **({} if e.label is None else {"gold": e.label})}
+            for r, e in zip(rows, examples, strict=True)
+        ]
 
     def score(self, split: Split, predictions: Sequence[Prediction]) -> dict[str, float]:
         """The chosen metrics of the predictions."""

@@ -12,7 +12,7 @@ from fastbert import files
 from fastbert.errors import InputError
 from fastbert.finetuning.metrics import check_installed
 from fastbert.finetuning.options import FineTuneOptions
-from fastbert.finetuning.problems import Checkpoint, Prediction, Split
+from fastbert.finetuning.problems import Checkpoint, Prediction, Problem, Split
 from fastbert.finetuning.registry import make_problem
 from fastbert.finetuning.seed_run import evaluate_saved
 from fastbert.model.composed import is_composed
@@ -60,10 +60,17 @@ def has_several_labels(folder: Path, kind: str) -> bool:
 
 @dataclass
 class Evaluation:
-    """Metrics and predictions of a model."""
+    """The evaluation of a model.
+
+    Attributes:
+        metrics: by name.
+        predictions: one for each example, in order.
+        problem: the task, as the model's labels and the examples make it.
+    """
 
     metrics: dict[str, float]
     predictions: list[Prediction]
+    problem: Problem
 
 
 def evaluate_model(
@@ -110,4 +117,4 @@ def evaluate_model(
     part = problem.frame(split)
     problem.warn_of_cuts(part)
     found, predictions = evaluate_saved(problem, folder, part, default_device(device), "float32")
-    return Evaluation(found, predictions)
+    return Evaluation(found, predictions, problem)

@@ -3,13 +3,14 @@
 output/model/        of the best seed, opens in transformers   output/predictions.jsonl  on test, or else on dev
 output/metrics.json  each seed, mean and standard deviation    output/report.md          scores and errors, also as a plot
 output/run.json      model, data hashes and options            output/seed-<n>/          one training run per seed
+
+The model of the best seed is in output/model only; those of other seeds are in output/seed-<n>/model.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,13 +20,14 @@ import torch
 
 from fastbert import files, terminal
 from fastbert.errors import CheckpointError, InputError
+from fastbert.files.rows import write_rows
 from fastbert.finetuning.metrics import check_installed
 from fastbert.finetuning.models import build_model, look_at
 from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.overview import overview
 from fastbert.finetuning.problems import FramedSplit, Problem, Split
 from fastbert.finetuning.registry import make_problem
-from fastbert.finetuning.results import spread, summary, write_errors, write_predictions
+from fastbert.finetuning.results import spread, summary, write_errors
 from fastbert.finetuning.seed_run import SeedResult, SeedRun, evaluate_saved, precision_of
 from fastbert.model import checkpoint
 from fastbert.tasks.loading import default_device
@@ -33,6 +35,7 @@ from fastbert.text import tokenizer_files
 from fastbert.text.tokenizer import BertTokenizer
 from fastbert.training.preparation import differences
 
+NO_SCORES = "There are no scores: neither dev (--dev, --dev-share) nor test (--test) examples were given."
 _SOURCE = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS]  # files of the initial model
 
 
@@ -151,21 +154,23 @@ def _finish(
     for result in results:
         if "test" in named or (judged is not None and result is best):
             assert judged is not None
-            found, rows = evaluate_saved(problem, folder / f"seed-{result.seed}" / "model", judged, device, precision)
+            found, rows = evaluate_saved(problem, _model_of(folder, result.seed), judged, device, precision)
             if "test" in named:
                 result.test = found
             predictions = rows if result is best else predictions
-    _keep(folder / f"seed-{best.seed}" / "model", folder / "model")
+    _keep(folder, results, best.seed)
     sets = {name: [getattr(r, name) for r in results] for name in ("dev", "test") if getattr(results[0], name)}
     means = {name: {key: spread([one[key] for one in found]) for key in found[0]} for name, found in sets.items()}
     written = {name: {key: {"mean": m, "spread": s} for key, (m, s) in found.items()} for name, found in means.items()}
     content = {**written, "best_seed": best.seed, "seeds": [asdict(result) for result in results]}
-    files.write_text(folder / "metrics.json", json.dumps(content, indent=1) + "\n")
-    if judged is not None:
-        write_predictions(folder / "predictions.jsonl", predictions)
     lines = _report(problem, results, sets, text)
-    lines += ["", f"# Errors on {judged.split.name}, seed {best.seed}", ""] if judged is not None else []
-    lines += write_errors(folder, problem, predictions)
+    if judged is not None:
+        with files.replacing(folder / "predictions.jsonl") as part:
+            write_rows(part, predictions, ".jsonl")
+        errors = write_errors(folder, problem, predictions)
+        lines += ["", f"# Errors on {judged.split.name}, seed {best.seed}", "", *errors.lines]
+        content |= {"judged": judged.split.name, **errors.values}
+    files.write_text(folder / "metrics.json", json.dumps(content, indent=1) + "\n")
     files.write_text(folder / "report.md", "\n".join(lines) + "\n")
     for name, scores in sets.items():
         progress(f"{name}: {summary(scores)}")
@@ -186,13 +191,29 @@ def _report(problem: Problem, results: list[SeedResult], sets: dict[str, list[di
         cells = [str(result.seed), str(result.epoch), *scores, f"{result.seconds / 60:.1f}", f"{result.tokens_per_second:,.0f}"]
         rows.append(cells)
     lines += [*terminal.markdown_table(rows), "", *(f"{name}: {summary(found)}" for name, found in sets.items())]
+    lines += [] if sets else [NO_SCORES]
     lines += ["", f"{results[0].parameters:,} parameters trained."]
     return lines
 
 
-def _keep(model: Path, target: Path) -> None:
-    with files.replacing_folder(target) as part:
-        shutil.copytree(model, part, dirs_exist_ok=True)
+def _model_of(folder: Path, seed: int) -> Path:
+    """Where the model of a seed is: with its run, or, of the seed that was the best so far, in output/model."""
+    own = folder / f"seed-{seed}" / "model"
+    return own if own.is_dir() else folder / "model"
+
+
+def _keep(folder: Path, results: Sequence[SeedResult], best: int) -> None:
+    """Moves the best seed's model to output/model, and one that was there before back to its own run."""
+    own, kept = folder / f"seed-{best}" / "model", folder / "model"
+    if not own.is_dir():
+        return
+    if kept.is_dir():
+        former = [r.seed for r in results if not (folder / f"seed-{r.seed}" / "model").is_dir()]
+        if former:
+            kept.rename(folder / f"seed-{former[0]}" / "model")
+        else:  # a copy, as versions before 0.8 kept it
+            files.remove_folder(kept)
+    own.rename(kept)
 
 
 def check_output(folder: Path) -> None:
@@ -249,7 +270,7 @@ def _split(part: Split | Sequence[Any], name: str) -> Split:
     split = part if isinstance(part, Split) else Split(name, list(part))
     if not split.examples:
         raise InputError(f"{name} holds no example")
-    return Split(name, list(split.examples), split.place, list(split.notes))
+    return Split(name, list(split.examples), split.place, list(split.notes), list(split.marks))
 
 
 def _fingerprint(split: Split) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -41,6 +43,8 @@ class FineTuneOptions:
         labels: names, in the order of the scores; None finds them in the training data, in alphabetical (or numerical) order.
         new_head: initialize a new head even if the checkpoint has one.
         multi_label: each text may have several labels.
+        class_weights: weights of the labels in the loss of classification with one label a text: "balanced" (examples / (labels
+            * examples of the label), as scikit-learn's), or a weight for each label by its name. None weighs all alike.
         fix_bio: repair tags that break the rules of their scheme, instead of only reporting them.
         metrics: names; the first one selects the best epoch. Empty: the task's defaults.
         layers, bilstm: layers and BiLSTM of a task model: see `fastbert.composed`. None: "last" and no BiLSTM for texts; on
@@ -70,6 +74,7 @@ class FineTuneOptions:
     labels: tuple[str, ...] | None = None
     new_head: bool = False
     multi_label: bool = False
+    class_weights: str | Mapping[str, float] | None = None
     fix_bio: bool = False
     metrics: tuple[str, ...] = ()
     layers: str | None = None
@@ -136,6 +141,18 @@ class FineTuneOptions:
             raise InputError("overlong = 'window' is not for multiple choice: truncate, or error")
         if self.multi_label and kind != "classify":
             raise InputError(f"multi_label goes with 'classify', not with {kind!r}")
+        if self.class_weights is not None and (kind not in ("classify", "nli") or self.multi_label):
+            raise InputError("class_weights goes with 'classify' and 'nli', where a text has one label")
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        given = self.class_weights
+        if isinstance(given, Mapping):
+            for name, weight in given.items():
+                if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+                    raise InputError(f"class_weights: the weight of {name!r} is {weight!r}; expected a number above 0")
+        elif given not in (None, "balanced"):
+            raise InputError(f"class_weights = {given!r} is neither 'balanced' nor weights by label")
 
     def _one_of(self, name: str, values: tuple[str, ...]) -> None:
         value = getattr(self, name)

@@ -34,12 +34,19 @@ class Split:
         examples: example objects of `fastbert.data`.
         place: returns the place of an example, given its index, for messages.
         notes: notes made while reading, for the report.
+        marks: what tells each example in its file, for predictions: its row from 1, its id and columns to keep. By default the
+            number of the example.
     """
 
     name: str
     examples: list[Any]
     place: Callable[[int], str] | None = None
     notes: list[str] = field(default_factory=list)
+    marks: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Numbers the examples."""
+        self.marks = self.marks or [{"row": number} for number in range(1, len(self.examples) + 1)]
 
     def where(self, number: int) -> str:
         """The place of an example, for messages."""
@@ -49,6 +56,7 @@ class Split:
         """Keeps only the examples with these indices; they keep their places."""
         where = replace(self).where  # the current places
         self.examples = [self.examples[number] for number in numbers]
+        self.marks = [self.marks[number] for number in numbers]
         self.place = lambda number: where(numbers[number])
 
 
@@ -153,6 +161,11 @@ class Problem(ABC):
     @abstractmethod
     def keywords(self, targets: Sequence[Any]) -> dict[str, Any]:
         """The targets of a batch, as keyword arguments of the model's forward."""
+
+    def loss(self, model: Any, batch: PackedBatch, keywords: Mapping[str, Any]) -> torch.Tensor:
+        """The loss of a batch, given the keyword arguments of `keywords`."""
+        loss: torch.Tensor = model(batch, return_dict=True, **keywords).loss
+        return loss
 
     @abstractmethod
     def predict(self, task: Any, part: FramedSplit, batch_tokens: int) -> list[Prediction]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,9 +14,11 @@ from fastbert.data.conll import read_tagged
 from fastbert.data.labelled import read_choice_examples, read_text_examples
 from fastbert.data.layouts import LAYOUTS, Layout, find_layout
 from fastbert.data.lines import PLAIN, Form, ending
-from fastbert.data.squad import read_squad
+from fastbert.data.squad import read_questions
 from fastbert.data.tables import is_table
 from fastbert.errors import InputError
+from fastbert.finetuning.marks import columns_to_keep, marks_of
+from fastbert.finetuning.missing import leave_out, leave_out_missing, note_empty
 from fastbert.finetuning.problems import Split
 
 NO_LABEL = "-"  # how SNLI and MultiNLI mark pairs on which the annotators disagreed
@@ -31,6 +36,9 @@ class ReadOptions:
         skip_ragged: skip and count rows with a wrong number of columns.
         word_column, tag_column: columns of CoNLL files, from 1; None means the last one.
         form: encoding and delimiter.
+        names: labels that count as such even if they look missing, such as "nan".
+        strict: refuse empty texts and missing labels, instead of counting them.
+        id, keep: columns of a table that go with its examples into predictions.
     """
 
     layout: str | None = None
@@ -44,6 +52,10 @@ class ReadOptions:
     word_column: int = 1
     tag_column: int | None = None
     form: Form = PLAIN
+    names: tuple[str, ...] = ()
+    strict: bool = False
+    id: str | None = None
+    keep: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -59,36 +71,52 @@ def read_split(kind: str, path: str | Path, name: str, options: ReadOptions, lab
         path: a table for texts and choices, CoNLL or JSON lines for tags, SQuAD's JSON for questions.
         name: "train", "dev" or "test", for messages.
         options: how the file is read.
-        labelled: whether labels are required; otherwise they are read only if present.
+        labelled: whether labels are required: examples without one are left out. Otherwise labels are read only if present,
+            and every example stays.
 
     Raises:
-        InputError: see the readers.
+        InputError: see the readers; with `strict`, an empty text or a missing label, with its line.
     """
-    form = options.form
-    if kind == "qa":
-        return Split(name, read_squad(path, form))
-    if kind == "ner":
-        word, tag = options.word_column, options.tag_column
-        sentences = read_tagged(path, word_column=word, tag_column=tag, tagged=labelled, form=form)
-        return Split(name, sentences, lambda number: f"{path}, line {sentences[number].line}")
-    layout = _layout(kind, path, options, labelled)
+    form, skip = options.form, options.skip_ragged
+    if kind in ("qa", "ner"):
+        split = _read_file(kind, path, name, options, labelled)
+        note_empty(split, options.strict)
+        return split
+    layout, more = _layout(kind, path, options, labelled), columns_to_keep(options.id, options.keep)
     if kind == "choice":
-        chosen, table = read_choice_examples(path, layout, skip_ragged=options.skip_ragged, form=form)
-        return Split(name, chosen, table.place, _skipped(table.skipped))
-    labels = "number" if kind == "regress" else "names" if options.multi_label else "name"
-    between, skip = options.separator, options.skip_ragged
-    examples, table = read_text_examples(path, layout, labels, separator=between, skip_ragged=skip, form=form)
-    notes = _skipped(table.skipped)
-    kept = [number for number, example in enumerate(examples) if kind != "nli" or example.label != NO_LABEL]
-    if len(kept) < len(examples):
-        notes.append(f"{len(examples) - len(kept)} pairs have no agreed label ({NO_LABEL!r}) and were left out")
-    split = Split(name, examples, table.place, notes)
-    split.keep(kept)
+        examples: list[Any]
+        examples, table = read_choice_examples(path, layout, more=more, skip_ragged=skip, form=form)
+    else:
+        labels = "number" if kind == "regress" else "names" if options.multi_label else "name"
+        examples, table = read_text_examples(
+            path, layout, labels, separator=options.separator, names=options.names, more=more, skip_ragged=skip, form=form
+        )
+    split = Split(name, examples, table.place, _skipped(table.skipped), marks_of(table, options.id, options.keep))
+    note_empty(split, options.strict)
+    if labelled:
+        leave_out_missing(split, options.strict)
+        if kind == "nli":
+            leave_out(split, lambda example: example.label == NO_LABEL, f"pairs have no agreed label ({NO_LABEL!r})")
     return split
+
+
+def _read_file(kind: str, path: str | Path, name: str, options: ReadOptions, labelled: bool) -> Split:
+    """Questions, or tagged sentences, which are no tables."""
+    if options.id is not None or options.keep:
+        raise InputError(f"{path}: id and keep name columns of a table, which {kind} does not read")
+    if kind == "qa":
+        questions = read_questions(path, options.form)
+        return Split(name, questions, lambda number: f"{path}, question {questions[number].id!r}")
+    word, tag = options.word_column, options.tag_column
+    sentences = read_tagged(path, word_column=word, tag_column=tag, tagged=labelled, form=options.form)
+    return Split(name, sentences, lambda number: f"{path}, line {sentences[number].line}")
 
 
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     """Splits off a random share of the training examples as a dev set; both parts keep their order.
+
+    The labels of classification have the same shares in both parts, as far as whole examples allow; a label with two examples
+    or more is in both, if dev has room for each label.
 
     Raises:
         InputError: a share that leaves either part empty.
@@ -97,12 +125,39 @@ def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     if not 0 < count < len(split.examples):
         raise InputError(f"dev_share = {share} leaves no example to train on, or none to choose by, of {len(split.examples)}")
     drawn = torch.randperm(len(split.examples), generator=torch.Generator().manual_seed(seed)).tolist()
-    held = set(drawn[:count])
-    train, dev = (Split(name, split.examples, split.where) for name in ("train", "dev"))
+    groups: dict[Any, list[int]] = {}
+    for number in drawn:
+        label = getattr(split.examples[number], "label", None)
+        groups.setdefault(label if isinstance(label, str) else None, []).append(number)
+    sizes = _sizes(groups.values(), count)
+    held = {number for group, size in zip(groups.values(), sizes, strict=True) for number in group[:size]}
+    train, dev = (Split(name, split.examples, split.where, marks=split.marks) for name in ("train", "dev"))
     train.keep([n for n in range(len(drawn)) if n not in held])
     dev.keep(sorted(held))
     train.notes = [*split.notes, f"{share:.0%} of the examples were held out as dev"]
     return train, dev
+
+
+def _sizes(groups: Collection[list[int]], count: int) -> list[int]:
+    """How many examples of each group are held out, `count` in all: its share, the largest remainders rounded up.
+
+    A group of two or more gets at least one and leaves at least one, where the count and the others allow.
+    """
+    sizes = [len(group) for group in groups]
+    most = [max(size - 1, 0) for size in sizes] if len(sizes) > 1 else sizes
+    wanted = [size * count / sum(sizes) for size in sizes]
+    least = [min(1, limit) for limit in most] if sum(min(1, limit) for limit in most) <= count else [0] * len(sizes)
+    taken = [min(max(math.floor(w), low), high) for w, low, high in zip(wanted, least, most, strict=True)]
+    while sum(taken) != count:
+        short = sum(taken) < count
+        bounds = most if short else least
+        movable = [i for i in range(len(sizes)) if (taken[i] < bounds[i] if short else taken[i] > bounds[i])]
+        if not movable:  # single examples of their labels: they too are held out
+            most = sizes
+            continue
+        chosen = max(movable, key=lambda i: wanted[i] - taken[i] if short else taken[i] - wanted[i])
+        taken[chosen] += 1 if short else -1
+    return taken
 
 
 def _layout(kind: str, path: str | Path, options: ReadOptions, labelled: bool) -> Layout:

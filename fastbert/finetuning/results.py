@@ -1,26 +1,20 @@
-"""Writes the results of a run: predictions, and the error analysis of the report with its plots."""
+"""The results of a run: means over its seeds, and what its predictions got wrong, with pictures."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from fastbert import files
 from fastbert.data.tags import spans
 from fastbert.finetuning.metrics import exact_match, normalize_answer
 from fastbert.finetuning.problems import Prediction, Problem
 from fastbert.terminal import markdown_table
 
 SHOWN = 20  # errors that the report lists
-
-
-def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Writes one JSON object per line, in the order of the examples."""
-    files.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions))
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
@@ -37,26 +31,37 @@ def summary(found: Sequence[dict[str, float]]) -> str:
     return ", ".join(parts)
 
 
-def write_errors(folder: Path, problem: Problem, predictions: Sequence[Prediction]) -> list[str]:
-    """The report's lines on prediction errors; also writes a plot for most kinds of task if matplotlib is installed."""
+@dataclass
+class Errors:
+    """What predictions got wrong.
+
+    Attributes:
+        lines: in Markdown.
+        values: the same for JSON: "classes", precision, recall and F1 of each as scikit-learn or seqeval report them;
+            "confusion", the counts of right (rows) by predicted label; "errors", the number of predictions by kind of error.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def write_errors(folder: Path, problem: Problem, predictions: Sequence[Prediction]) -> Errors:
+    """What predictions got wrong; also writes a picture for most kinds of task to the folder, if matplotlib is installed."""
     if not predictions or not all("gold" in row for row in predictions):
-        return []
-    if problem.kind == "ner":
-        lines, picture = _tag_errors(predictions)
-    elif problem.kind == "qa":
-        lines, picture = _answer_errors(predictions)
-    elif problem.kind == "regress":
-        lines, picture = _number_errors(predictions), None
-    elif problem.options.multi_label:
-        lines, picture = _label_table(problem, predictions), None
-    else:
+        return Errors()
+    if problem.kind == "regress":
+        return Errors(_number_errors(predictions))
+    if problem.options.multi_label:
+        return _label_table(problem, predictions)
+    if problem.kind not in ("ner", "qa"):
         return _confusion(folder, problem, predictions)
-    if picture is not None and _bars(folder / "errors.png", picture):
-        lines += ["", "![errors](errors.png)"]
-    return lines
+    found, picture = _tag_errors(predictions) if problem.kind == "ner" else _answer_errors(predictions)
+    if _bars(folder / "errors.png", picture):
+        found.lines += ["", "![errors](errors.png)"]
+    return found
 
 
-def _confusion(folder: Path, problem: Problem, predictions: Sequence[Prediction]) -> list[str]:
+def _confusion(folder: Path, problem: Problem, predictions: Sequence[Prediction]) -> Errors:
     from sklearn.metrics import classification_report, confusion_matrix
 
     gold, given = ([str(row[key]) for row in predictions] for key in ("gold", "label"))
@@ -68,18 +73,23 @@ def _confusion(folder: Path, problem: Problem, predictions: Sequence[Prediction]
     lines += ["", *_score_table(table, labels)]
     if _heat(folder / "confusion.png", matrix, labels):
         lines += ["", "![confusion](confusion.png)"]
-    return lines
+    return Errors(lines, {"classes": _plain(table), "confusion": {"labels": labels, "counts": matrix.tolist()}})
 
 
-def _label_table(problem: Problem, predictions: Sequence[Prediction]) -> list[str]:
+def _plain(table: Any) -> Any:
+    """A classification report without numpy's types."""
+    return {key: _plain(value) for key, value in table.items()} if isinstance(table, dict) else float(table)
+
+
+def _label_table(problem: Problem, predictions: Sequence[Prediction]) -> Errors:
     from sklearn.metrics import classification_report
 
     right, given = ([[int(name in row[key]) for name in problem.labels] for row in predictions] for key in ("gold", "labels"))
     table = classification_report(right, given, target_names=problem.labels, output_dict=True, zero_division=0)
-    return ["## Labels", "", *_score_table(table, problem.labels)]
+    return Errors(["## Labels", "", *_score_table(table, problem.labels)], {"classes": _plain(table)})
 
 
-def _tag_errors(predictions: Sequence[Prediction]) -> tuple[list[str], Counter[str]]:
+def _tag_errors(predictions: Sequence[Prediction]) -> tuple[Errors, Counter[str]]:
     """Counts of spans by type of error, and precision and recall of each entity kind, from seqeval."""
     from seqeval.metrics import classification_report
 
@@ -104,7 +114,7 @@ def _tag_errors(predictions: Sequence[Prediction]) -> tuple[list[str], Counter[s
     lines += ["", "| predicted spans | |", "| --- | --- |", *(f"| {name} | {count} |" for name, count in kinds.most_common())]
     if shown:
         lines += ["", "| error | words | predicted | around |", "| --- | --- | --- | --- |", *map(_escape_row, shown)]
-    return lines, kinds
+    return Errors(lines, {"classes": _plain(table), "errors": dict(kinds)}), kinds
 
 
 def _span_error(span: Any, right: Sequence[Any]) -> str:
@@ -119,7 +129,7 @@ def _span_error(span: Any, right: Sequence[Any]) -> str:
     return "wrong boundary" if any(s.kind == span.kind for s in touching) else "wrong kind and boundary"
 
 
-def _answer_errors(predictions: Sequence[Prediction]) -> tuple[list[str], Counter[str]]:
+def _answer_errors(predictions: Sequence[Prediction]) -> tuple[Errors, Counter[str]]:
     kinds = Counter[str]()
     shown: list[str] = []
     for row in predictions:
@@ -129,7 +139,7 @@ def _answer_errors(predictions: Sequence[Prediction]) -> tuple[list[str], Counte
             shown.append(f"| {what} | {row['answer']} | {row['gold'][0] if row['gold'] else ''} | {row['id']} |")
     lines = ["## Answers", "", "| | |", "| --- | --- |", *(f"| {name} | {count} |" for name, count in kinds.most_common())]
     lines += ["", "| error | answer | right | id |", "| --- | --- | --- | --- |", *map(_escape_row, shown)]
-    return lines, kinds
+    return Errors(lines, {"errors": dict(kinds)}), kinds
 
 
 def _answer_error(answer: str, gold: Sequence[str]) -> str:

@@ -158,7 +158,7 @@ class SeedRun:
         torch.manual_seed(mixed_seed(options.seed, self.step))
         batch, keywords = self.problem.step(self.train.framed, self.targets, order, self.device)
         with autocast(self.device, self.precision):
-            loss = self.model(batch, return_dict=True, **keywords).loss
+            loss = self.problem.loss(self.model, batch, keywords)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.trained, options.max_grad_norm or float("inf"))
@@ -270,7 +270,8 @@ def evaluate(problem: Problem, task: Any, part: FramedSplit, precision: str) -> 
     """Metrics and predictions on a split; leaves the model in evaluation mode."""
     task.model.eval()
     with autocast(task.model.device, precision):
-        predictions = problem.predict(task, part, BATCH_TOKENS)
+        found = problem.predict(task, part, BATCH_TOKENS)
+    predictions = [{**mark, **row} for mark, row in zip(part.split.marks, found, strict=True)]
     return problem.score(part.split, predictions), predictions
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from torch.nn.functional import cross_entropy
 
 from fastbert.errors import InputError
 from fastbert.finetuning.labels import decide_labels, names_of_numbers
 from fastbert.finetuning.metrics import chosen_metrics, class_metrics, multi_label_metrics, number_metrics, positive_label
 from fastbert.finetuning.problems import FramedSplit, Prediction, Problem, Split
-from fastbert.tasks.classifier import Classifier, several_labels
+from fastbert.packing import PackedBatch
+from fastbert.tasks.classifier import Classifier, one_label, several_labels
 from fastbert.tasks.nli import NLI, relation
 from fastbert.tasks.sequences import frame_texts
 
@@ -29,6 +32,7 @@ class Sentences(Problem):
             self._check_pairs(split)
         self.metrics = chosen_metrics("multi-label" if options.multi_label else kind, options.metrics)
         self._names: Sequence[str] | None = None
+        self.weights: torch.Tensor | None = None
         if kind == "regress":
             self.labels = ["LABEL_0"]
             return
@@ -41,6 +45,7 @@ class Sentences(Problem):
         self._names = names_of_numbers(found, self.labels, wanted, checkpoint.fixed)
         if "f1" in self.metrics:
             positive_label(self.labels)
+        self.weights = None if options.class_weights is None or checkpoint.fixed else self._weights(train)
         for split in [train, *others] if checkpoint.fixed else others:
             for number, example in enumerate(split.examples):
                 for name in self._of(example):
@@ -93,6 +98,13 @@ class Sentences(Problem):
         """Label indices or numbers, (B,), or floats of 0 and 1, (B, C), for several labels."""
         return {"labels": torch.tensor(targets)}
 
+    def loss(self, model: Any, batch: PackedBatch, keywords: Mapping[str, Any]) -> torch.Tensor:
+        """The loss, with weights of the labels if there are any: their weighted mean over the batch."""
+        if self.weights is None:
+            return super().loss(model, batch, keywords)
+        logits = model(batch, return_dict=True).logits.float()
+        return cross_entropy(logits, keywords["labels"], weight=self.weights.to(logits.device))
+
     def predict(self, task: Any, part: FramedSplit, batch_tokens: int) -> list[Prediction]:
         """Labels with probabilities, or numbers, and the gold values."""
         logits = task.logits(part.inputs, batch_tokens)
@@ -101,13 +113,9 @@ class Sentences(Problem):
         elif self.options.multi_label:
             found = [several_labels(self.labels, row) for row in logits.sigmoid().tolist()]
         else:
-            found = []
-            for row in logits.softmax(-1).tolist():
-                best = max(range(len(row)), key=row.__getitem__)
-                scores = dict(zip(self.labels, row, strict=True))
-                found.append({"label": self.labels[best], "score": row[best], "scores": scores})
+            found = [one_label(self.labels, row) for row in logits.softmax(-1).tolist()]
         return [
-            row if example.label is None else {**row, "gold": self._gold(example)}
+            {**_shown(example), **row, **({} if example.label is None else {"gold": self._gold(example)})}
             for row, example in zip(found, part.split.examples, strict=True)
         ]
 
@@ -128,6 +136,23 @@ class Sentences(Problem):
         if self.kind == "regress":
             return Counter()
         return Counter(name for example in split.examples for name in self._of(example))
+
+    def _weights(self, train: Split) -> torch.Tensor:
+        """float32 (C,): the weight of each label."""
+        given = self.options.class_weights
+        if not isinstance(given, Mapping):  # "balanced"
+            from sklearn.utils.class_weight import compute_class_weight
+
+            names = [self._of(example)[0] for example in train.examples]
+            found = compute_class_weight("balanced", classes=np.array(self.labels), y=names)
+            return torch.tensor(found, dtype=torch.float32)
+        by_name = {self._name(name): weight for name, weight in given.items()}
+        missing = [name for name in self.labels if name not in by_name]
+        extra = [name for name in by_name if name not in self.labels]
+        if missing or extra:
+            what = f"has no weight for {missing[0]!r}" if missing else f"names {extra[0]!r}"
+            raise InputError(f"class_weights {what}; the labels are {', '.join(self.labels)}")
+        return torch.tensor([float(by_name[name]) for name in self.labels])
 
     def _name(self, label: str) -> str:
         return relation(label) if self.kind == "nli" else label
@@ -158,3 +183,8 @@ class Sentences(Problem):
             raise InputError(f"{split.name} mixes single texts and pairs: {pairs} of {len(split.examples)} are pairs")
         if self.kind == "nli" and not pairs:
             raise InputError(f"{split.name} holds single texts; NLI needs pairs: name the column of the second text")
+
+
+def _shown(example: Any) -> dict[str, str]:
+    """The text of an example, or its pair, as predictions have it."""
+    return {"text": example.text} if example.pair is None else {"text": example.text, "text_pair": example.pair}

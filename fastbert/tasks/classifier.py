@@ -15,6 +15,18 @@ from fastbert.tasks.sequences import SequenceTask
 THRESHOLD = 0.5  # probability above which a label is assigned in multi-label classification
 
 
+def one_label(names: Sequence[str], probabilities: Sequence[float], top_k: int | None = None) -> dict[str, Any]:
+    """{"label", "score", "scores"}: the likeliest label, its probability, and the probabilities by name, likeliest first.
+
+    Args:
+        names: the labels.
+        probabilities: one for each of them.
+        top_k: how many labels `scores` holds; None means all.
+    """
+    ranked = sorted(zip(names, probabilities, strict=True), key=lambda pair: -pair[1])
+    return {"label": ranked[0][0], "score": ranked[0][1], "scores": dict(ranked[:top_k])}
+
+
 def several_labels(names: Sequence[str], probabilities: Sequence[float]) -> dict[str, Any]:
     """{"labels", "scores"} of a text that may have several labels: those above `THRESHOLD`, and the probability of each."""
     scores = dict(zip(names, probabilities, strict=True))
