@@ -16,8 +16,9 @@ The map of the program:
     diagnostics.py   parameter counts, FLOPs, which path ran     verification.py  every path against float64, on your weights
     graphs.py        CUDA graphs of inference and of steps       errors.py     what is raised
     files/           finding files, writing them whole           schema.py     what JSON files of a model may hold
-    terminal.py      tables, bars and streams                    stopping.py   SIGTERM, SIGHUP and Ctrl-C
-    choices.py       what options may be                         forking.py    threads in forked processes
+    terminal.py      tables and streams                          progress.py   bars, and lines where there is no terminal
+    choices.py       what options may be                         stopping.py   SIGTERM, SIGHUP and Ctrl-C
+    threads.py       how many threads, and how they wait         forking.py     threads in forked processes
     interop.py       what libraries ask by isinstance
     reference.py, composed.py, pooling.py    public names of ops/reference.py, model/composed.py, model/pooling.py
 

@@ -27,6 +27,7 @@ from fastbert.terminal import (
     steady_stderr,
     steady_stdout,
 )
+from fastbert.threads import use_threads, wait_patiently
 
 _BROKEN_PIPE = 128 + 13  # the shell's exit code of a program ended by SIGPIPE
 
@@ -46,6 +47,8 @@ def _run(arguments: list[str] | None) -> int:
     args = None
     try:
         args = _parser().parse_args(arguments)
+        wait_patiently()
+        use_threads(vars(args).get("threads"))
         command: Callable[[argparse.Namespace], int | None] = args.command
         has_output = getattr(args, "output", None) is not None  # then the result goes to a file, not to stdout
         with warnings.catch_warnings():  # restores the display of warnings afterwards

@@ -1,4 +1,4 @@
-"""Terminal output: tables, lines beside progress bars, and the standard streams of a command.
+"""Terminal output: tables, status lines, and the standard streams of a command.
 
 A broken stream stops no work and hides no failure.
 """

@@ -18,7 +18,7 @@ HEAVY = {"transformers", "sklearn", "scipy", "seqeval", "matplotlib", "sentence_
 HEAVY |= {"tensorboard", "pytorch_optimizer", "torchmetrics"}
 
 # What each room or file of the package may import of it, from the lowest to the highest.
-BASE = {"choices", "errors", "files", "forking", "interop", "schema", "stopping", "terminal"}
+BASE = {"choices", "errors", "files", "forking", "interop", "progress", "schema", "stopping", "terminal", "threads"}
 MODEL = BASE | {"text", "packing", "ops", "model"}
 ABOVE = {"diagnostics", "verification", "graphs", "data", "tasks", "training", "finetuning", "studies"}
 ALLOWED = {
@@ -30,8 +30,10 @@ ALLOWED = {
     "schema": {"errors"},
     "forking": {"errors"},
     "terminal": {"errors"},
-    "text": {"choices", "errors", "files", "interop", "schema", "text"},
-    "packing": {"errors", "terminal", "text", "packing"},
+    "progress": {"terminal"},
+    "threads": {"errors"},
+    "text": {"choices", "errors", "files", "interop", "progress", "schema", "text"},
+    "packing": {"errors", "progress", "text", "packing"},
     "ops": {"choices", "errors", "kernels", "ops"},
     "model": BASE | {"packing", "ops", "model"},
     "reference": {"ops"},
@@ -46,7 +48,7 @@ ALLOWED = {
     "finetuning": MODEL | {"data", "diagnostics", "tasks", "training", "finetuning"},
     "studies": MODEL | {"data", "diagnostics", "training", "finetuning", "studies"},
     "commands": MODEL | ABOVE | {"commands", "__init__"},
-    "cli": {"errors", "stopping", "terminal", "commands", "__init__"},
+    "cli": {"errors", "stopping", "terminal", "threads", "commands", "__init__"},
     "__main__": {"cli"},
     "__init__": MODEL | ABOVE,
 }

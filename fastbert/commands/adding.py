@@ -91,9 +91,15 @@ def model_path(given: str) -> str:
     return str(inside) if (inside / "config.json").is_file() and not (folder / "config.json").exists() else given
 
 
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """The argument of all commands that compute."""
+    parser.add_argument("--threads", type=int, help="threads of the CPU (default: its cores, as far as a quota allows)")
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Arguments of commands that run a model."""
     parser.add_argument("--model", required=True, type=model_path, help="a directory, the output of a run, or a hub id")
     parser.add_argument("--device", help="cpu, cuda, ... (default: CUDA if available)")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="default: the checkpoint's")
+    add_threads(parser)
     parser.add_argument("--local-files-only", action="store_true", help="never contact the hub")

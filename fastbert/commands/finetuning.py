@@ -12,13 +12,14 @@ from typing import Any
 
 from fastbert import files
 from fastbert.choices import LAYERS, OVERLONG, POOLINGS
-from fastbert.commands.adding import Commands, add, add_form, add_group, add_model, check_outputs, model_path
-from fastbert.commands.options import form_of, labels_of, read_options
+from fastbert.commands.adding import Commands, add, add_form, add_group, add_model, add_threads, check_outputs, model_path
+from fastbert.commands.options import form_of, how_to_show, labels_of, read_options
 from fastbert.commands.predicting import predict
 from fastbert.data import read_texts
 from fastbert.data.layouts import LAYOUTS
 from fastbert.errors import InputError, printable
 from fastbert.files.rows import ROWS, check_ending, write_rows
+from fastbert.progress import LINES
 
 _EXAMPLES = {
     "classify": "fastbert finetune classify --train train.tsv --dev dev.tsv -o sentiment/ --model my-bert/",
@@ -145,6 +146,7 @@ def add_training(parser: argparse.ArgumentParser, kind: str | None) -> None:
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="default: auto")
     parser.add_argument("--feature-cache", help="folder of frozen features, may be shared by runs (default: one in the output)")
     parser.add_argument("--device", help="cpu, cuda, ... (default: CUDA if available)")
+    add_threads(parser)
     parser.add_argument("--local-files-only", action="store_true", help="never contact the hub")
     parser.add_argument("--progress", action="store_true", help="show progress bars even if stderr is not a terminal")
 
@@ -232,7 +234,7 @@ def finetune(args: argparse.Namespace) -> int:
         "device": args.device,
         "output": args.output,
         "feature_cache": args.feature_cache,
-        "show_progress": True if args.progress else None,
+        "show_progress": how_to_show(args),
         "local_files_only": args.local_files_only,
     }
     if args.compare:
@@ -334,7 +336,7 @@ def features(args: argparse.Namespace) -> None:
     )
     check_complete(model, args.model)
     tokenizer = load_tokenizer(args.model, model, local_files_only=args.local_files_only)
-    found = extract_features(model, tokenizer, texts, layers, overlong=args.overlong)
+    found = extract_features(model, tokenizer, texts, layers, overlong=args.overlong, show_progress=LINES)
     write_features(args.output, found, layers)
     tokens = sum(len(one.tokens) for one in found)
     print(f"{len(texts):,} texts, {tokens:,} tokens, {len(layers)} layers -> {args.output}", file=sys.stderr)

@@ -13,7 +13,7 @@ import fastbert
 from fastbert import files
 from fastbert.choices import BACKENDS, SIZES
 from fastbert.commands.adding import Commands, add, add_form, add_model, check_outputs, model_path
-from fastbert.commands.options import form_of
+from fastbert.commands.options import form_of, how_to_show
 from fastbert.data import read_texts
 from fastbert.errors import InputError, printable
 from fastbert.files.rows import check_ending
@@ -91,7 +91,7 @@ def embed(args: argparse.Namespace) -> None:
             batch_tokens=args.batch_tokens,
             pooling=args.pooling.split(",") if args.pooling else None,
             normalize=args.normalize,
-            show_progress=True if args.progress else None,
+            show_progress=how_to_show(args),
             overlong=args.overlong,
         )
         seconds = time.perf_counter() - started

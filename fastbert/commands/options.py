@@ -7,6 +7,7 @@ from typing import Any
 
 from fastbert.data.lines import Form
 from fastbert.errors import InputError
+from fastbert.progress import LINES, Show
 
 
 def read_options(args: argparse.Namespace) -> Any:
@@ -41,6 +42,11 @@ def labels_of(args: argparse.Namespace) -> tuple[str, ...] | None:
 def form_of(args: argparse.Namespace) -> Form:
     """How the files are written, as the command line says; "\\t" is a tab."""
     return Form(args.encoding, None if args.delimiter is None else args.delimiter.replace("\\t", "\t"))
+
+
+def how_to_show(args: argparse.Namespace) -> Show:
+    """How a command shows its progress: a bar on a terminal or if --progress asks for it, else lines."""
+    return True if args.progress else LINES
 
 
 def names_of(value: str | None) -> tuple[str, ...] | None:

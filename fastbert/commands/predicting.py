@@ -13,7 +13,7 @@ from typing import Any
 
 from fastbert import files
 from fastbert.commands.adding import check_outputs
-from fastbert.commands.options import form_of, names_of, read_options
+from fastbert.commands.options import form_of, how_to_show, names_of, read_options
 from fastbert.data import read_texts
 from fastbert.data.lines import arriving_lines, ending
 from fastbert.data.tables import is_table, json_rows, read_table
@@ -78,7 +78,7 @@ def _predictor(args: argparse.Namespace, folder: Path, kind: str) -> Predict:
     from fastbert.tasks.classifier import one_label, several_labels
 
     place = {"device": args.device, "dtype": args.dtype}
-    show = True if args.progress else False if args.input == "-" else None
+    show: Any = how_to_show(args) if args.progress or args.input != "-" else False
     if kind == "ner":
         tagger = tasks.TokenTagger.from_pretrained(folder, **place)
         if _is_raw(args.input):
@@ -109,7 +109,7 @@ def _predictor(args: argparse.Namespace, folder: Path, kind: str) -> Predict:
         follows = tasks.NextSentence.from_pretrained(folder, **place)
         return lambda pairs: [
             {**_shown(pair), **one_label(["next", "random"], [row["next"], 1 - row["next"]], args.top_k)}
-            for pair, row in zip(pairs, follows.predict(pairs, show_progress=show or False), strict=True)
+            for pair, row in zip(pairs, follows.predict(pairs, show_progress=show), strict=True)
         ]
     if kind == "zero-shot":
         labels = names_of(args.candidates)

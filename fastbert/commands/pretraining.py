@@ -13,17 +13,15 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 import fastbert
 from fastbert.choices import BALANCES, FORMATS, OBJECTIVES, RANDOM_WORDS, SELECTIONS
-from fastbert.commands.adding import Commands, add, add_group, model_path
+from fastbert.commands.adding import Commands, add, add_group, add_threads, model_path
 from fastbert.commands.options import recipe_of, text_options
 from fastbert.commands.studies import ablate
 from fastbert.commands.tokenizers import train_tokenizer
 from fastbert.data.documents import read_sentences, source_hashes
 from fastbert.errors import InputError, printable
-from fastbert.terminal import shows_progress
+from fastbert.progress import LINES, progress
 
 
 def register(commands: Commands) -> None:
@@ -67,6 +65,7 @@ def register(commands: Commands) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="overrides any value, such as optimizer.lr=1e-4"
     )
     sub.add_argument("--device", help="cpu or cuda (default: CUDA if available)")
+    add_threads(sub)
     sub.add_argument("--progress", action="store_true", help="show the progress bar even if stderr is not a terminal")
 
     sub = add(commands, "ablate", ablate, "fastbert ablate --suite objectives -o ablation/ --set phases.0.steps=2000")
@@ -82,6 +81,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--corpus", help="a folder written by `fastbert data build`, in place of the recipe's text")
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides any value of the recipe")
     sub.add_argument("--device", help="cpu or cuda (default: CUDA if available)")
+    add_threads(sub)
     study = sub.add_argument_group("for pooling, direction and features")
     study.add_argument("--model", type=model_path, help="the checkpoint to fine-tune")
     study.add_argument("--left-to-right-model", help="for direction: a checkpoint that was pre-trained from left to right")
@@ -186,7 +186,7 @@ def _build_corpus(args: argparse.Namespace, output: Path, request: dict[str, Any
     tokenizer = fastbert.BertTokenizer.from_pretrained(args.tokenizer)
     sizes = [Path(path).stat().st_size for path in args.input if Path(path).is_file()]
     started = time.perf_counter()
-    with tqdm(total=sum(sizes) or None, unit="B", unit_scale=True, disable=not shows_progress(None)) as bar:
+    with progress(sum(sizes) or None, "byte", "build", LINES, scale=True) as bar:
         sentences = read_sentences(args.input, **text_options(args), advance=bar.update)
         about = {"sources": args.input, "text": text_options(args), "request": request}
         report = build_corpus(sentences, tokenizer, output, held_out=args.held_out, shard_tokens=args.shard_tokens, about=about)
@@ -207,7 +207,7 @@ def _write_static(args: argparse.Namespace, folder: Path, request: dict[str, Any
     from fastbert.data.static import write_static
 
     corpus = Corpus.open(folder)
-    with tqdm(unit="example", disable=not shows_progress(None)) as bar:
+    with progress(None, "example", "write", LINES) as bar:
         options, about = _example_options(args), {"request": request}
         count = write_static(corpus, options, args.seed, args.duplicates, args.output, bar.update, about)
     print(f"{count:,} examples -> {args.output}", file=sys.stderr)

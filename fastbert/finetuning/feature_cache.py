@@ -24,6 +24,7 @@ from fastbert.errors import CheckpointError
 from fastbert.model.composed import ComposedModel
 from fastbert.packing import PackedBatch
 from fastbert.packing.batching import run
+from fastbert.progress import Show
 from fastbert.text.framing import Framed
 from fastbert.text.tokenizer import BertTokenizer
 
@@ -46,7 +47,7 @@ class FeatureCache:
         self._tokenizer = hashlib.sha256(tokenizer.to_json().encode()).hexdigest()
         self._stores: dict[Framed, tuple[np.ndarray, dict[int, np.ndarray]]] = {}  # row bounds, features by layer
 
-    def prepare(self, framed: Framed, show: bool) -> None:
+    def prepare(self, framed: Framed, show: Show) -> None:
         """Loads the features of all rows from disk, computing those that are missing."""
         pooled = self.model.pools_first
         texts = _hash_of_rows(framed)
@@ -89,7 +90,7 @@ class FeatureCache:
             found.append(torch.from_numpy(np.concatenate(rows)).to(batch.device))
         return found
 
-    def _compute(self, store: Path, layers: Sequence[int], framed: Framed, bounds: np.ndarray, show: bool) -> None:
+    def _compute(self, store: Path, layers: Sequence[int], framed: Framed, bounds: np.ndarray, show: Show) -> None:
         rows, width = int(bounds[-1]), self.model.config.hidden_size
         size = rows * width * 4 * len(layers)
         free = shutil.disk_usage(store).free

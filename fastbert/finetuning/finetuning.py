@@ -30,6 +30,7 @@ from fastbert.finetuning.registry import make_problem
 from fastbert.finetuning.results import spread, summary, write_errors
 from fastbert.finetuning.seed_run import SeedResult, SeedRun, evaluate_saved, precision_of
 from fastbert.model import checkpoint
+from fastbert.progress import LINES, Show
 from fastbert.tasks.loading import default_device
 from fastbert.text import tokenizer_files
 from fastbert.text.tokenizer import BertTokenizer
@@ -68,7 +69,7 @@ def finetune(
     seeds: int = 1,
     device: str | torch.device | None = None,
     feature_cache: str | Path | None = None,
-    show_progress: bool | None = None,
+    show_progress: Show = None,
     progress: Callable[[str], None] = terminal.show_status,
     **hub: Any,
 ) -> FineTuneResult:
@@ -98,7 +99,7 @@ def finetune(
         raise InputError(f"seeds = {seeds} must be at least 1")
     options = (options or FineTuneOptions()).resolved(kind)
     target = default_device(device)
-    show = terminal.shows_progress(show_progress)
+    show = LINES if show_progress is None else show_progress
     folder = Path(output)
     check_output(folder)
     source = files.locate(model, _SOURCE, **hub)

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from fastbert import files
 from fastbert.errors import StoppedError, TrainingError
@@ -30,6 +29,7 @@ from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import FramedSplit, Prediction, Problem
 from fastbert.model.composed import ComposedModel
 from fastbert.packing.batching import BATCH_TOKENS
+from fastbert.progress import Show, progress
 from fastbert.training.allocator import keep_freed_memory
 from fastbert.training.checkpoints import Checkpoints
 from fastbert.training.optimizers import make_optimizer, set_rate
@@ -79,8 +79,8 @@ class SeedRun:
         folder: output folder of this run.
         device: the device to train on.
         features: folder of cached features, for a frozen encoder.
-        show: whether to show a progress bar on stderr.
-        progress: called with each status message.
+        show: see `fastbert.progress`.
+        say: called with each status message.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ class SeedRun:
         folder: Path,
         device: torch.device,
         features: Path,
-        show: bool,
-        progress: Callable[[str], None],
+        show: Show,
+        say: Callable[[str], None],
     ) -> None:
         self.problem, self.train, self.dev, self.options, self.folder = problem, train, dev, options, folder
-        self.device, self.show, self.progress = device, show, progress
+        self.device, self.show, self.say = device, show, say
         self.precision = precision_of(options.precision, device)
         self.model = build_model(problem, source, options, options.seed).to(device)
         self.task = problem.task(self.model)
@@ -133,9 +133,8 @@ class SeedRun:
         keep_freed_memory(self.device)
         self.model.train()
         writer = MetricsWriter(self.folder, self.step)
-        bar = tqdm(total=self.steps, initial=self.step, unit="step", disable=not self.show, dynamic_ncols=True)
+        bar = progress(self.steps, "step", f"seed {self.options.seed}", self.show, initial=self.step)
         with stop_requests() as stopped, closing(writer), bar:
-            bar.set_description(f"seed {self.options.seed}")
             while self.step < self.steps:
                 self._step()
                 bar.update()
@@ -201,7 +200,7 @@ class SeedRun:
         if self.dev is not None:
             found, _ = evaluate(self.problem, self.task, self.dev, self.precision)
             writer.write({"kind": "eval", "step": self.step, "epoch": epoch, **found})
-            self.progress(f"seed {self.options.seed}, epoch {epoch}: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
+            self.say(f"seed {self.options.seed}, epoch {epoch}: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
         better = not self.best["metrics"] or self.problem.goodness(found) > self.problem.goodness(self.best["metrics"])
         if self.dev is None and self.step < self.steps:
             better = False
@@ -242,10 +241,10 @@ class SeedRun:
         self.scaler.load_state_dict(state["scaler"])
         self.best, self.seconds, self.tokens = state["best"], state["seconds"], state["tokens"]
         self.losses, self.step = [loss.to(self.device) for loss in state["losses"]], state["step"]
-        self.progress(f"seed {self.options.seed}: resumed from {path.name}")
+        self.say(f"seed {self.options.seed}: resumed from {path.name}")
 
     def _cache_features(self, folder: Path) -> None:
-        cache = FeatureCache(folder, self.model, self.problem.tokenizer, self.progress)
+        cache = FeatureCache(folder, self.model, self.problem.tokenizer, self.say)
         for part in (self.train, self.dev):
             if part is not None:
                 cache.prepare(part.framed, self.show)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastbert.model.heads import BertForSequenceClassification
 from fastbert.packing.batching import BATCH_TOKENS
+from fastbert.progress import Show
 from fastbert.tasks.loading import check_top_k
 from fastbert.tasks.sequences import SequenceTask
 
@@ -59,7 +60,7 @@ class Classifier(SequenceTask):
         *,
         overlong: str | None = None,
         batch_tokens: int = BATCH_TOKENS,
-        show_progress: bool | None = None,
+        show_progress: Show = None,
     ) -> list[Any]:
         """The likeliest labels of each input, with their probabilities.
 

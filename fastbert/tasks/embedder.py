@@ -17,10 +17,10 @@ from fastbert.model import checkpoint
 from fastbert.model.encoder import BertModel
 from fastbert.model.pooling import MODES, check_modes, modes_of_config, pool
 from fastbert.packing.batching import BATCH_TOKENS, run
+from fastbert.progress import Show
 from fastbert.tasks.loading import check_complete, check_vocabulary, default_device, load_tokenizer
 from fastbert.tasks.sequences import split_pairs
 from fastbert.tasks.similarity import MEASURES, similarity
-from fastbert.terminal import shows_progress
 from fastbert.text import tokenizer_files
 from fastbert.text.encoding import pair_lengths
 from fastbert.text.framing import Framed, check_overlong, frame
@@ -133,7 +133,7 @@ class Embedder:
         batch_size: int | None = None,
         pooling: str | Sequence[str] | None = None,
         normalize: bool | None = None,
-        show_progress: bool | None = None,
+        show_progress: Show = None,
         overlong: str = "truncate",
         prompt: str | None = None,
         prompt_name: str | None = None,
@@ -147,7 +147,7 @@ class Embedder:
             batch_tokens: real tokens processed at once, longest texts first. On a CPU at most 2,048 are used.
             batch_size: most texts processed at once; None sets no limit beside `batch_tokens`.
             pooling, normalize: override the embedder's settings.
-            show_progress: whether to show a progress bar on stderr; None shows it only on a terminal.
+            show_progress: whether to show a progress bar on stderr; None shows it only on a terminal. See `fastbert.progress`.
             overlong: what to do with texts of more than `max_length` tokens: "truncate" cuts them, at the tokenizer's
                 `truncation_side`, and warns with their number, "error" rejects them, "window" embeds all windows of a single
                 text and takes their mean, weighted by number of tokens.
@@ -167,7 +167,7 @@ class Embedder:
         modes = self.pooling if pooling is None else check_modes(pooling)
         normalize = self.normalize if normalize is None else normalize
         check_overlong(overlong)
-        show = not alone and shows_progress(show_progress)
+        show = False if alone else show_progress
         framed = self.frame(texts, overlong, show, prompt=before)
         vectors = np.empty((len(framed), len(modes) * self.model.config.hidden_size), dtype=np.float32)
         done = run(
@@ -209,7 +209,7 @@ class Embedder:
         return self.prompts[name]
 
     def frame(
-        self, texts: Sequence[Any], overlong: str = "truncate", show: bool = False, *, prompt: str | None = None
+        self, texts: Sequence[Any], overlong: str = "truncate", show: Show = False, *, prompt: str | None = None
     ) -> Framed:
         """Encodes texts or pairs as rows of at most `max_length` tokens, behind a prompt; warns if texts are cut.
 
@@ -296,9 +296,7 @@ def _read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
     return place, settings
 
 
-def _their_options(
-    theirs: dict[str, Any], show: bool | None, normalize: bool | None, tensor: bool
-) -> tuple[bool | None, bool | None]:
+def _their_options(theirs: dict[str, Any], show: Show, normalize: bool | None, tensor: bool) -> tuple[Show, bool | None]:
     """Show and normalize, as sentence-transformers' names of them say."""
     for name in theirs:
         if name not in _THEIRS:

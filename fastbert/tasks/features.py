@@ -17,6 +17,7 @@ from fastbert.errors import InputError
 from fastbert.model.encoder import BertModel
 from fastbert.packing import PackedBatch
 from fastbert.packing.batching import BATCH_TOKENS, run
+from fastbert.progress import Show
 from fastbert.tasks.loading import longest_row
 from fastbert.tasks.sequences import frame_texts, warn_of_cuts
 from fastbert.text.tokenizer import BertTokenizer
@@ -46,7 +47,7 @@ def extract_features(
     *,
     overlong: str = "error",
     batch_tokens: int = BATCH_TOKENS,
-    show_progress: bool | None = None,
+    show_progress: Show = None,
 ) -> list[TokenFeatures]:
     """Extracts the hidden states of every token.
 

@@ -13,6 +13,7 @@ from fastbert.errors import InputError
 from fastbert.model.lm_heads import BertForMaskedLM
 from fastbert.packing import PackedBatch
 from fastbert.packing.batching import run
+from fastbert.progress import Show
 from fastbert.tasks.loading import HeadTask
 from fastbert.tasks.sequences import frame_texts
 
@@ -34,7 +35,7 @@ class FillMask(HeadTask):
         targets: Sequence[str] | None = None,
         batch_tokens: int = 4096,
         *,
-        show_progress: bool | None = False,
+        show_progress: Show = False,
     ) -> list[Any]:
         """The likeliest tokens at each [MASK], each with its probability over the whole vocabulary.
 

@@ -10,6 +10,7 @@ import torch
 from fastbert.errors import InputError
 from fastbert.model.heads import BertForMultipleChoice
 from fastbert.packing.batching import BATCH_TOKENS
+from fastbert.progress import Show
 from fastbert.tasks.sequences import SequenceTask
 from fastbert.text.framing import Framed
 
@@ -27,7 +28,7 @@ class MultipleChoice(SequenceTask):
         *,
         overlong: str | None = None,
         batch_tokens: int = BATCH_TOKENS,
-        show_progress: bool | None = None,
+        show_progress: Show = None,
     ) -> list[dict[str, Any]]:
         """The best candidate for each text.
 
@@ -54,7 +55,7 @@ class MultipleChoice(SequenceTask):
             found.append({"label": best, "choice": choices[best], "score": row[best], "scores": row})
         return found
 
-    def scores(self, framed: Framed, batch_tokens: int = BATCH_TOKENS, show_progress: bool | None = False) -> torch.Tensor:
+    def scores(self, framed: Framed, batch_tokens: int = BATCH_TOKENS, show_progress: Show = False) -> torch.Tensor:
         """One score for each pair of text and candidate; each pair is processed independently."""
         return self.logits(framed, batch_tokens, show_progress, num_choices=1).view(-1)
 

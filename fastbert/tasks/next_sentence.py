@@ -10,6 +10,7 @@ import torch
 from fastbert.errors import InputError
 from fastbert.model.heads import BertForNextSentencePrediction
 from fastbert.packing.batching import run
+from fastbert.progress import Show
 from fastbert.tasks.loading import HeadTask
 from fastbert.text.framing import frame
 
@@ -25,7 +26,7 @@ class NextSentence(HeadTask):
 
     @torch.inference_mode()
     def predict(
-        self, pairs: Sequence[tuple[str, str]], batch_tokens: int = 4096, *, show_progress: bool | None = False
+        self, pairs: Sequence[tuple[str, str]], batch_tokens: int = 4096, *, show_progress: Show = False
     ) -> list[dict[str, Any]]:
         """For each pair (A, B): the more likely label, its probability, and the probability that B follows A.
 

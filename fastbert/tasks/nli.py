@@ -11,6 +11,7 @@ import torch
 
 from fastbert.errors import InputError
 from fastbert.packing.batching import BATCH_TOKENS
+from fastbert.progress import Show
 from fastbert.tasks.classifier import Classifier
 from fastbert.tasks.loading import check_top_k
 
@@ -54,7 +55,7 @@ class NLI(Classifier):
         *,
         overlong: str | None = None,
         batch_tokens: int = BATCH_TOKENS,
-        show_progress: bool | None = None,
+        show_progress: Show = None,
     ) -> list[Any]:
         """The likeliest relation of each pair, and the probability of every relation.
 
@@ -85,7 +86,7 @@ class NLI(Classifier):
         hypothesis_template: str = "This example is {}.",
         multi_label: bool = False,
         batch_tokens: int = BATCH_TOKENS,
-        show_progress: bool | None = None,
+        show_progress: Show = None,
     ) -> list[dict[str, Any]]:
         """Zero-shot classification with labels the model was not trained on: each becomes a hypothesis the text may entail.
 

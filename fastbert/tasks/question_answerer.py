@@ -15,6 +15,7 @@ from fastbert.errors import InputError
 from fastbert.model.heads import BertForQuestionAnswering
 from fastbert.packing import PackedBatch
 from fastbert.packing.batching import BATCH_TOKENS, run
+from fastbert.progress import Show
 from fastbert.tasks.answers import Found, ScoredWindow, best_answers, null_score
 from fastbert.tasks.loading import HeadTask, check_top_k, checked_length
 from fastbert.text.encoding import check_text
@@ -137,7 +138,7 @@ class QuestionAnswerer(HeadTask):
         n_best: int = N_BEST,
         max_answer: int = MAX_ANSWER,
         batch_tokens: int = BATCH_TOKENS,
-        show_progress: bool | None = None,
+        show_progress: Show = None,
     ) -> list[Any]:
         """The best answer to each question.
 
@@ -189,7 +190,7 @@ class QuestionAnswerer(HeadTask):
         n_best: int = N_BEST,
         max_answer: int = MAX_ANSWER,
         batch_tokens: int = BATCH_TOKENS,
-        show_progress: bool | None = False,
+        show_progress: Show = False,
     ) -> list[Answered]:
         """The best answers to each question with their scores, and the score of "no answer"."""
         framed = questions.framed

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastbert.errors import InputError
 from fastbert.packing.batching import BATCH_TOKENS, run
+from fastbert.progress import Show
 from fastbert.tasks.loading import WINDOW_SCORES, HeadTask, check_overlap, checked_length
 from fastbert.text import framing
 from fastbert.text.framing import Framed, Place
@@ -74,9 +75,7 @@ class SequenceTask(HeadTask):
         return framed
 
     @torch.inference_mode()
-    def logits(
-        self, framed: Framed, batch_tokens: int = BATCH_TOKENS, show_progress: bool | None = False, **options: Any
-    ) -> Tensor:
+    def logits(self, framed: Framed, batch_tokens: int = BATCH_TOKENS, show_progress: Show = False, **options: Any) -> Tensor:
         """float32 (texts, C) scores on the CPU, with the scores of windows combined."""
         rows: Tensor | None = None
         done = run(

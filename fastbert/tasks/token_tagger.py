@@ -18,6 +18,7 @@ from fastbert.data.tags import OUTSIDE, spans
 from fastbert.errors import InputError
 from fastbert.model.heads import BertForTokenClassification
 from fastbert.packing.batching import BATCH_TOKENS, run
+from fastbert.progress import Show
 from fastbert.tasks.loading import HeadTask, check_overlap, checked_length
 from fastbert.text.encoding import check_text
 from fastbert.text.framing import Framed, Framer, Place, place_of
@@ -134,7 +135,7 @@ class TokenTagger(HeadTask):
         aggregation: str = "first",
         *,
         batch_tokens: int = BATCH_TOKENS,
-        show_progress: bool | None = None,
+        show_progress: Show = None,
     ) -> list[list[dict[str, Any]]]:
         """The entities of each text.
 
@@ -158,7 +159,7 @@ class TokenTagger(HeadTask):
         return [self._entities(*one, aggregation) for one in zip(texts, pieces, probabilities, strict=True)]
 
     def tag(
-        self, sentences: Sequence[Sequence[str]], *, batch_tokens: int = BATCH_TOKENS, show_progress: bool | None = None
+        self, sentences: Sequence[Sequence[str]], *, batch_tokens: int = BATCH_TOKENS, show_progress: Show = None
     ) -> list[list[str]]:
         """Tags each word by its first piece; a word without a piece (control characters only) is outside.
 
@@ -187,9 +188,7 @@ class TokenTagger(HeadTask):
         return frame_words(self.tokenizer, pieces, max_length=self.max_length, overlap=self.overlap)
 
     @torch.inference_mode()
-    def probabilities(
-        self, words: FramedWords, batch_tokens: int = BATCH_TOKENS, show_progress: bool | None = False
-    ) -> list[Tensor]:
+    def probabilities(self, words: FramedWords, batch_tokens: int = BATCH_TOKENS, show_progress: Show = False) -> list[Tensor]:
         """The probabilities (pieces, C) of each text, float32 on the CPU."""
         framed = words.framed
         parts: list[Tensor] = [torch.empty(0)] * len(framed)

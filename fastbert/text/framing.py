@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from fastbert.choices import OVERLONG
 from fastbert.errors import InputError
+from fastbert.progress import Show, progress
 from fastbert.text.encoding import check_text
 from fastbert.text.tokenizer import BertTokenizer
 from fastbert.text.windows import windows
@@ -260,7 +260,7 @@ def frame(
     overlap: int = 64,
     place: Place | str = "inputs",
     cut: Cut | None = None,
-    show: bool = False,
+    show: Show = False,
 ) -> Framed:
     """The rows of single texts, or of pairs.
 
@@ -285,7 +285,7 @@ def frame(
             check_text(text, framer.place(number))
         return tokenizer.encode_ids(texts, add_special_tokens=False, max_tokens=bound)
 
-    with tqdm(total=len(first), unit="text", desc="tokenize", disable=not show or len(first) <= TEXTS_AT_ONCE) as bar:
+    with progress(len(first), "text", "tokenize", show if len(first) > TEXTS_AT_ONCE else False) as bar:
         for start in range(0, len(first), TEXTS_AT_ONCE):
             a = encode(first[start : start + TEXTS_AT_ONCE], start)
             b: Sequence[Any] = [None] * len(a) if second is None else encode(second[start : start + len(a)], start)

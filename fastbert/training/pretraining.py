@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from fastbert import files
 from fastbert.data.batches import Budget, EpochBatches, PreTrainingBatch
 from fastbert.data.examples import Examples
 from fastbert.errors import CheckpointError, InputError, TrainingError
-from fastbert.terminal import show_status, shows_progress
+from fastbert.progress import LINES, Show, progress
+from fastbert.terminal import show_status
 from fastbert.training.allocator import keep_freed_memory
 from fastbert.training.checkpoints import MANIFEST, STATE, Checkpoints
 from fastbert.training.evaluation import evaluate
@@ -69,7 +69,7 @@ class PreTrainingResult:
 
 
 def pretrain(
-    recipe: Recipe, output: str | Path, device: str | torch.device | None = None, show_progress: bool | None = None
+    recipe: Recipe, output: str | Path, device: str | torch.device | None = None, show_progress: Show = None
 ) -> PreTrainingResult:
     """Trains a model from a recipe, or resumes where an earlier call with the same recipe and output stopped.
 
@@ -91,7 +91,7 @@ def pretrain(
     world = World.join(device)
     try:
         with ExitStack() as claim:
-            return _Run(recipe, Path(output), world, shows_progress(show_progress), claim).run()
+            return _Run(recipe, Path(output), world, LINES if show_progress is None else show_progress, claim).run()
     finally:
         world.leave()
 
@@ -99,13 +99,13 @@ def pretrain(
 class _Run:
     """One process's part in a run."""
 
-    def __init__(self, recipe: Recipe, folder: Path, world: World, show: bool, claim: ExitStack) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, world: World, show: Show, claim: ExitStack) -> None:
         self.recipe, self.folder, self.world = recipe, folder, world
         for number, phase in enumerate(recipe.phases):
             if phase.batches_per_step % world.size:
                 place = f"phases.{number}.batches_per_step = {phase.batches_per_step}"
                 raise InputError(f"{place} is not a multiple of the {world.size} processes: each takes its share of a step")
-        self.show = show and world.leads
+        self.show = show if world.leads else False
         if recipe.run.tensorboard:
             check_tensorboard()
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.run.keep)
@@ -177,9 +177,7 @@ class _Run:
             if self.world.leads:
                 writer = stack.enter_context(closing(MetricsWriter(self.folder, self.position.step, recipe.run.tensorboard)))
             start, self.clock = self.position.step, time.perf_counter()
-            bar = stack.enter_context(
-                tqdm(total=recipe.steps, initial=start, unit="step", disable=not self.show, dynamic_ncols=True)
-            )
+            bar = stack.enter_context(progress(recipe.steps, "step", "pre-training", self.show, initial=start))
             try:
                 for batches, after in self._steps():
                     self._train(batches)
