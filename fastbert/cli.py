@@ -16,8 +16,9 @@ from functools import partial
 from typing import Any
 
 import fastbert
-from fastbert.commands import finetuning, inference, pretraining
+from fastbert.commands import evaluating, finetuning, inference, pretraining
 from fastbert.commands.adding import with_flags
+from fastbert.commands.config_file import with_config
 from fastbert.errors import FastbertError, StoppedError
 from fastbert.stopping import Stopped, stopping_signals
 from fastbert.terminal import (
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str] | None) -> int:
     args = None
     try:
-        args = _parser().parse_args(arguments)
+        args = _parser().parse_args(with_config(sys.argv[1:] if arguments is None else arguments))
         wait_patiently()
         use_threads(vars(args).get("threads"))
         command: Callable[[argparse.Namespace], int | None] = args.command
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     inference.register(commands)
     pretraining.register(commands)
     finetuning.register(commands)
+    evaluating.register(commands)
     return parser
 
 

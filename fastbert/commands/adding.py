@@ -10,7 +10,7 @@ from typing import Any
 
 from fastbert.errors import InputError
 
-_FLAG = re.compile(r"--[a-z][a-z-]*")
+FLAG = re.compile(r"--[a-z][a-z-]*")
 _ARGUMENT = re.compile(
     r"""(?<![\w./\\-])([a-z][a-z_]*)(?:='([^' ]*)'|=([\w.]+)|( = ))"""
 )  # name='value', name=value, name = value
@@ -37,7 +37,7 @@ def with_flags(text: str, args: argparse.Namespace | None) -> str:
     """A message in the words of the command line: `batch_tokens = 0`, an argument of Python's, is `--batch-tokens 0`."""
     if args is None:
         return text
-    flags = set(_FLAG.findall(args.own_parser.format_help()))
+    flags = set(FLAG.findall(args.own_parser.format_help()))
 
     def flag(found: re.Match[str]) -> str:
         name = "--" + found[1].replace("_", "-")

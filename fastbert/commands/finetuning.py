@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,11 @@ from fastbert.commands.options import form_of, how_to_show, labels_of, read_opti
 from fastbert.commands.predicting import predict
 from fastbert.data import read_texts
 from fastbert.data.layouts import LAYOUTS
-from fastbert.errors import InputError, printable
-from fastbert.files.rows import ROWS, check_ending, write_rows
+from fastbert.errors import InputError
+from fastbert.files.rows import check_ending
 from fastbert.progress import LINES
 
-_EXAMPLES = {
+EXAMPLES = {
     "classify": "fastbert finetune classify --train train.tsv --dev dev.tsv -o sentiment/ --model my-bert/",
     "nli": "fastbert finetune nli --train train.tsv --dev dev.tsv --test test.tsv -o nli/ --model my-bert/ --seeds 3",
     "regress": "fastbert finetune regress --layout sts-benchmark --train sts-train.tsv --dev sts-dev.tsv -o sts/ --model bert/",
@@ -44,12 +42,13 @@ _COMPARE = "run both modes and compare; --epochs and --lr apply to fine-tuning, 
 def register(commands: Commands) -> None:
     """Adds the commands."""
     kinds = add_group(commands, "finetune", "Trains a model for a task: from labelled examples to predictions and scores.")
-    for kind, example in _EXAMPLES.items():
+    for kind, example in EXAMPLES.items():
         sub = add(kinds, kind, finetune, example)
         sub.description = _HELP[kind]
         sub.set_defaults(kind=kind)
         add_training(sub, kind)
         sub.add_argument("--compare", action="store_true", help=_COMPARE)
+        sub.add_argument("--config", help="a TOML file of these options, such as epochs = 3; those given here come first")
 
     sub = add(commands, "predict", predict, "fastbert predict texts.txt --model sentiment/model -o predictions.jsonl")
     sub.add_argument("input", help="a table, a .txt of texts, CoNLL words, questions (SQuAD's JSON, .jsonl), or - (stdin)")
@@ -60,8 +59,8 @@ def register(commands: Commands) -> None:
         help="a .jsonl, .csv, .tsv or .parquet file; of words also .conll, of questions also .json, SQuAD's form (default: "
         "JSON lines to stdout)",
     )
-    sub.add_argument("--task", choices=[*_EXAMPLES, "zero-shot", "next-sentence"], help="default: the model's own")
-    _add_reading(sub, None)
+    sub.add_argument("--task", choices=[*EXAMPLES, "zero-shot", "next-sentence"], help="default: the model's own")
+    add_reading(sub, None)
     sub.add_argument(
         "--overlong", "--on-long", choices=OVERLONG, help="texts beyond the limit (default: as in training, else truncate)"
     )
@@ -71,26 +70,6 @@ def register(commands: Commands) -> None:
     sub.add_argument("--template", default="This example is {}.", help="zero-shot classification: the hypothesis template")
     sub.add_argument("--null-threshold", type=float, help='questions: the margin above which "no answer" is chosen')
     sub.add_argument("--progress", action="store_true", help="show the progress bar even if stderr is not a terminal")
-
-    sub = add(commands, "eval", evaluate, "fastbert eval test.tsv --model sentiment/model")
-    sub.add_argument("input", help="labelled examples, as for finetune")
-    add_model(sub)
-    sub.add_argument("--task", choices=list(_EXAMPLES), help="default: the model's own")
-    _add_reading(sub, None)
-    sub.add_argument("--metric", action="append", default=[], help="a metric; may be repeated (default: the task's)")
-    sub.add_argument("--labels", help="names of 0, 1, ... in the data, or new names for the model's labels, comma-separated")
-    sub.add_argument("--label", action="append", help="one name, which may hold a comma; repeated, in place of --labels")
-    sub.add_argument(
-        "--strict",
-        action="store_true",
-        help="refuse empty texts and missing labels; tags: also count spans that follow the rules of their scheme",
-    )
-    sub.add_argument(
-        "--overlong", "--on-long", choices=OVERLONG, help="texts beyond the limit (default: as in training, else truncate)"
-    )
-    sub.add_argument("--predictions", help="also write the predictions, to a .jsonl, .csv, .tsv, .parquet or .conll file")
-    sub.add_argument("-o", "--output", help="a .json file for the metrics (default: stdout)")
-    sub.add_argument("--report", help="folder for report.md, metrics.json and a picture: scores of each label and confusion")
 
     sub = add(
         commands, "features", features, "fastbert features texts.txt -o features.jsonl --layers=-1,-2,-3,-4 --model my-bert/"
@@ -114,7 +93,7 @@ def add_training(parser: argparse.ArgumentParser, kind: str | None) -> None:
     parser.add_argument("--dev-share", type=float, help="hold out a share of the training examples as dev, of each label alike")
     parser.add_argument("--test", help="examples that are scored at the end")
     parser.add_argument("-o", "--output", required=True, help="the folder of the run; the same command resumes it")
-    _add_reading(parser, kind)
+    add_reading(parser, kind)
     parser.add_argument("--mode", choices=["finetune", "features"], default="finetune", help="train all, or freeze the encoder")
     parser.add_argument("--epochs", type=int, help="default: 3; on features 20")
     parser.add_argument("--batch-size", type=int, default=32, help="examples per step (default: 32)")
@@ -151,7 +130,7 @@ def add_training(parser: argparse.ArgumentParser, kind: str | None) -> None:
     parser.add_argument("--progress", action="store_true", help="show progress bars even if stderr is not a terminal")
 
 
-def _add_reading(parser: argparse.ArgumentParser, kind: str | None) -> None:
+def add_reading(parser: argparse.ArgumentParser, kind: str | None) -> None:
     """Adds the arguments for reading a task's files; those of all tasks if `kind` is None."""
     add_form(parser)
     if kind not in ("ner", "qa"):
@@ -244,71 +223,6 @@ def finetune(args: argparse.Namespace) -> int:
     print(json.dumps(result.metrics) if result.metrics else NO_SCORES)
     print(f"model -> {result.folder / 'model'}, report -> {result.folder / 'report.md'}", file=sys.stderr)
     return 0
-
-
-def evaluate(args: argparse.Namespace) -> None:
-    """Scores a trained model on labelled examples."""
-    from fastbert.finetuning.evaluation import PATTERNS, has_several_labels, task_of_model
-
-    check_outputs([args.output, args.predictions], [args.input, args.model])
-    folder = files.locate(args.model, PATTERNS, local_files_only=args.local_files_only)
-    kind = args.task or task_of_model(folder)
-    how = replace(read_options(args), multi_label=has_several_labels(folder, kind))
-    if kind not in _EXAMPLES:
-        raise InputError(f"eval does not know the task {kind!r}; it knows {', '.join(_EXAMPLES)}")
-    if args.output is not None:
-        check_ending(args.output, (".json", ".jsonl"), "metrics")
-    form = ".jsonl"
-    if args.predictions is not None:
-        form = check_ending(args.predictions, (*ROWS, ".conll") if kind == "ner" else ROWS, f"predictions of {kind}")
-    with ExitStack() as stack:
-        written = {
-            name: stack.enter_context(files.replacing(path))
-            for name, path in (("metrics", args.output), ("predictions", args.predictions))
-            if path is not None
-        }
-        _evaluate(args, folder, kind, how, written, form)
-
-
-def _evaluate(args: argparse.Namespace, folder: Path, kind: str, how: Any, written: dict[str, Path], form: str) -> None:
-    """Evaluates the model and writes to the files in `written`, which are known to be writable."""
-    from fastbert.finetuning import FineTuneOptions
-    from fastbert.finetuning.evaluation import evaluate_model
-    from fastbert.finetuning.metrics import tag_metrics
-    from fastbert.finetuning.reading import read_split
-
-    split = read_split(kind, args.input, "input", how)
-    options = FineTuneOptions(metrics=tuple(args.metric) or how.metrics, labels=labels_of(args), overlong=args.overlong)
-    found = evaluate_model(folder, split, kind, options, args.device)
-    metrics = dict(found.metrics)
-    if args.strict and kind == "ner":
-        gold, tags = [row["gold"] for row in found.predictions], [row["tags"] for row in found.predictions]
-        metrics |= {f"strict_{name}": v for name, v in tag_metrics(("f1", "precision", "recall"), gold, tags, True).items()}
-    for note in split.notes:
-        print(printable(f"fastbert: note: {note}"), file=sys.stderr)
-    if "predictions" in written:
-        write_rows(written["predictions"], found.predictions, form)
-    if args.report is not None:
-        _write_report(Path(args.report), found, metrics)
-    text = json.dumps({**metrics, "examples": len(split.examples)})
-    if "metrics" in written:
-        written["metrics"].write_text(text + "\n", encoding="utf-8")
-    else:
-        print(text)
-
-
-def _write_report(folder: Path, found: Any, metrics: dict[str, float]) -> None:
-    """Writes the scores and the errors of an evaluation in Markdown and JSON, with a picture."""
-    from fastbert.finetuning.results import summary, write_errors
-
-    folder.mkdir(parents=True, exist_ok=True)
-    errors = write_errors(folder, found.problem, found.predictions)
-    count = len(found.predictions)
-    lines = [f"# {found.problem.kind}: {count:,} examples", "", summary([metrics]), "", *errors.lines]
-    files.write_text(folder / "report.md", "\n".join(lines) + "\n")
-    content = {**metrics, "examples": count, **errors.values}
-    files.write_text(folder / "metrics.json", json.dumps(content, indent=1) + "\n")
-    print(f"report -> {folder / 'report.md'}", file=sys.stderr)
 
 
 def features(args: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from fastbert.commands.adding import Commands, add, add_group, add_threads, mode
 from fastbert.commands.options import recipe_of, text_options
 from fastbert.commands.studies import ablate
 from fastbert.commands.tokenizers import train_tokenizer
-from fastbert.data.documents import read_sentences, source_hashes
+from fastbert.data.documents import expand_sources, read_sentences, source_hashes
 from fastbert.errors import InputError, printable
 from fastbert.progress import LINES, progress
 
@@ -56,6 +56,9 @@ def register(commands: Commands) -> None:
 
     sub = add(commands, "pretrain", pretrain, "fastbert pretrain minute -o minute-bert/")
     sub.add_argument("recipe", help="a .toml file, or a recipe of the package: base, minute")
+    sub.add_argument(
+        "--print-recipe", action=_PrintRecipe, metavar="NAME", help="print a recipe as TOML, to start one's own from"
+    )
     sub.add_argument("-o", "--output", required=True, help="the directory of the run; the same command resumes it")
     sub.add_argument("--corpus", help="a folder written by `fastbert data build`, in place of the recipe's text")
     sub.add_argument("--objective", choices=OBJECTIVES, help="overrides the recipe's")
@@ -93,6 +96,16 @@ def register(commands: Commands) -> None:
     study.add_argument("--epochs", type=int, help="default: 3")
     study.add_argument("--seeds", type=int, default=1, help="training runs per row (default: 1)")
     study.add_argument("--max-length", type=int, help="tokens per sequence (default: the model's limit)")
+
+
+class _PrintRecipe(argparse.Action):
+    """Prints a recipe and ends, as --version does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, value: Any, option: str | None = None) -> None:
+        from fastbert.training import Recipe
+
+        print(Recipe.text_of(value), end="")
+        parser.exit()
 
 
 def _add_text(parser: argparse.ArgumentParser) -> None:
@@ -155,7 +168,7 @@ def build(args: argparse.Namespace) -> None:
 
 def _request(args: argparse.Namespace, ready: bool) -> dict[str, Any] | None:
     """The inputs and settings of a build, to recognize it later; None if the text cannot be read twice."""
-    inputs = [Path(args.input[0]) / "manifest.json"] if ready else args.input
+    inputs = [Path(args.input[0]) / "manifest.json"] if ready else expand_sources(args.input)
     hashes = source_hashes(inputs)
     if len(hashes) < len(set(map(str, inputs))):
         return None
@@ -184,11 +197,12 @@ def _build_corpus(args: argparse.Namespace, output: Path, request: dict[str, Any
     if not args.tokenizer:
         raise InputError("--tokenizer is needed: a directory of `fastbert tokenizer train`, or a hub id")
     tokenizer = fastbert.BertTokenizer.from_pretrained(args.tokenizer)
-    sizes = [Path(path).stat().st_size for path in args.input if Path(path).is_file()]
+    sources = expand_sources(args.input)
+    sizes = [Path(path).stat().st_size for path in sources if Path(path).is_file()]
     started = time.perf_counter()
     with progress(sum(sizes) or None, "byte", "build", LINES, scale=True) as bar:
-        sentences = read_sentences(args.input, **text_options(args), advance=bar.update)
-        about = {"sources": args.input, "text": text_options(args), "request": request}
+        sentences = read_sentences(sources, **text_options(args), advance=bar.update)
+        about = {"sources": sources, "text": text_options(args), "request": request}
         report = build_corpus(sentences, tokenizer, output, held_out=args.held_out, shard_tokens=args.shard_tokens, about=about)
     seconds = time.perf_counter() - started
     speed = f", {sum(sizes) / 1e6 / seconds:.1f} MB/s" if sizes else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 import fastbert
 from fastbert.commands.adding import check_outputs
 from fastbert.commands.options import text_options
-from fastbert.data.documents import Sentences
+from fastbert.data.documents import Sentences, expand_sources
 from fastbert.data.texts import read_texts
 from fastbert.errors import InputError
 from fastbert.terminal import shows_progress
@@ -33,7 +33,7 @@ def train_tokenizer(args: argparse.Namespace) -> None:
     share = _share(args.held_out)
     if once and share is not None:
         raise InputError(f"held_out = {args.held_out}: standard input cannot be read twice; name a file to hold out")
-    texts: Iterable[str] = Sentences(args.input, **text_options(args))
+    texts: Iterable[str] = Sentences(expand_sources(args.input), **text_options(args))
     reported: Iterable[str] | None = _Part(texts, 100, True)
     place = "every 100th text trained on"
     if share is not None:

@@ -10,6 +10,7 @@ Formats:
 
 from __future__ import annotations
 
+import glob
 import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -189,6 +190,24 @@ class Sentences:
 
     def __iter__(self) -> Iterator[str]:
         return (sentence for sentence in read_sentences(self.sources, **self.options) if sentence is not None)
+
+
+def expand_sources(sources: Iterable[str | Path]) -> list[str]:
+    """The files that sources name: patterns such as "books/*.txt" or "books/**/*.md" in alphabetical order, the rest as it is.
+
+    Raises:
+        InputError: a pattern that matches no file.
+    """
+    found: list[str] = []
+    for source in map(str, sources):
+        if source.startswith("python:") or not glob.has_magic(source) or Path(source).exists():
+            found.append(source)
+            continue
+        matches = sorted(path for path in glob.glob(source, recursive=True) if Path(path).is_file())  # noqa: PTH207 - "~/*", "/*"
+        if not matches:
+            raise InputError(f"{source} matches no file")
+        found += matches
+    return found
 
 
 def source_hashes(paths: Iterable[str | Path]) -> dict[str, str]:

@@ -15,7 +15,7 @@ import torch
 from fastbert import files
 from fastbert.data.batches import Budget, EpochBatches
 from fastbert.data.corpus import HELD_OUT, Corpus, build_corpus
-from fastbert.data.documents import Sentences, read_sentences, source_hashes
+from fastbert.data.documents import Sentences, expand_sources, read_sentences, source_hashes
 from fastbert.data.examples import CorpusExamples, Examples
 from fastbert.data.static import StaticExamples, is_static
 from fastbert.errors import CheckpointError, InputError
@@ -33,7 +33,7 @@ CLASSES: dict[str, Any] = {
 EVALUATION_SEED = 1_000_003  # for masking held-out text: the same for every run, so that runs can be compared
 
 # Keys that may differ in a resumed run: they do not change what is learned, or only change its rounding.
-_FREE = {"data.corpus"} | {
+_FREE = {"data.corpus", "target.below_unigram"} | {
     f"run.{name}"
     for name in (
         "log_every",
@@ -49,13 +49,14 @@ _FREE = {"data.corpus"} | {
 }
 
 
-def prepare_folder(recipe: Recipe, folder: Path, begun: bool) -> None:
+def prepare_folder(recipe: Recipe, folder: Path, begun: bool, progress: Callable[[str], None]) -> None:
     """Creates the output folder and writes the recipe into it.
 
     Args:
         recipe: the recipe of the run.
         folder: the output folder of the run.
-        begun: whether there is a checkpoint, which only the same recipe may resume from.
+        begun: whether there is a checkpoint, which only the same recipe may resume from, or one with more steps.
+        progress: called with a message if the run gets more steps than it was planned for.
 
     Raises:
         InputError: the folder holds something else, or a run of another recipe. CheckpointError: it cannot be written.
@@ -65,6 +66,9 @@ def prepare_folder(recipe: Recipe, folder: Path, begun: bool) -> None:
         for key, before, now in differences(files.read_json(path), json.loads(json.dumps(recipe.to_dict()))):
             if not begun and key.startswith("data."):
                 shutil.rmtree(folder / "corpus", ignore_errors=True)  # of a recipe without a checkpoint
+            if begun and key == "phases" and lengthened(before, now):
+                progress(_about_more_steps(recipe, sum(phase["steps"] for phase in before)))
+                continue
             if begun and key not in _FREE:
                 raise InputError(
                     f"{folder} holds a run with {key} = {before!r}; now it is {now!r}: name another output, or the same value"
@@ -76,6 +80,25 @@ def prepare_folder(recipe: Recipe, folder: Path, begun: bool) -> None:
     except OSError as error:
         raise CheckpointError(f"cannot write {folder}: {error.strerror}") from None
     files.write_text(path, json.dumps(recipe.to_dict(), indent=1) + "\n")
+
+
+def _about_more_steps(recipe: Recipe, before: int) -> str:
+    text, schedule = f"the run is lengthened from {before:,} to {recipe.steps:,} steps", recipe.schedule.name
+    if schedule == "constant":
+        return text
+    return (
+        f"{text}; the steps so far had the learning rates of the shorter run (schedule.name = {schedule!r}), so it will not be "
+        "the same as a run that was planned longer"
+    )
+
+
+def lengthened(before: Any, now: Any) -> bool:
+    """Whether phases are those of before with more steps in the last one, or with further phases, and nothing else."""
+    *same, last = before
+    if now[: len(same)] != same or len(now) < len(before):
+        return False
+    longer = now[len(same)]
+    return {**longer, "steps": last["steps"]} == last and longer["steps"] >= last["steps"]
 
 
 def differences(before: Any, now: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -98,7 +121,8 @@ def prepare_corpus(recipe: Recipe, folder: Path, progress: Callable[[str], None]
         raise InputError(
             f"give data.corpus, a folder of `fastbert data build`, or data.sources, text to build one of; {got} given"
         )
-    hashes = source_hashes(data.sources)
+    sources = expand_sources(data.sources)
+    hashes = source_hashes(sources)
     manifest = files.read_json_if_present(folder / "corpus" / "manifest.json") if data.sources else {}
     for source, digest in (manifest.get("source_sha256") or {}).items():
         if hashes.get(source) != digest:
@@ -108,9 +132,9 @@ def prepare_corpus(recipe: Recipe, folder: Path, progress: Callable[[str], None]
     if data.sources and not manifest:
         progress(f"vocabulary of {data.vocab_size:,} entries and corpus from {', '.join(data.sources)}")
         longest = max(phase.max_length for phase in recipe.phases)
-        tokenizer = BertTokenizer.train(Sentences(data.sources), data.vocab_size, model_max_length=longest)
+        tokenizer = BertTokenizer.train(Sentences(sources), data.vocab_size, model_max_length=longest)
         about = {"source_sha256": hashes}
-        report = build_corpus(read_sentences(data.sources), tokenizer, folder / "corpus", held_out=data.held_out, about=about)
+        report = build_corpus(read_sentences(sources), tokenizer, folder / "corpus", held_out=data.held_out, about=about)
         progress(report.table())
 
 

@@ -110,7 +110,7 @@ class _Run:
             check_tensorboard()
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.run.keep)
         self._alone(lambda: claim.enter_context(files.claimed(folder)))
-        self._alone(lambda: prepare_folder(recipe, folder, self.checkpoints.any()))
+        self._alone(lambda: prepare_folder(recipe, folder, self.checkpoints.any(), self._show_status))
         self._alone(lambda: prepare_corpus(recipe, folder, self._show_status))
         self._alone(self.checkpoints.clean)
         self._alone(lambda: check_corpus(recipe, folder))

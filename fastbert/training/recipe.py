@@ -79,7 +79,7 @@ class OptimizerPart:
 
 @dataclass(frozen=True)
 class SchedulePart:
-    """The learning-rate schedule over all phases: "hf" or "google"."""
+    """The learning-rate schedule over all phases: "hf", "google" or "constant"; see `fastbert.training.schedules`."""
 
     name: str = "hf"
     warmup_steps: int = 10_000
@@ -201,12 +201,7 @@ class Recipe:
         Raises:
             InputError: no such file or name, not TOML, an unknown key (the message suggests the nearest one), a wrong value.
         """
-        path = Path(path_or_name)
-        if not path.is_file() and (RECIPES / f"{path_or_name}.toml").is_file():
-            path = RECIPES / f"{path_or_name}.toml"
-        if not path.is_file():
-            names = ", ".join(sorted(one.stem for one in RECIPES.glob("*.toml")))
-            raise InputError(f"there is no recipe {path_or_name}: give a .toml file or one of {names}")
+        path = _find(path_or_name)
         try:
             text = path.read_text(encoding="utf-8")
             values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
@@ -225,7 +220,10 @@ class Recipe:
         return dataclasses.asdict(self)
 
     def override(self, *changes: str) -> Recipe:
-        """The recipe with single values changed, such as "optimizer.lr=1e-4" or "phases.0.steps=100"; values are TOML."""
+        """The recipe with single values changed, such as "optimizer.lr=1e-4" or "phases.0.steps=100"; values are TOML.
+
+        A target is one for the recipe's own text: with other text, and none of its own among the changes, there is none.
+        """
         values = self.to_dict()
         for change in changes:
             key, equals, text = change.partition("=")
@@ -241,7 +239,27 @@ class Recipe:
             if place != "model.config":
                 _known({last: None}, list(target), place)
             target[last] = _value(text.strip())
-        return Recipe.from_dict(values)
+        changed = Recipe.from_dict(values)
+        other_text = (changed.data.corpus, changed.data.sources) != (self.data.corpus, self.data.sources)
+        if other_text and not any(change.strip().startswith("target.") for change in changes):
+            changed = dataclasses.replace(changed, target=TargetPart())
+        return changed
+
+    @staticmethod
+    def text_of(name: str) -> str:
+        """The TOML of a recipe of the package, or of a file, comments included; raises as `load`."""
+        return _find(name).read_text(encoding="utf-8")
+
+
+def _find(path_or_name: str | Path) -> Path:
+    """The file of a recipe."""
+    path = Path(path_or_name)
+    if not path.is_file() and (RECIPES / f"{path_or_name}.toml").is_file():
+        path = RECIPES / f"{path_or_name}.toml"
+    if not path.is_file():
+        names = ", ".join(sorted(one.stem for one in RECIPES.glob("*.toml")))
+        raise InputError(f"there is no recipe {path_or_name}: give a .toml file or one of {names}")
+    return path
 
 
 def _step_into(target: Any, name: str, place: str) -> Any:

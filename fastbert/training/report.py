@@ -43,9 +43,10 @@ def write_report(folder: Path) -> None:
             if name in held_out[-1]
         ]
         gain = entropy - held_out[-1]["masked_lm_loss"]
+        where = "below" if gain >= 0 else "above"
         lines += [
             "",
-            f"Unigram entropy of the held-out text: {entropy:.3f} nats; the MLM loss ends {gain:.3f} below it.",
+            f"Unigram entropy of the held-out text: {entropy:.3f} nats; the MLM loss ends {abs(gain):.3f} {where} it.",
             "",
         ]
     if train and _plot(folder / "loss.png", train, held_out):
