@@ -7,7 +7,6 @@ characters that a terminal would interpret.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 LIMIT = 480  # maximum characters of a message
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -54,10 +53,8 @@ class TrainingError(FastbertError, RuntimeError):
     """A training run that cannot continue; the message names the step and the last good checkpoint."""
 
 
-def refuse_push(keywords: Mapping[str, object]) -> None:
-    """Raises ArgumentError if the keywords of a save_pretrained call ask to push to the hub."""
-    if keywords.get("push_to_hub"):
-        raise ArgumentError("push_to_hub is not supported: save to a folder and call huggingface_hub.upload_folder")
+class HubError(FastbertError, RuntimeError):
+    """The Hugging Face hub cannot be reached, or refuses what was asked."""
 
 
 class StoppedError(TrainingError):

@@ -466,14 +466,6 @@ def _(folder: Path) -> None:
     refused(InputError, "names no single device", fastbert.BertModel.from_pretrained, folder, device_map=both)
 
 
-@case("pushing")
-def _(folder: Path) -> None:
-    model, _ = make_pair("BertModel")
-    for one in (model, model.config, tokenizer()):
-        refused(ArgumentError, "push_to_hub is not supported", one.save_pretrained, folder / "m", push_to_hub=True)
-    assert not (folder / "m").exists()
-
-
 # -- absent ------------------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 finding.py   where they are, and what identifies them     reading.py    JSON
 writing.py   whole or not at all                          claiming.py   folders that one process at a time works in
+rows.py      results, as a file's ending says             pushing.py    to the hub
 """
 
 from fastbert.files.claiming import claimed, holds_nothing

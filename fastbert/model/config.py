@@ -14,7 +14,8 @@ import torch
 
 from fastbert import files, schema
 from fastbert.choices import SIZES
-from fastbert.errors import ConfigError, refuse_push
+from fastbert.errors import ConfigError
+from fastbert.files.pushing import Pushes, push_if_asked
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -66,7 +67,7 @@ _ABSENT: dict[str, Any] = {
 
 
 @dataclass
-class BertConfig:
+class BertConfig(Pushes):
     """The shape and behaviour of a BERT model, field by field as in `transformers.BertConfig`.
 
     Fields that fastbert does not know are kept in `extra`, also those that are set later, and written back by
@@ -320,10 +321,10 @@ class BertConfig:
         return {**differing, "model_type": self.model_type}
 
     def save_pretrained(self, save_directory: str | Path, **ignored: Any) -> None:
-        """Writes config.json to `save_directory`, which is made if absent."""
-        refuse_push(ignored)
+        """Writes config.json to `save_directory`, which is made if absent; with `push_to_hub=True` then pushes it."""
         Path(save_directory).mkdir(parents=True, exist_ok=True)
         self.to_json_file(Path(save_directory) / "config.json")
+        push_if_asked(self, save_directory, bool(ignored.get("push_to_hub")), ignored)
 
     def to_json_string(self, use_diff: bool = False) -> str:
         """config.json as text; with `use_diff` only what `to_diff_dict` has."""

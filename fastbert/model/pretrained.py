@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fastbert import files, interop
-from fastbert.errors import BackendError, ConfigError, InputError, refuse_push
+from fastbert.errors import BackendError, ConfigError, InputError
+from fastbert.files.pushing import Pushes, push_if_asked
 from fastbert.model import adapters, checkpoint
 from fastbert.model.config import BertConfig
 from fastbert.model.loading import cast, known_fields, log_report, one_device, resolve_dtype
@@ -38,7 +39,7 @@ _HARMLESS = (
 
 
 @interop.joins("transformers", "PreTrainedModel")
-class BertPreTrainedModel(TiedEmbeddings, Recomputes, nn.Module):
+class BertPreTrainedModel(TiedEmbeddings, Recomputes, Pushes, nn.Module):
     """Base of the model classes. Construct from a `BertConfig` for random weights, or use `from_pretrained`.
 
     Where transformers is loaded its `PreTrainedModel` is a base of this class: see `interop`.
@@ -229,22 +230,24 @@ class BertPreTrainedModel(TiedEmbeddings, Recomputes, nn.Module):
             save_directory: made if absent.
             is_main_process: False writes nothing: another process does.
             state_dict: in place of the model's own.
-            push_to_hub: only False.
+            push_to_hub: then also call `push_to_hub`.
             max_shard_size: bytes of a file of weights, or "500MB"; more is split into shards with an index. None: one file.
-            ignored: keywords of transformers' method that have no meaning here.
+            ignored: keywords of `push_to_hub`, with `repo_id` by default the folder's name; others of transformers' method have
+                no meaning here.
 
         Raises:
-            ArgumentError: `push_to_hub`. CheckpointError: the folder cannot be written, or a tensor has no values.
+            HubError: see `push_to_hub`. CheckpointError: the folder cannot be written, or a tensor has no values.
         """
-        refuse_push({"push_to_hub": push_to_hub})
         if not is_main_process:
             return
         if adapters.are_on(self):
             adapters.save(self, save_directory, state_dict)
-            return
-        self.config.architectures = [type(self).__name__]
-        self.config.dtype = self.dtype
-        checkpoint.save(self.state_dict() if state_dict is None else state_dict, self.config, save_directory, max_shard_size)
+        else:
+            self.config.architectures = [type(self).__name__]
+            self.config.dtype = self.dtype
+            state = self.state_dict() if state_dict is None else state_dict
+            checkpoint.save(state, self.config, save_directory, max_shard_size)
+        push_if_asked(self, save_directory, push_to_hub, ignored)
 
     @torch.no_grad()
     def _start_missing(self, dtype: torch.dtype) -> None:

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, normalizers, processors
 from tokenizers.models import WordPiece
 
 from fastbert import files, interop
-from fastbert.errors import CheckpointNotFoundError, InputError, refuse_push
+from fastbert.errors import CheckpointNotFoundError, InputError
+from fastbert.files.pushing import Pushes, push_if_asked
 from fastbert.text.encoding import check_counts, check_side
 from fastbert.text.entries import Entries
 from fastbert.text.tokenizer_files import (
@@ -27,7 +28,7 @@ from fastbert.text.vocabulary import SPECIAL_TOKENS, train_vocabulary
 from fastbert.text.wordpiece import as_added, check_encodes, from_vocab, token_fields, with_added
 
 
-class SavedTokenizer(Entries):
+class SavedTokenizer(Pushes, Entries):
     """Reading, writing and training; a base of `BertTokenizer`, whose constructor `train` calls."""
 
     name_or_path: str
@@ -109,15 +110,15 @@ class SavedTokenizer(Entries):
 
         Args:
             save_directory: made if absent; other files in it stay.
-            ignored: keywords of transformers' method that have no meaning here.
+            ignored: `push_to_hub` and its keywords, as of a model's `save_pretrained`; others of transformers' method have no
+                meaning here.
 
         Returns:
             The files.
 
         Raises:
-            InputError: a vocabulary that no vocab.txt can hold. ArgumentError: `push_to_hub`.
+            InputError: a vocabulary that no vocab.txt can hold. HubError: see `push_to_hub`.
         """
-        refuse_push(ignored)
         lines = vocab_lines(self._tokenizer.get_vocab(with_added_tokens=False))
         settings: dict[str, Any] = {**self._settings, "tokenizer_class": "BertTokenizer", **self.init_kwargs}
         if settings["max_input_chars_per_word"] == 100:
@@ -129,6 +130,7 @@ class SavedTokenizer(Entries):
             files.write_text(part / "vocab.txt", "".join(f"{line}\n" for line in lines))
             files.write_text(part / "tokenizer.json", self._tokenizer.to_str(pretty=True))
             files.write_text(part / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
+        push_if_asked(self, save_directory, bool(ignored.get("push_to_hub")), ignored)
         return tuple(str(Path(save_directory) / name) for name in ("tokenizer_config.json", "vocab.txt", "tokenizer.json"))
 
     @property
