@@ -185,7 +185,7 @@ def test_a_disk_without_room_is_said_before_the_work(folder: Path, tmp_path: Pat
     import shutil
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
-    with pytest.raises(CheckpointError, match="the features want 0 MiB in .*, 0 MiB are free"):
+    with pytest.raises(CheckpointError, match=r"the cache of features needs 0\.\d MiB in .*, and 0\.0 MiB are free"):
         prepared(folder, tmp_path)
 
 

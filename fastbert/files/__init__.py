@@ -9,6 +9,7 @@ from fastbert.files.claiming import claimed, holds_nothing
 from fastbert.files.finding import HUB_OPTIONS, fingerprint, locate, sha256, split_hub_options
 from fastbert.files.reading import MAX_JSON_BYTES, read_json, read_json_if_present, read_json_list
 from fastbert.files.writing import (
+    check_room,
     clear_leftovers,
     new_folder,
     remove_folder,
@@ -22,6 +23,7 @@ from fastbert.files.writing import (
 __all__ = [
     "HUB_OPTIONS",
     "MAX_JSON_BYTES",
+    "check_room",
     "claimed",
     "clear_leftovers",
     "fingerprint",

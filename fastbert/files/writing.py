@@ -22,6 +22,7 @@ from fastbert.stopping import held
 PART = ".part"  # ends the names of what is being written
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.part")  # names that tempfile gives
 _LONGEST = 200  # characters of a name that a temporary one repeats
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _MOST_LINKS = 256  # files of a folder that is exchanged to change some of them
 
 
@@ -33,15 +34,46 @@ def replacing(path: str | Path) -> Iterator[Path]:
     symbolic link stays, and what it points to is replaced.
 
     Raises:
-        CheckpointError: the folder does not exist or cannot be written, or `path` is a directory or a device.
+        CheckpointError: the folder does not exist or cannot be written, `path` is a directory or a device, or the disk is full.
     """
     path = Path(path).resolve()
     if path.exists() and not path.is_file():
         raise CheckpointError(f"cannot write {path}: it is {'a directory' if path.is_dir() else 'not a regular file'}")
     with _temporary(path, _new_file) as part:
-        yield part
+        try:
+            yield part
+        except OSError as error:
+            short = error.errno is None and "requested and" in str(error)  # how numpy says that less was written
+            if error.errno not in _FULL and not short:
+                raise
+            written = part.stat().st_size if part.is_file() else 0
+            why = error.strerror or os.strerror(errno.ENOSPC)
+            raise CheckpointError(f"cannot write {path} after {written:,} bytes of it: {why}") from error
         part.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
         part.replace(path)
+
+
+def check_room(folder: str | Path, size: int, what: str) -> None:
+    """Checks that a disk has room.
+
+    Args:
+        folder: where it is to be written; need not exist yet.
+        size: bytes.
+        what: that is to be written, for the message.
+
+    Raises:
+        CheckpointError: less is free.
+    """
+    place = Path(folder).resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if size > free:
+        raise CheckpointError(f"{what} needs {_amount(size)} in {folder}, and {_amount(free)} are free")
+
+
+def _amount(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
 
 
 @contextmanager
@@ -164,7 +196,7 @@ def replacing_folder(folder: str | Path, known: Mapping[str, int] | None = None)
             if known is not None and part.is_dir():
                 _bring_along(part, folder, known)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _FULL:
             raise CheckpointError(f"cannot write {folder}: {error.strerror}; nothing of it was kept") from error
         raise
 

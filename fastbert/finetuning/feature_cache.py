@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from fastbert import files
-from fastbert.errors import CheckpointError
 from fastbert.model.composed import ComposedModel
 from fastbert.packing import PackedBatch
 from fastbert.packing.batching import run
@@ -93,9 +92,7 @@ class FeatureCache:
     def _compute(self, store: Path, layers: Sequence[int], framed: Framed, bounds: np.ndarray, show: Show) -> None:
         rows, width = int(bounds[-1]), self.model.config.hidden_size
         size = rows * width * 4 * len(layers)
-        free = shutil.disk_usage(store).free
-        if size > free:
-            raise CheckpointError(f"the features want {size / 2**20:,.0f} MiB in {store}, {free / 2**20:,.0f} MiB are free")
+        files.check_room(store, size, "the cache of features")
         self.progress(f"features of {len(framed):,} sequences: {len(layers)} layers, {size / 2**20:,.0f} MiB -> {store}")
         parts = [store / f"layer-{layer}.part.npy" for layer in layers]
         arrays = [np.lib.format.open_memmap(part, "w+", np.float32, (rows, width)) for part in parts]

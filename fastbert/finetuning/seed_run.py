@@ -117,6 +117,7 @@ class SeedRun:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "float16")
         folder.mkdir(parents=True, exist_ok=True)
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=1)
+        self.checkpoints.check_room(self.model)
         self.step, self.seconds, self.tokens = 0, 0.0, 0
         self.best: dict[str, Any] = {"epoch": 0, "metrics": {}}
         self.losses: list[torch.Tensor] = []

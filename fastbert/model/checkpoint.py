@@ -197,6 +197,8 @@ def save(state: Mapping[str, Tensor], config: BertConfig, folder: str | Path, ma
             continue
         unique[name] = tensor
     shards, index = _shards(unique, max_shard_size)
+    for name, tensors in shards.items():
+        files.check_room(folder, sum(tensor.nbytes for tensor in tensors.values()), name)
     with files.updating_folder(folder) as place:
         for name, tensors in shards.items():
             with files.replacing(place / name) as part:

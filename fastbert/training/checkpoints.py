@@ -78,6 +78,15 @@ class Checkpoints:
             shutil.rmtree(path)
         return target
 
+    def check_room(self, model: torch.nn.Module) -> None:
+        """Checks that the disk has room for one more checkpoint: the parameters, and AdamW's two moments of those trained.
+
+        Raises:
+            CheckpointError: it has not; the message says how much is needed and free.
+        """
+        size = sum(p.numel() * 4 * (3 if p.requires_grad else 1) for p in model.parameters())
+        files.check_room(self.folder, size, "a checkpoint")
+
     def any(self) -> bool:
         """Whether there is any checkpoint, intact or damaged."""
         return next(self._found(), None) is not None

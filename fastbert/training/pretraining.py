@@ -116,6 +116,7 @@ class _Run:
         self._alone(lambda: check_corpus(recipe, folder))
         self.sources = open_sources(recipe, folder)
         model = build_model(recipe, self.sources)
+        self._alone(lambda: self.checkpoints.check_room(model))
         state = self._load_checkpoint(model)
         self.sharded = recipe.run.sharded and world.size > 1
         self.limits = model.base_model.limits
