@@ -26,13 +26,15 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cpu": cpu,
         "cores": cores,
         "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "blas": _blas(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
     if device.type == "cuda":
         facts.update(device=slug(torch.cuda.get_device_name(device)), cuda=torch.version.cuda, driver=_driver())
     else:
-        facts.update(device=slug(f"{cpu}-{cores}-cores"), cuda=None, driver=None)
+        facts.update(device=slug(f"{cpu}-{facts['instructions']}-{cores}-cores"), cuda=None, driver=None)
     return facts | {name: _version(name) for name in PACKAGES}
 
 
@@ -54,6 +56,17 @@ def _driver() -> str | None:
         return subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout.split("\n")[0].strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _blas() -> str:
+    """The libraries of matrix products that PyTorch was built with: "MKL 2024.2, oneDNN 3.12.0"."""
+    text = torch.__config__.show()
+    found = {
+        "MKL": re.search(r"Math Kernel Library Version (\S+?)-", text),
+        "OpenBLAS": re.search(r"OpenBLAS (\S+)", text),
+        "oneDNN": re.search(r"MKL-DNN v(\S+)", text),
+    }
+    return ", ".join(f"{name} {match[1]}" for name, match in found.items() if match)
 
 
 def _cpu_name() -> str:
