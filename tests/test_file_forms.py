@@ -185,3 +185,20 @@ def test_a_json_line_that_is_cut_short_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "x"\n')
     with pytest.raises(InputError, match=r"a\.jsonl, line 1: not JSON \(.* line 1 column 13"):
         [*read_texts(tmp_path / "a.jsonl")]
+
+
+def test_text_for_pre_training_is_read_in_its_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{i};der Fuchs läuft über die Straße {i % 3}." for i in range(40)]
+    (tmp_path / "t.csv").write_bytes("\n".join(["nr;text", *rows]).encode("latin-1"))
+    (tmp_path / "t.txt").write_bytes("\n".join(rows).encode("latin-1"))
+    form = ("--encoding", "latin-1", "--delimiter", ";")
+    source, tokens = str(tmp_path / "t.csv"), str(tmp_path / "tok")
+    assert cli.main(["tokenizer", "train", str(tmp_path / "t.txt"), "-o", tokens, "--vocab-size", "60"]) == 2
+    assert "--encoding 'latin-1'" in capsys.readouterr().err
+    assert cli.main(["tokenizer", "train", source, "-o", tokens, "--vocab-size", "60", *form]) == 0
+    build = ["data", "build", source, "--tokenizer", tokens]
+    assert cli.main([*build, "-o", str(tmp_path / "c"), *form]) == 0
+    assert cli.main([*build, "-o", str(tmp_path / "c"), *form]) == 0
+    assert "already holds this build" in capsys.readouterr().err
+    assert cli.main([*build, "-o", str(tmp_path / "d"), "--encoding", "latin-1"]) == 2
+    assert "--delimiter" in capsys.readouterr().err

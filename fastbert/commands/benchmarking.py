@@ -166,7 +166,7 @@ def _transformers(args: argparse.Namespace, embedder: Any) -> Encode:
 
     @torch.inference_mode()
     def encode(texts: Sequence[str]) -> Any:
-        from fastbert.pooling import pool
+        from fastbert.model.pooling import pool
 
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         found = torch.empty(len(texts), embedder.get_embedding_dimension())

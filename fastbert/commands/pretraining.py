@@ -15,13 +15,15 @@ from typing import Any
 
 import fastbert
 from fastbert.choices import BALANCES, FORMATS, OBJECTIVES, RANDOM_WORDS, SELECTIONS
-from fastbert.commands.adding import Commands, add, add_group, add_threads, model_path
-from fastbert.commands.options import recipe_of, text_options
+from fastbert.commands.adding import Commands, add, add_form, add_group, add_threads, model_path
+from fastbert.commands.options import form_of, recipe_of, text_options
 from fastbert.commands.studies import ablate
 from fastbert.commands.tokenizers import train_tokenizer
 from fastbert.data.documents import expand_sources, read_sentences, source_hashes
 from fastbert.errors import InputError, printable
 from fastbert.progress import LINES, progress
+
+_INSTANT = 1 << 20  # bytes of text that are read before a line of progress could be
 
 
 def register(commands: Commands) -> None:
@@ -116,7 +118,10 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--column", default="text", help="key of JSON lines, or column of a table (default: text)")
     parser.add_argument("--language", default="en", help="language of the sentence splitter (default: en)")
     parser.add_argument("--whole-files", action="store_true", help="treat each file as one document")
-    parser.add_argument("--errors", choices=["strict", "replace"], default="strict", help="what to do with invalid UTF-8")
+    parser.add_argument(
+        "--errors", choices=["strict", "replace"], default="strict", help="what to do with bytes that are not text"
+    )
+    add_form(parser)
 
 
 def _add_examples(parser: argparse.ArgumentParser) -> None:
@@ -178,6 +183,8 @@ def _request(args: argparse.Namespace, ready: bool) -> dict[str, Any] | None:
         "language",
         "whole_files",
         "errors",
+        "encoding",
+        "delimiter",
         "tokenizer",
         "held_out",
         "shard_tokens",
@@ -200,8 +207,9 @@ def _build_corpus(args: argparse.Namespace, output: Path, request: dict[str, Any
     sources = expand_sources(args.input)
     sizes = [Path(path).stat().st_size for path in sources if Path(path).is_file()]
     started = time.perf_counter()
-    with progress(sum(sizes) or None, "byte", "build", LINES, scale=True) as bar:
-        sentences = read_sentences(sources, **text_options(args), advance=bar.update)
+    show = LINES if sum(sizes) > _INSTANT else None
+    with progress(sum(sizes) or None, "byte", "build", show, scale=True) as bar:
+        sentences = read_sentences(sources, **text_options(args), form=form_of(args), advance=bar.update)
         about = {"sources": sources, "text": text_options(args), "request": request}
         report = build_corpus(sentences, tokenizer, output, held_out=args.held_out, shard_tokens=args.shard_tokens, about=about)
     seconds = time.perf_counter() - started

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import fastbert
 from fastbert.commands.adding import check_outputs
-from fastbert.commands.options import text_options
+from fastbert.commands.options import form_of, text_options
 from fastbert.data.documents import Sentences, expand_sources
+from fastbert.data.lines import Form
 from fastbert.data.texts import read_texts
 from fastbert.errors import InputError
 from fastbert.terminal import shows_progress
@@ -33,14 +34,14 @@ def train_tokenizer(args: argparse.Namespace) -> None:
     share = _share(args.held_out)
     if once and share is not None:
         raise InputError(f"held_out = {args.held_out}: standard input cannot be read twice; name a file to hold out")
-    texts: Iterable[str] = Sentences(expand_sources(args.input), **text_options(args))
+    texts: Iterable[str] = Sentences(expand_sources(args.input), **text_options(args), form=form_of(args))
     reported: Iterable[str] | None = _Part(texts, 100, True)
     place = "every 100th text trained on"
     if share is not None:
         every = round(1 / share)
         texts, reported, place = _Part(texts, every, False), _Part(texts, every, True), f"{share:.2%} of the texts, held out"
     elif args.held_out:
-        reported, place = read_texts(args.held_out), args.held_out
+        reported, place = read_texts(args.held_out, form=Form(args.encoding)), args.held_out
     elif once:
         reported = None
     made = not folder.exists()

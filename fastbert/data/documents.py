@@ -20,7 +20,7 @@ from typing import Any
 
 from fastbert import files
 from fastbert.choices import FORMATS
-from fastbert.data.lines import ending, lines
+from fastbert.data.lines import PLAIN, Form, ending, lines
 from fastbert.data.tables import json_rows, missing_key
 from fastbert.data.texts import column_texts
 from fastbert.errors import InputError
@@ -41,6 +41,7 @@ def read_sentences(
     language: str = "en",
     whole_files: bool = False,
     errors: str = "strict",
+    form: Form = PLAIN,
     advance: Advance | None = None,
 ) -> Iterator[str | None]:
     """Yields the sentences of all files in order, and None at the end of each document.
@@ -52,7 +53,8 @@ def read_sentences(
         column: key of a JSON line, column of a table.
         language: language of the text, for sentence splitting (ISO 639-1).
         whole_files: each file is one document, whatever its blank lines.
-        errors: "strict" or "replace", for bytes that are not UTF-8.
+        errors: "strict" or "replace", for bytes that are not text.
+        form: encoding, and the delimiter of tables.
         advance: called with bytes read, for a progress bar.
 
     Raises:
@@ -66,15 +68,20 @@ def read_sentences(
             continue
         path = Path(path)
         read = _READERS[kind or _BY_ENDING.get(ending(path), "text")]
-        stream = partial(lines, path, errors, advance=advance)
-        for sentence in read(stream, path, column, language):
+        stream = partial(lines, path, errors, advance=advance, encoding=form.encoding)
+        for sentence in read(stream, path, column, language, form):
             if sentence is not None or not whole_files:
                 yield sentence
         yield None
 
 
 def _text(
-    stream: Callable[..., Iterator[str]], path: Path, column: str, language: str, boundary: re.Pattern[str] | None = None
+    stream: Callable[..., Iterator[str]],
+    path: Path,
+    column: str,
+    language: str,
+    form: Form,
+    boundary: re.Pattern[str] | None = None,
 ) -> Iterator[str | None]:
     """Reads plain text; with a `boundary`, lines that match it separate documents, and blank lines do not."""
     paragraph: list[str] = []
@@ -97,11 +104,13 @@ def _text(
     yield from _sentences(" ".join(paragraph), language)
 
 
-def _markdown(stream: Callable[..., Iterator[str]], path: Path, column: str, language: str) -> Iterator[str | None]:
-    return _text(stream, path, column, language, _BOUNDARY)
+def _markdown(stream: Callable[..., Iterator[str]], path: Path, column: str, language: str, form: Form) -> Iterator[str | None]:
+    return _text(stream, path, column, language, form, _BOUNDARY)
 
 
-def _one_a_line(stream: Callable[..., Iterator[str]], path: Path, column: str, language: str) -> Iterator[str | None]:
+def _one_a_line(
+    stream: Callable[..., Iterator[str]], path: Path, column: str, language: str, form: Form
+) -> Iterator[str | None]:
     for line in stream(at_most=_LINE):
         if line.strip():
             yield from _pieces(line.strip())
@@ -109,7 +118,7 @@ def _one_a_line(stream: Callable[..., Iterator[str]], path: Path, column: str, l
             yield None
 
 
-def _json(stream: Callable[..., Iterator[str]], path: Path, column: str, language: str) -> Iterator[str | None]:
+def _json(stream: Callable[..., Iterator[str]], path: Path, column: str, language: str, form: Form) -> Iterator[str | None]:
     for number, row in json_rows(stream(), path):
         value = row.get(column) if isinstance(row, dict) else None
         if isinstance(value, str):
@@ -136,8 +145,8 @@ def _of_module(name: str, language: str) -> Iterator[str | None]:
         yield None
 
 
-def _table(stream: Callable[..., Iterator[str]], path: Path, column: str, language: str) -> Iterator[str | None]:
-    for text in column_texts(stream(keep_ends=True), path, column):
+def _table(stream: Callable[..., Iterator[str]], path: Path, column: str, language: str, form: Form) -> Iterator[str | None]:
+    for text in column_texts(stream(keep_ends=True), path, column, form):
         yield from _sentences(" ".join(text.split()), language)
         yield None
 

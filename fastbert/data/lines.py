@@ -102,7 +102,9 @@ def lines(
             yield text if keep_ends else text.rstrip("\r\n")
             number, offset = (number + 1, 0) if ended else (number, offset + len(raw))
     if damaged:
-        warnings.warn(f"{path}: {damaged} lines were not UTF-8; invalid bytes were replaced by U+FFFD", stacklevel=2)
+        warnings.warn(
+            f"{path}: {damaged} lines were not {encoding.upper()}; invalid bytes were replaced by U+FFFD", stacklevel=2
+        )
 
 
 def arriving_lines(encoding: str = "utf-8") -> Iterator[list[str]]:

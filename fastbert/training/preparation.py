@@ -33,7 +33,7 @@ CLASSES: dict[str, Any] = {
 EVALUATION_SEED = 1_000_003  # for masking held-out text: the same for every run, so that runs can be compared
 
 # Keys that may differ in a resumed run: they do not change what is learned, or only change its rounding.
-_FREE = {"data.corpus", "target.below_unigram"} | {
+_FREE = {"data.corpus"} | {
     f"run.{name}"
     for name in (
         "log_every",
@@ -69,7 +69,8 @@ def prepare_folder(recipe: Recipe, folder: Path, begun: bool, progress: Callable
             if begun and key == "phases" and lengthened(before, now):
                 progress(_about_more_steps(recipe, sum(phase["steps"] for phase in before)))
                 continue
-            if begun and key not in _FREE:
+            dropped = key == "target.below_unigram" and not now  # the target of a recipe that runs on other text
+            if begun and key not in _FREE and not dropped:
                 raise InputError(
                     f"{folder} holds a run with {key} = {before!r}; now it is {now!r}: name another output, or the same value"
                 )
