@@ -35,6 +35,7 @@ collect_ignore = ["test_compiled_kernels.py", "test_emulated_faults.py"] if KERN
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     interpreter.patch_once_a_launch()
+    interpreter.share_types()
     interpreter.use_larger_blocks()
 
 
