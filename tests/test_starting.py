@@ -95,10 +95,11 @@ def test_a_name_that_is_nowhere_is_an_attribute_error() -> None:
 def test_a_wrong_backend_in_the_environment_is_one_sentence(minilm: Path, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("a text\n")
     embed = ["embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy")]
-    for command in (["explain", "A text."], ["verify"], embed):
-        found = run("-m", "fastbert", *command, "--model", str(minilm), FASTBERT_BACKEND="fast")
-        assert found.returncode == 2
-        assert found.stderr == "fastbert: FASTBERT_BACKEND: backend 'fast' is not one of auto, triton, reference\n"
+    commands = [[*command, "--model", str(minilm)] for command in (["explain", "A text."], ["verify"], embed)]
+    code = f"from fastbert import cli\nprint([cli.main(command) for command in {commands!r}])"
+    found = run("-c", code, FASTBERT_BACKEND="fast")
+    assert found.stdout == "[2, 2, 2]\n"
+    assert found.stderr == 3 * "fastbert: FASTBERT_BACKEND: backend 'fast' is not one of auto, triton, reference\n"
 
 
 def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path) -> None:
