@@ -1,8 +1,12 @@
-"""Several processes by torchrun (gloo, on a CPU): the same training as one, and what happens when one dies."""
+"""Several processes (gloo, on a CPU): the same training as one, and what happens when one dies.
+
+By torchrun, or forked from a process that has imported everything, with torchrun's variables.
+"""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -11,12 +15,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from pretraining_cases import make_corpus, make_recipe
 
 import fastbert
+from fastbert import cli
 from fastbert.data.corpus import Corpus
 from fastbert.training import pretrain
 from fastbert.training.records import read_metrics
@@ -37,34 +43,59 @@ def alone(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def torchrun(count: int, corpus: Corpus, folder: Path, *changes: str) -> subprocess.Popen[str]:
+def arguments(count: int, corpus: Corpus, folder: Path, changes: tuple[str, ...]) -> tuple[list[str], int]:
+    """Those of the command, and a free port."""
     recipe = folder.parent / f"{folder.name}-{count}.json"
     recipe.write_text(json.dumps(make_recipe(corpus.folder, *STILL, *STEPS, *changes).to_dict()))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    return ["pretrain", str(recipe), "-o", str(folder), "--device", "cpu"], port
+
+
+def torchrun(count: int, corpus: Corpus, folder: Path, *changes: str) -> subprocess.Popen[str]:
+    given, port = arguments(count, corpus, folder, changes)
     launcher = ["torch.distributed.run", f"--nproc-per-node={count}", f"--master-port={port}"]
-    command = [
-        sys.executable,
-        "-m",
-        *launcher,
-        "-m",
-        "fastbert.cli",
-        "pretrain",
-        str(recipe),
-        "-o",
-        str(folder),
-        "--device",
-        "cpu",
-    ]
+    command = [sys.executable, "-m", *launcher, "-m", "fastbert.cli", *given]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0"}
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    return output
+def one_of_several(given: list[str], rank: int, count: int, port: int, output: str) -> None:
+    """What a process of torchrun does."""
+    said = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    raise SystemExit(cli.main(given))
+
+
+class Forked:
+    """The processes of a run, without torchrun."""
+
+    def __init__(self, count: int, corpus: Corpus, folder: Path, *changes: str) -> None:
+        given, port = arguments(count, corpus, folder, changes)
+        self._output = folder.parent / f"{folder.name}-{count}.txt"
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["fastbert.training", "torch._dynamo"])
+        make: Any = context.Process
+        self._processes = [
+            make(target=one_of_several, args=(given, rank, count, port, str(self._output))) for rank in range(count)
+        ]
+        for process in self._processes:
+            process.start()
+
+    def terminate(self) -> None:
+        for process in self._processes:
+            process.terminate()
+
+    def finish(self) -> tuple[str, set[int]]:
+        """What they said, and their exit codes."""
+        for process in self._processes:
+            process.join(120)
+        return self._output.read_text(), {process.exitcode for process in self._processes}
 
 
 def assert_same_to_rounding(folder: Path, other: Path) -> None:
@@ -82,7 +113,13 @@ def assert_same_to_rounding(folder: Path, other: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("sharded", [False, True], ids=["DDP", "FSDP2"])
 def test_two_processes_equal_one_with_the_same_global_batch(corpus: Corpus, alone: Path, tmp_path: Path, sharded: bool) -> None:
-    finish(torchrun(2, corpus, tmp_path / "run", f"run.sharded={str(sharded).lower()}"))
+    if sharded:
+        output, codes = Forked(2, corpus, tmp_path / "run", "run.sharded=true").finish()
+        assert codes == {0}, output
+    else:
+        process = torchrun(2, corpus, tmp_path / "run")
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
     assert_same_to_rounding(tmp_path / "run", alone)
 
 
@@ -91,15 +128,16 @@ def test_a_sharded_run_with_berts_adam_stops_and_goes_on(corpus: Corpus, tmp_pat
     """Weights and optimiser are gathered for the checkpoint and dealt out again."""
     changes = ("optimizer.name=bert-adam", "run.checkpoint_every=5")
     pretrain(make_recipe(corpus.folder, *STILL, *STEPS, *changes), tmp_path / "alone", "cpu")
-    first = torchrun(2, corpus, tmp_path / "run", *changes, "run.sharded=true")
+    first = Forked(2, corpus, tmp_path / "run", *changes, "run.sharded=true")
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "checkpoints" / "step-00000005").is_dir():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     first.terminate()
-    output, _ = first.communicate(timeout=120)
-    assert "stopped by SIGTERM after step" in output or first.returncode == 0, output
-    finish(torchrun(2, corpus, tmp_path / "run", *changes, "run.sharded=true"))
+    output, codes = first.finish()
+    assert "stopped by SIGTERM after step" in output or codes == {0}, output
+    output, codes = Forked(2, corpus, tmp_path / "run", *changes, "run.sharded=true").finish()
+    assert codes == {0}, output
     assert_same_to_rounding(tmp_path / "run", tmp_path / "alone")
 
 
@@ -127,8 +165,8 @@ def test_a_killed_process_ends_the_run_with_a_message_and_it_resumes_alone(corpu
 def test_a_run_of_one_process_goes_on_with_two_and_a_number_that_does_not_fit_is_refused(
     corpus: Corpus, alone: Path, tmp_path: Path
 ) -> None:
-    output, _ = (process := torchrun(3, corpus, tmp_path / "three")).communicate(timeout=120)
-    assert process.returncode != 0
+    output, codes = Forked(3, corpus, tmp_path / "three").finish()
+    assert 0 not in codes
     assert "phases.0.batches_per_step = 4 is not a multiple of the 3 processes" in output
     from fastbert.training.stepper import Stepper
 
@@ -144,5 +182,6 @@ def test_a_run_of_one_process_goes_on_with_two_and_a_number_that_does_not_fit_is
         patch.setattr(Stepper, "step", step_or_stop)
         result = pretrain(make_recipe(corpus.folder, *STILL, *STEPS), tmp_path / "run", "cpu")
     assert result.stopped_by == "SIGTERM"
-    finish(torchrun(2, corpus, tmp_path / "run"))
+    output, codes = Forked(2, corpus, tmp_path / "run").finish()
+    assert codes == {0}, output
     assert_same_to_rounding(tmp_path / "run", alone)
