@@ -148,9 +148,9 @@ def test_recomputed_layers_replay_their_masks() -> None:
 def test_gradients_under_dropout_are_distributed_as_in_transformers() -> None:
     """Mean and variance of the gradient over 400 draws: a mask too strong, too weak or missing at one kind of site moves them.
 
-    The strengths 0.15 for 0.1 in attention or behind the feed-forward alone raise the variance by 8 %.
+    The strengths 0.15 for 0.1 in attention or behind the feed-forward alone raise the variance by 7 % and more.
     """
-    strengths = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    strengths = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "num_hidden_layers": 2}
     batch, labels, draws = ragged([9, 4, 9, 13, 2, 4, 7, 7]), torch.arange(8) % 2, 400
     means, variances = [], []
     for model in make_pair("BertForSequenceClassification", **strengths):

@@ -69,7 +69,7 @@ def test_every_module_shows_a_hook_what_transformers_module_shows(name: str, lab
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_hook_changes_no_number(name: str, training: bool) -> None:
-    model, _ = make_pair(name, **fields_for(name))
+    model, _ = make_pair(name, num_hidden_layers=2, **fields_for(name))
     model.train(training)
     batch = ragged(LENGTHS)
     inputs = {**with_choices(name, batch), **labels_for(name, batch)}
