@@ -48,6 +48,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# Files that take longest: whoever runs them begins with them, so that no worker is left with one at the end.
+FIRST = (
+    "test_emulated_faults.py",
+    "test_kernels.py",
+    "test_pretraining.py",
+    "test_benchmarks.py",
+    "test_finetuning.py",
+    "test_aot.py",
+    "test_trainer.py",
+    "test_training_layer.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.kernels not in ("interpreter", KERNELS):
         raise pytest.UsageError(

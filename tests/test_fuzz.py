@@ -38,7 +38,7 @@ from fastbert import tasks
 from fastbert.errors import FastbertError
 from fastbert.model.composed import ComposedModel, HeadOptions
 
-CALLS, EDITS, FOLDERS = 600, 500, 500  # examples
+CALLS, EDITS, FOLDERS = 300, 500, 250  # examples
 LONGEST = 500  # characters of a message
 SECONDS = 10.0  # that one folder may take
 MEMORY = 64 << 20  # bytes that one folder of some 100 KB may need beside what the process already has

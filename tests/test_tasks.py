@@ -174,7 +174,7 @@ def test_batches_are_bounded_and_order_is_kept(embedder: Embedder, monkeypatch: 
 def test_progress_shows_a_rate_and_an_end(embedder: Embedder, capsys: pytest.CaptureFixture[str]) -> None:
     embedder.encode(TEXTS, show_progress=True)
     shown = capsys.readouterr().err
-    assert "tok/s" in shown
+    assert "text/s" in shown
     assert "embed: 100%" in shown
     embedder.encode(TEXTS)
     assert capsys.readouterr().err == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -88,3 +89,12 @@ def test_a_command_sets_threads_and_how_they_wait_before_torch_starts(given: dic
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     expected = {"": threads.SPINS, "OMP_WAIT_POLICY": "None", "GOMP_SPINCOUNT": "7"}["".join(given)]
     assert run.stdout.split() == ["1", expected]
+
+
+def test_the_readme_says_what_was_measured() -> None:
+    rows = [json.loads(line) for line in (ROOT / "benchmarks" / "results" / "threads.jsonl").open()]
+    seconds = {(row["waiting"], row["busy_process"]): row["median_s"] for row in rows}
+    ratios = [seconds["PyTorch's default", busy] / seconds["the fastbert command's", busy] for busy in (False, True)]
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"took {min(ratios):.1f} to {max(ratios):.1f} times as long, and longer than a single thread" in text
+    assert all(seconds["PyTorch's default", busy] > seconds["one thread", busy] for busy in (False, True))
