@@ -11,7 +11,7 @@ PYTHON := .venv/bin/python
 setup := .venv/ready
 endif
 
-.PHONY: test test-triton36 bench lint clean
+.PHONY: test test-triton36 test-newest bench lint clean
 
 # Two processes side by side: the interpreter of Triton and much of the rest keep one core busy, not two.
 JOBS ?= 2
@@ -35,6 +35,16 @@ test-triton36: .venv36/ready-$(TORCH36)
 	.venv36/bin/python -m pip install --progress-bar on "torch==$*" "triton==3.6.0" "numpy<2.4" -e ".[test]"
 	@touch $@
 
+# The newest versions that the package index has, in an environment of their own; with CUDA, torch is several GB.
+test-newest: .venvnewest/ready
+	.venvnewest/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	.venvnewest/bin/python -m pytest -n $(JOBS) --kernels=sm90 $(COMPILED)
+
+.venvnewest/ready: setup.py
+	$(BASE_PYTHON) -m venv .venvnewest
+	.venvnewest/bin/python -m pip install --progress-bar on --upgrade -e ".[test]"
+	@touch $@
+
 bench: $(setup)
 	$(PYTHON) benchmarks/run.py $(ARGS)
 
@@ -53,4 +63,4 @@ lint: $(setup)
 	@touch $@
 
 clean:
-	rm -rf .venv .venv36 build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv36 .venvnewest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

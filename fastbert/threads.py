@@ -1,9 +1,9 @@
 """How many threads of a CPU a command computes on, and how they wait for one another.
 
-A thread that has done its part of an operator waits for the others by asking again and again, for milliseconds by default. With
-another process on the same cores, that takes the core from those that still work. The `fastbert` command has its threads ask for
-some microseconds and then sleep; `benchmarks/threads.py` measures both. From Python, set GOMP_SPINCOUNT=10000 before PyTorch is
-imported.
+A thread that has done its part of an operator waits for the others by asking again and again, for milliseconds by default.
+With another process on the same cores, that takes the core from those that still work. The `fastbert` command has its threads
+ask for some microseconds and then sleep; `benchmarks/threads.py` measures both. From Python, set GOMP_SPINCOUNT=10000 before
+PyTorch is imported.
 """
 
 from __future__ import annotations

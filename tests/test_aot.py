@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+import triton
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -44,6 +45,7 @@ ELSEWHERE = (
     "ffn fused training",
     "cross_entropy",
 )
+TESTED = "3.7."
 WITH_PRODUCTS = re.compile(r"attention|linear_gelu")
 
 ARCHITECTURES = ["sm80", "sm89", "sm90", "sm100", "gfx942"]
@@ -89,7 +91,9 @@ def test_heaviest_launches_compile_and_fit(arch: str, compiled: dict[str, list[d
         assert not row["hazards"], f"{what}: {row['hazards'][0]}"
         assert row["shared"] <= limit, what
         # Registers of AMD cards are others; there the report counts and does not judge.
-        if arch != "gfx942" and (arch, row["kernel"]) not in SPILLS_THAT_PAY:
+        # Where no launch is tuned for an architecture, only the version of Triton that this release is tested with is judged.
+        judged = arch in ("sm80", "sm90") or (arch != "gfx942" and triton.__version__.startswith(TESTED))
+        if judged and (arch, row["kernel"]) not in SPILLS_THAT_PAY:
             assert not row["spills_in_loops"], f"{what}: stack {row['stack']}, spills in loops {row['spills_in_loops']}"
         if WITH_PRODUCTS.match(row["kernel"]):
             wanted = {"sm90": ("HGMMA",), "sm100": ("UTCHMMA", "HMMA"), "gfx942": ("v_mfma",)}.get(arch, ("HMMA",))
