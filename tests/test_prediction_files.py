@@ -123,6 +123,9 @@ def test_predictions_carry_row_id_and_kept_columns(model: Path, tmp_path: Path, 
         assert row["score"] == row["scores"][row["label"]] == max(row["scores"].values())
     assert call("predict", source, "--model", model, "--keep", "label") == 2
     assert "each prediction has a 'label' of its own" in capsys.readouterr().err
+    other = ("--text-column", "shop", "--keep", "text")  # another column than the text that is classified
+    assert call("predict", source, "--model", model, *other) == 2
+    assert "each prediction has a 'text' of its own" in capsys.readouterr().err
     assert call("predict", source, "--model", model, "--keep", "city") == 2
     assert "no column 'city'" in capsys.readouterr().err
     (tmp_path / "in.txt").write_text("a cat\n")

@@ -161,7 +161,9 @@ def _inputs(args: argparse.Namespace, kind: str) -> tuple[list[Any], Rows]:
         return texts, [{"row": row} for row in range(1, len(texts) + 1)]
     if kind == "ner":
         column = "text" if args.text_column is None else args.text_column
-        table = read_table(args.input, list(dict.fromkeys([column, *columns_to_keep(how.id, how.keep)])), form=form_of(args))
+        table = read_table(
+            args.input, list(dict.fromkeys([column, *columns_to_keep(how.id, how.keep, column)])), form=form_of(args)
+        )
         return table.values[column], marks_of(table, how.id, how.keep)
     split = read_split("classify", args.input, "input", replace(how, label=how.label or ""), labelled=False)
     marks = split.marks

@@ -11,21 +11,25 @@ from fastbert.errors import InputError
 # What predictions hold; a column to keep needs another name.
 OWN_KEYS = frozenset(
     (
-        *("row", "id", "text_pair", "question", "choices", "words", "gold"),
+        *("row", "id", "text", "text_pair", "question", "choices", "words", "gold"),
         *("label", "labels", "score", "scores", "choice", "entities", "tags"),
         *("answer", "answers", "start", "end", "null_margin"),
     )
 )
 
 
-def columns_to_keep(identity: str | None, keep: Sequence[str]) -> list[str]:
+def columns_to_keep(identity: str | None, keep: Sequence[str], text: str) -> list[str]:
     """The columns of a table that go into predictions.
+
+    Args:
+        identity, keep: the columns asked for.
+        text: the column of the text, which predictions have as "text" anyway.
 
     Raises:
         InputError: a column to keep whose name a prediction needs for itself.
     """
     for name in keep:
-        if name in OWN_KEYS:
+        if name in OWN_KEYS and not name == text == "text":
             advice = "; name it as the label's column, and it is kept as 'gold'" if name in ("label", "labels") else ""
             raise InputError(f"keep = {name!r}: each prediction has a {name!r} of its own{advice}")
     return [*([] if identity is None else [identity]), *keep]

@@ -82,7 +82,8 @@ def read_split(kind: str, path: str | Path, name: str, options: ReadOptions, lab
         split = _read_file(kind, path, name, options, labelled)
         note_empty(split, options.strict)
         return split
-    layout, more = _layout(kind, path, options, labelled), columns_to_keep(options.id, options.keep)
+    layout = _layout(kind, path, options, labelled)
+    more = columns_to_keep(options.id, options.keep, layout.text)
     if kind == "choice":
         examples: list[Any]
         examples, table = read_choice_examples(path, layout, more=more, skip_ragged=skip, form=form)
