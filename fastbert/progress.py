@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any, Self
 
 from tqdm import tqdm
 
-from fastbert.terminal import show_line
+from fastbert.terminal import show_line, shows_progress
 
 LINES = "lines"  # for `show`: a bar on a terminal, else a line at the start and one every so often
 SECONDS = 30.0  # between such lines
@@ -27,12 +26,19 @@ def progress(total: int | None, unit: str, name: str, show: Show, *, initial: in
         initial: units that were done before.
         scale: counts are shortened, such as 1.2M.
     """
-    if show == LINES:
-        show = True if sys.stderr.isatty() else LINES
-    if show == LINES:
-        return _Lines(total, unit, name, initial)
-    shown = sys.stderr.isatty() if show is None else show
-    return _Bar(total=total, unit=unit, desc=name, initial=initial, unit_scale=scale, disable=not shown, dynamic_ncols=True)
+    if isinstance(show, str):
+        if not shows_progress(None):
+            return _Lines(total, unit, name, initial)
+        show = True
+    return _Bar(
+        total=total,
+        unit=unit,
+        desc=name,
+        initial=initial,
+        unit_scale=scale,
+        disable=not shows_progress(show),
+        dynamic_ncols=True,
+    )
 
 
 class _Bar(tqdm):

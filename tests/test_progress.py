@@ -82,7 +82,7 @@ def test_a_terminal_gets_a_bar_of_texts(show: str | None, monkeypatch: pytest.Mo
     assert "text/s" in shown
 
 
-def test_texts_of_several_windows_count_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_texts_of_several_windows_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
     framed = frame(tokenizer(), ["a cat runs in paris the dog sits"] * 4, max_length=8, overlong="window", overlap=2)
     assert len(framed) > 4
     counted = []
@@ -99,12 +99,8 @@ def test_texts_of_several_windows_count_once(capsys: pytest.CaptureFixture[str])
         def __exit__(self, *_: object) -> None:
             pass
 
-    before = run.__globals__["progress"]
-    run.__globals__["progress"] = lambda *_: Bar()
-    try:
-        list(run(framed, lambda batch: [torch.zeros(batch.batch_size)], torch.device("cpu"), 8, name="x", show=True))
-    finally:
-        run.__globals__["progress"] = before
+    monkeypatch.setattr("fastbert.packing.batching.progress", lambda *_: Bar())
+    list(run(framed, lambda batch: [torch.zeros(batch.batch_size)], torch.device("cpu"), 8, name="x", show=True))
     assert sum(counted) == 4
 
 

@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 
+from fastbert.commands.benchmarking import cpu_name
+
 PACKAGES = ("torch", "triton", "transformers", "tokenizers", "onnxruntime", "openvino", "sentence-transformers", "liger-kernel")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Facts of this machine, the same in every row of a run."""
-    cpu = _cpu_name()
+    cpu = cpu_name()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     facts: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
@@ -67,15 +69,6 @@ def _blas() -> str:
         "oneDNN": re.search(r"MKL-DNN v(\S+)", text),
     }
     return ", ".join(f"{name} {match[1]}" for name, match in found.items() if match)
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:

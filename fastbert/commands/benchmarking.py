@@ -9,13 +9,16 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
+import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from fastbert import files
 from fastbert.commands.adding import Commands, add, add_form, add_model, check_outputs
 from fastbert.commands.options import form_of
 from fastbert.data import read_texts
@@ -44,7 +47,7 @@ def register(commands: Commands) -> None:
 def bench(args: argparse.Namespace) -> int:
     """Measures how fast your texts become vectors here, beside sentence-transformers and transformers; 1 if vectors differ."""
     check_outputs([args.output], [args.input, args.model])
-    form = None if args.output is None else check_ending(args.output, (".jsonl", ".csv"), "figures")
+    form = "" if args.output is None else check_ending(args.output, (".jsonl", ".csv"), "figures")
     for name in ("rounds", "most"):
         if getattr(args, name) < 1:
             raise InputError(f"{name} = {getattr(args, name)} must be at least 1")
@@ -53,16 +56,17 @@ def bench(args: argparse.Namespace) -> int:
         raise InputError(f"{args.input} holds no text")
     if len(texts) > args.most:
         texts = [texts[i * len(texts) // args.most] for i in range(args.most)]
-    rows, tokens, absent = measure(args, texts)
-    facts = machine(args.device)
+    with ExitStack() as stack:  # the output first, so that one that cannot be written fails early
+        part = None if args.output is None else stack.enter_context(files.replacing(args.output))
+        rows, tokens, absent = measure(args, texts)
+        facts = machine(args.device)
+        if part is not None:
+            write_rows(part, [{**row, "tokens": tokens, **facts} for row in rows], form)
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     print(f"{len(texts):,} texts, {tokens:,} tokens, {tokens / len(texts):.0f} on average\n")
     print("\n".join(_table(rows)))
     for name in absent:
         print(f"not installed here: {name}", file=sys.stderr)
-    if args.output is not None:
-        assert form is not None
-        write_rows(Path(args.output), [{**row, "tokens": tokens, **facts} for row in rows], form)
     wrong = [row["system"] for row in rows if not row["agrees"]]
     if wrong:
         print(f"fastbert: the vectors of {', '.join(wrong)} differ from fastbert's: no figure", file=sys.stderr)
@@ -120,15 +124,22 @@ def machine(device: str | None) -> dict[str, Any]:
     facts: dict[str, Any] = {"torch": torch.__version__}
     if place.type == "cuda":
         return {"device": torch.cuda.get_device_name(place), **facts}
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "cpu")
     return {
-        "device": name,
+        "device": cpu_name(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         **facts,
     }
+
+
+def cpu_name() -> str:
+    """The name of the processor."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def _silence_transformers() -> None:
@@ -155,11 +166,10 @@ def _transformers(args: argparse.Namespace, embedder: Any) -> Encode:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    from fastbert.files import locate
     from fastbert.model import checkpoint
     from fastbert.text import tokenizer_files
 
-    folder = locate(args.model, [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS], local_files_only=args.local_files_only)
+    folder = files.locate(args.model, [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS], local_files_only=args.local_files_only)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder, dtype=embedder.model.dtype, attn_implementation="sdpa", add_pooling_layer=False)
     model = model.to(embedder.model.device).eval()

@@ -68,20 +68,17 @@ def read_sentences(
             continue
         path = Path(path)
         read = _READERS[kind or _BY_ENDING.get(ending(path), "text")]
+        if read is _table:
+            read = partial(_table, form=form)
         stream = partial(lines, path, errors, advance=advance, encoding=form.encoding)
-        for sentence in read(stream, path, column, language, form):
+        for sentence in read(stream, path, column, language):
             if sentence is not None or not whole_files:
                 yield sentence
         yield None
 
 
 def _text(
-    stream: Callable[..., Iterator[str]],
-    path: Path,
-    column: str,
-    language: str,
-    form: Form,
-    boundary: re.Pattern[str] | None = None,
+    stream: Callable[..., Iterator[str]], path: Path, column: str, language: str, boundary: re.Pattern[str] | None = None
 ) -> Iterator[str | None]:
     """Reads plain text; with a `boundary`, lines that match it separate documents, and blank lines do not."""
     paragraph: list[str] = []
@@ -104,13 +101,11 @@ def _text(
     yield from _sentences(" ".join(paragraph), language)
 
 
-def _markdown(stream: Callable[..., Iterator[str]], path: Path, column: str, language: str, form: Form) -> Iterator[str | None]:
-    return _text(stream, path, column, language, form, _BOUNDARY)
+def _markdown(stream: Callable[..., Iterator[str]], path: Path, column: str, language: str) -> Iterator[str | None]:
+    return _text(stream, path, column, language, _BOUNDARY)
 
 
-def _one_a_line(
-    stream: Callable[..., Iterator[str]], path: Path, column: str, language: str, form: Form
-) -> Iterator[str | None]:
+def _one_a_line(stream: Callable[..., Iterator[str]], path: Path, column: str, language: str) -> Iterator[str | None]:
     for line in stream(at_most=_LINE):
         if line.strip():
             yield from _pieces(line.strip())
@@ -118,7 +113,7 @@ def _one_a_line(
             yield None
 
 
-def _json(stream: Callable[..., Iterator[str]], path: Path, column: str, language: str, form: Form) -> Iterator[str | None]:
+def _json(stream: Callable[..., Iterator[str]], path: Path, column: str, language: str) -> Iterator[str | None]:
     for number, row in json_rows(stream(), path):
         value = row.get(column) if isinstance(row, dict) else None
         if isinstance(value, str):
@@ -145,13 +140,21 @@ def _of_module(name: str, language: str) -> Iterator[str | None]:
         yield None
 
 
-def _table(stream: Callable[..., Iterator[str]], path: Path, column: str, language: str, form: Form) -> Iterator[str | None]:
+def _table(
+    stream: Callable[..., Iterator[str]], path: Path, column: str, language: str, form: Form = PLAIN
+) -> Iterator[str | None]:
     for text in column_texts(stream(keep_ends=True), path, column, form):
         yield from _sentences(" ".join(text.split()), language)
         yield None
 
 
-_READERS = {"table": _table, "text": _text, "sentences": _one_a_line, "markdown": _markdown, "jsonl": _json}
+_READERS: dict[str, Callable[..., Iterator[str | None]]] = {
+    "table": _table,
+    "text": _text,
+    "sentences": _one_a_line,
+    "markdown": _markdown,
+    "jsonl": _json,
+}
 _BY_ENDING = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastbert.errors import FastbertError, HubError
+from fastbert.errors import HubError
 
 OPTIONS = ("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr")
 
@@ -59,8 +59,6 @@ class Pushes:
                     revision=revision,
                     create_pr=create_pr,
                 )
-            except FastbertError:
-                raise
             # The hub's client lets through connection errors of whichever HTTP library it uses beside its own kinds.
             except Exception as error:
                 first = (str(error).strip() or type(error).__name__).splitlines()[0]

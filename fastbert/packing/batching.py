@@ -49,7 +49,8 @@ def run(
         name: of the work, for the bar.
         show: see `fastbert.progress`.
     """
-    done, rows_left = 0, np.bincount(np.asarray(framed.owners, dtype=np.int64), minlength=framed.num_texts)
+    owners = np.asarray(framed.owners, dtype=np.int64)
+    done, rows_left = 0, np.bincount(owners, minlength=framed.num_texts)
     with progress(framed.num_texts, "text", name, show) as bar:
         started = (
             (rows, batch.num_tokens, _bring_back(step(batch), device))
@@ -61,9 +62,8 @@ def run(
             yield rows, results()
             done += tokens
             bar.work = done / framed.num_tokens  # long texts come first: counts of texts alone would overrate what is left
-            owners = np.asarray(framed.owners, dtype=np.int64)[rows]
-            np.subtract.at(rows_left, owners, 1)
-            bar.update(np.count_nonzero(rows_left[np.unique(owners)] == 0))
+            np.subtract.at(rows_left, owners[rows], 1)
+            bar.update(np.count_nonzero(rows_left[np.unique(owners[rows])] == 0))
 
 
 def batches(
