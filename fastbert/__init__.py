@@ -11,6 +11,7 @@ The map of the program:
     tasks/           from texts to labels, tags, answers, vectors, words at a mask
     training/        pre-training: recipes, steps, resume        recipes/      runs as TOML files
     finetuning/      from examples to models of tasks            studies/      claims of the paper, measured
+    integrations/    inside other libraries: transformers' own models run by fastbert
     commands/        what the commands do                        cli.py, __main__.py  the `fastbert` command
 
     diagnostics.py   parameter counts, FLOPs, which path ran     verification.py  every path against float64, on your weights
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from fastbert import ops
     from fastbert.diagnostics import count_parameters, explain
     from fastbert.errors import FastbertError
+    from fastbert.integrations.transformers import patch, unpatch
     from fastbert.model.config import BertConfig
     from fastbert.model.encoder import BertModel
     from fastbert.model.heads import (
@@ -74,9 +76,11 @@ _PLACES = {
     "count_parameters": "fastbert.diagnostics",
     "explain": "fastbert.diagnostics",
     "pack": "fastbert.packing",
+    "patch": "fastbert.integrations.transformers",
     "prepack": "fastbert.model.prepacking",
     "reference": "fastbert.ops",
     "set_backend": "fastbert.ops",
+    "unpatch": "fastbert.integrations.transformers",
     "verify": "fastbert.verification",
 }
 
@@ -121,8 +125,10 @@ __all__ = [
     "explain",
     "ops",
     "pack",
+    "patch",
     "prepack",
     "reference",
     "set_backend",
+    "unpatch",
     "verify",
 ]

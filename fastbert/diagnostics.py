@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from fastbert import ops
 from fastbert.choices import SIZES
 from fastbert.errors import InputError
+from fastbert.model.calling import evaluating
 from fastbert.model.config import BertConfig
 from fastbert.model.pretrained import BertPreTrainedModel
 from fastbert.packing import PackedBatch
@@ -152,14 +154,17 @@ class Explanation:
         return "\n".join([f"torch {torch.__version__}, backend {ops.current_backend()!r}", *align(rows), padding])
 
 
-def explain(model: BertPreTrainedModel, *args: Any, **inputs: Any) -> Explanation:
+def explain(model: nn.Module, *args: Any, **inputs: Any) -> Explanation:
     """Runs one forward pass in evaluation mode and reports the path of every op.
 
     Args:
-        model: any model class of fastbert.
+        model: any model of fastbert, or one that `fastbert.patch` was given.
         args, inputs: the arguments of the model's forward.
+
+    Raises:
+        InputError: the model is neither.
     """
-    with model.evaluating(), torch.no_grad(), ops.recording() as decisions, packed_batches(model) as batches:
+    with evaluating(model), torch.no_grad(), ops.recording() as decisions, packed_batches(model) as batches:
         model(*args, **inputs)
     tokens = sum(batch.num_tokens for batch in batches)
     places = sum(batch.batch_size * batch.padded_length for batch in batches)
@@ -171,23 +176,38 @@ def explain(model: BertPreTrainedModel, *args: Any, **inputs: Any) -> Explanatio
 
 
 @contextmanager
-def packed_batches(model: BertPreTrainedModel) -> Iterator[list[PackedBatch]]:
-    """Collects the packed batches that the encoder runs on, inside the block."""
+def packed_batches(model: nn.Module) -> Iterator[list[PackedBatch]]:
+    """Collects the packed batches that the model's encoders run on, inside the block."""
     batches: list[PackedBatch] = []
-    encoder = model.base_model
-    pack_inputs = encoder.pack_inputs
 
-    def noted(*args: Any, **inputs: Any) -> PackedBatch:
-        batch = pack_inputs(*args, **inputs)
-        if not any(one is batch for one in batches):  # the head packs first; the encoder then gets the packed batch
-            batches.append(batch)
-        return batch
+    def noting(pack_inputs: Callable[..., PackedBatch]) -> Callable[..., PackedBatch]:
+        def noted(*args: Any, **inputs: Any) -> PackedBatch:
+            batch = pack_inputs(*args, **inputs)
+            if not any(one is batch for one in batches):  # the head packs first; the encoder then gets the packed batch
+                batches.append(batch)
+            return batch
 
-    encoder.pack_inputs = noted  # not a forward hook, which would change how the model runs
+        return noted
+
+    packers = _packers(model)
+    for packer in packers:
+        packer.pack_inputs = noting(packer.pack_inputs)  # not a forward hook, which would change how the model runs
     try:
         yield batches
     finally:
-        del encoder.pack_inputs
+        for packer in packers:
+            del packer.pack_inputs
+
+
+def _packers(model: nn.Module) -> list[Any]:
+    """What packs the inputs of a model: its encoder, or the forwards that `fastbert.patch` put in."""
+    if isinstance(model, BertPreTrainedModel):
+        return [model.base_model]
+    found = [part.__dict__.get("forward") for part in model.modules()]
+    packers = [forward for forward in found if hasattr(forward, "pack_inputs")]
+    if not packers:
+        raise InputError(f"{type(model).__name__} is no model of fastbert, and not patched: see fastbert.patch")
+    return packers
 
 
 def _sizes(config: BertConfig) -> str:

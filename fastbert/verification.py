@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fastbert import ops
 from fastbert.diagnostics import packed_batches
+from fastbert.model.calling import evaluating
 from fastbert.model.outputs import BertModelOutput
 from fastbert.model.pretrained import BertPreTrainedModel
 from fastbert.ops import reference
@@ -100,7 +101,7 @@ def verify(model: BertPreTrainedModel, *args: Any, **inputs: Any) -> Verificatio
         A `Verification`, which prints as a table.
     """
     encoder = model.base_model
-    with model.evaluating(), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         with ops.tapping() as calls, ops.recording() as decisions, packed_batches(model) as batches:
             model(*args, **inputs)
         worst: dict[tuple[str, str], Comparison] = {}

@@ -20,7 +20,7 @@ HEAVY |= {"tensorboard", "pytorch_optimizer", "torchmetrics"}
 # What each room or file of the package may import of it, from the lowest to the highest.
 BASE = {"choices", "errors", "files", "forking", "interop", "progress", "schema", "stopping", "terminal", "threads"}
 MODEL = BASE | {"text", "packing", "ops", "model"}
-ABOVE = {"diagnostics", "verification", "graphs", "data", "tasks", "training", "finetuning", "studies"}
+ABOVE = {"diagnostics", "verification", "graphs", "data", "tasks", "training", "finetuning", "studies", "integrations"}
 ALLOWED = {
     "choices": set(),
     "errors": set(),
@@ -40,6 +40,7 @@ ALLOWED = {
     "composed": {"model"},
     "pooling": {"model"},
     "graphs": {"errors", "packing", "ops", "model"},
+    "integrations": MODEL | {"integrations"},
     "diagnostics": MODEL,
     "verification": MODEL | {"diagnostics"},
     "data": {"choices", "errors", "files", "text", "packing", "data"},

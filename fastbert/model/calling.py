@@ -12,7 +12,8 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -34,6 +35,7 @@ _OTHER_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 _WEIGHTED = (nn.Linear, nn.LayerNorm, nn.Embedding)
 _PLAIN: dict[type, Any] = {kind: kind.forward for kind in (*_WEIGHTED, nn.Dropout)}  # and the forward, which may be patched
 _ROW_BY_ROW = (*_WEIGHTED, nn.Dropout, nn.Identity)
+_UNSEEING = ("torch.distributed", "transformers.utils.output_capturing")  # hooks of these do not: sharding, recording
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 C = TypeVar("C", bound=type)
 P = ParamSpec("P")
@@ -72,7 +74,7 @@ def have_own_forward(kinds: Iterable[type]) -> bool:
 
 
 def is_watched(*modules: nn.Module) -> bool:
-    """Whether any module has a hook (except torch.distributed's sharding hooks) or a custom forward."""
+    """Whether any module has a custom forward, or a hook that needs the padded form."""
     return any(may_be_watched(module.__dict__) and _is_watched(module) for module in modules)
 
 
@@ -92,7 +94,7 @@ def _is_watched(module: nn.Module) -> bool:
     if "forward" in module.__dict__ and not _is_compiled(module):
         return True
     hooks = [hook for kind in _HOOKS for hook in getattr(module, kind).values()]
-    return any(not (getattr(hook, "__module__", None) or "").startswith("torch.distributed") for hook in hooks)
+    return any(not (getattr(hook, "__module__", None) or "").startswith(_UNSEEING) for hook in hooks)
 
 
 def call(module: nn.Module, batch: PackedBatch | None, *rows: Tensor) -> Tensor:
@@ -147,6 +149,14 @@ def _packed(result: Any, batch: PackedBatch) -> Any:
     return packed
 
 
+def kept(x: Tensor, batch: PackedBatch, states: list[Tensor] | None) -> Tensor:
+    """Adds a hidden state in the caller's form, and gives what to go on with: that very state, where gradients may be asked."""
+    if states is None:
+        return x
+    states.append(batch.unpack(x) if batch.padded else x)
+    return batch.pack(states[-1]) if batch.padded and torch.is_grad_enabled() else x
+
+
 def is_unchanged(part: Any, kind: Any) -> bool:
     """Whether a part is of `kind` and runs its forward; accelerate's, which passes keywords on to it, counts as well."""
     return isinstance(part, kind) and type(part).forward is kind.forward and not _has_own_forward(part)
@@ -167,6 +177,18 @@ def _has_own_forward(part: nn.Module) -> bool:
 
 def _is_compiled(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch._dynamo")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside a with block; then every part is in the mode that it was in."""
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def dropout_p(module: nn.Module) -> float:

@@ -26,6 +26,7 @@ from fastbert.model.calling import (
     is_plain,
     is_unchanged,
     is_watched,
+    kept,
     maps_rows,
     repeatable,
     seed_at,
@@ -87,7 +88,7 @@ class BertEncoder(nn.Module):
         states: list[Tensor] | None = [] if output_hidden_states else None
         attentions: list[Tensor] | None = [] if output_attentions else None
         pruned = rows is not None and len(self.layer) > 0 and _prunes(self.layer[-1])
-        x = _kept(x, batch, states)
+        x = kept(x, batch, states)
         straight = states is None and attentions is None and recomputation is None and batch.attention_bias is None
         straight = straight and plain_layer.is_usable()
         carried = ops.States(x, x)
@@ -110,7 +111,7 @@ class BertEncoder(nn.Module):
                 x = self._recomputed(layer, carried.residual, batch, recomputation.offload, asked)
             else:
                 x = call_part(layer, BertLayer, batch, self.is_causal, carried.residual, **asked)
-            x = _kept(x, batch, states)
+            x = kept(x, batch, states)
             carried = ops.States(x, x)
         x = carried.residual
         if rows is not None and not pruned:
@@ -146,14 +147,6 @@ def _prunes(layer: nn.Module) -> bool:
         return False
     joins = [leaf for part in (join, down) for leaf in (part.dense, part.LayerNorm, part.dropout)]
     return all(map(maps_rows, (inner.query, inner.key, inner.value, up.dense, *joins)))
-
-
-def _kept(x: Tensor, batch: PackedBatch, states: list[Tensor] | None) -> Tensor:
-    """Adds a hidden state in the caller's form, and gives what to go on with: that very state, where gradients may be asked."""
-    if states is None:
-        return x
-    states.append(batch.unpack(x) if batch.padded else x)
-    return batch.pack(states[-1]) if batch.padded and torch.is_grad_enabled() else x
 
 
 class BertPooler(nn.Module):

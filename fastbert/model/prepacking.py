@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
 from fastbert import ops
-from fastbert.model.encoder import BertSelfAttention
 
 Model = TypeVar("Model", bound=nn.Module)
+
+# Linears of one input, which are one product: in BERT, RoBERTa and ELECTRA, and in DistilBERT.
+_PROJECTIONS = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"))
 
 
 def prepack(model: Model) -> Model:
@@ -28,15 +30,16 @@ def prepack(model: Model) -> Model:
     them, cannot be seen: prepack after them, not before.
 
     Args:
-        model: any model of this package; it is returned.
+        model: any model of this package, or one that `fastbert.patch` was given; it is returned.
     """
     joined: set[nn.Module] = set()
     for module in model.modules():
-        if isinstance(module, BertSelfAttention):
-            linears = (module.query, module.key, module.value)
+        parts = module._modules
+        found = [names for names in _PROJECTIONS if all(type(parts.get(name)) is nn.Linear for name in names)]
+        linears: list[Any] = [parts[name] for names in found for name in names]
+        if linears and all(linear.bias is not None for linear in linears):
             joined.update(linears)
-            if all(type(linear) is nn.Linear and linear.bias is not None for linear in linears):
-                ops.prepack([linear.weight for linear in linears], [linear.bias for linear in linears])
+            ops.prepack([linear.weight for linear in linears], [linear.bias for linear in linears])
     for module in model.modules():
         if type(module) is nn.Linear and module not in joined:
             ops.prepack([module.weight])

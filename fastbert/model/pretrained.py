@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -304,16 +304,6 @@ class BertPreTrainedModel(TiedEmbeddings, Recomputes, Pushes, nn.Module):
         if mode:
             onednn.forget(*self.parameters())
         return super().train(mode)
-
-    @contextmanager
-    def evaluating(self) -> Iterator[Self]:
-        """Evaluation mode inside a with block."""
-        training = self.training
-        self.eval()
-        try:
-            yield self
-        finally:
-            self.train(training)
 
 
 def _own_memory(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> None:

@@ -1,0 +1,7 @@
+"""fastbert inside other libraries.
+
+transformers.py   `patch` and `unpatch`: transformers' own models, run by fastbert
+patched.py        the forward that a patched encoder gets
+families.py       where each family of transformers' encoders keeps its parts
+layers.py         one layer of transformers, run on packed tokens
+"""
