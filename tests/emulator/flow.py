@@ -2,57 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from emulator.ptx import Exit, Instruction, Program, is_register, leaves
 
-from emulator.ptx import Address, Exit, Instruction, Program
-
-SPECIAL = frozenset(("%tid.x", "%ctaid.x", "%ctaid.y", "%ctaid.z", "%nctaid.x", "%nctaid.y", "%nctaid.z", "%ntid.x", "%laneid"))
-_WITHOUT_RESULT = frozenset(
-    ("st", "bra", "bar", "barrier", "ret", "exit", "trap", "cp", "fence", "membar", "stmatrix", "red", "prefetch")
-)
 _GROUPS_KEPT = 9  # of products that are not waited for; more than any kernel has in flight
-
-
-def is_register(operand: Any) -> bool:
-    """Whether an operand is a register that instructions write."""
-    return isinstance(operand, str) and operand.startswith("%") and operand not in SPECIAL
-
-
-def leaves(operand: Any) -> Iterator[Any]:
-    """The operands in nested lists, and the parts of addresses."""
-    if isinstance(operand, (list, tuple)):
-        for one in operand:
-            yield from leaves(one)
-    elif isinstance(operand, Address):
-        yield operand.base
-        yield from leaves(operand.coordinates)
-    else:
-        yield operand
-
-
-def touched(instruction: Instruction) -> tuple[list[str], list[str]]:
-    """Registers that an instruction reads, and those that it writes."""
-    reads = [instruction.predicate[0]] if instruction.predicate else []
-    writes: list[str] = []
-    operands = list(instruction.operands)
-    if operands and _has_result(instruction):
-        writes = [one for one in leaves(operands[0]) if is_register(one)]
-        if instruction.predicate:
-            reads += writes  # which keep their values in the other threads
-        if instruction.opcode != "wgmma":  # whose result is also the addend
-            operands = operands[1:]
-    names = (one.lstrip("!") for one in leaves(operands) if isinstance(one, str))
-    return reads + [name for name in names if is_register(name)], writes
-
-
-def _has_result(instruction: Instruction) -> bool:
-    opcode, parts = instruction.opcode, instruction.parts
-    if opcode == "wgmma":
-        return parts[1] == "mma_async"
-    if opcode == "mbarrier":
-        return parts[1] in ("try_wait", "test_wait")
-    return opcode not in _WITHOUT_RESULT
 
 
 def ways(found: Exit) -> list[int]:
@@ -115,7 +67,7 @@ def registers_in_flight(program: Program) -> list[tuple[int, str]]:
 def _after(instruction: Instruction, state: State) -> tuple[State, set[str]]:
     """The state behind an instruction, and the registers in flight that it touches wrongly."""
     if instruction.opcode != "wgmma":
-        reads, writes = touched(instruction)
+        reads, writes = instruction.registers
         wrong = {r for owned, _ in state for r in reads if r in owned}
         return state, wrong | {r for owned, operands in state for r in writes if r in owned or r in operands}
     what = instruction.parts[1]

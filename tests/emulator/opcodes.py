@@ -10,8 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from emulator.flow import is_register
-from emulator.ptx import BITS_OF, BYTES, DTYPES, Instruction
+from emulator.ptx import BITS_OF, BYTES, DTYPES, Instruction, is_register
 from emulator.translation import Translator, unknown
 
 Handler = Callable[[Translator, Instruction, str | None], None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,12 @@ _LABEL = re.compile(r"([$\w]+):(?!:)")
 _STATEMENT = re.compile(r"(?:@(!?)(%?[\w$]+)\s+)?([a-z][\w.:]*)\s*(.*)", re.S)
 _PARAMETER = re.compile(r"\.param\s+\.(\w+)\s+(?:\.ptr\s+)?(?:\.\w+\s+)?(?:\.align\s+\d+\s+)?(\w+)$")
 _BYTES_PARAMETER = re.compile(r"\.param\s+\.align\s+\d+\s+\.b8\s+(\w+)\[(\d+)\]")
+
+SPECIAL = frozenset(("%tid.x", "%ctaid.x", "%ctaid.y", "%ctaid.z", "%nctaid.x", "%nctaid.y", "%nctaid.z", "%ntid.x", "%laneid"))
+_WITHOUT_RESULT = frozenset(
+    ("st", "bra", "bar", "barrier", "ret", "exit", "trap", "cp", "fence", "membar", "stmatrix", "red", "prefetch")
+)
+_BRACKET = re.compile(r"[{\[(]")
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,40 @@ class Instruction:
     def opcode(self) -> str:
         """The first part of the name."""
         return self.parts[0]
+
+    @cached_property
+    def registers(self) -> tuple[list[str], list[str]]:
+        """Registers that the instruction reads, and those that it writes."""
+        reads = [self.predicate[0]] if self.predicate else []
+        writes: list[str] = []
+        operands = self.operands
+        if operands and self._has_result():
+            writes = [one for one in leaves(operands[0]) if is_register(one)]
+            if self.predicate:
+                reads += writes  # which keep their values in the other threads
+            if self.opcode != "wgmma":  # whose result is also the addend
+                operands = operands[1:]
+        names = [one.lstrip("!") for one in leaves(operands) if isinstance(one, str)]
+        return reads + [name for name in names if is_register(name)], writes
+
+    def _has_result(self) -> bool:
+        if self.opcode == "wgmma":
+            return self.parts[1] == "mma_async"
+        if self.opcode == "mbarrier":
+            return self.parts[1] in ("try_wait", "test_wait")
+        return self.opcode not in _WITHOUT_RESULT
+
+
+def is_register(operand: Any) -> bool:
+    """Whether an operand is a register that instructions write."""
+    return isinstance(operand, str) and operand.startswith("%") and operand not in SPECIAL
+
+
+def leaves(operand: Any) -> list[Any]:
+    """The operands in nested lists, and the parts of addresses."""
+    if isinstance(operand, (list, tuple)):
+        return [leaf for one in operand for leaf in leaves(one)]
+    return [operand.base, *leaves(operand.coordinates)] if isinstance(operand, Address) else [operand]
 
 
 class Exit(NamedTuple):
@@ -115,6 +156,8 @@ def parse(text: str) -> Program:
 
 def split(text: str) -> list[str]:
     """The parts of a list at its commas, not at those inside brackets."""
+    if not _BRACKET.search(text):
+        return [part.strip() for part in text.split(",") if part.strip()]
     parts, depth, start = [], 0, 0
     for i, character in enumerate(text):
         depth += (character in "{[(") - (character in "}])")

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from emulator import arithmetic, fragments, threads
-from emulator.flow import touched
 from emulator.ptx import BITS_OF, BYTES, DTYPES, Address, Instruction, Program
 from emulator.reports import UnknownOpcode
 
@@ -85,7 +84,7 @@ class Translator:
             if handler is None:
                 raise unknown(instruction)
             handler(self, instruction, predicate)
-            written |= {*touched(instruction)[1]}
+            written |= {*instruction.registers[1]}
         for register in sorted(written & self._crossing):
             self.emit(f"M.put(R, {self._place(register)}, {self.use(register, self.bits(register))}, T)")
         self.emit(f"return {result}")
@@ -261,7 +260,7 @@ def _crossing(program: Program) -> set[str]:
     for block in program.blocks:
         known: set[str] = set()
         for instruction in block:
-            reads, writes = touched(instruction)
+            reads, writes = instruction.registers
             found |= {register for register in reads if register not in known}
             known |= {*writes}
     return found
