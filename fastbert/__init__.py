@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fastbert import ops
     from fastbert.diagnostics import count_parameters, explain
     from fastbert.errors import FastbertError
+    from fastbert.integrations.attention import register
     from fastbert.integrations.transformers import patch, unpatch
     from fastbert.model.config import BertConfig
     from fastbert.model.encoder import BertModel
@@ -79,6 +80,7 @@ _PLACES = {
     "patch": "fastbert.integrations.transformers",
     "prepack": "fastbert.model.prepacking",
     "reference": "fastbert.ops",
+    "register": "fastbert.integrations.attention",
     "set_backend": "fastbert.ops",
     "unpatch": "fastbert.integrations.transformers",
     "verify": "fastbert.verification",
@@ -128,6 +130,7 @@ __all__ = [
     "patch",
     "prepack",
     "reference",
+    "register",
     "set_backend",
     "unpatch",
     "verify",

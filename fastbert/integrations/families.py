@@ -14,7 +14,8 @@ from torch import nn
 
 from fastbert.model.calling import is_watched
 
-_IMPLEMENTATIONS = {None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention"}
+# Attention implementations that compute the same: `fastbert.register` adds its own.
+IMPLEMENTATIONS = {None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention"}
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def encoders_in(model: nn.Module) -> Iterator[tuple[str, nn.Module, Family]]:
 
 def obstacle(encoder: Any, names: Names) -> str:
     """Why the structure of an encoder has to be run by transformers now: a hook, another class; "" where nothing is."""
-    if encoder.config._attn_implementation not in _IMPLEMENTATIONS:
+    if encoder.config._attn_implementation not in IMPLEMENTATIONS:
         return f"attention implementation {encoder.config._attn_implementation!r}"
     home = _home(encoder)
     stack, _, attribute = names.layers.rpartition(".")
