@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fastbert.diagnostics import count_parameters, explain
     from fastbert.errors import FastbertError
     from fastbert.integrations.attention import register
+    from fastbert.integrations.collator import FlatteningCollator
     from fastbert.integrations.transformers import patch, unpatch
     from fastbert.model.config import BertConfig
     from fastbert.model.encoder import BertModel
@@ -71,6 +72,7 @@ _PLACES = {
     "BertModel": "fastbert.model.encoder",
     "BertTokenizer": "fastbert.text.tokenizer",
     "FastbertError": "fastbert.errors",
+    "FlatteningCollator": "fastbert.integrations.collator",
     "PackedBatch": "fastbert.packing",
     "backend": "fastbert.ops",
     "check": "fastbert.packing.deferred",
@@ -120,6 +122,7 @@ __all__ = [
     "BertModel",
     "BertTokenizer",
     "FastbertError",
+    "FlatteningCollator",
     "PackedBatch",
     "backend",
     "check",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any
 
 import pytest
@@ -138,6 +139,6 @@ def test_a_mask_that_is_changed_later_is_read_again() -> None:
 
 
 def test_transformers_4_is_pointed_to_patch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transformers, "__version__", "4.57.6")
+    monkeypatch.setattr(sys.modules["transformers"], "__version__", "4.57.6")
     with pytest.raises(InputError, match=r"transformers 4.57.6 .* use fastbert.patch"):
         fastbert.register()

@@ -4,5 +4,6 @@ transformers.py   `patch` and `unpatch`: transformers' own models, run by fastbe
 patched.py        the forward that a patched encoder gets
 families.py       where each family of transformers' encoders keeps its parts
 layers.py         one layer of transformers, run on packed tokens
+collator.py       `FlatteningCollator`: batches without padding for Trainer
 attention.py      `register`: fastbert's attention by a name in transformers 5
 """

@@ -25,6 +25,7 @@ from fastbert.integrations.families import Family, obstacle
 from fastbert.model import plain_layer
 from fastbert.model.calling import dense, dropout_p, fresh_seeds, is_plain, is_watched, kept, repeatable, seed_at
 from fastbert.packing import PackedBatch, deferred
+from fastbert.packing.flattened import is_flattened, read_flattened
 from fastbert.packing.inputs import Limits
 
 # Arguments of a forward that only transformers' own code can serve.
@@ -43,13 +44,13 @@ class PatchedForward:
         module: the encoder.
         family: its family.
         backend: the backend that its ops run on; "auto" leaves that to `fastbert.backend`.
-        padding_counts: whether the head takes its softmax over padding as well, as transformers' question answering does.
+        reads: what the head on it reads of a sequence: "first" token, "all" places with padding, or "tokens".
         before: the forward that the encoder itself had, such as accelerate's; None where it had its class's.
         active: False for one that could not be taken out, as something else wraps it; it then passes everything on.
     """
 
-    def __init__(self, module: nn.Module, family: Family, backend: str, padding_counts: bool) -> None:
-        self.module, self.family, self.backend, self.padding_counts = module, family, backend, padding_counts
+    def __init__(self, module: nn.Module, family: Family, backend: str, reads: str) -> None:
+        self.module, self.family, self.backend, self.reads = module, family, backend, reads
         self.before = module.__dict__.get("forward")
         self.active = True
         self._said: set[str] = set()
@@ -100,6 +101,9 @@ class PatchedForward:
         causal = given.get("is_causal", getattr(config, "is_causal", None))
         if causal is not None and bool(causal) != _is_decoder(config):
             return f"is_causal = {causal}"
+        structure = obstacle(self.module, self.family.names) if plain_layer.is_usable() else "hooks on all modules"
+        if structure or is_flattened(given):
+            return structure
         ids, embeds, mask = (given.get(name) for name in ("input_ids", "inputs_embeds", "attention_mask"))
         source = embeds if ids is None else ids
         if not isinstance(source, Tensor) or (ids is not None and embeds is not None):
@@ -112,20 +116,23 @@ class PatchedForward:
             return "a mask that starts with padding"  # heads read the first column
         if mask is not None and _is_decoder(config) and (mask[:, 1:] > mask[:, :-1]).any():
             return "a decoder's mask with holes"  # it scores a token from the place before it
-        if mask is not None and self.padding_counts and not (mask != 0).all():
+        if mask is not None and self.reads == "all" and not (mask != 0).all():
             return "a head whose softmax covers padding"
-        return obstacle(self.module, self.family.names) if plain_layer.is_usable() else "hooks on all modules"
+        return ""
 
     def pack_inputs(self, given: dict[str, Any]) -> PackedBatch:
         """The arguments of a forward as a packed batch, checked against the encoder's tables."""
         embeddings: Any = self.module.embeddings
         ids, embeds = given.get("input_ids"), given.get("inputs_embeds")
         positions = given.get("position_ids")
-        if positions is None and self.family.counts_from_padding:
-            positions = _positions_from_padding(ids, embeds, embeddings.padding_idx)
+        padding = embeddings.padding_idx if self.family.counts_from_padding else -1
         types = embeddings.token_type_embeddings if hasattr(embeddings, "token_type_embeddings") else None
         tables = (embeddings.word_embeddings, types, embeddings.position_embeddings)
         limits = Limits(*(getattr(table, "num_embeddings", 1 if table is None else sys.maxsize) for table in tables))
+        if is_flattened(given):
+            return packing.check_packed(read_flattened(given, padding + 1), limits)
+        if positions is None and self.family.counts_from_padding:
+            positions = _positions_from_padding(ids, embeds, padding)
         batch = packing.pack(
             ids,
             given.get("attention_mask"),
@@ -150,10 +157,13 @@ class PatchedForward:
         batch = self.pack_inputs(given)
         hidden_states: list[Tensor] | None = [] if _asked(given, module.config, "output_hidden_states") else None
         x = _encode(module, self.family, batch, given, hidden_states)
-        states = batch.unpack(x) if hidden_states is None else hidden_states[-1]
+        states = batch.unpack(x) if hidden_states is None or not batch.padded else hidden_states[-1]
         fields: dict[str, Any] = {"last_hidden_state": states}
         if getattr(module, "pooler", None) is not None:
             fields["pooler_output"] = module.pooler(states)
+        if not batch.padded:  # it was flattened: (1, T, N), or (B, S, N) for a head that reads the first token of each sequence
+            fields["last_hidden_state"] = states if self.reads == "first" else x[None]
+            hidden_states = None if hidden_states is None else [one[None] for one in hidden_states]
         if hidden_states is not None:
             fields["hidden_states"] = tuple(hidden_states)
         output = getattr(sys.modules["transformers.modeling_outputs"], self.family.output)(**fields)
@@ -211,7 +221,11 @@ def _embed(module: Any, batch: PackedBatch, given: dict[str, Any], seed: Tensor 
     segment = getattr(part, "token_type_embeddings", None)
     parts = [one for one in (word, position, norm, dropout, segment) if one is not None]
     if batch.input_ids is None or is_watched(part) or not is_plain(*parts) or norm.bias is None:
-        return batch.pack(_embed_padded(part, given))
+        if batch.padded:
+            return batch.pack(_embed_padded(part, given))
+        names = ("input_ids", "token_type_ids", "position_ids", "inputs_embeds")
+        rows = {name: None if getattr(batch, name) is None else getattr(batch, name)[None] for name in names}
+        return _embed_padded(part, {**rows, "token_type_ids": None if segment is None else rows["token_type_ids"]})[0]
     types = word.weight.new_zeros(1, word.embedding_dim) if segment is None else segment.weight
     return ops.embedding(
         batch.input_ids,

@@ -55,7 +55,7 @@ def patch(model: M, *, backend: str = "auto", validate: bool = True) -> M:
         if isinstance(forward, PatchedForward):
             forward.backend = backend
             continue
-        forward = PatchedForward(encoder, family, backend, _padding_counts(_module_of(model), encoder))
+        forward = PatchedForward(encoder, family, backend, _what_is_read(_module_of(model), encoder))
         encoder.forward = forward
         made.append((name, forward))
     try:
@@ -85,10 +85,12 @@ def patched_forwards(model: nn.Module) -> Iterator[PatchedForward]:
             yield forward
 
 
-def _padding_counts(model: nn.Module, encoder: nn.Module) -> bool:
-    """Whether the encoder is that of a question-answering model, whose loss in transformers depends on states of padding."""
-    owners = (owner for owner in model.modules() if any(part is encoder for part in owner.children()))
-    return any(type(owner).__name__.endswith("ForQuestionAnswering") for owner in owners)
+def _what_is_read(model: nn.Module, encoder: nn.Module) -> str:
+    """What the head of an encoder reads: see `PatchedForward`. A question-answering loss of transformers covers padding."""
+    owners = [type(owner).__name__ for owner in model.modules() if any(part is encoder for part in owner.children())]
+    if any(name.endswith("ForQuestionAnswering") for name in owners):
+        return "all"
+    return "first" if any(name.endswith("ForSequenceClassification") for name in owners) else "tokens"
 
 
 def _take_out(forward: PatchedForward) -> None:

@@ -33,6 +33,7 @@ from fastbert.model.calling import (
     takes_packed,
 )
 from fastbert.model.config import BertConfig
+from fastbert.model.flattening import takes_flattened
 from fastbert.model.keywords import named, refuse
 from fastbert.model.layers import (
     BertAttention,
@@ -181,6 +182,7 @@ class BertModel(BertPreTrainedModel):
         self.checkpointing_offload = False
         self.post_init()
 
+    @takes_flattened
     @named
     @repeatable
     def forward(

@@ -15,6 +15,7 @@ from fastbert.errors import ConfigError, InputError
 from fastbert.model.calling import call, is_unchanged, is_watched, repeatable
 from fastbert.model.config import BertConfig
 from fastbert.model.encoder import BertModel, as_asked
+from fastbert.model.flattening import takes_flattened
 from fastbert.model.keywords import named, refuse
 from fastbert.model.losses import answer_labels, sequence_labels, sequence_loss, token_labels
 from fastbert.model.outputs import BertModelOutput, ClassifierOutput, QuestionAnsweringOutput
@@ -25,6 +26,8 @@ from fastbert.packing import PackedBatch
 
 class TaskHead(BertPreTrainedModel):
     """What the heads share: one encoding, pruned to the rows a head reads, in the caller's form."""
+
+    scores_tokens = False  # whether labels and logits are one a token
 
     def _encode(
         self, batch: PackedBatch, rows: Tensor | None, hidden_states: bool | None, attentions: bool | None
@@ -90,6 +93,7 @@ class BertForNextSentencePrediction(TaskHead):
         self.cls = BertOnlyNSPHead(self.config)
         self.post_init()
 
+    @takes_flattened
     @named
     @repeatable
     def forward(
@@ -128,6 +132,7 @@ class BertForSequenceClassification(TaskHead):
         self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
         self.post_init()
 
+    @takes_flattened
     @named
     @repeatable
     def forward(
@@ -171,6 +176,7 @@ class BertForMultipleChoice(TaskHead):
         self.classifier = nn.Linear(self.config.hidden_size, 1)
         self.post_init()
 
+    @takes_flattened
     @named
     @repeatable
     def forward(
@@ -215,6 +221,8 @@ class BertForMultipleChoice(TaskHead):
 class BertForTokenClassification(TaskHead):
     """A label for every token: logits (B, S, C), or (T, C) for a packed batch. Paper, section 5.3."""
 
+    scores_tokens = True
+
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
         self.num_labels = self.config.num_labels
@@ -223,6 +231,7 @@ class BertForTokenClassification(TaskHead):
         self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
         self.post_init()
 
+    @takes_flattened
     @named
     @repeatable
     def forward(
@@ -262,6 +271,7 @@ class BertForQuestionAnswering(TaskHead):
         self.qa_outputs = nn.Linear(self.config.hidden_size, 2)
         self.post_init()
 
+    @takes_flattened
     @named
     @repeatable
     def forward(

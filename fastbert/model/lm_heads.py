@@ -15,6 +15,7 @@ from fastbert import ops
 from fastbert.model.calling import dense, dense_and_activation, is_plain, is_watched, repeatable
 from fastbert.model.config import BertConfig
 from fastbert.model.encoder import BertModel
+from fastbert.model.flattening import takes_flattened
 from fastbert.model.heads import TaskHead
 from fastbert.model.keywords import named, refuse
 from fastbert.model.losses import labelled_rows, sequence_labels
@@ -100,6 +101,7 @@ class _MaskedLMHead(TaskHead):
     """The shared forward of the two language-model heads."""
 
     has_mlm_head = True
+    scores_tokens = True
     shifted = False  # whether a token's label is scored by the token before it
 
     def __init__(self, config: BertConfig) -> None:
@@ -108,6 +110,7 @@ class _MaskedLMHead(TaskHead):
         self.cls = BertOnlyMLMHead(self.config)
         self.post_init()
 
+    @takes_flattened
     @named
     @repeatable
     def forward(
@@ -183,6 +186,7 @@ class BertForPreTraining(TaskHead):
     """MLM and next-sentence prediction together. Paper, section 3.1."""
 
     has_mlm_head = True
+    scores_tokens = True
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
@@ -190,6 +194,7 @@ class BertForPreTraining(TaskHead):
         self.cls = BertPreTrainingHeads(self.config)
         self.post_init()
 
+    @takes_flattened
     @named
     @repeatable
     def forward(
