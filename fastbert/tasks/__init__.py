@@ -5,6 +5,7 @@ fill_mask.py      words at a [MASK]          question_answerer.py  answer spans 
 next_sentence.py  does B follow A?           multiple_choice.py    the best of several candidates
 classifier.py     labels, numbers            nli.py                relations of pairs; zero-shot classification
 sequences.py      texts and pairs to scores  features.py           hidden states, token by token
+reranker.py       documents for a query, as CrossEncoder
 loading.py        finding, loading, checking a model for a task
 """
 
@@ -15,6 +16,7 @@ from fastbert.tasks.multiple_choice import MultipleChoice
 from fastbert.tasks.next_sentence import NextSentence
 from fastbert.tasks.nli import NLI
 from fastbert.tasks.question_answerer import QuestionAnswerer
+from fastbert.tasks.reranker import Reranker
 from fastbert.tasks.token_tagger import TokenTagger
 
 __all__ = [
@@ -25,5 +27,6 @@ __all__ = [
     "MultipleChoice",
     "NextSentence",
     "QuestionAnswerer",
+    "Reranker",
     "TokenTagger",
 ]

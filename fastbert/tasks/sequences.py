@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from fastbert.packing.batching import BATCH_TOKENS, run
 from fastbert.progress import Show
 from fastbert.tasks.loading import WINDOW_SCORES, HeadTask, check_overlap, checked_length
 from fastbert.text import framing
-from fastbert.text.framing import Framed, Place
+from fastbert.text.framing import Cut, Framed, Place
 from fastbert.text.tokenizer import BertTokenizer
 
 
@@ -37,6 +37,7 @@ class SequenceTask(HeadTask):
     """
 
     setting_names = ("max_length", "overlong", "overlap", "window_scores")
+    cut: ClassVar[Cut | None] = None  # how pairs are cut; None takes tokens from the longer text, one by one
 
     def __init__(
         self,
@@ -69,7 +70,13 @@ class SequenceTask(HeadTask):
         """
         how = self.overlong if overlong is None else overlong
         framed = frame_texts(
-            self.tokenizer, inputs, max_length=self.max_length, overlong=how, overlap=self.overlap, place=place
+            self.tokenizer,
+            inputs,
+            max_length=self.max_length,
+            overlong=how,
+            overlap=self.overlap,
+            place=place,
+            cut=type(self).cut,
         )
         warn_of_cuts(framed, self.max_length)
         return framed
@@ -106,10 +113,13 @@ def frame_texts(
     overlong: str = "truncate",
     overlap: int = 64,
     place: Place | str = "inputs",
+    cut: Cut | None = None,
 ) -> Framed:
     """Encodes texts or pairs as rows; see `framing.frame`, and `split_pairs` for accepted inputs."""
     first, second = split_pairs(inputs, place)
-    return framing.frame(tokenizer, first, second, max_length=max_length, overlong=overlong, overlap=overlap, place=place)
+    return framing.frame(
+        tokenizer, first, second, max_length=max_length, overlong=overlong, overlap=overlap, place=place, cut=cut
+    )
 
 
 def warn_of_cuts(framed: Framed, limit: int) -> None:

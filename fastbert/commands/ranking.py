@@ -1,0 +1,51 @@
+"""The rank command: documents of a file by how well they answer a query."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import fastbert
+from fastbert import files
+from fastbert.commands.adding import Commands, add, add_form, add_model, check_outputs
+from fastbert.commands.options import form_of, how_to_show
+from fastbert.data import read_texts
+from fastbert.errors import InputError, printable
+from fastbert.files.rows import ROWS, check_ending, line_of, write_rows
+
+
+def register(commands: Commands) -> None:
+    """Adds the command."""
+    sub = add(commands, "rank", rank, 'fastbert rank "who wrote it?" documents.txt --model cross-encoder/ms-marco-MiniLM-L6-v2')
+    sub.add_argument("query", help="a text")
+    sub.add_argument("input", help="the documents: a text file, a .tsv, .csv or .jsonl table, or - for standard input")
+    add_model(sub)
+    sub.add_argument("-o", "--output", help="the file to write, .jsonl, .csv, .tsv or .parquet (default: lines to stdout)")
+    sub.add_argument("--top-k", type=int, help="how many documents (default: all)")
+    sub.add_argument("--column", help='column of a table: a name in its header or a number from 1 (default: "text")')
+    add_form(sub)
+    sub.add_argument("--overlong", choices=["truncate", "error", "window"], default="truncate", help="pairs beyond the limit")
+    sub.add_argument("--json", action="store_true", help="print JSON lines")
+    sub.add_argument("--progress", action="store_true", help="show the progress bar even if stderr is not a terminal")
+
+
+def rank(args: argparse.Namespace) -> None:
+    """Ranks the documents of a file by how well they answer a query."""
+    from fastbert.tasks import Reranker
+
+    check_outputs([args.output], [args.input, args.model])
+    ending = "" if args.output is None else check_ending(args.output, ROWS, "ranked documents")
+    documents = list(read_texts(args.input, args.column, form_of(args)))
+    if not documents:
+        raise InputError(f"{args.input} holds no text")
+    reranker = Reranker.from_pretrained(args.model, args.device, args.dtype, local_files_only=args.local_files_only)
+    fastbert.prepack(reranker.model)
+    found = reranker.rank(args.query, documents, args.top_k, True, overlong=args.overlong, show_progress=how_to_show(args))
+    rows = [{"row": one["corpus_id"] + 1, "score": one["score"], "text": one["text"]} for one in found]
+    if args.output is not None:
+        with files.replacing(args.output) as part:
+            write_rows(part, rows, ending)
+        print(f"{len(rows):,} of {len(documents):,} documents -> {args.output}", file=sys.stderr)
+        return
+    for row in rows:
+        sys.stdout.write(line_of(row) if args.json else f"{row['score']:.4f}\t{row['row']}\t{printable(row['text'])}\n")

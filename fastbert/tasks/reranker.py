@@ -1,0 +1,157 @@
+"""Reranker: scores how well documents answer a query, as sentence-transformers' CrossEncoder does, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastbert import files, schema
+from fastbert.errors import CheckpointError, InputError
+from fastbert.model.heads import BertForSequenceClassification
+from fastbert.packing.batching import BATCH_TOKENS
+from fastbert.progress import Show
+from fastbert.tasks.loading import check_top_k
+from fastbert.tasks.sequences import SequenceTask
+from fastbert.text.encoding import pair_lengths
+
+# Where sentence-transformers writes the activation: since version 6, and before.
+_SENTENCE_FILE = "config_sentence_transformers.json"
+_OLDEST = "sbert_ce_default_activation_function"
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda scores: scores,
+    "sigmoid": torch.sigmoid,
+    "softmax": lambda scores: scores.softmax(-1),
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+}
+
+
+class Reranker(SequenceTask):
+    """Scores pairs of a query and a document. See `SequenceTask` for the handling of long inputs.
+
+    Args:
+        model, tokenizer, max_length, overlong, overlap, window_scores: see `SequenceTask`.
+        activation: one of `ACTIVATIONS`, applied to the scores; None means "sigmoid" for a model of one label, else "identity".
+    """
+
+    model_class = BertForSequenceClassification
+    head_name = "sequence-classification"
+    head_parts = ("classifier.", "bert.pooler.")
+    cut = staticmethod(lambda a, b, room: pair_lengths(a, b, room, "longest_first"))  # as the `tokenizers` library
+
+    def __init__(self, model: Any, tokenizer: Any, *, activation: str | None = None, **options: Any) -> None:
+        super().__init__(model, tokenizer, **options)
+        self.activation = activation or ("sigmoid" if self.num_labels == 1 else "identity")
+        _check_activation(self.activation)
+
+    @property
+    def num_labels(self) -> int:
+        """How many scores a pair has."""
+        return int(self.model.config.num_labels)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_hub_id: str | Path,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
+        **hub: Any,
+    ) -> Self:
+        """Loads a CrossEncoder or any BERT for sequence classification, with the activation that its folder names.
+
+        Args:
+            path_or_hub_id: a directory or an id on the hub.
+            device: None means a CUDA device if there is one, else the CPU.
+            dtype: dtype of the parameters; None keeps the checkpoint's.
+            hub: `revision`, `cache_dir`, `token`, `local_files_only`.
+
+        Raises:
+            CheckpointError: no such head, or an activation that is not one of `ACTIVATIONS`.
+        """
+        reranker = super().from_pretrained(path_or_hub_id, device, dtype, **hub)
+        named = _named_activation(files.locate(path_or_hub_id, ["config.json", _SENTENCE_FILE], **hub))
+        reranker.activation = named or reranker.activation
+        return reranker
+
+    def predict(
+        self,
+        pairs: Sequence[Any],
+        *,
+        activation: str | None = None,
+        overlong: str | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+        show_progress: Show = None,
+    ) -> Any:
+        """The score of each pair, after the activation.
+
+        Args:
+            pairs: (query, document) pairs, as tuples or lists; or one pair.
+            activation: overrides the reranker's.
+            overlong: what to do with pairs that are too long: overrides the task's setting.
+            batch_tokens: tokens processed at once, longest pairs first. On a CPU at most 2,048 are used.
+            show_progress: whether to show a progress bar on stderr; None shows it only on a terminal.
+
+        Returns:
+            float32 (n,), or (n, C) for a model of C labels, in the order of the pairs; a row of it for one pair.
+        """
+        how = self.activation if activation is None else activation
+        _check_activation(how)
+        alone = len(pairs) == 2 and all(isinstance(part, str) for part in pairs)
+        framed = self.frame([tuple(pairs)] if alone else pairs, overlong, "pairs")
+        scores = ACTIVATIONS[how](self.logits(framed, batch_tokens, False if alone else show_progress))
+        found = (scores.squeeze(-1) if self.num_labels == 1 else scores).numpy()
+        return found[0] if alone else found
+
+    def rank(
+        self, query: str, documents: Sequence[str], top_k: int | None = None, return_documents: bool = False, **options: Any
+    ) -> list[dict[str, Any]]:
+        """The documents by their score for a query, best first; of equal ones the earlier first.
+
+        Args:
+            query: a text.
+            documents: texts.
+            top_k: how many to return; None means all.
+            return_documents: whether results hold the document as `text`.
+            options: those of `predict`.
+
+        Returns:
+            {"corpus_id": index in `documents`, "score": number} each.
+
+        Raises:
+            InputError: a model with several scores a pair, or documents that are no texts.
+        """
+        check_top_k(top_k)
+        if self.num_labels != 1:
+            raise InputError(f"the model has num_labels = {self.num_labels}: rank needs one score a pair; use predict")
+        if isinstance(documents, str):
+            raise InputError("documents is one string; expected a list of texts")
+        scores = self.predict([(query, document) for document in documents], **options) if len(documents) else np.empty(0)
+        best = np.argsort(-scores, kind="stable")[:top_k]
+        shown = [({"text": documents[i]} if return_documents else {}) for i in best]
+        return [{"corpus_id": int(i), "score": float(scores[i]), **text} for i, text in zip(best, shown, strict=True)]
+
+
+def _check_activation(name: str) -> None:
+    if name not in ACTIVATIONS:
+        raise InputError(f"activation = {name!r} is not one of {', '.join(ACTIVATIONS)}")
+
+
+def _named_activation(folder: Path) -> str | None:
+    """The activation that a folder names as a class of PyTorch, under the name here; None where it names none."""
+    config, sentence = (files.read_json_if_present(folder / name) for name in ("config.json", _SENTENCE_FILE))
+    nested = config.get("sentence_transformers")
+    path = sentence.get("activation_fn") or (nested.get("activation_fn") if isinstance(nested, dict) else None)
+    path = path or config.get(_OLDEST)
+    if path is None:
+        return None
+    module, _, name = str(path).rpartition(".")
+    if not module.startswith("torch.nn") or name.lower() not in ACTIVATIONS:
+        raise CheckpointError(
+            f"{folder} names the activation {schema.shown(path)}; fastbert knows torch.nn's {', '.join(ACTIVATIONS)}"
+        )
+    return name.lower()
