@@ -18,6 +18,7 @@ from fastbert.progress import Show
 from fastbert.tasks.loading import check_top_k
 from fastbert.tasks.sequences import SequenceTask
 from fastbert.text.encoding import pair_lengths
+from fastbert.text.framing import Cut
 
 # Where sentence-transformers writes the activation: since version 6, and before.
 _SENTENCE_FILE = "config_sentence_transformers.json"
@@ -42,12 +43,15 @@ class Reranker(SequenceTask):
     model_class = BertForSequenceClassification
     head_name = "sequence-classification"
     head_parts = ("classifier.", "bert.pooler.")
-    cut = staticmethod(lambda a, b, room: pair_lengths(a, b, room, "longest_first"))  # as the `tokenizers` library
 
     def __init__(self, model: Any, tokenizer: Any, *, activation: str | None = None, **options: Any) -> None:
         super().__init__(model, tokenizer, **options)
         self.activation = activation or ("sigmoid" if self.num_labels == 1 else "identity")
         _check_activation(self.activation)
+
+    def _pair_cut(self) -> Cut:
+        """As the `tokenizers` library cuts for CrossEncoder."""
+        return lambda first, second, room: pair_lengths(first, second, room, "longest_first")
 
     @property
     def num_labels(self) -> int:

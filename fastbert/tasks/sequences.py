@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +37,6 @@ class SequenceTask(HeadTask):
     """
 
     setting_names = ("max_length", "overlong", "overlap", "window_scores")
-    cut: ClassVar[Cut | None] = None  # how pairs are cut; None takes tokens from the longer text, one by one
 
     def __init__(
         self,
@@ -76,10 +75,14 @@ class SequenceTask(HeadTask):
             overlong=how,
             overlap=self.overlap,
             place=place,
-            cut=type(self).cut,
+            cut=self._pair_cut(),
         )
         warn_of_cuts(framed, self.max_length)
         return framed
+
+    def _pair_cut(self) -> Cut | None:
+        """How pairs that are too long are cut; None is the rule of `framing.frame`."""
+        return None
 
     @torch.inference_mode()
     def logits(self, framed: Framed, batch_tokens: int = BATCH_TOKENS, show_progress: Show = False, **options: Any) -> Tensor:
