@@ -5,7 +5,7 @@ fill_mask.py      words at a [MASK]          question_answerer.py  answer spans 
 next_sentence.py  does B follow A?           multiple_choice.py    the best of several candidates
 classifier.py     labels, numbers            nli.py                relations of pairs; zero-shot classification
 sequences.py      texts and pairs to scores  features.py           hidden states, token by token
-reranker.py       documents for a query, as CrossEncoder
+reranker.py       documents for a query          sentence_folder.py   folders of sentence-transformers
 loading.py        finding, loading, checking a model for a task
 """
 

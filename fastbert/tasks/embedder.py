@@ -11,44 +11,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastbert import files, schema
-from fastbert.errors import CheckpointError, InputError
+from fastbert import files
+from fastbert.errors import InputError
 from fastbert.model import checkpoint
 from fastbert.model.encoder import BertModel
-from fastbert.model.pooling import MODES, check_modes, modes_of_config, pool
+from fastbert.model.pooling import check_modes, pool
 from fastbert.packing.batching import BATCH_TOKENS, run
 from fastbert.progress import Show
 from fastbert.tasks.loading import check_complete, check_vocabulary, default_device, load_tokenizer
+from fastbert.tasks.sentence_folder import SENTENCE_FILES, read_settings
 from fastbert.tasks.sequences import split_pairs
-from fastbert.tasks.similarity import MEASURES, similarity
+from fastbert.tasks.similarity import similarity
 from fastbert.text import tokenizer_files
 from fastbert.text.encoding import pair_lengths
 from fastbert.text.framing import Framed, check_overlong, frame
 from fastbert.text.tokenizer import BertTokenizer
 
-_TEXT = schema.text()
-# One of these files holds the limits of the Transformer module; sentence-transformers names it after the model type.
-_LIMITS = tuple(
-    f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-)
-_SENTENCE_FILES = ["modules.json", "config_sentence_transformers.json", "*_Pooling/config.json"]
-_SENTENCE_FILES += [pattern for name in (*_LIMITS, "modules.json") for pattern in (name, f"*/{name}")]
 _THEIRS = ("show_progress_bar", "normalize_embeddings", "convert_to_numpy")  # of sentence-transformers' encode
-_MODULE_FIELDS = {"idx": schema.integer(0), "name": _TEXT, "path": _TEXT, "type": schema.text(null=False)}
-_LIMIT_FIELDS = {"max_seq_length": schema.integer(1), "do_lower_case": schema.flag()}
-_POOLING_FIELDS = {
-    "word_embedding_dimension": schema.integer(1),
-    "embedding_dimension": schema.integer(1),
-    "include_prompt": schema.flag(),
-    **dict.fromkeys(MODES.values(), schema.flag()),
-    "pooling_mode": schema.either(_TEXT, schema.list_of(schema.text(null=False))),
-}
-_PROMPT_FIELDS = {
-    "prompts": schema.object_of(_TEXT),
-    "default_prompt_name": _TEXT,
-    "truncate_dim": schema.integer(1),
-    "similarity_fn_name": schema.choice(*MEASURES),
-}
 
 
 class Embedder:
@@ -116,8 +95,8 @@ class Embedder:
         """
         target = default_device(device)
         own = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS]
-        folder = files.locate(path_or_hub_id, [*_SENTENCE_FILES, *own, *(f"*/{pattern}" for pattern in own)], **hub)
-        place, settings = _read_settings(folder)
+        folder = files.locate(path_or_hub_id, [*SENTENCE_FILES, *own, *(f"*/{pattern}" for pattern in own)], **hub)
+        place, settings = read_settings(folder)
         model, _ = BertModel.from_pretrained(
             place, dtype=dtype, device=target, add_pooling_layer=False, output_loading_info=True
         )
@@ -244,58 +223,6 @@ class Embedder:
         return framed
 
 
-def _read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The folder of the BERT and keyword arguments for `Embedder`, from a sentence-transformers folder.
-
-    A plain BERT folder gives no keyword arguments.
-
-    Raises:
-        CheckpointError: an unknown module or setting; the message names it.
-    """
-    if not (folder / "modules.json").is_file():
-        return folder, {}
-    settings: dict[str, Any] = {"normalize": False}
-    whole_text, place = True, folder
-    for module in files.read_json_list(folder / "modules.json"):
-        schema.check(module, _MODULE_FIELDS, folder / "modules.json")
-        kind, path = str(module.get("type", "")).rsplit(".", 1)[-1], str(module.get("path") or "")
-        if ".." in Path(path).parts or Path(path).is_absolute():
-            raise CheckpointError(f"{folder / 'modules.json'} has a module at {schema.shown(path)}, outside its folder")
-        if kind == "Pooling":
-            config = _read(folder / path / "config.json", _POOLING_FIELDS)
-            settings["pooling"] = modes_of_config(config)
-            whole_text = config.get("include_prompt") is not False
-        elif kind == "Normalize":
-            settings["normalize"] = True
-        elif kind == "Transformer":
-            place = folder / path
-        else:
-            raise CheckpointError(
-                f"{folder / 'modules.json'} has a module {schema.shown(kind)}; fastbert knows Transformer, Pooling, Normalize"
-            )
-    limits = next((place / name for name in _LIMITS if (place / name).is_file()), None)
-    sentence = {} if limits is None else _read(limits, _LIMIT_FIELDS)
-    settings["max_length"] = sentence.get("max_seq_length")
-    settings["do_lower_case"] = bool(sentence.get("do_lower_case"))
-    path_of_prompts = folder / "config_sentence_transformers.json"
-    prompts = _read(path_of_prompts, _PROMPT_FIELDS) if path_of_prompts.is_file() else {}
-    known, name = prompts.get("prompts") or {}, prompts.get("default_prompt_name")
-    if name is not None and name not in known:
-        listed = ", ".join(map(schema.shown, list(known)[:5])) or "none"
-        raise CheckpointError(
-            f"{path_of_prompts}: default_prompt_name = {schema.shown(name)} is not one of its prompts: {listed}"
-        )
-    settings["prompt"] = (known[name] or "") if name is not None else ""
-    settings["prompts"] = {key: text or "" for key, text in known.items()}
-    settings["include_prompt"] = whole_text
-    settings["measure"] = prompts.get("similarity_fn_name") or "cosine"
-    if settings["prompt"] and not whole_text:
-        raise CheckpointError(f"{folder} leaves the prompt out of the pooling (include_prompt: false): not supported")
-    if prompts.get("truncate_dim") is not None:
-        raise CheckpointError(f"{folder} cuts its vectors to truncate_dim = {prompts['truncate_dim']}: not supported")
-    return place, settings
-
-
 def _their_options(theirs: dict[str, Any], show: Show, normalize: bool | None, tensor: bool) -> tuple[Show, bool | None]:
     """Show and normalize, as sentence-transformers' names of them say."""
     for name in theirs:
@@ -306,10 +233,6 @@ def _their_options(theirs: dict[str, Any], show: Show, normalize: bool | None, t
         raise InputError("convert_to_numpy = False: encode returns an array, or with convert_to_tensor=True a tensor")
     bar, unit = theirs.get("show_progress_bar"), theirs.get("normalize_embeddings")
     return (show if bar is None else bool(bar)), (True if unit else normalize)
-
-
-def _read(path: Path, fields: schema.Fields) -> dict[str, Any]:
-    return schema.check(files.read_json(path), fields, path)
 
 
 def _mean_of_windows(vectors: np.ndarray, framed: Framed) -> np.ndarray:

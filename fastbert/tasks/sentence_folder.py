@@ -1,0 +1,90 @@
+"""Reads a folder of sentence-transformers: where its BERT is, and what it does behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastbert import files, schema
+from fastbert.errors import CheckpointError
+from fastbert.model.pooling import MODES, modes_of_config
+from fastbert.tasks.similarity import MEASURES
+
+_TEXT = schema.text()
+# One of these files holds the limits of the Transformer module; sentence-transformers names it after the model type.
+_LIMITS = tuple(
+    f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+SENTENCE_FILES = ["modules.json", "config_sentence_transformers.json", "*_Pooling/config.json"]
+SENTENCE_FILES += [pattern for name in (*_LIMITS, "modules.json") for pattern in (name, f"*/{name}")]
+_MODULE_FIELDS = {"idx": schema.integer(0), "name": _TEXT, "path": _TEXT, "type": schema.text(null=False)}
+_LIMIT_FIELDS = {"max_seq_length": schema.integer(1), "do_lower_case": schema.flag()}
+_POOLING_FIELDS = {
+    "word_embedding_dimension": schema.integer(1),
+    "embedding_dimension": schema.integer(1),
+    "include_prompt": schema.flag(),
+    **dict.fromkeys(MODES.values(), schema.flag()),
+    "pooling_mode": schema.either(_TEXT, schema.list_of(schema.text(null=False))),
+}
+_PROMPT_FIELDS = {
+    "prompts": schema.object_of(_TEXT),
+    "default_prompt_name": _TEXT,
+    "truncate_dim": schema.integer(1),
+    "similarity_fn_name": schema.choice(*MEASURES),
+}
+
+
+def read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of the BERT and keyword arguments for `Embedder`, from a sentence-transformers folder.
+
+    A plain BERT folder gives no keyword arguments.
+
+    Raises:
+        CheckpointError: an unknown module or setting; the message names it.
+    """
+    if not (folder / "modules.json").is_file():
+        return folder, {}
+    settings: dict[str, Any] = {"normalize": False}
+    whole_text, place = True, folder
+    for module in files.read_json_list(folder / "modules.json"):
+        schema.check(module, _MODULE_FIELDS, folder / "modules.json")
+        kind, path = str(module.get("type", "")).rsplit(".", 1)[-1], str(module.get("path") or "")
+        if ".." in Path(path).parts or Path(path).is_absolute():
+            raise CheckpointError(f"{folder / 'modules.json'} has a module at {schema.shown(path)}, outside its folder")
+        if kind == "Pooling":
+            config = _read(folder / path / "config.json", _POOLING_FIELDS)
+            settings["pooling"] = modes_of_config(config)
+            whole_text = config.get("include_prompt") is not False
+        elif kind == "Normalize":
+            settings["normalize"] = True
+        elif kind == "Transformer":
+            place = folder / path
+        else:
+            raise CheckpointError(
+                f"{folder / 'modules.json'} has a module {schema.shown(kind)}; fastbert knows Transformer, Pooling, Normalize"
+            )
+    limits = next((place / name for name in _LIMITS if (place / name).is_file()), None)
+    sentence = {} if limits is None else _read(limits, _LIMIT_FIELDS)
+    settings["max_length"] = sentence.get("max_seq_length")
+    settings["do_lower_case"] = bool(sentence.get("do_lower_case"))
+    path_of_prompts = folder / "config_sentence_transformers.json"
+    prompts = _read(path_of_prompts, _PROMPT_FIELDS) if path_of_prompts.is_file() else {}
+    known, name = prompts.get("prompts") or {}, prompts.get("default_prompt_name")
+    if name is not None and name not in known:
+        listed = ", ".join(map(schema.shown, list(known)[:5])) or "none"
+        raise CheckpointError(
+            f"{path_of_prompts}: default_prompt_name = {schema.shown(name)} is not one of its prompts: {listed}"
+        )
+    settings["prompt"] = (known[name] or "") if name is not None else ""
+    settings["prompts"] = {key: text or "" for key, text in known.items()}
+    settings["include_prompt"] = whole_text
+    settings["measure"] = prompts.get("similarity_fn_name") or "cosine"
+    if settings["prompt"] and not whole_text:
+        raise CheckpointError(f"{folder} leaves the prompt out of the pooling (include_prompt: false): not supported")
+    if prompts.get("truncate_dim") is not None:
+        raise CheckpointError(f"{folder} cuts its vectors to truncate_dim = {prompts['truncate_dim']}: not supported")
+    return place, settings
+
+
+def _read(path: Path, fields: schema.Fields) -> dict[str, Any]:
+    return schema.check(files.read_json(path), fields, path)
