@@ -211,6 +211,8 @@ def test_inputs_that_people_pass(family: str) -> None:
         ((ids,), {"return_dict": False}),
         ((), {"input_ids": ids.int(), "attention_mask": mask.long(), "output_hidden_states": True}),
     ]
+    if int(transformers.__version__.split(".")[0]) > 4:
+        cases += [((ids, mask), {"output_hidden_states": which}) for which in (1, [-1, 0])]
     if family != "DistilBert":
         cases.append(((), {"input_ids": ids, "token_type_ids": torch.zeros_like(ids)}))
     if "position_ids" in inspect.signature(model.forward).parameters:  # DistilBERT's in transformers 5
@@ -221,6 +223,8 @@ def test_inputs_that_people_pass(family: str) -> None:
         for (args, kwargs), theirs in zip(cases, wanted, strict=True):
             ours = model(*args, **kwargs)
             assert type(ours) is type(theirs)
+            if kwargs.get("output_hidden_states"):
+                assert [one is None for one in ours.hidden_states] == [one is None for one in theirs.hidden_states]
             real = (kwargs.get("attention_mask", args[1] if len(args) > 1 else torch.ones(3, 8)) != 0) & True
             assert worst(ours[0][real], theirs[0][real]) < 1e-5
 

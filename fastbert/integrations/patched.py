@@ -96,8 +96,6 @@ class PatchedForward:
             return _THEIRS["past_key_values"]
         if _asked(given, config, "output_attentions"):
             return "output_attentions"
-        if not isinstance(_asked(given, config, "output_hidden_states"), bool | None):
-            return "a choice of hidden states"
         causal = given.get("is_causal", getattr(config, "is_causal", None))
         if causal is not None and bool(causal) != _is_decoder(config):
             return f"is_causal = {causal}"
@@ -165,7 +163,7 @@ class PatchedForward:
             fields["last_hidden_state"] = states if self.reads == "first" else x[None]
             hidden_states = None if hidden_states is None else [one[None] for one in hidden_states]
         if hidden_states is not None:
-            fields["hidden_states"] = tuple(hidden_states)
+            fields["hidden_states"] = _chosen(hidden_states, _asked(given, module.config, "output_hidden_states"))
         output = getattr(sys.modules["transformers.modeling_outputs"], self.family.output)(**fields)
         return_dict = given.get("return_dict")
         as_dict = getattr(module.config, "return_dict", True) if return_dict is None else return_dict
@@ -268,6 +266,14 @@ def _positions_from_padding(ids: Tensor | None, embeds: Tensor | None, padding: 
         return torch.arange(padding + 1, padding + 1 + embeds.shape[1], device=embeds.device)
     real = ids.ne(padding).long()
     return real.cumsum(1) * real + padding
+
+
+def _chosen(states: list[Tensor], which: Any) -> tuple[Tensor | None, ...]:
+    """All hidden states, or those of an index or a list of indices with None in the others' places, as in transformers 5."""
+    if isinstance(which, bool):
+        return tuple(states)
+    wanted = {i % len(states) for i in ([which] if isinstance(which, int) else which) if -len(states) <= i < len(states)}
+    return tuple(state if i in wanted else None for i, state in enumerate(states))
 
 
 def _is_decoder(config: Any) -> bool:
