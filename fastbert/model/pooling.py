@@ -49,6 +49,18 @@ def pool(hidden_states: Tensor, cu_seqlens: Tensor, modes: str | Sequence[str]) 
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
+def without_first(hidden_states: Tensor, cu_seqlens: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The rows and starts of texts whose first `count` tokens are left out: (T, N), (B + 1,) -> (T', N), (B + 1,)."""
+    if not count:
+        return hidden_states, cu_seqlens
+    lengths = cu_seqlens.diff()
+    first = cu_seqlens[:-1].repeat_interleave(lengths)
+    rows = torch.arange(first.shape[0], device=first.device)
+    left = (lengths - count).clamp(min=0)
+    starts = torch.cat([left.new_zeros(1), left.cumsum(0)]).to(cu_seqlens.dtype)
+    return hidden_states[: first.shape[0]][rows - first >= count], starts
+
+
 def check_modes(modes: str | Sequence[str]) -> list[str]:
     """The modes as a list; InputError for an unknown one."""
     listed = [modes] if isinstance(modes, str) else list(modes)

@@ -6,6 +6,7 @@ next_sentence.py  does B follow A?           multiple_choice.py    the best of s
 classifier.py     labels, numbers            nli.py                relations of pairs; zero-shot classification
 sequences.py      texts and pairs to scores  features.py           hidden states, token by token
 reranker.py       documents for a query          sentence_folder.py   folders of sentence-transformers
+vectors.py        what is done with vectors      tokens.py            vectors of tokens and of chunks
 loading.py        finding, loading, checking a model for a task
 """
 

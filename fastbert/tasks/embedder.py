@@ -5,23 +5,28 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fastbert import files
 from fastbert.errors import InputError
 from fastbert.model import checkpoint
 from fastbert.model.encoder import BertModel
-from fastbert.model.pooling import check_modes, pool
+from fastbert.model.pooling import check_modes, pool, without_first
+from fastbert.packing import PackedBatch
 from fastbert.packing.batching import BATCH_TOKENS, run
 from fastbert.progress import Show
+from fastbert.tasks import tokens
 from fastbert.tasks.loading import check_complete, check_vocabulary, default_device, load_tokenizer
 from fastbert.tasks.sentence_folder import SENTENCE_FILES, read_settings
 from fastbert.tasks.sequences import split_pairs
 from fastbert.tasks.similarity import similarity
+from fastbert.tasks.vectors import Dense, cut, quantize, unit
 from fastbert.text import tokenizer_files
 from fastbert.text.encoding import pair_lengths
 from fastbert.text.framing import Framed, check_overlong, frame
@@ -44,7 +49,9 @@ class Embedder:
         prompts: prompts by name, for `encode(prompt_name=...)`.
         do_lower_case: lower-case prompt and texts if the tokenizer does not.
         measure: how `similarity` compares vectors: "cosine", "dot", "euclidean" or "manhattan".
-        include_prompt: False for a model whose pooling leaves prompts out, which is not supported: prompts are refused then.
+        include_prompt: whether the tokens of a prompt are pooled; if not, neither is [CLS] before them.
+        layers: modules behind pooling, (n, D) -> (n, D'), such as `vectors.Dense`; `normalize` comes after them.
+        truncate_dim: how many dimensions of a vector are kept; None means all.
     """
 
     def __init__(
@@ -60,6 +67,8 @@ class Embedder:
         do_lower_case: bool = False,
         measure: str = "cosine",
         include_prompt: bool = True,
+        layers: Sequence[torch.nn.Module] = (),
+        truncate_dim: int | None = None,
     ) -> None:
         check_vocabulary(tokenizer, model)
         self.model = model.eval()
@@ -68,6 +77,7 @@ class Embedder:
         self.normalize = normalize
         self.prompt, self.prompts = prompt, dict(prompts or {})
         self.measure, self.include_prompt = measure, include_prompt
+        self.layers, self.truncate_dim = torch.nn.Sequential(*layers).eval(), truncate_dim
         table = model.config.max_position_embeddings
         limit = max_length if max_length is not None else tokenizer.model_max_length
         self.max_length = table if limit is None else min(limit, table)
@@ -82,7 +92,7 @@ class Embedder:
         dtype: torch.dtype | str | None = None,
         **hub: Any,
     ) -> Embedder:
-        """Loads a BERT, or a sentence-transformers folder with a BERT, including its pooling, normalisation and limits.
+        """Loads a BERT, or a sentence-transformers folder with a BERT, including what stands behind it and its limits.
 
         Args:
             path_or_hub_id: a directory or an id on the hub.
@@ -91,7 +101,7 @@ class Embedder:
             hub: `revision`, `cache_dir`, `token`, `local_files_only`.
 
         Raises:
-            CheckpointError: a module that fastbert does not support, such as a dense layer after pooling.
+            CheckpointError: a module that fastbert does not support; the message names it.
         """
         target = default_device(device)
         own = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS]
@@ -117,6 +127,11 @@ class Embedder:
         prompt: str | None = None,
         prompt_name: str | None = None,
         convert_to_tensor: bool = False,
+        truncate_dim: int | None = None,
+        precision: str = "float32",
+        ranges: Any = None,
+        output_value: str = "sentence_embedding",
+        chunks: Any = None,
         **theirs: Any,
     ) -> Any:
         """Embeds texts: one vector per text, in the order of the texts.
@@ -125,13 +140,21 @@ class Embedder:
             texts: a list of texts, or of pairs whose second text gets segment 1; or one text.
             batch_tokens: real tokens processed at once, longest texts first. On a CPU at most 2,048 are used.
             batch_size: most texts processed at once; None sets no limit beside `batch_tokens`.
-            pooling, normalize: override the embedder's settings.
+            pooling: overrides the embedder's setting.
+            normalize: False leaves out the model's own unit length, True scales what is returned to it, behind `truncate_dim`.
             show_progress: whether to show a progress bar on stderr; None shows it only on a terminal. See `fastbert.progress`.
             overlong: what to do with texts of more than `max_length` tokens: "truncate" cuts them, at the tokenizer's
                 `truncation_side`, and warns with their number, "error" rejects them, "window" embeds all windows of a single
                 text and takes their mean, weighted by number of tokens.
             prompt, prompt_name: text put before every text, or its name in `prompts`, in place of the embedder's own prompt.
             convert_to_tensor: return a tensor on the model's device.
+            truncate_dim: overrides the embedder's setting. As in sentence-transformers, vectors that the model scaled to unit
+                length before are shorter then.
+            precision, ranges: "float16", "int8", "uint8", "binary" or "ubinary", see `vectors.quantize`.
+            output_value: "token_embeddings" returns the hidden states of each text's tokens, a list of (tokens, N), special
+                tokens included.
+            chunks: for each text, the characters (start, end) of its chunks, or for one text the chunks: returns a vector a
+                chunk, a list of (chunks, D), all chunks of a text from one forward (late chunking).
             theirs: sentence-transformers' `show_progress_bar`, and `normalize_embeddings`, which adds unit length to what the
                 model does. Its other options are refused by name.
 
@@ -144,27 +167,60 @@ class Embedder:
         alone = isinstance(texts, str)
         texts = [texts] if isinstance(texts, str) else list(texts)
         modes = self.pooling if pooling is None else check_modes(pooling)
-        normalize = self.normalize if normalize is None else normalize
         check_overlong(overlong)
         show = False if alone else show_progress
         framed = self.frame(texts, overlong, show, prompt=before)
+        batches: dict[str, Any] = {"batch_tokens": batch_tokens, "most": batch_size, "name": "embed", "show": show}
+        finish = partial(self._finish, normalize=normalize, truncate_dim=truncate_dim, precision=precision, ranges=ranges)
+        if output_value == "token_embeddings" or chunks is not None:
+            found: Any = tokens.states_of(self.model, framed, **batches)
+            if chunks is not None:
+                spans = tokens.spans_of(self.tokenizer, texts, [chunks] if alone else chunks, framed, before)
+                found = [finish(tokens.pooled(states, rows, modes)) for states, rows in zip(found, spans, strict=True)]
+            if convert_to_tensor:
+                found = [torch.from_numpy(one).to(self.model.device) for one in found]
+            return found[0] if alone else found
+        if output_value != "sentence_embedding":
+            raise InputError(f"output_value = {output_value!r} is not one of sentence_embedding, token_embeddings")
+        skipped = 0
+        if before and not self.include_prompt and len(framed):  # the prompt, and what the template puts before it
+            skipped = len(self.tokenizer.encode(before, add_special_tokens=False)) + int(framed.columns[0])
         vectors = np.empty((len(framed), len(modes) * self.model.config.hidden_size), dtype=np.float32)
-        done = run(
-            framed,
-            lambda batch: [pool(self.model(batch, return_dict=True).last_hidden_state, batch.cu_seqlens, modes)],
-            self.model.device,
-            batch_tokens,
-            most=batch_size,
-            name="embed",
-            show=show,
-        )
-        for rows, (pooled,) in done:
-            vectors[rows] = pooled.numpy()
+
+        def vectors_of(batch: PackedBatch) -> list[Tensor]:
+            states = self.model(batch, return_dict=True).last_hidden_state
+            return [pool(*without_first(states, batch.cu_seqlens, skipped), modes)]
+
+        for rows, (of_texts,) in run(framed, vectors_of, self.model.device, **batches):
+            vectors[rows] = of_texts.numpy()
         if len(framed) != len(texts):
             vectors = _mean_of_windows(vectors, framed)
-        vectors = _unit(vectors) if normalize else vectors
-        found = torch.from_numpy(vectors).to(self.model.device) if convert_to_tensor else vectors
+        found = finish(vectors)
+        found = torch.from_numpy(found).to(self.model.device) if convert_to_tensor else found
         return found[0] if alone else found
+
+    def encode_query(self, texts: str | Sequence[str], **options: Any) -> Any:
+        """As `encode`, with the prompt "query" if the model has it and no other is given."""
+        return self.encode(texts, **self._with_prompt(("query",), options))
+
+    def encode_document(self, texts: str | Sequence[str], **options: Any) -> Any:
+        """As `encode`, with the prompt "document", "passage" or "corpus" if the model has one and no other is given."""
+        return self.encode(texts, **self._with_prompt(("document", "passage", "corpus"), options))
+
+    def _with_prompt(self, names: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
+        known = next((name for name in names if name in self.prompts), None)
+        given = options.get("prompt") is not None or options.get("prompt_name") is not None
+        return options if given or known is None else {**options, "prompt_name": known}
+
+    def _finish(
+        self, pooled: np.ndarray, normalize: bool | None, truncate_dim: int | None, precision: str, ranges: Any
+    ) -> np.ndarray:
+        """What stands behind pooling: (n, D) float32 -> (n, D') of the precision."""
+        vectors: np.ndarray = self.layers(torch.from_numpy(pooled)).numpy() if len(self.layers) else pooled
+        if self.normalize and normalize is not False:
+            vectors = unit(vectors)
+        vectors = cut(vectors, self.truncate_dim if truncate_dim is None else truncate_dim)
+        return quantize(unit(vectors) if normalize else vectors, precision, ranges)
 
     def similarity(self, a: Any, b: Any) -> torch.Tensor:
         """The similarity of every vector of `a` to every vector of `b`, by the embedder's measure: (n, D), (m, D) -> (n, m)."""
@@ -172,13 +228,13 @@ class Embedder:
 
     def get_embedding_dimension(self) -> int:
         """The width of a vector, under sentence-transformers' name."""
-        return len(self.pooling) * self.model.config.hidden_size
+        widths = [layer.linear.out_features for layer in self.layers if isinstance(layer, Dense)]
+        width = widths[-1] if widths else len(self.pooling) * self.model.config.hidden_size
+        return min(width, self.truncate_dim or width)
 
     get_sentence_embedding_dimension = get_embedding_dimension  # its older name
 
     def _prompt(self, prompt: str | None, name: str | None) -> str:
-        if (prompt or name) and not self.include_prompt:
-            raise InputError("the model's pooling leaves prompts out (include_prompt: false): prompts are not supported for it")
         if prompt is not None or name is None:
             return self.prompt if prompt is None else prompt
         if name not in self.prompts:
@@ -241,7 +297,3 @@ def _mean_of_windows(vectors: np.ndarray, framed: Framed) -> np.ndarray:
     np.add.at(total, framed.owners, vectors * weights[:, None])
     whole = np.bincount(framed.owners, weights=weights, minlength=framed.num_texts)
     return total / whole[:, None].astype(np.float32)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return torch.nn.functional.normalize(torch.from_numpy(vectors), dim=1).numpy()

@@ -9,13 +9,14 @@ from fastbert import files, schema
 from fastbert.errors import CheckpointError
 from fastbert.model.pooling import MODES, modes_of_config
 from fastbert.tasks.similarity import MEASURES
+from fastbert.tasks.vectors import Dense, Normalize
 
 _TEXT = schema.text()
 # One of these files holds the limits of the Transformer module; sentence-transformers names it after the model type.
 _LIMITS = tuple(
     f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-SENTENCE_FILES = ["modules.json", "config_sentence_transformers.json", "*_Pooling/config.json"]
+SENTENCE_FILES = ["modules.json", "config_sentence_transformers.json", "*_Pooling/config.json", "*_Dense/*"]
 SENTENCE_FILES += [pattern for name in (*_LIMITS, "modules.json") for pattern in (name, f"*/{name}")]
 _MODULE_FIELDS = {"idx": schema.integer(0), "name": _TEXT, "path": _TEXT, "type": schema.text(null=False)}
 _LIMIT_FIELDS = {"max_seq_length": schema.integer(1), "do_lower_case": schema.flag()}
@@ -44,7 +45,7 @@ def read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
     """
     if not (folder / "modules.json").is_file():
         return folder, {}
-    settings: dict[str, Any] = {"normalize": False}
+    settings: dict[str, Any] = {"normalize": False, "layers": []}
     whole_text, place = True, folder
     for module in files.read_json_list(folder / "modules.json"):
         schema.check(module, _MODULE_FIELDS, folder / "modules.json")
@@ -57,12 +58,15 @@ def read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
             whole_text = config.get("include_prompt") is not False
         elif kind == "Normalize":
             settings["normalize"] = True
+        elif kind == "Dense":
+            settings["layers"] += [Normalize()] if settings["normalize"] else []
+            settings["layers"].append(Dense.from_folder(folder / path))
+            settings["normalize"] = False
         elif kind == "Transformer":
             place = folder / path
         else:
-            raise CheckpointError(
-                f"{folder / 'modules.json'} has a module {schema.shown(kind)}; fastbert knows Transformer, Pooling, Normalize"
-            )
+            what = f"{folder / 'modules.json'} has a module {schema.shown(kind)}"
+            raise CheckpointError(f"{what}; fastbert knows Transformer, Pooling, Dense, Normalize")
     limits = next((place / name for name in _LIMITS if (place / name).is_file()), None)
     sentence = {} if limits is None else _read(limits, _LIMIT_FIELDS)
     settings["max_length"] = sentence.get("max_seq_length")
@@ -79,10 +83,7 @@ def read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
     settings["prompts"] = {key: text or "" for key, text in known.items()}
     settings["include_prompt"] = whole_text
     settings["measure"] = prompts.get("similarity_fn_name") or "cosine"
-    if settings["prompt"] and not whole_text:
-        raise CheckpointError(f"{folder} leaves the prompt out of the pooling (include_prompt: false): not supported")
-    if prompts.get("truncate_dim") is not None:
-        raise CheckpointError(f"{folder} cuts its vectors to truncate_dim = {prompts['truncate_dim']}: not supported")
+    settings["truncate_dim"] = prompts.get("truncate_dim")
     return place, settings
 
 
