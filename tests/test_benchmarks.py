@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import report, run  # noqa: E402
-from benchmarks.speed import comparison, records  # noqa: E402
+from benchmarks.speed import comparison, records, session  # noqa: E402
 from benchmarks.speed.candidates import CANDIDATES, Candidate  # noqa: E402
-from benchmarks.speed.candidates.models import Fastbert  # noqa: E402
 from benchmarks.speed.candidates.padded import TEXTS  # noqa: E402
 from benchmarks.speed.cases import Texts  # noqa: E402
-from benchmarks.speed.jobs import Inputs, Job, Work  # noqa: E402
+from benchmarks.speed.jobs import Inputs, Job  # noqa: E402
 from benchmarks.speed.limits import limit_seconds, model_cost  # noqa: E402
 from benchmarks.speed.measure import Field, Plan, Question, agreement  # noqa: E402
 from benchmarks.speed.op_cases import OP_CASES, upstream_gradient  # noqa: E402
@@ -41,47 +40,8 @@ OURS = next(c for c in CANDIDATES if c.name == "fastbert" and c.can("encoder"))
 THEIRS = next(c for c in CANDIDATES if c.name == "transformers sdpa" and c.can("encoder"))
 
 
-# Candidates for these tests; each runs in a process of its own, which imports this file for it.
-class Perturbed(Fastbert):
-    """One weight is wrong."""
-
-    def __init__(self, job: Job) -> None:
-        super().__init__(job, prepacked=False)
-        with torch.no_grad():
-            self.model.encoder.layer[1].output.dense.weight[0, 0] += 1.0
-
-
-class Misbehaved(Fastbert):
-    """Breaks when its pass is timed: "raise", "die" or "memory"."""
-
-    def __init__(self, job: Job, how: str) -> None:
-        super().__init__(job)
-        self.how = how
-
-    def run(self, setting: int | None) -> None:
-        if self.how == "raise":
-            raise ZeroDivisionError("by design")
-        if self.how == "memory":
-            torch.empty(1 << 60, dtype=torch.uint8)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Absent(Work):
-    """Cannot even start."""
-
-    def __init__(self, job: Job) -> None:
-        raise RuntimeError("no such engine")
-
-
-class Slow(Work):
-    """Never answers."""
-
-    def __init__(self, job: Job) -> None:
-        time.sleep(600)
-
-
 def breaking(how: str) -> Candidate:
-    return replace(OURS, name=f"breaks: {how}", make="test_benchmarks:Misbehaved", options={"how": how}, ours=False)
+    return replace(OURS, name=f"breaks: {how}", make="odd_candidates:Misbehaved", options={"how": how}, ours=False)
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +56,13 @@ def model(tmp_path_factory) -> Path:
     return folder
 
 
-def small(model: Path, folder: Path, *options: str, **request: Any) -> tuple[int, list[dict[str, Any]]]:
+def small(
+    model: Path, folder: Path, *options: str, limits: str = "odd_candidates:ToldLimits", **request: Any
+) -> tuple[int, list[dict[str, Any]]]:
     arguments = ["--model", str(model), "--sizes", "MiniLM-L6", "--tokens", "300", "--repeats", "2", "--device", "cpu"]
-    code = run.main([*arguments, "--output", str(folder), "--quick", *options], **request)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "Worker", lambda _, job: Worker(limits, job))  # of the limits; candidates are started elsewhere
+        code = run.main([*arguments, "--output", str(folder), "--quick", *options], **request)
     files = list(folder.glob("*.jsonl"))
     return code, [json.loads(line) for line in files[0].read_text().splitlines()] if files else []
 
@@ -106,7 +70,8 @@ def small(model: Path, folder: Path, *options: str, **request: Any) -> tuple[int
 def test_measured_rows_carry_what_makes_them_comparable(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, rows = small(model, tmp_path, "--suite", "inference", candidates=(OURS, THEIRS))
+    limits = "benchmarks.speed.limits:Limits"
+    code, rows = small(model, tmp_path, "--suite", "inference", limits=limits, candidates=(OURS, THEIRS))
     assert code == 0
     assert {row["case"] for row in rows} == {"natural", "full 40"}
     assert [row["candidate"] for row in rows if row["case"] == "natural"] == ["fastbert", "transformers sdpa"]
@@ -131,7 +96,7 @@ def test_measured_rows_carry_what_makes_them_comparable(
 
 
 def test_a_wrong_candidate_gets_no_figure(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    wrong = replace(OURS, name="perturbed", make="test_benchmarks:Perturbed", ours=True)
+    wrong = replace(OURS, name="perturbed", make="odd_candidates:Perturbed", ours=True)
     code, rows = small(model, tmp_path, "--suite", "inference", candidates=(OURS, wrong))
     assert code == 1
     bad = [row for row in rows if row["candidate"] == "perturbed"]
@@ -147,13 +112,13 @@ def test_a_wrong_candidate_gets_no_figure(model: Path, tmp_path: Path, capsys: p
 
 
 def test_a_candidate_that_breaks_becomes_a_row_and_the_rest_goes_on(model: Path, tmp_path: Path) -> None:
-    absent = Candidate("absent", "test_benchmarks:Absent", ("encoder",))
-    uninstalled = Candidate("uninstalled", "test_benchmarks:Absent", ("encoder",), needs=("no_such_package",))
-    elsewhere = Candidate("elsewhere", "test_benchmarks:Absent", ("encoder",), devices=("cuda",))
+    absent = Candidate("absent", "odd_candidates:Absent", ("encoder",))
+    uninstalled = Candidate("uninstalled", "odd_candidates:Absent", ("encoder",), needs=("no_such_package",))
+    elsewhere = Candidate("elsewhere", "odd_candidates:Absent", ("encoder",), devices=("cuda",))
     everybody = (absent, breaking("raise"), uninstalled, breaking("die"), elsewhere, breaking("memory"), OURS)
-    code, rows = small(model, tmp_path, "--suite", "latency", candidates=everybody)
+    code, rows = small(model, tmp_path, "--suite", "latency", "--cases", "full 16", candidates=everybody)
     assert code == 0  # nothing of ours broke
-    rows = rows[: len(everybody)]
+    assert len(rows) == len(everybody)
     reasons = {row["candidate"]: (row["status"], row.get("reason", "")) for row in rows}
     assert reasons["absent"] == ("error", "RuntimeError: no such engine")
     assert reasons["breaks: raise"] == ("error", "ZeroDivisionError: by design")
@@ -168,28 +133,42 @@ def test_a_candidate_that_breaks_becomes_a_row_and_the_rest_goes_on(model: Path,
 def test_a_candidate_that_never_answers_is_ended() -> None:
     started = time.perf_counter()
     with pytest.raises(CandidateError, match="gave no answer within 1 s"):
-        Worker("test_benchmarks:Slow", Job("encoder", "cpu", "float32"), patience=1)
+        Worker("odd_candidates:Slow", Job("encoder", "cpu", "float32"), patience=1)
     assert time.perf_counter() - started < 60
 
 
-def test_ctrl_c_keeps_what_was_measured(model: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt: a background job of a shell inherits that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
+def test_ctrl_c_keeps_what_was_measured(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The first case is on disk and the second under way when the signal comes."""
-    arguments = ["--model", model, "--sizes", "MiniLM-L6", "--tokens", "3000", "--device", "cpu", "--output", tmp_path]
-    command = [sys.executable, ROOT / "benchmarks" / "run.py", "--suite", "latency", "--only", "fastbert", *arguments]
-    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job of a shell inherits that it is ignored
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([str(part) for part in command], preexec_fn=heeded, **pipes) as process:
-        limit = time.perf_counter() + 120
-        while not list(tmp_path.glob("*.jsonl")) and time.perf_counter() < limit:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "interrupted; the measurements so far are kept" in err
-    (path,) = tmp_path.glob("*.jsonl")
-    rows = records.read(path)
-    assert any(row["status"] == "ok" and row["median_s"] > 0 for row in rows)
-    assert rows[0]["candidate"] in out
+    real, timed = Worker.seconds, []
+
+    def seconds(worker: Worker, *arguments: Any) -> float:
+        found = real(worker, *arguments)
+        if list(tmp_path.glob("*.jsonl")):
+            timed.append(found)
+            if len(timed) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+        return found
+
+    monkeypatch.setattr(Worker, "seconds", seconds)
+    code, rows = small(model, tmp_path, "--suite", "latency", candidates=(OURS,))
+    assert code == 130
+    captured = capsys.readouterr()
+    assert "interrupted; the measurements so far are kept" in captured.err
+    assert [(row["case"], row.get("interrupted", False)) for row in rows] == [("full 16", False), ("full 40", True)]
+    assert all(row["status"] == "ok" and row["median_s"] > 0 for row in rows)
+    assert rows[1]["seconds"] == timed[:1]
+    assert rows[0]["candidate"] in captured.out
 
 
 def test_ctrl_c_before_the_first_round_of_a_case_leaves_no_rows_of_it(
@@ -246,10 +225,10 @@ def test_cases_that_nothing_is_named_like_end_in_one_sentence(model: Path, tmp_p
 
 
 def test_a_day_s_results_grow_suite_by_suite(model: Path, tmp_path: Path) -> None:
-    small(model, tmp_path, "--suite", "latency", candidates=(OURS,))
-    before = records.read(next(tmp_path.glob("*.jsonl")))
-    small(model, tmp_path, "--suite", "memory", candidates=(OURS,))
-    _, rows = small(model, tmp_path, "--suite", "latency", candidates=(OURS,))
+    latency = ("--suite", "latency", "--cases", "full 16")
+    _, before = small(model, tmp_path, *latency, candidates=(OURS,))
+    small(model, tmp_path, "--suite", "memory", "--tasks", "encoder", candidates=(OURS,))
+    _, rows = small(model, tmp_path, *latency, candidates=(OURS,))
     assert {row["suite"] for row in rows} == {"latency", "memory"}
     assert len([row for row in rows if row["suite"] == "latency"]) == len(before)
     assert rows[0]["seconds"] != before[0]["seconds"]
@@ -329,7 +308,7 @@ def test_candidates_that_load_side_by_side_are_measured_all_the_same(
         self._at_once = True
 
     monkeypatch.setattr(Field, "__init__", at_once)
-    absent = Candidate("absent", "test_benchmarks:Absent", ("encoder",))
+    absent = Candidate("absent", "odd_candidates:Absent", ("encoder",))
     code, rows = small(model, tmp_path, "--suite", "inference", candidates=(OURS, absent, THEIRS))
     assert code == 0
     assert [row["status"] for row in rows if row["case"] == "natural"] == ["ok", "error", "ok"]
