@@ -241,19 +241,25 @@ def test_a_signal_leaves_nothing_or_what_the_next_start_clears(number: signal.Si
     save_encoder(tmp_path / "model")
     (tmp_path / "in.txt").write_text("the cat runs\n" * 4000)
     command = ["embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), "--model", str(tmp_path / "model")]
-    code = "import sys; from fastbert import cli; sys.exit(cli.main(sys.argv[1:]))"
-    run = subprocess.Popen([sys.executable, "-c", code, *command, "--device", "cpu"], stderr=subprocess.PIPE, text=True)
-    for _ in range(600):
-        if list(tmp_path.glob(".out.npy.*")) or run.poll() is not None:
-            break
-        time.sleep(0.05)
-    run.send_signal(number)
-    _, said = run.communicate(timeout=60)
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            with (tmp_path / "said").open("w") as sys.stderr:
+                code = cli.main([*command, "--device", "cpu"])
+        finally:
+            os._exit(code)
+    deadline = time.monotonic() + 30
+    while not list(tmp_path.glob(".out.npy.*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(child, number)
+    ended, said = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), (tmp_path / "said").read_text()
     if number == signal.SIGKILL:
         assert list(tmp_path.glob(".out.npy.*"))
         assert cli.main([*command, "--device", "cpu"]) == 0
     else:
-        assert run.returncode == 128 + number, said
+        assert ended == 128 + number, said
         assert f"fastbert: stopped by {number.name}; no file is half written" in said
     assert not list(tmp_path.glob(".*"))
 
@@ -399,8 +405,35 @@ def test_a_resumed_pre_training_names_what_changed(damage: Callable[[Path, Path]
 # -- streams -------------------------------------------------------------------------------------------------------
 
 
-def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+# One process imports everything; each command runs in a fork of it, with streams as a shell would give them: "broken" is a pipe
+# that nobody reads, "closed" is what `>&-` makes. It ends as every run of Python ends, by flushing its streams.
+STREAMS = """
+import json, os, sys
+import fastbert.finetuning, fastbert.tasks, matplotlib.pyplot, torch._dynamo
+from fastbert import cli
+
+def give(number, name, kind):
+    if kind == "closed":
+        os.close(number)
+        setattr(sys, name, None)
+        setattr(sys, f"__{name}__", None)
+        return
+    reader, opened = os.pipe() if kind == "broken" else (None, os.open(kind, os.O_WRONLY | os.O_CREAT))
+    os.dup2(opened, number)
+    for one in {reader, opened} - {None, number}:
+        os.close(one)
+
+codes = []
+for command, streams in json.loads(sys.argv[1]):
+    child = os.fork()
+    if not child:
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            if name in streams:
+                give(number, name, streams[name])
+        sys.exit(cli.main(command))
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(codes))
+"""
 
 
 def test_broken_and_closed_streams(tmp_path: Path) -> None:
@@ -409,25 +442,31 @@ def test_broken_and_closed_streams(tmp_path: Path) -> None:
     rows = "".join(f"{row.text}\t{row.label}\n" for row in texts(40, 0))
     (tmp_path / "train.tsv").write_text("text\tlabel\n" + rows)
     (tmp_path / "in.txt").write_text("the cat runs\n" * 3000)
-    run = f"{sys.executable} -m fastbert.cli"
-    train = f"{run} finetune classify --train train.tsv --model {model} --epochs 1 --device cpu"
-    for number, pipe in enumerate(("2>&1 | true", "2>&-")):
-        done = shell(f"{train} -o run{number} {pipe}; exit ${{PIPESTATUS[0]}}", tmp_path)
-        assert done.returncode == 0, (pipe, done)
-        assert (tmp_path / f"run{number}" / "model" / "model.safetensors").is_file()  # a reader that left stopped nothing
-    predict = f"{run} predict in.txt --model head --device cpu"
-    lost = shell(f"{predict} | true; exit ${{PIPESTATUS[0]}}", tmp_path)
-    assert (lost.returncode, "Traceback" in lost.stderr) == (141, False)
-    for command, message in (
-        (f"{predict} >&-", "fastbert: standard output is closed"),
-        (f"{run} predict - --model head --device cpu <&-", "fastbert: cannot read standard input: it is closed"),
+    train = ["finetune", "classify", "--train", "train.tsv", "--model", str(model), "--epochs", "1", "--device", "cpu"]
+    predict = ["predict", "in.txt", "--model", "head", "--device", "cpu"]
+    runs = [
+        ([*train, "-o", "run0"], {"stdout": "broken", "stderr": "broken"}),
+        ([*train, "-o", "run1"], {"stderr": "closed"}),
+        (predict, {"stdout": "broken", "stderr": "lost"}),
+        (predict, {"stdout": "/dev/full", "stderr": "full"}),
+    ]
+    command = [sys.executable, "-c", STREAMS, json.dumps(runs)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, 0, 141, 2], done
+    for number in range(2):  # a reader that left stopped nothing
+        assert (tmp_path / f"run{number}" / "model" / "model.safetensors").is_file()
+    assert "Traceback" not in (tmp_path / "lost").read_text()
+    assert (tmp_path / "full").read_text().strip().splitlines()[-1].endswith("No space left on device")
+
+    run = f"{sys.executable} -m fastbert.cli predict"  # these end before PyTorch is imported, and are a shell's own
+    for rest, message in (
+        ("in.txt --model head >&-", "fastbert: standard output is closed"),
+        ("- --model head --device cpu <&-", "fastbert: cannot read standard input: it is closed"),
     ):
-        done = shell(command, tmp_path)
-        assert done.returncode == 2
-        assert done.stderr.strip() == message
-    full = shell(f"{predict} >/dev/full", tmp_path)
-    assert full.returncode == 2
-    assert full.stderr.strip().splitlines()[-1].endswith("No space left on device")
+        shell = ["bash", "-c", f"{run} {rest}"]
+        ended = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+        assert ended.returncode == 2
+        assert ended.stderr.strip() == message
 
 
 def test_escapes_of_the_terminal_are_written_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
