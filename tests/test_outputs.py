@@ -167,7 +167,7 @@ def test_a_half_imported_transformers_is_waited_for(monkeypatch: pytest.MonkeyPa
 
 def test_compiled_models_return_it() -> None:
     model, _ = make_pair("BertForMaskedLM", num_hidden_layers=1)
-    out = torch.compile(model, fullgraph=True, backend="aot_eager")(**ragged([5, 3]))
+    out = torch.compile(model, fullgraph=True, backend="eager")(**ragged([5, 3]))
     assert isinstance(out, MaskedLMOutput)
     assert list(out) == ["logits"]
 
