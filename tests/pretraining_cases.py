@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
-from fastbert import BertTokenizer
+import torch
+
+from fastbert import BertTokenizer, cli
 from fastbert.data.corpus import Corpus, build_corpus
-from fastbert.training import Recipe
+from fastbert.training import Recipe, pretrain
 
 TEXT = "the a cat dog bird fish tree house road river runs sleeps sings swims falls under over near with and old red big"
 WORDS = list(TEXT.split(" "))
@@ -61,3 +66,48 @@ def make_recipe(corpus: Path, *changes: str) -> Recipe:
         "run": {"log_every": 2, "eval_every": 0, "checkpoint_every": 3, "keep": 2},
     }
     return Recipe.from_dict(values).override(*changes)
+
+
+# -- processes of their own: their targets stand here, in a file that they import quickly -----------------------------------
+
+
+def forks() -> Any:
+    """Makes processes, forked from one that has imported what they need."""
+    found = multiprocessing.get_context("forkserver")
+    needed = ["pytest", "fastbert.training", "torch._dynamo", "torch.distributed.fsdp", "matplotlib.figure"]
+    found.set_forkserver_preload(needed)
+    return found
+
+
+def life(recipe: dict[str, Any], folder: str, threads: int, die: int | None) -> None:
+    """One process's attempt at a run; `die` counts flushes of checkpoint files until it kills itself while writing."""
+    torch.set_num_threads(threads)
+    if die is not None:
+        from fastbert.training import checkpoints
+
+        flush, left = checkpoints._flush, [die]
+
+        def flush_or_die(path: Path) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            flush(path)
+
+        checkpoints._flush = flush_or_die
+    pretrain(Recipe.from_dict(recipe), folder, "cpu")
+
+
+def run_in_a_group(recipe: dict[str, Any], folder: str) -> None:
+    os.setsid()
+    raise SystemExit(128 if pretrain(Recipe.from_dict(recipe), folder, "cpu").stopped_by else 0)
+
+
+def one_of_several(given: list[str], rank: int, count: int, port: int, output: str) -> None:
+    """What a process of torchrun does."""
+    said = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    raise SystemExit(cli.main(given))

@@ -6,7 +6,6 @@ By torchrun, or forked from a process that has imported everything, with torchru
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -15,14 +14,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from pretraining_cases import make_corpus, make_recipe
+from pretraining_cases import forks, make_corpus, make_recipe, one_of_several
 
 import fastbert
-from fastbert import cli
 from fastbert.data.corpus import Corpus
 from fastbert.training import pretrain
 from fastbert.training.records import read_metrics
@@ -61,28 +58,14 @@ def torchrun(count: int, corpus: Corpus, folder: Path, *changes: str) -> subproc
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def one_of_several(given: list[str], rank: int, count: int, port: int, output: str) -> None:
-    """What a process of torchrun does."""
-    said = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    raise SystemExit(cli.main(given))
-
-
 class Forked:
     """The processes of a run, without torchrun."""
 
     def __init__(self, count: int, corpus: Corpus, folder: Path, *changes: str) -> None:
         given, port = arguments(count, corpus, folder, changes)
         self._output = folder.parent / f"{folder.name}-{count}.txt"
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["fastbert.training", "torch._dynamo"])
-        make: Any = context.Process
         self._processes = [
-            make(target=one_of_several, args=(given, rank, count, port, str(self._output))) for rank in range(count)
+            forks().Process(target=one_of_several, args=(given, rank, count, port, str(self._output))) for rank in range(count)
         ]
         for process in self._processes:
             process.start()
@@ -90,6 +73,9 @@ class Forked:
     def terminate(self) -> None:
         for process in self._processes:
             process.terminate()
+
+    def kill_one(self) -> None:
+        self._processes[-1].kill()
 
     def finish(self) -> tuple[str, set[int]]:
         """What they said, and their exit codes."""
@@ -143,17 +129,20 @@ def test_a_sharded_run_with_berts_adam_stops_and_goes_on(corpus: Corpus, tmp_pat
 
 @pytest.mark.slow
 def test_a_killed_process_ends_the_run_with_a_message_and_it_resumes_alone(corpus: Corpus, alone: Path, tmp_path: Path) -> None:
-    process = torchrun(2, corpus, tmp_path / "run", "run.log_every=1")
+    """As under torchrun, which ends the others when one has died."""
+    run = Forked(2, corpus, tmp_path / "run", "run.log_every=1")
     records = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "checkpoints" / "step-00000003").is_dir():
         assert time.monotonic() < deadline, "the run never came to its first checkpoint"
-        assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
+    run.kill_one()
+    time.sleep(0.1)
+    run.terminate()
+    output, codes = run.finish()
+    assert len(codes) == 2, output
+    assert -signal.SIGKILL in codes
+    assert 0 not in codes
     assert re.search(r"another process of the run is gone .*, after step \d+\. The last good checkpoint is ", output), output
 
     assert len(read_metrics(records)) < 13

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -14,10 +13,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pretraining_cases
 import pytest
 import torch
 import transformers
-from pretraining_cases import make_corpus, make_recipe
+from pretraining_cases import forks, life, make_corpus, run_in_a_group
 
 import fastbert
 from fastbert.data.batches import Budget, EpochBatches
@@ -35,6 +35,11 @@ from fastbert.training.stepper import Stepper
 from fastbert.training.world import World
 
 HERE = World(0, 1, torch.device("cpu"))
+STEPS = 24
+
+
+def make_recipe(corpus: Path, *changes: str) -> Recipe:
+    return pretraining_cases.make_recipe(corpus, f"phases.0.steps={STEPS}", *changes)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 def whole_run(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nobody interrupted."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    assert pretrain(make_recipe(corpus.folder), folder, "cpu").step == 40
+    assert pretrain(make_recipe(corpus.folder), folder, "cpu").step == STEPS
     return folder
 
 
@@ -189,7 +194,11 @@ def test_evaluation_is_that_of_the_whole_scores(corpus: Corpus) -> None:
 
 @pytest.mark.parametrize("objective", ["mlm+nsp", "mlm+sop", "mlm", "ltr"])
 def test_every_objective_trains_and_its_model_opens(corpus: Corpus, tmp_path: Path, objective: str) -> None:
-    result = pretrain(make_recipe(corpus.folder, f"data.objective={objective}", "run.log_every=10"), tmp_path / "run", "cpu")
+    result = pretrain(
+        make_recipe(corpus.folder, f"data.objective={objective}", "phases.0.steps=40", "run.log_every=10"),
+        tmp_path / "run",
+        "cpu",
+    )
     first, *_, last = [record for record in learned(tmp_path / "run") if record["kind"] == "train"]
     assert last["masked_lm_loss"] < first["masked_lm_loss"] - 0.3
     assert ("next_sentence_accuracy" in result.metrics) == ("+" in objective)
@@ -248,29 +257,10 @@ def test_the_report_and_the_target(corpus: Corpus, tmp_path: Path) -> None:
 # -- resuming ------------------------------------------------------------------------------------------------------------
 
 
-def life(recipe: dict[str, Any], folder: str, threads: int, die: int | None) -> None:
-    """One process's attempt at a run; `die` counts flushes of checkpoint files until it kills itself while writing."""
-    torch.set_num_threads(threads)
-    if die is not None:
-        from fastbert.training import checkpoints
-
-        flush, left = checkpoints._flush, [die]
-
-        def flush_or_die(path: Path) -> None:
-            left[0] -= 1
-            if left[0] < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            flush(path)
-
-        checkpoints._flush = flush_or_die
-    pretrain(Recipe.from_dict(recipe), folder, "cpu")
-
-
 @pytest.mark.slow
 def test_a_run_killed_six_times_has_the_bits_of_one_that_was_not(corpus: Corpus, whole_run: Path, tmp_path: Path) -> None:
     """Half of the kills come at random moments, half while a checkpoint is being written."""
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["fastbert.training", "torch._dynamo"])
+    processes = forks()
     draw, recipe, kills, lives = random.Random(0), make_recipe(corpus.folder).to_dict(), 0, 0
     threads = torch.get_num_threads()  # sums are of as many parts
     while kills < 6:
@@ -312,13 +302,8 @@ def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(
     assert result.stopped_by == number.name
     assert result.step == 7
     assert (tmp_path / "run" / "checkpoints" / f"step-{result.step:08d}").is_dir()
-    assert pretrain(make_recipe(corpus.folder), tmp_path / "run", "cpu").step == 40
+    assert pretrain(make_recipe(corpus.folder), tmp_path / "run", "cpu").step == STEPS
     assert_same_run(tmp_path / "run", whole_run)
-
-
-def run_in_a_group(recipe: dict[str, Any], folder: str) -> None:
-    os.setsid()
-    raise SystemExit(128 if pretrain(Recipe.from_dict(recipe), folder, "cpu").stopped_by else 0)
 
 
 @pytest.mark.slow
@@ -328,7 +313,7 @@ def test_a_signal_to_the_whole_group_finds_workers_still_at_work(
 ) -> None:
     """As torchrun, Slurm and Ctrl-C send it: were the workers to die first, the step could not be finished."""
     recipe = make_recipe(corpus.folder, "run.workers=2").to_dict()
-    process = multiprocessing.get_context("forkserver").Process(target=run_in_a_group, args=(recipe, str(tmp_path / "run")))
+    process = forks().Process(target=run_in_a_group, args=(recipe, str(tmp_path / "run")))
     process.start()
     deadline = time.monotonic() + 60
     while not list((tmp_path / "run" / "checkpoints").glob("step-*")):
@@ -381,13 +366,13 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
         path.write_bytes({"truncated": data[: len(data) // 2], "changed": data[:-1] + b"x", "empty manifest": b""}[damage])
     with pytest.warns(UserWarning, match="the checkpoint step-00000012 is skipped"):
         result = pretrain(make_recipe(corpus.folder), tmp_path / "run", "cpu")
-    assert result.step == 40
+    assert result.step == STEPS
     assert_same_run(tmp_path / "run", whole_run)
 
 
 def test_the_same_run_again_changes_nothing(corpus: Corpus, whole_run: Path) -> None:
     before = {path: path.read_bytes() for path in (whole_run / "model").iterdir()}
-    assert pretrain(make_recipe(corpus.folder), whole_run, "cpu").step == 40
+    assert pretrain(make_recipe(corpus.folder), whole_run, "cpu").step == STEPS
     assert before == {path: path.read_bytes() for path in (whole_run / "model").iterdir()}
 
 
