@@ -32,9 +32,9 @@ SMALL = [
 SETS = [argument for change in SMALL for argument in ("--set", change)]
 
 
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "text.txt"
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("\n\n".join("\n".join(sentences) for sentences in documents(120)) + "\n")
     return path
 
@@ -46,9 +46,10 @@ def build_corpus(text: Path, tmp_path: Path) -> Path:
     return tmp_path / "corpus"
 
 
-@pytest.fixture
-def corpus(text: Path, tmp_path: Path) -> Path:
-    return build_corpus(text, tmp_path)
+@pytest.fixture(scope="module")
+def corpus(text: Path) -> Path:
+    """A corpus, with its tokenizer beside it in `tok`."""
+    return build_corpus(text, text.parent)
 
 
 def test_from_raw_text_to_fill_mask(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +59,7 @@ def test_from_raw_text_to_fill_mask(text: Path, tmp_path: Path, capsys: pytest.C
     assert "108 documents" in shown.err
     assert "held out: 12 documents" in shown.err
     assert "MB/s" in shown.err
-    assert Corpus.open(corpus).manifest["sources"] == [str(tmp_path / "text.txt")]
+    assert Corpus.open(corpus).manifest["sources"] == [str(text)]
 
     assert cli.main(["data", "inspect", str(corpus), "--count", "2", "--max-length", "48", "--whole-words"]) == 0
     shown = capsys.readouterr()
@@ -96,7 +97,7 @@ def test_the_recipe_of_the_readme_makes_its_own_corpus(tmp_path: Path, capsys: p
 
 def test_static_examples_are_built_inspected_and_trained(corpus: Path, text: Path, tmp_path: Path, capsys) -> None:
     options = ["--static", "--duplicates", "2", "--max-length", "48"]
-    tokenizer = ["--tokenizer", str(tmp_path / "tok")]
+    tokenizer = ["--tokenizer", str(corpus.parent / "tok")]
     assert cli.main(["data", "build", str(text), "-o", str(tmp_path / "whole"), *tokenizer]) == 0
     assert cli.main(["data", "build", str(tmp_path / "whole"), "-o", str(tmp_path / "a"), *options]) == 0
     assert cli.main(["data", "build", str(text), "-o", str(tmp_path / "b"), *options, *tokenizer]) == 0
@@ -159,7 +160,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     (tmp_path / "empty.txt").write_text("\n\n")
     (tmp_path / "bad.txt").write_bytes(b"one\ntw\xff\n")
     places = {"gone": tmp_path / "gone.txt", "empty": tmp_path / "empty.txt", "bad": tmp_path / "bad.txt", "text": text}
-    places |= {"out": tmp_path / "out", "tok": tmp_path / "tok", "corpus": corpus}
+    places |= {"out": tmp_path / "out", "tok": corpus.parent / "tok", "corpus": corpus}
     capsys.readouterr()
     assert cli.main([argument.format(**places) for argument in arguments]) == 2
     error = capsys.readouterr().err
@@ -171,7 +172,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 
 def test_missing_blank_lines_are_noticed(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], corpus: Path) -> None:
     (tmp_path / "one.txt").write_text(text.read_text().replace("\n\n", "\n"))
-    arguments = ["data", "build", str(tmp_path / "one.txt"), "-o", str(tmp_path / "one"), "--tokenizer", str(tmp_path / "tok")]
+    tokenizer = ["--tokenizer", str(corpus.parent / "tok")]
+    arguments = ["data", "build", str(tmp_path / "one.txt"), "-o", str(tmp_path / "one"), *tokenizer]
     assert cli.main(arguments) == 0
     assert "the corpus holds one document" in capsys.readouterr().err
     assert cli.main(["pretrain", "minute", "-o", str(tmp_path / "run"), "--corpus", str(tmp_path / "one"), *SETS]) == 2
