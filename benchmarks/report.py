@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout as well as installed
 
-from benchmarks.speed import records, targets
+from benchmarks.speed import processors, records, targets
 from benchmarks.speed.comparison import compare
 from benchmarks.speed.records import QUESTION, RESULTS, Row
 from fastbert import FastbertError, files
@@ -188,7 +188,8 @@ def overview(groups: Sequence[Sequence[Row]]) -> str:
 def readme_block(folder: Path = RESULTS) -> str:
     """The text between the README's benchmark markers."""
     blocks = [MARKS[0]]
-    for path, rows in records.newest(folder):
+    results = records.newest(folder)
+    for path, rows in (one for one in results if one[1][0]["cuda"] is not None):
         measured = [group for group in questions(rows) if any("median_s" in row for row in group)]
         for suite, caption in _CAPTIONS.items():
             of_suite = [group for group in measured if group[0]["suite"] == suite]
@@ -197,6 +198,10 @@ def readme_block(folder: Path = RESULTS) -> str:
                 blocks.append(f"**{model}, {asked[0][0]['dtype']}: {caption}**\n\n{overview(asked)}")
         name = f"benchmarks/results/{rows[0]['device']}/{path.stem}"
         blocks.append(f"{machine(rows)} Every table, with spreads, memory, checks and what is missing: [{name}.md]({name}.md).")
+    on_cpus = [one for one in results if one[1][0]["cuda"] is None]
+    if on_cpus:
+        caption = "**CPUs, float32: the lowest and the highest figure of the processors**"
+        blocks.append(f"{caption}\n\n{processors.block(on_cpus, questions)}")
     return "\n\n".join([*blocks, MARKS[1]])
 
 

@@ -97,16 +97,26 @@ class CompiledMaxAutotune(Transformers):
 
 
 class SentenceTransformers(Work):
-    """SentenceTransformer.encode on texts, including tokenisation."""
+    """SentenceTransformer.encode on texts, including tokenisation; it sorts by length itself.
 
-    def __init__(self, job: Job) -> None:
+    Args:
+        job: the model and the device.
+        patched: run its encoder by `fastbert.patch`.
+        batch: its number of texts at once; None means the best of a search.
+    """
+
+    def __init__(self, job: Job, patched: bool = False, batch: int | None = None) -> None:
         import sentence_transformers as st
         from sentence_transformers import models
 
         body = models.Transformer(job.folder, max_seq_length=job.max_length, model_args={"dtype": getattr(torch, job.dtype)})
         pooling = models.Pooling(body.get_word_embedding_dimension(), "mean")
         self.model = st.SentenceTransformer(modules=[body, pooling], device=job.device)
-        self.settings = TEXTS[torch.device(job.device).type]
+        self.settings = TEXTS[torch.device(job.device).type] if batch is None else (batch,)
+        if patched:
+            import fastbert
+
+            fastbert.prepack(fastbert.patch(self.model))
 
     def outputs(self) -> list[Any]:
         """See `Work.outputs`."""

@@ -1,0 +1,87 @@
+"""One table for all processors that were measured, for README: the lowest and the highest figure of each case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.speed.records import Row
+from fastbert.terminal import markdown_table
+
+Groups = list[list[Row]]
+_SDPA = "transformers sdpa"
+_TEXT = "sentence-transformers, from text"
+_SHOWN = {
+    ("inference", "encoder"),
+    ("latency", "encoder"),
+    ("training", "fine-tuning"),
+    ("training", "pre-training"),
+}
+
+
+def block(results: Sequence[tuple[Path, list[Row]]], questions: Callable[[list[Row]], Groups]) -> str:
+    """The table of forwards on CPUs, and a line for each processor.
+
+    Args:
+        results: (results file, rows) of each processor.
+        questions: groups rows by question.
+    """
+    cases: dict[tuple[str, str], list[list[Row]]] = {}
+    for _, rows in results:
+        for group in questions(rows):
+            if (group[0]["suite"], group[0]["task"]) in _SHOWN and _best(group, ours=True) is not None:
+                cases.setdefault((group[0]["model"], _work(group[0])), []).append(group)
+    lines: list[tuple[str, ...]] = [
+        ("", "processors", "fastbert", "times the best other", f"times {_SDPA}", "from text, times sentence-transformers")
+    ]
+    for (model, work), groups in cases.items():
+        gains = ([_gain(group, name) for group in groups] for name in (None, _SDPA, _TEXT))
+        rows = [row for row in (_best(group, ours=True) for group in groups) if row is not None]
+        if work.startswith("one text"):
+            speed = _span([1e3 * float(row["median_s"]) for row in rows], " ms")
+        else:
+            speed = _span([float(row["texts_per_s"]) for row in rows], " texts/s")
+        lines.append((f"{model}, {work}", str(len(groups)), speed, *(_span(each, "x") for each in gains)))
+    where = [f"- {_processor(rows)}: [{path.stem}]({_link(path, rows)})" for path, rows in results]
+    return "\n".join([*markdown_table(lines), "", *where])
+
+
+def _work(row: Row) -> str:
+    """What a question measures, in words."""
+    if row["suite"] == "latency":
+        return f"one text of {row['case'].split()[-1]} tokens"
+    return f"{row['task']}, {row['case']}" if row["suite"] == "training" else str(row["case"])
+
+
+def _best(group: Sequence[Row], name: str | None = None, ours: bool = False, from_text: bool = False) -> Row | None:
+    """The fastest row that passed its check: ours, or a candidate's, or that of the best float32 rival."""
+    fine = [row for row in group if row["status"] == "ok" and "median_s" in row and row["from_text"] == from_text]
+    found = [row for row in fine if row["ours"] == ours and (row["candidate"] == name if name else ours or row["rival"])]
+    return min(found, key=lambda row: float(row["median_s"]), default=None)
+
+
+def _gain(group: Sequence[Row], name: str | None) -> float | None:
+    """How many times as fast as a candidate fastbert is; None stands for the best other one."""
+    from_text = name == _TEXT
+    mine, other = _best(group, ours=True, from_text=from_text), _best(group, name, from_text=from_text)
+    return None if mine is None or other is None else float(other["median_s"]) / float(mine["median_s"])
+
+
+def _span(values: Sequence[float | None], unit: str) -> str:
+    """The lowest and the highest figure with their unit."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    low, high = (f"{value:.2f}" if unit == "x" else f"{value:.3g}" for value in (min(known), max(known)))
+    return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
+
+
+def _processor(rows: Sequence[Row]) -> str:
+    row = rows[-1]
+    rate = max(float(one["limit_tflops"]) for one in rows if one.get("limit_tflops"))
+    set_of = f", {row['instructions']}" if row.get("instructions") else ", instruction set not recorded"
+    return f"{row['cpu']}{set_of}, {row['cores']} cores, matrix products at {rate:.2f} TFLOP/s; commit {row['commit']}"
+
+
+def _link(path: Path, rows: Sequence[Row]) -> str:
+    return f"benchmarks/results/{rows[0]['device']}/{path.stem}.md"
