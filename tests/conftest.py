@@ -29,6 +29,7 @@ import transformers
 
 import fastbert
 
+EVERYTHING = os.environ.get("FASTBERT_TEST_ALL") == "1"  # what `make test-all` asks for
 KERNELS = os.environ.get("FASTBERT_TEST_KERNELS", "interpreter")
 collect_ignore = ["test_compiled_kernels.py", "test_emulated_faults.py"] if KERNELS == "interpreter" else []
 
@@ -61,8 +62,24 @@ FIRST = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+    if EVERYTHING:
+        return
+    cases: dict[Any, list[Any]] = {}  # of a test: what it is given, the schedule of the emulator apart
+    left: list[pytest.Item] = []
+    for item in items:
+        function, given = getattr(item, "function", None), dict(getattr(getattr(item, "callspec", None), "params", {}))
+        given.pop("schedule", None)
+        known = cases.setdefault(function, [])
+        if given not in known:
+            known.append(given)
+        other = item.get_closest_marker("alternates") and known.index(given) % 2 != (KERNELS == "sm90")
+        if other or item.get_closest_marker("thorough"):
+            left.append(item)
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CLASSES, KERNELS, fields_for, labels_for, make_pair, ragged, with_choices
+from conftest import CLASSES, EVERYTHING, KERNELS, fields_for, labels_for, make_pair, ragged, with_choices
 from emulator import driver
 from emulator.machine import Options
 from emulator.reports import KernelFault
@@ -56,6 +56,7 @@ def schedule(request: pytest.FixtureRequest) -> Iterator[None]:
 SHORT = list(itertools.product([32, 64, 128], repeat=2))
 
 
+@pytest.mark.alternates
 @pytest.mark.parametrize(("longest", "width", "form"), [(*sizes, i % 2) for i, sizes in enumerate(SHORT)])
 def test_short_attention(longest: int, width: int, form: int) -> None:
     """Every pair of a size and a form; in float16, below, with both dropout and a causal mask."""
@@ -63,18 +64,21 @@ def test_short_attention(longest: int, width: int, form: int) -> None:
     check_attention("cpu", torch.bfloat16, SMALL[longest], 2, width, p, causal)
 
 
+@pytest.mark.alternates
 @pytest.mark.parametrize(("longest", "width"), [(32, 128), (64, 32), (128, 64), (200, 64)])
 def test_attention_in_float16(longest: int, width: int) -> None:
     """Whose code differs from bfloat16's in the names of instructions alone."""
     check_attention("cpu", torch.float16, SMALL[longest], 2, width, 0.1, True)
 
 
+@pytest.mark.alternates
 @pytest.mark.parametrize(("p", "causal"), FORMS, ids=["dropout", "causal"])
 @pytest.mark.parametrize("width", [16, 32, 64, 128])
 def test_long_attention(width: int, p: float, causal: bool) -> None:
     check_attention("cpu", torch.bfloat16, [n for n in LENGTHS if n < 200] + [0, 200], 1, width, p, causal)
 
 
+@pytest.mark.alternates
 @pytest.mark.parametrize("lengths", [[60, 0, 64], [40, 128], [200, 33, 129]], ids=["64", "128", "long"])
 @pytest.mark.parametrize("width", [64, 128])
 def test_heaviest_launches_stand_adverse_schedules(width: int, lengths: list[int], schedule: None) -> None:
@@ -95,6 +99,7 @@ def test_linear_gelu_stands_adverse_schedules(schedule: None) -> None:
     check_linear_gelu("cpu", torch.bfloat16, 300, 320, 520, "none")
 
 
+@pytest.mark.alternates
 @pytest.mark.parametrize("lengths", [[64, 64], [128], [256]], ids=str)
 @pytest.mark.parametrize("p", [0.0, 0.1])
 def test_tiles_of_attention_are_read_without_bank_conflicts(p: float, lengths: list[int], monkeypatch: Any) -> None:
@@ -116,6 +121,7 @@ def test_attention_of_strided_input(lengths: list[int]) -> None:
     check_attention("cpu", torch.bfloat16, lengths, 3, 32, 0.1, False, strided=True)
 
 
+@pytest.mark.alternates
 @pytest.mark.parametrize(("longest", "width"), [(30, 128), (120, 64), (150, 128)])
 def test_attention_by_a_schedule(longest: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     check_attention_schedule(monkeypatch, "cpu", torch.bfloat16, longest, width, False)
@@ -181,7 +187,7 @@ def test_products_in_tf32() -> None:
     assert float((found.double() - exact).abs().max()) < 2**-10 * float(exact.abs().max())
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", CLASSES if KERNELS == "sm90" or EVERYTHING else ["BertForPreTraining"])
 def test_every_class_gives_what_the_reference_gives(name: str) -> None:
     """Outputs and gradients of a tiny model, in training under autocast: layers run whole there."""
     sizes: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128, "num_hidden_layers": 2}

@@ -145,6 +145,7 @@ def test_recomputed_layers_replay_their_masks() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
+@pytest.mark.thorough
 def test_gradients_under_dropout_are_distributed_as_in_transformers() -> None:
     """Mean and variance of the gradient over 400 draws: a mask too strong, too weak or missing at one kind of site moves them.
 

@@ -106,6 +106,7 @@ def launches(request: pytest.FixtureRequest) -> Iterator[list[Any]]:
     driver.RECORDER.on_launch = None
 
 
+@pytest.mark.alternates
 @pytest.mark.parametrize("name", list(CALLS))
 def test_seeded_faults_are_noticed(name: str, launches: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(tuning.FFN_FORMS, KERNELS, dict.fromkeys(("inference", "training", "backward"), "fused"))

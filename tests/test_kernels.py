@@ -364,7 +364,9 @@ def test_every_operator_is_checked() -> None:
     assert defined == {name for name, _ in operator_samples()}
 
 
-@pytest.mark.parametrize(("form", "backend"), [("padded", "triton"), ("packed", "auto")])
+@pytest.mark.parametrize(
+    ("form", "backend"), [pytest.param("padded", "triton", marks=pytest.mark.thorough), ("packed", "auto")]
+)
 def test_compiles_to_at_most_three_graphs_over_ten_lengths(form: str, backend: str) -> None:
     """aot_eager traces forward and backward as inductor would, without needing a C++ compiler."""
     from torch._dynamo.testing import CompileCounterWithBackend

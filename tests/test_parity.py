@@ -102,7 +102,7 @@ def test_pruned_training_forward_has_transformers_loss_and_gradients(name: str) 
     compare_gradients(ours, theirs)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_base_size_equals_transformers() -> None:
     name = "BertForPreTraining"  # which reads the states and the pooled rows
     base = {

@@ -409,6 +409,7 @@ def test_calls_that_fastbert_does_not_serve() -> None:
     cases: list[tuple[str, dict[str, Any]]] = [
         ("output_attentions", {**inputs, "output_attentions": True}),
         ("an attention mask that is not", {**inputs, "attention_mask": square}),
+        ("a mask with values other than 0 and 1", {**inputs, "attention_mask": inputs["attention_mask"] * 2.0}),
     ]
     for reason, given in cases:
         wanted = model(**given)
@@ -538,10 +539,10 @@ def test_the_page_s_examples_run(minilm: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)  # where Trainer makes its folder
     page = (Path(__file__).parents[1] / "docs/integrations.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.S)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         model = fastbert.BertForSequenceClassification(fastbert.BertConfig(**SMALL))
         scope: dict[str, Any] = {"fastbert": fastbert, "model": model, "dataset": [{"input_ids": [2, 5, 3], "labels": 1}]}
         exec(block.replace("sentence-transformers/all-MiniLM-L6-v2", str(minilm)), scope)
-        if "vectors" in scope:
-            assert scope["vectors"].shape == (2, 384)
+        shapes = {"vectors": (2, 384), "short": (2, 128), "bits": (2, 48), "chunks": (2, 384)}
+        assert all(scope[name].shape == shape for name, shape in shapes.items() if name in scope)

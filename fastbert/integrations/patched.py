@@ -110,13 +110,21 @@ class PatchedForward:
             return f"{'input_ids' if ids is not None else 'inputs_embeds'} of shape {tuple(source.shape)}"
         if mask is not None and (not isinstance(mask, Tensor) or mask.shape != source.shape[:2]):
             return "an attention mask that is not (batch, sequence)"
-        if mask is not None and not (mask[:, 0] != 0).all():
-            return "a mask that starts with padding"  # heads read the first column
-        if mask is not None and _is_decoder(config) and (mask[:, 1:] > mask[:, :-1]).any():
-            return "a decoder's mask with holes"  # it scores a token from the place before it
-        if mask is not None and self.reads == "all" and not (mask != 0).all():
-            return "a head whose softmax covers padding"
-        return ""
+        return "" if mask is None else self._mask_obstacle(mask)
+
+    def _mask_obstacle(self, mask: Tensor) -> str:
+        """Why padding of this form, (B, S), is for transformers: what its heads read of it. One look at the device."""
+        real = mask != 0
+        reasons = {
+            "a mask with values other than 0 and 1": (real & (mask != 1)).any(),
+            "a mask that starts with padding": ~real[:, 0].all(),  # heads read the first column
+        }
+        if _is_decoder(self.module.config):  # a token is scored from the place before it
+            reasons["a decoder's mask with holes"] = (real[:, 1:] & ~real[:, :-1]).any()
+        if self.reads == "all":
+            reasons["a head whose softmax covers padding"] = ~real.all()
+        found = torch.stack(list(reasons.values())).tolist()
+        return next((reason for reason, holds in zip(reasons, found, strict=True) if holds), "")
 
     def pack_inputs(self, given: dict[str, Any]) -> PackedBatch:
         """The arguments of a forward as a packed batch, checked against the encoder's tables."""

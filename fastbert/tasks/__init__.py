@@ -7,6 +7,7 @@ classifier.py     labels, numbers            nli.py                relations of 
 sequences.py      texts and pairs to scores  features.py           hidden states, token by token
 reranker.py       documents for a query          sentence_folder.py   folders of sentence-transformers
 vectors.py        what is done with vectors      tokens.py            vectors of tokens and of chunks
+prompted.py       what embedders share           sparse_embedder.py   texts to weights of words (SPLADE)
 loading.py        finding, loading, checking a model for a task
 """
 
@@ -18,6 +19,7 @@ from fastbert.tasks.next_sentence import NextSentence
 from fastbert.tasks.nli import NLI
 from fastbert.tasks.question_answerer import QuestionAnswerer
 from fastbert.tasks.reranker import Reranker
+from fastbert.tasks.sparse_embedder import SparseEmbedder
 from fastbert.tasks.token_tagger import TokenTagger
 
 __all__ = [
@@ -29,5 +31,6 @@ __all__ = [
     "NextSentence",
     "QuestionAnswerer",
     "Reranker",
+    "SparseEmbedder",
     "TokenTagger",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,20 +21,19 @@ from fastbert.packing import PackedBatch
 from fastbert.packing.batching import BATCH_TOKENS, run
 from fastbert.progress import Show
 from fastbert.tasks import tokens
-from fastbert.tasks.loading import check_complete, check_vocabulary, default_device, load_tokenizer
+from fastbert.tasks.loading import check_complete, default_device, load_tokenizer
+from fastbert.tasks.prompted import Prompted
 from fastbert.tasks.sentence_folder import SENTENCE_FILES, read_settings
-from fastbert.tasks.sequences import split_pairs
 from fastbert.tasks.similarity import similarity
 from fastbert.tasks.vectors import Dense, cut, quantize, unit
 from fastbert.text import tokenizer_files
-from fastbert.text.encoding import pair_lengths
-from fastbert.text.framing import Framed, check_overlong, frame
+from fastbert.text.framing import Framed, check_overlong
 from fastbert.text.tokenizer import BertTokenizer
 
 _THEIRS = ("show_progress_bar", "normalize_embeddings", "convert_to_numpy")  # of sentence-transformers' encode
 
 
-class Embedder:
+class Embedder(Prompted):
     """Turns texts into vectors.
 
     Args:
@@ -70,19 +68,11 @@ class Embedder:
         layers: Sequence[torch.nn.Module] = (),
         truncate_dim: int | None = None,
     ) -> None:
-        check_vocabulary(tokenizer, model)
-        self.model = model.eval()
-        self.tokenizer = tokenizer.lower_casing() if do_lower_case else tokenizer
+        super().__init__(model, tokenizer, max_length=max_length, prompt=prompt, prompts=prompts, do_lower_case=do_lower_case)
         self.pooling = check_modes(pooling)
         self.normalize = normalize
-        self.prompt, self.prompts = prompt, dict(prompts or {})
         self.measure, self.include_prompt = measure, include_prompt
         self.layers, self.truncate_dim = torch.nn.Sequential(*layers).eval(), truncate_dim
-        table = model.config.max_position_embeddings
-        limit = max_length if max_length is not None else tokenizer.model_max_length
-        self.max_length = table if limit is None else min(limit, table)
-        if self.max_length <= tokenizer.num_special_tokens():
-            raise InputError(f"max_length = {self.max_length} leaves no room for text beside the special tokens")
 
     @classmethod
     def from_pretrained(
@@ -159,7 +149,7 @@ class Embedder:
                 model does. Its other options are refused by name.
 
         Returns:
-            float32 (n, D), D the hidden size times the number of pooling modes; (D,) for one text given as a string.
+            float32 (n, D), see `get_embedding_dimension`; (D,) for one text given as a string.
         """
         if theirs:
             show_progress, normalize = _their_options(theirs, show_progress, normalize, convert_to_tensor)
@@ -199,19 +189,6 @@ class Embedder:
         found = torch.from_numpy(found).to(self.model.device) if convert_to_tensor else found
         return found[0] if alone else found
 
-    def encode_query(self, texts: str | Sequence[str], **options: Any) -> Any:
-        """As `encode`, with the prompt "query" if the model has it and no other is given."""
-        return self.encode(texts, **self._with_prompt(("query",), options))
-
-    def encode_document(self, texts: str | Sequence[str], **options: Any) -> Any:
-        """As `encode`, with the prompt "document", "passage" or "corpus" if the model has one and no other is given."""
-        return self.encode(texts, **self._with_prompt(("document", "passage", "corpus"), options))
-
-    def _with_prompt(self, names: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
-        known = next((name for name in names if name in self.prompts), None)
-        given = options.get("prompt") is not None or options.get("prompt_name") is not None
-        return options if given or known is None else {**options, "prompt_name": known}
-
     def _finish(
         self, pooled: np.ndarray, normalize: bool | None, truncate_dim: int | None, precision: str, ranges: Any
     ) -> np.ndarray:
@@ -233,50 +210,6 @@ class Embedder:
         return min(width, self.truncate_dim or width)
 
     get_sentence_embedding_dimension = get_embedding_dimension  # its older name
-
-    def _prompt(self, prompt: str | None, name: str | None) -> str:
-        if prompt is not None or name is None:
-            return self.prompt if prompt is None else prompt
-        if name not in self.prompts:
-            raise InputError(
-                f"prompt_name = {name!r} is not one of the model's prompts: {', '.join(self.prompts) or 'it has none'}"
-            )
-        return self.prompts[name]
-
-    def frame(
-        self, texts: Sequence[Any], overlong: str = "truncate", show: Show = False, *, prompt: str | None = None
-    ) -> Framed:
-        """Encodes texts or pairs as rows of at most `max_length` tokens, behind a prompt; warns if texts are cut.
-
-        Pairs are cut as the `tokenizers` library does it, to give the same vectors as sentence-transformers.
-        """
-        first, second = split_pairs(texts, "texts")
-        prompt = self.prompt if prompt is None else prompt
-        if prompt:
-            first = [prompt + text for text in first]
-        how = "truncate" if overlong == "window" and second is not None else overlong
-        framed = frame(
-            self.tokenizer,
-            first,
-            second,
-            max_length=self.max_length,
-            overlong=how,
-            overlap=0,
-            place="texts",
-            cut=lambda a, b, room: pair_lengths(a, b, room, "longest_first"),
-            show=show,
-        )
-        cut = np.flatnonzero(framed.cut)
-        if len(cut) and how != overlong:
-            tokens = framed.lengths[cut[0]] + framed.cut[cut[0]]
-            raise InputError(f"texts[{cut[0]}] is a pair of {tokens} tokens: windows are for single texts; truncate it")
-        if len(cut):
-            warnings.warn(
-                f"{len(cut)} of {len(texts)} texts have more than {self.max_length} tokens and were cut; overlong='window' "
-                "uses all",
-                stacklevel=4,  # skips `encode` and the inference-mode decorator
-            )
-        return framed
 
 
 def _their_options(theirs: dict[str, Any], show: Show, normalize: bool | None, tensor: bool) -> tuple[Show, bool | None]:

@@ -1,4 +1,4 @@
-"""Reads a folder of sentence-transformers: where its BERT is, and what it does behind it."""
+"""Reads a folder of sentence-transformers: where its BERT is, and what stands behind it."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ _PROMPT_FIELDS = {
     "prompts": schema.object_of(_TEXT),
     "default_prompt_name": _TEXT,
     "truncate_dim": schema.integer(1),
+    "max_active_dims": schema.integer(1),
     "similarity_fn_name": schema.choice(*MEASURES),
 }
 
@@ -45,46 +46,70 @@ def read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
     """
     if not (folder / "modules.json").is_file():
         return folder, {}
-    settings: dict[str, Any] = {"normalize": False, "layers": []}
-    whole_text, place = True, folder
+    settings: dict[str, Any] = {"normalize": False, "layers": [], "include_prompt": True}
+    place = folder
+    for kind, path in read_modules(folder):
+        if kind == "Pooling":
+            config = _read(path / "config.json", _POOLING_FIELDS)
+            settings["pooling"] = modes_of_config(config)
+            settings["include_prompt"] = config.get("include_prompt") is not False
+        elif kind == "Normalize":
+            settings["normalize"] = True
+        elif kind == "Dense":
+            settings["layers"] += [Normalize()] if settings["normalize"] else []
+            settings["layers"].append(Dense.from_folder(path))
+            settings["normalize"] = False
+        elif kind == "Transformer":
+            place = path
+        else:
+            what = f"{folder / 'modules.json'} has a module {schema.shown(kind)}"
+            raise CheckpointError(f"{what}; fastbert knows Transformer, Pooling, Dense, Normalize")
+    prompts, saved = read_prompts(folder, place)
+    settings["truncate_dim"] = saved.get("truncate_dim")
+    settings["measure"] = saved.get("similarity_fn_name") or "cosine"
+    return place, {**settings, **prompts}
+
+
+def read_modules(folder: Path) -> list[tuple[str, Path]]:
+    """The kinds of a folder's modules, without their package, and where each is.
+
+    Raises:
+        CheckpointError: a module outside the folder, or a file that is no list of modules.
+    """
+    found = []
     for module in files.read_json_list(folder / "modules.json"):
         schema.check(module, _MODULE_FIELDS, folder / "modules.json")
         kind, path = str(module.get("type", "")).rsplit(".", 1)[-1], str(module.get("path") or "")
         if ".." in Path(path).parts or Path(path).is_absolute():
             raise CheckpointError(f"{folder / 'modules.json'} has a module at {schema.shown(path)}, outside its folder")
-        if kind == "Pooling":
-            config = _read(folder / path / "config.json", _POOLING_FIELDS)
-            settings["pooling"] = modes_of_config(config)
-            whole_text = config.get("include_prompt") is not False
-        elif kind == "Normalize":
-            settings["normalize"] = True
-        elif kind == "Dense":
-            settings["layers"] += [Normalize()] if settings["normalize"] else []
-            settings["layers"].append(Dense.from_folder(folder / path))
-            settings["normalize"] = False
-        elif kind == "Transformer":
-            place = folder / path
-        else:
-            what = f"{folder / 'modules.json'} has a module {schema.shown(kind)}"
-            raise CheckpointError(f"{what}; fastbert knows Transformer, Pooling, Dense, Normalize")
+        found.append((kind, folder / path))
+    return found
+
+
+def read_prompts(folder: Path, place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keyword arguments for `Prompted`, and all that stands beside the prompts.
+
+    Args:
+        folder: of sentence-transformers.
+        place: of the BERT in it.
+
+    Raises:
+        CheckpointError: a default prompt that does not exist.
+    """
     limits = next((place / name for name in _LIMITS if (place / name).is_file()), None)
     sentence = {} if limits is None else _read(limits, _LIMIT_FIELDS)
-    settings["max_length"] = sentence.get("max_seq_length")
-    settings["do_lower_case"] = bool(sentence.get("do_lower_case"))
-    path_of_prompts = folder / "config_sentence_transformers.json"
-    prompts = _read(path_of_prompts, _PROMPT_FIELDS) if path_of_prompts.is_file() else {}
-    known, name = prompts.get("prompts") or {}, prompts.get("default_prompt_name")
+    path = folder / "config_sentence_transformers.json"
+    saved = _read(path, _PROMPT_FIELDS) if path.is_file() else {}
+    known, name = saved.get("prompts") or {}, saved.get("default_prompt_name")
     if name is not None and name not in known:
         listed = ", ".join(map(schema.shown, list(known)[:5])) or "none"
-        raise CheckpointError(
-            f"{path_of_prompts}: default_prompt_name = {schema.shown(name)} is not one of its prompts: {listed}"
-        )
-    settings["prompt"] = (known[name] or "") if name is not None else ""
-    settings["prompts"] = {key: text or "" for key, text in known.items()}
-    settings["include_prompt"] = whole_text
-    settings["measure"] = prompts.get("similarity_fn_name") or "cosine"
-    settings["truncate_dim"] = prompts.get("truncate_dim")
-    return place, settings
+        raise CheckpointError(f"{path}: default_prompt_name = {schema.shown(name)} is not one of its prompts: {listed}")
+    return {
+        "max_length": sentence.get("max_seq_length"),
+        "do_lower_case": bool(sentence.get("do_lower_case")),
+        "prompt": (known[name] or "") if name is not None else "",
+        "prompts": {key: text or "" for key, text in known.items()},
+    }, saved
 
 
 def _read(path: Path, fields: schema.Fields) -> dict[str, Any]:

@@ -1,0 +1,108 @@
+"""What embedders share: prompts, the limit of a text, and its row of tokens."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastbert.errors import InputError
+from fastbert.progress import Show
+from fastbert.tasks.loading import check_vocabulary
+from fastbert.tasks.sequences import split_pairs
+from fastbert.text.encoding import pair_lengths
+from fastbert.text.framing import Framed, frame
+from fastbert.text.tokenizer import BertTokenizer
+
+
+class Prompted:
+    """A model of texts, which may stand behind a prompt.
+
+    Args:
+        model, tokenizer: a model, which is put into evaluation mode, and its tokenizer.
+        max_length: most tokens used of a text; None means the limit of model and tokenizer.
+        prompt: text put before every text.
+        prompts: prompts by name.
+        do_lower_case: lower-case prompt and texts if the tokenizer does not.
+    """
+
+    encode: Any  # each embedder's own: texts to vectors
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: BertTokenizer,
+        *,
+        max_length: int | None = None,
+        prompt: str = "",
+        prompts: Mapping[str, str] | None = None,
+        do_lower_case: bool = False,
+    ) -> None:
+        check_vocabulary(tokenizer, model)
+        self.model = model.eval()
+        self.tokenizer = tokenizer.lower_casing() if do_lower_case else tokenizer
+        self.prompt, self.prompts = prompt, dict(prompts or {})
+        table = model.config.max_position_embeddings
+        limit = max_length if max_length is not None else tokenizer.model_max_length
+        self.max_length = table if limit is None else min(limit, table)
+        if self.max_length <= tokenizer.num_special_tokens():
+            raise InputError(f"max_length = {self.max_length} leaves no room for text beside the special tokens")
+
+    def encode_query(self, texts: str | Sequence[str], **options: Any) -> Any:
+        """As `encode`, with the prompt "query" if the model has it and no other is given."""
+        return self.encode(texts, **self._with_prompt(("query",), options))
+
+    def encode_document(self, texts: str | Sequence[str], **options: Any) -> Any:
+        """As `encode`, with the prompt "document", "passage" or "corpus" if the model has one and no other is given."""
+        return self.encode(texts, **self._with_prompt(("document", "passage", "corpus"), options))
+
+    def _with_prompt(self, names: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
+        known = next((name for name in names if name in self.prompts), None)
+        given = options.get("prompt") is not None or options.get("prompt_name") is not None
+        return options if given or known is None else {**options, "prompt_name": known}
+
+    def _prompt(self, prompt: str | None, name: str | None) -> str:
+        if prompt is not None or name is None:
+            return self.prompt if prompt is None else prompt
+        if name not in self.prompts:
+            raise InputError(
+                f"prompt_name = {name!r} is not one of the model's prompts: {', '.join(self.prompts) or 'it has none'}"
+            )
+        return self.prompts[name]
+
+    def frame(
+        self, texts: Sequence[Any], overlong: str = "truncate", show: Show = False, *, prompt: str | None = None
+    ) -> Framed:
+        """Encodes texts or pairs as rows of at most `max_length` tokens, behind a prompt; warns if texts are cut.
+
+        Pairs are cut as the `tokenizers` library does it, to give the same vectors as sentence-transformers.
+        """
+        first, second = split_pairs(texts, "texts")
+        prompt = self.prompt if prompt is None else prompt
+        if prompt:
+            first = [prompt + text for text in first]
+        how = "truncate" if overlong == "window" and second is not None else overlong
+        framed = frame(
+            self.tokenizer,
+            first,
+            second,
+            max_length=self.max_length,
+            overlong=how,
+            overlap=0,
+            place="texts",
+            cut=lambda a, b, room: pair_lengths(a, b, room, "longest_first"),
+            show=show,
+        )
+        cut = np.flatnonzero(framed.cut)
+        if len(cut) and how != overlong:
+            tokens = framed.lengths[cut[0]] + framed.cut[cut[0]]
+            raise InputError(f"texts[{cut[0]}] is a pair of {tokens} tokens: windows are for single texts; truncate it")
+        if len(cut):
+            warnings.warn(
+                f"{len(cut)} of {len(texts)} texts have more than {self.max_length} tokens and were cut; overlong='window' "
+                "uses all",
+                stacklevel=4,  # skips `encode` and the inference-mode decorator
+            )
+        return framed
