@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastbert import ops
-from fastbert.ops import cpu_attention, reference
+from fastbert.ops import cpu, cpu_attention, reference
 
 HEADS, HEAD_DIM = 4, 8
 
@@ -73,3 +73,17 @@ def test_a_change_of_what_backward_needs_is_noticed() -> None:
         qkv.mul_(2.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         out.sum().backward()
+
+
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("lengths", [[1], [5, 5, 48], [48, 49, 3, 0, 3]], ids=str)
+def test_short_texts_of_inference_equal_the_reference(lengths: list[int], scale: float | None) -> None:
+    """Up to 48 tokens attention is three plain calls there; longer ones, and masks, stay PyTorch's own."""
+    tokens = sum(lengths)
+    qkv = torch.randn(tokens, 3, 2, 16, generator=torch.Generator().manual_seed(0))
+    cu = torch.tensor([0, *lengths]).cumsum(0).int()
+    for causal in (False, True):
+        exact = reference.attention(qkv.double(), cu, max(lengths), causal=causal, scale=scale)
+        with torch.no_grad():
+            found = cpu.attention(qkv, cu, max(lengths), causal=causal, scale=scale)
+        assert float((found - exact).abs().max()) < 1e-5

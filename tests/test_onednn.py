@@ -189,3 +189,19 @@ def test_prepack_leaves_other_types_alone() -> None:
     with torch.inference_mode():
         inner, _ = make_pair("BertModel")
         assert torch.isfinite(encode(fastbert.prepack(inner.eval()))).all()
+
+
+@pytest.mark.parametrize("in_product", [True, False])
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+@pytest.mark.parametrize("rows", [3, 200])
+def test_gelu_of_a_product_is_as_exact_in_a_pass_of_its_own(
+    rows: int, approximate: str, in_product: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of them runs depends on the processor and on the number of rows."""
+    monkeypatch.setattr(onednn, "GELU_IN_PRODUCT", in_product)
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((rows, 48), (80, 48), (80,)))
+    exact = torch.nn.functional.gelu(x.double() @ weight.double().T + bias.double(), approximate=approximate)
+    with torch.no_grad():
+        found = onednn.linear_gelu(x, weight, bias, approximate)
+    assert float((found - exact).abs().max()) < 1e-5

@@ -42,6 +42,11 @@ def _is_intel() -> bool:
 MKL_TRAINS_FASTER = torch.backends.mkl.is_available() and _is_intel()
 
 
+# On AVX2 oneDNN's GELU in the epilogue takes longer than PyTorch's own in another pass, but for a few rows.
+GELU_IN_PRODUCT = torch.backends.cpu.get_cpu_capability() != "AVX2"
+_ROWS_FOR_GELU = 64
+
+
 class _Prepacked(NamedTuple):
     """Weights in oneDNN's layout, and the state of the originals, to notice changes."""
 
@@ -77,7 +82,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: str = "none", algorithm: str = "") -> Tensor:
     """`linear` where no gradient is recorded, by the prepacked weight where there is one; "gelu" for GELU of it."""
     kept = _lookup((weight,))
-    return _product(x, weight if kept is None else kept.weight, bias, epilogue, algorithm)
+    packed = weight if kept is None else kept.weight
+    if epilogue == "gelu" and not GELU_IN_PRODUCT and x.shape[0] >= _ROWS_FOR_GELU:
+        return torch.ops.aten.gelu_(_product(x, packed, bias), approximate=algorithm)
+    return _product(x, packed, bias, epilogue, algorithm)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, approximate: str) -> Tensor:
