@@ -184,8 +184,12 @@ class SparseEmbedder(Prompted):
         pooled = states.new_zeros(batch.batch_size, vocabulary, dtype=torch.float32)
         at_once = max(1, _SCORES_AT_ONCE // vocabulary)
         for rows, owners in zip(states.split(at_once), owner.split(at_once), strict=True):
-            weights = self._weights(dense(head.decoder, rows).float())
-            pooled.index_reduce_(0, owners, weights, "amax") if self.pooling == "max" else pooled.index_add_(0, owners, weights)
+            texts, counts = owners.unique_consecutive(return_counts=True)
+            part = torch.segment_reduce(
+                self._weights(dense(head.decoder, rows).float()), self.pooling, lengths=counts, unsafe=True
+            )
+            before = pooled[texts]
+            pooled[texts] = torch.maximum(before, part) if self.pooling == "max" else before + part
         if most is not None and most < vocabulary:
             heaviest = pooled.topk(most, dim=1).indices
             pooled = torch.zeros_like(pooled).scatter_(1, heaviest, pooled.gather(1, heaviest))
