@@ -66,20 +66,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
     if EVERYTHING:
         return
-    cases: dict[Any, list[Any]] = {}  # of a test: what it is given, the schedule of the emulator apart
-    left: list[pytest.Item] = []
-    for item in items:
-        function, given = getattr(item, "function", None), dict(getattr(getattr(item, "callspec", None), "params", {}))
-        given.pop("schedule", None)
-        known = cases.setdefault(function, [])
-        if given not in known:
-            known.append(given)
-        other = item.get_closest_marker("alternates") and known.index(given) % 2 != (KERNELS == "sm90")
-        if other or item.get_closest_marker("thorough"):
-            left.append(item)
+    left = {item for item in items if item.get_closest_marker("thorough")} | _of_the_other_architecture(items)
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in left]
+
+
+def _of_the_other_architecture(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Of tests marked `alternates` each second case; cases that differ in the emulator's schedule alone stay together."""
+    cases: dict[str, list[str]] = {}  # by test
+    left = set()
+    for item in items:
+        if item.get_closest_marker("alternates"):
+            given = repr({name: value for name, value in item.callspec.params.items() if name != "schedule"})  # type: ignore
+            known = cases.setdefault(item.nodeid.partition("[")[0], [])
+            known += [given] if given not in known else []
+            if known.index(given) % 2 != (KERNELS == "sm90"):
+                left.add(item)
+    return left
 
 
 def pytest_configure(config: pytest.Config) -> None:
