@@ -162,6 +162,18 @@ def test_chunks_are_pooled_from_one_forward(tmp_path: Path) -> None:
     assert ours.encode(text, chunks=[]).shape == (0, 16)
 
 
+def test_chunks_of_all_texts_share_their_ranges(tmp_path: Path) -> None:
+    ours, _ = saved(tmp_path)
+    chunks = [[(0, 7), (8, 21)], [(0, 5)]]
+    whole = np.concatenate(ours.encode(TEXTS[:2], chunks=chunks))
+    found = ours.encode(TEXTS[:2], chunks=chunks, precision="int8")
+    assert [one.shape for one in found] == [(2, 64), (1, 64)]
+    assert np.array_equal(np.concatenate(found), quantize_embeddings(whole, precision="int8"))
+    for wrong in (np.zeros((2, 3)), [1.0]):
+        with pytest.raises(InputError, match=r"ranges has shape .* expected \(2, 64\)"):
+            ours.encode(TEXTS, precision="int8", ranges=wrong)
+
+
 @pytest.mark.filterwarnings("ignore:.*more than")
 def test_chunks_that_do_not_fit_are_named(tmp_path: Path) -> None:
     ours, _ = saved(tmp_path)
@@ -170,6 +182,8 @@ def test_chunks_that_do_not_fit_are_named(tmp_path: Path) -> None:
         (TEXTS[:2], [[(0, 3)]], {}, "chunks has 1 entries; expected one for each of the 2 texts"),
         (TEXTS[:1], [[(0, 99)]], {}, r"chunks\[0\]\[0\] = \(0, 99\) is no \(start, end\) in a text of 21 characters"),
         (TEXTS[:1], [[(3, 3)]], {}, r"chunks\[0\]\[0\] = \(3, 3\) is no"),
+        (TEXTS[:1], [[3]], {}, r"chunks\[0\]\[0\] = 3 is no"),
+        (TEXTS[:1], [[(0, 3.5)]], {}, r"chunks\[0\]\[0\] = \(0, 3.5\) is no"),
         ([long], [[(0, 5), (400, 420)]], {}, r"chunks\[0\]\[1\] = \(400, 420\) has no token among the 64 that were kept"),
         ([long], [[(0, 5)]], {"overlong": "window"}, "overlong = 'window' reads a text in several rows"),
         ([("a", "b")], [[(0, 1)]], {}, r"texts\[0\] is a pair"),

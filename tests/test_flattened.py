@@ -96,7 +96,7 @@ def test_losses_and_gradients_are_those_of_padding() -> None:
 
 
 @pytest.mark.skipif(not NEW, reason="models of transformers 4 pass no such arguments on")
-@pytest.mark.parametrize("kind", ["ours", "cu_seq_lens", "seq_idx", "positions"])
+@pytest.mark.parametrize("kind", ["ours", "cu_seq_lens", "seq_idx"])
 @pytest.mark.parametrize("family", ["Bert", "Roberta", "DistilBert"])
 def test_patched_models_take_them(family: str, kind: str) -> None:
     fields: dict[str, Any] = {**SMALL, "initializer_range": 0.2}
@@ -175,7 +175,8 @@ def test_what_is_no_flattened_batch_stays_as_it_was() -> None:
         ({"attention_mask": torch.zeros(1, TOKENS)}, "no padding to mask"),
         ({"token_type_ids": torch.zeros(1, 3).long()}, r"token_type_ids has shape \(1, 3\); expected \(1, 26\)"),
         ({"input_ids": torch.ones(2, 13).long()}, "all its tokens in one row"),
-        ({"max_length_q": 5}, "below the longest sequence"),
+        ({"max_length_q": 5}, "max_length_q = 5 is no number, or below the longest sequence"),
+        ({"max_length_q": "x"}, "max_length_q = 'x' is no number"),
     ],
 )
 def test_mistakes_are_named(change: dict[str, Any], message: str) -> None:
@@ -194,3 +195,38 @@ def test_the_collator_refuses_what_does_not_fit() -> None:
         collator([{"input_ids": [5], "labels": [1]}, {"input_ids": [5], "labels": [1, 2]}])
     with pytest.raises(InputError, match=r"examples\[0\] has no input_ids"):
         collator([{"input_ids": []}])
+    with pytest.raises(InputError, match="examples is empty"):
+        collator([])
+    with pytest.raises(InputError, match="label of the examples are no numbers"):
+        collator([{"input_ids": [1, 2], "label": "a"}])
+
+
+def test_the_collator_leaves_padding_out() -> None:
+    padded_one = {
+        "input_ids": [5, 6, 0, 0],
+        "attention_mask": [1, 1, 0, 0],
+        "labels": [1, 0, -100, -100],
+        "token_type_ids": [0, 1, 0, 0],
+    }
+    batch = fastbert.FlatteningCollator()([padded_one, {**padded_one, "attention_mask": [0, 1, 1, 0]}])
+    assert batch["input_ids"].tolist() == [[5, 6, 6, 0]]
+    assert batch["labels"].tolist() == [[1, 0, 0, -100]]
+    assert batch["token_type_ids"].tolist() == [[0, 1, 1, 0]]
+    assert batch["cu_seq_lens_q"].tolist() == [0, 2, 4]
+
+
+@pytest.mark.parametrize("kind", ["sdpa", "flash"])
+def test_positions_alone_flatten_a_patched_model_only_where_flash_attention_runs(kind: str) -> None:
+    """With PyTorch's attention transformers lets such a row attend as a whole."""
+    torch.manual_seed(0)
+    model = transformers.BertModel(transformers.BertConfig(**SMALL)).eval()
+    ids, positions = torch.arange(5, 11)[None], torch.tensor([[0, 1, 2, 0, 1, 2]])
+    with torch.no_grad():
+        wanted = model(ids, position_ids=positions)
+        fastbert.patch(model)
+        if kind == "flash":
+            model.config._attn_implementation_internal = "flash_attention_2"
+        got = model(ids, position_ids=positions)
+    assert got.pooler_output.shape == ((2, 48) if kind == "flash" else (1, 48))
+    if kind == "sdpa":
+        assert worst(got.last_hidden_state, wanted.last_hidden_state) < 1e-5

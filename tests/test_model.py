@@ -238,7 +238,7 @@ def test_weights_changed_between_evaluations_are_seen(edit: str) -> None:
             model.load_state_dict({key: value * 0.9 for key, value in model.state_dict().items()})
         theirs.load_state_dict(model.state_dict())
         with torch.no_grad():
-            assert worst(model(**batch).pooler_output, theirs(**batch).pooler_output) < 1e-5
+            assert worst(model(**batch).pooler_output, theirs(**batch).pooler_output) < 5e-5
 
 
 # -- frozen encoder, layers ---------------------------------------------------------------------------------------------------

@@ -470,6 +470,47 @@ def test_a_difference_is_found_and_the_model_left_alone() -> None:
     fastbert.patch(model, validate=False)
 
 
+def test_an_encoder_that_something_has_wrapped_is_refused_and_one_wrapped_later_stays_patched() -> None:
+    from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+
+    model = model_of("BertModel").eval()
+    inputs = inputs_of("BertModel", model)
+    wanted = model(**inputs)[0]
+    add_hook_to_module(model, ModelHook())
+    with pytest.raises(InputError, match="BertModel has a forward of its own, as accelerate and autocast put in: patch before"):
+        fastbert.patch(model)
+    remove_hook_from_module(model)
+    model.__dict__.pop("forward", None)  # accelerate leaves the class's own there
+    fastbert.patch(model)
+    add_hook_to_module(model, ModelHook())
+    fastbert.patch(model, backend="reference")  # finds the forward inside
+    assert model._old_forward.backend == "reference"
+    fastbert.unpatch(model)
+    assert torch.equal(model(**inputs)[0], wanted)
+    remove_hook_from_module(model)
+    assert not any(isinstance(value, PatchedForward) for value in model.__dict__.values())
+
+
+def test_models_that_score_masked_tokens_keep_their_states() -> None:
+    """As ColBERT does, whose queries are filled up with [MASK] that nobody attends to."""
+    model = model_of("BertModel").eval()
+    inputs = inputs_of("BertModel", model)
+    wanted = model(**inputs)[0]
+    holder = nn.Sequential(model)
+    holder.query_expansion = {"attend": False}
+    fastbert.patch(holder)
+    with said("a head whose softmax covers padding"):
+        assert torch.equal(model(**inputs)[0], wanted)
+
+
+def test_segments_for_all_rows_at_once() -> None:
+    model = model_of("BertModel").eval()
+    inputs = {"input_ids": torch.randint(2, 101, (2, 6)), "token_type_ids": torch.tensor([0, 0, 1, 1, 1, 0])}
+    wanted = model(**inputs)[0]
+    with said():
+        assert worst(fastbert.patch(model)(**inputs)[0], wanted) < 1e-5
+
+
 def test_ids_out_of_range_are_named() -> None:
     model = fastbert.patch(model_of("BertModel"))
     with pytest.raises(InputError, match=r"input_ids\[0, 1\] = 101 is outside the vocabulary"):

@@ -114,6 +114,20 @@ def test_a_compiled_model_is_the_same() -> None:
         assert worst(compiled(**batch())[0][real], theirs(**batch())[0][real]) < 1e-5
 
 
+def test_cross_attention_to_as_many_tokens_is_left_to_pytorch() -> None:
+    """The mask is of the tokens that are attended to, not of those that attend."""
+    torch.manual_seed(0)
+    config = transformers.BertConfig(**SIZES, is_decoder=True, add_cross_attention=True)
+    theirs = transformers.BertModel(config).eval()
+    ours = copy.deepcopy(theirs)
+    ours.set_attn_implementation(fastbert.register())
+    states = torch.randn(4, 12, 48, generator=torch.Generator().manual_seed(3))
+    given = {"input_ids": batch()["input_ids"], "encoder_hidden_states": states, "use_cache": False}
+    given["encoder_attention_mask"] = batch()["attention_mask"]
+    with torch.no_grad():
+        assert worst(ours(**given)[0], theirs(**given)[0]) < 1e-5
+
+
 def test_a_registered_model_can_be_patched() -> None:
     ours, theirs = pair_of("BERT")
     real = batch()["attention_mask"].bool()

@@ -91,6 +91,21 @@ def test_the_activation_of_every_version_is_found(folder: Path, tmp_path: Path, 
         Reranker.from_pretrained(tmp_path)
 
 
+def test_a_default_prompt_is_refused(folder: Path, tmp_path: Path) -> None:
+    theirs = CrossEncoder(str(folder), device="cpu", prompts={"q": "the red fox "}, default_prompt_name="q")
+    theirs.save_pretrained(str(tmp_path / "saved"))
+    with pytest.raises(CheckpointError, match="has a default prompt"):
+        Reranker.from_pretrained(tmp_path / "saved")
+
+
+def test_pairs_of_any_kind(folder: Path) -> None:
+    reranker = Reranker.from_pretrained(folder)
+    wanted = reranker.predict(PAIRS[:2])
+    assert np.array_equal(reranker.predict(pair for pair in PAIRS[:2]), wanted)
+    assert np.array_equal(reranker.predict(np.array(PAIRS[:2])), wanted)
+    assert len(reranker.rank(QUERY, (text for text in DOCUMENTS[:3]))) == 3
+
+
 def test_mistakes_are_named(folder: Path) -> None:
     reranker = Reranker.from_pretrained(folder)
     assert reranker.rank(QUERY, []) == []

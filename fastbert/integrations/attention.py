@@ -42,7 +42,7 @@ def register(name: str = "fastbert") -> str:
     from transformers import AttentionInterface, AttentionMaskInterface
 
     if "flash" in name.lower() or any(sign in name for sign in "/|@:") or not name:
-        raise InputError(f"name = {name!r}: transformers takes names with 'flash' or one of /|@: in them for others")
+        raise InputError(f"name = {name!r}: transformers reserves names that contain 'flash' or any of / | @ :")
     functions = AttentionInterface()
     if name == "eager" or (name in functions and functions[name] is not attention):
         raise InputError(f"name = {name!r} is another implementation of attention already")
@@ -67,7 +67,9 @@ def mask(
 
     plain = mask_function in (masking_utils.bidirectional_mask_function, masking_utils.causal_mask_function)
     fits = attention_mask is None or attention_mask.shape == (batch_size, q_length)
-    if not plain or not fits or q_length != kv_length or torch.compiler.is_compiling():
+    config = rest.get("config")  # in cross-attention the mask is of other tokens than the queries
+    crosses = any(getattr(config, name, False) for name in ("is_encoder_decoder", "add_cross_attention"))
+    if not plain or not fits or crosses or q_length != kv_length or torch.compiler.is_compiling():
         given = {**rest, "allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
         return masking_utils.sdpa_mask(
             batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask, **given

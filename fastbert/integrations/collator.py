@@ -30,9 +30,14 @@ class FlatteningCollator:
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Examples with `input_ids`, and maybe `token_type_ids` and `labels`, `label` or `label_ids`, -> arguments of a model.
 
+        An `attention_mask` says which entries are padding, which is left out. Several labels of a sequence are floats.
+
         Raises:
-            InputError: an example without tokens, or with another number of entries.
+            InputError: no example, one without tokens, one with another number of entries, or labels that are no numbers.
         """
+        if not examples:
+            raise InputError("examples is empty; expected at least one")
+        examples = [_without_padding(example) for example in examples]
         rows = [_listed(example["input_ids"]) for example in examples]
         empty = next((i for i, row in enumerate(rows) if not row), None)
         if empty is not None:
@@ -51,10 +56,11 @@ class FlatteningCollator:
 
     def _labels(self, name: str, examples: Sequence[Mapping[str, Any]], lengths: list[int]) -> Tensor:
         first = _listed(examples[0][name])
-        if not isinstance(first, list):  # one a sequence
-            return torch.tensor([_listed(example[name]) for example in examples])
-        if first and isinstance(first[0], float):  # several a sequence
-            return torch.tensor([_listed(example[name]) for example in examples])
+        if not isinstance(first, list) or (first and isinstance(first[0], float)):  # one or several a sequence
+            try:
+                return torch.tensor([_listed(example[name]) for example in examples])
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{name} of the examples are no numbers of one shape: {error}") from None
         rows = self._of(name, examples, lengths)
         return _joined([[IGNORE, *row[1:]] if self.separate else row for row in rows])
 
@@ -65,6 +71,16 @@ class FlatteningCollator:
             if len(row) != length:
                 raise InputError(f"examples[{i}] has {len(row)} {name} and {length} input_ids")
         return rows
+
+
+def _without_padding(example: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An example without the entries whose mask is 0, in every field with one entry a token."""
+    mask = _listed(example.get("attention_mask"))
+    if mask is None or all(mask):
+        return example
+    fields = {name: _listed(value) for name, value in example.items()}
+    by_token = (name for name, value in fields.items() if isinstance(value, list) and len(value) == len(mask))
+    return {**fields, **{name: [v for v, real in zip(fields[name], mask, strict=True) if real] for name in by_token}}
 
 
 def _listed(value: Any) -> Any:

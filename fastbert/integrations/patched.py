@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbert import forking, ops, packing
+from fastbert.errors import InputError
 from fastbert.integrations import layers
 from fastbert.integrations.families import Family, obstacle
 from fastbert.model import plain_layer
@@ -45,24 +46,20 @@ class PatchedForward:
         family: its family.
         backend: the backend that its ops run on; "auto" leaves that to `fastbert.backend`.
         reads: what the head on it reads of a sequence: "first" token, "all" places with padding, or "tokens".
-        before: the forward that the encoder itself had, such as accelerate's; None where it had its class's.
         active: False for one that could not be taken out, as something else wraps it; it then passes everything on.
     """
 
     def __init__(self, module: nn.Module, family: Family, backend: str, reads: str) -> None:
         self.module, self.family, self.backend, self.reads = module, family, backend, reads
-        self.before = module.__dict__.get("forward")
         self.active = True
         self._said: set[str] = set()
 
     @property
     def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self.before or types.MethodType(type(self.module).forward, self.module))
+        return inspect.signature(types.MethodType(type(self.module).forward, self.module))
 
     def run_original(self, *args: Any, **kwargs: Any) -> Any:
-        """The forward of transformers, or what stood in its place."""
-        if self.before is not None:
-            return self.before(*args, **kwargs)
+        """The forward of transformers."""
         return type(self.module).forward(self.module, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -100,7 +97,7 @@ class PatchedForward:
         if causal is not None and bool(causal) != _is_decoder(config):
             return f"is_causal = {causal}"
         structure = obstacle(self.module, self.family.names) if plain_layer.is_usable() else "hooks on all modules"
-        if structure or is_flattened(given):
+        if structure or self._is_flattened(given):
             return structure
         ids, embeds, mask = (given.get(name) for name in ("input_ids", "inputs_embeds", "attention_mask"))
         source = embeds if ids is None else ids
@@ -111,6 +108,11 @@ class PatchedForward:
         if mask is not None and (not isinstance(mask, Tensor) or mask.shape != source.shape[:2]):
             return "an attention mask that is not (batch, sequence)"
         return "" if mask is None else self._mask_obstacle(mask)
+
+    def _is_flattened(self, given: dict[str, Any]) -> bool:
+        """Whether a batch is flattened. Positions alone say so only to FlashAttention in transformers."""
+        config: Any = self.module.config
+        return is_flattened(given, by_positions="flash" in str(config._attn_implementation))
 
     def _mask_obstacle(self, mask: Tensor) -> str:
         """Why padding of this form, (B, S), is for transformers: what its heads read of it. One look at the device."""
@@ -130,19 +132,19 @@ class PatchedForward:
         """The arguments of a forward as a packed batch, checked against the encoder's tables."""
         embeddings: Any = self.module.embeddings
         ids, embeds = given.get("input_ids"), given.get("inputs_embeds")
-        positions = given.get("position_ids")
+        positions, segments = given.get("position_ids"), given.get("token_type_ids")
         padding = embeddings.padding_idx if self.family.counts_from_padding else -1
         types = embeddings.token_type_embeddings if hasattr(embeddings, "token_type_embeddings") else None
         tables = (embeddings.word_embeddings, types, embeddings.position_embeddings)
         limits = Limits(*(getattr(table, "num_embeddings", 1 if table is None else sys.maxsize) for table in tables))
-        if is_flattened(given):
+        if self._is_flattened(given):
             return packing.check_packed(read_flattened(given, padding + 1), limits)
         if positions is None and self.family.counts_from_padding:
             positions = _positions_from_padding(ids, embeds, padding)
         batch = packing.pack(
             ids,
             given.get("attention_mask"),
-            None if types is None else given.get("token_type_ids"),
+            None if types is None or segments is None else segments.view(-1, segments.shape[-1]),
             positions,
             inputs_embeds=embeds,
             limits=limits,
@@ -157,6 +159,12 @@ class PatchedForward:
 
     def _run(self, given: dict[str, Any]) -> Any:
         module: Any = self.module
+        source = given["inputs_embeds"] if given.get("input_ids") is None else given["input_ids"]
+        if source.device != module.device:
+            raise InputError(
+                f"the inputs are on {source.device}, the encoder is on {module.device}; torch.nn.DataParallel cannot copy a "
+                "patched model: use one process for each device (torchrun)"
+            )
         if module.device.type == "cpu":
             forking.before_forward()
         deferred.poll()

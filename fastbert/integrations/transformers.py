@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from fastbert.integrations.patched import PatchedForward
 from fastbert.model.calling import evaluating
 
 M = TypeVar("M")
+_KEPT_BY_WRAPPERS = ("_old_forward", "_original_forward")  # where accelerate keeps the forward that it has wrapped
 
 # Largest difference of hidden states that `patch` accepts, as a share of their largest value.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -40,7 +42,7 @@ def patch(model: M, *, backend: str = "auto", validate: bool = True) -> M:
         The same object. A model that is patched already gets the backend.
 
     Raises:
-        InputError: the model holds no encoder that is known.
+        InputError: the model holds no encoder that is known, or something has replaced an encoder's forward before.
         BackendError: the results differ; the model is as it was before.
     """
     if backend not in BACKENDS:
@@ -49,12 +51,16 @@ def patch(model: M, *, backend: str = "auto", validate: bool = True) -> M:
     if not found:
         names = ", ".join(FAMILIES)
         raise InputError(f"{type(model).__name__} holds no encoder that fastbert can run; it knows transformers' {names}")
+    known = {id(forward.module): forward for forward in patched_forwards(_module_of(model))}
     made = []
     for name, encoder, family in found:
-        forward, reads = encoder.__dict__.get("forward"), _what_is_read(_module_of(model), encoder)
-        if isinstance(forward, PatchedForward):
-            forward.backend, forward.reads = backend, reads
+        reads = _what_is_read(_module_of(model), encoder)
+        if id(encoder) in known:
+            known[id(encoder)].backend, known[id(encoder)].reads = backend, reads
             continue
+        if "forward" in encoder.__dict__:
+            place = name or type(encoder).__name__
+            raise InputError(f"{place} has a forward of its own, as accelerate and autocast put in: patch before them")
         forward = PatchedForward(encoder, family, backend, reads)
         encoder.forward = forward
         made.append((name, forward))
@@ -78,29 +84,32 @@ def unpatch(model: M) -> M:
 def patched_forwards(model: nn.Module) -> Iterator[PatchedForward]:
     """The forwards that `patch` put into a model, also where another library has wrapped them."""
     for module in model.modules():
-        forward = module.__dict__.get("forward")
-        while forward is not None and not isinstance(forward, PatchedForward):
-            forward = getattr(forward, "__wrapped__", None)
-        if forward is not None:
-            yield forward
+        found = (module.__dict__.get(name) for name in ("forward", *_KEPT_BY_WRAPPERS))
+        chain = next((one for one in found if isinstance(one, PatchedForward)), None) or module.__dict__.get("forward")
+        while chain is not None and not isinstance(chain, PatchedForward):
+            chain = getattr(chain, "__wrapped__", None)
+        if chain is not None:
+            yield chain
 
 
 def _what_is_read(model: nn.Module, encoder: nn.Module) -> str:
     """What the head of an encoder reads: see `PatchedForward`. A question-answering loss of transformers covers padding."""
     owners = [type(owner).__name__ for owner in model.modules() if any(part is encoder for part in owner.children())]
-    if any(name.endswith("ForQuestionAnswering") for name in owners):
+    expands = any(getattr(part, name, None) for part in model.modules() for name in ("query_expansion", "do_query_expansion"))
+    if expands or any(name.endswith("ForQuestionAnswering") for name in owners):  # ColBERT scores masked tokens of queries
         return "all"
     return "first" if any(name.endswith("ForSequenceClassification") for name in owners) else "tokens"
 
 
 def _take_out(forward: PatchedForward) -> None:
     module = forward.module
-    if module.__dict__.get("forward") is not forward:
-        forward.active = False
-    elif forward.before is None:
+    if module.__dict__.get("forward") is forward:
         del module.forward
-    else:
-        module.forward = forward.before
+        return
+    forward.active = False
+    for name in _KEPT_BY_WRAPPERS:
+        if module.__dict__.get(name) is forward:
+            setattr(module, name, types.MethodType(type(module).forward, module))
 
 
 def _module_of(model: Any) -> nn.Module:

@@ -19,12 +19,18 @@ from fastbert.packing.inputs import check_integers, check_tensor
 BOUNDS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 
 
-def is_flattened(given: Mapping[str, Any]) -> bool:
-    """Whether the arguments of a forward, by name, describe a flattened batch."""
+def is_flattened(given: Mapping[str, Any], by_positions: bool = True) -> bool:
+    """Whether the arguments of a forward, by name, describe a flattened batch; positions that start again count if asked."""
     if given.get("cu_seq_lens_q") is not None or given.get("seq_idx") is not None:
         return True
     positions, mask = given.get("position_ids"), given.get("attention_mask")
-    if not isinstance(positions, Tensor) or positions.dim() != 2 or positions.shape[0] != 1 or mask is not None:
+    if (
+        not by_positions
+        or not isinstance(positions, Tensor)
+        or positions.dim() != 2
+        or positions.shape[0] != 1
+        or mask is not None
+    ):
         return False
     source = _source(given)
     if not isinstance(source, Tensor) or source.shape[:2] != positions.shape or torch.compiler.is_compiling():
@@ -64,8 +70,8 @@ def read_flattened(given: Mapping[str, Any], first_position: int = 0) -> PackedB
         positions = torch.arange(tokens, device=source.device) - starts + first_position
     types = _row(given, "token_type_ids", tokens)
     longest, stated = int(lengths.max()), given.get("max_length_q")
-    if stated is not None and int(stated) < longest:
-        raise InputError(f"max_length_q = {int(stated)} is below the longest sequence, {longest} tokens")
+    if stated is not None and not (isinstance(stated, int | Tensor) and int(stated) >= longest):
+        raise InputError(f"max_length_q = {stated!r} is no number, or below the longest sequence, {longest} tokens")
     rows = torch.arange(tokens, device=source.device)
     owner = torch.bucketize(rows, bounds[1:-1].long(), right=True)
     return PackedBatch(

@@ -75,10 +75,15 @@ class Reranker(SequenceTask):
             hub: `revision`, `cache_dir`, `token`, `local_files_only`.
 
         Raises:
-            CheckpointError: no such head, or an activation that is not one of `ACTIVATIONS`.
+            CheckpointError: no such head, an activation that is not one of `ACTIVATIONS`, or a default prompt.
         """
         reranker = super().from_pretrained(path_or_hub_id, device, dtype, **hub)
-        named = _named_activation(files.locate(path_or_hub_id, ["config.json", _SENTENCE_FILE], **hub))
+        folder = files.locate(path_or_hub_id, ["config.json", _SENTENCE_FILE], **hub)
+        named = _named_activation(folder)
+        if files.read_json_if_present(folder / _SENTENCE_FILE).get("default_prompt_name") is not None:
+            raise CheckpointError(
+                f"{folder / _SENTENCE_FILE} has a default prompt, which Reranker does not put before its pairs"
+            )
         reranker.activation = named or reranker.activation
         return reranker
 
@@ -105,6 +110,7 @@ class Reranker(SequenceTask):
         """
         how = self.activation if activation is None else activation
         _check_activation(how)
+        pairs = pairs.tolist() if isinstance(pairs, np.ndarray) else list(pairs)
         alone = len(pairs) == 2 and all(isinstance(part, str) for part in pairs)
         framed = self.frame([tuple(pairs)] if alone else pairs, overlong, "pairs")
         scores = ACTIVATIONS[how](self.logits(framed, batch_tokens, False if alone else show_progress))
@@ -134,6 +140,7 @@ class Reranker(SequenceTask):
             raise InputError(f"the model has num_labels = {self.num_labels}: rank needs one score a pair; use predict")
         if isinstance(documents, str):
             raise InputError("documents is one string; expected a list of texts")
+        documents = list(documents)
         scores = self.predict([(query, document) for document in documents], **options) if len(documents) else np.empty(0)
         best = np.argsort(-scores, kind="stable")[:top_k]
         shown = [({"text": documents[i]} if return_documents else {}) for i in best]

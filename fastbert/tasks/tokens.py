@@ -69,12 +69,13 @@ def spans_of(
         starts = starts[first : first + int(framed.counts[i])]
         places = []
         for j, span in enumerate(spans):
-            if len(span) != 2 or not 0 <= span[0] < span[1] <= len(text):
-                raise InputError(f"chunks[{i}][{j}] = {tuple(span)!r} is no (start, end) in a text of {len(text)} characters")
+            whole = isinstance(span, tuple | list) and len(span) == 2 and all(isinstance(end, int) for end in span)
+            if not whole or not 0 <= span[0] < span[1] <= len(text):
+                raise InputError(f"chunks[{i}][{j}] = {span!r} is no (start, end) in a text of {len(text)} characters")
             inside = np.flatnonzero((starts >= span[0]) & (starts < span[1]))
             if not len(inside):
                 kept = int(framed.lengths[i])
-                raise InputError(f"chunks[{i}][{j}] = {tuple(span)!r} has no token among the {kept} that were kept of the text")
+                raise InputError(f"chunks[{i}][{j}] = {span!r} has no token among the {kept} that were kept of the text")
             places.append(inside + column)
         found.append(places)
     return found

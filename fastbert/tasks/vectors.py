@@ -129,7 +129,10 @@ def quantize(vectors: np.ndarray, precision: str, ranges: Any = None) -> np.ndar
         if len(vectors) < 2:
             raise InputError(f"precision = {precision!r} of {len(vectors)} vectors needs ranges: (2, D), lowest and highest")
         ranges = np.stack([vectors.min(axis=0), vectors.max(axis=0)])
-    low, high = np.asarray(ranges, dtype=np.float32)
+    bounds = np.asarray(ranges, dtype=np.float32)
+    if bounds.shape != (2, vectors.shape[-1]):
+        raise InputError(f"ranges has shape {bounds.shape}; expected (2, {vectors.shape[-1]}): lowest and highest")
+    low, high = bounds
     steps = (high - low) / 255
     levels = np.clip(np.floor((vectors - low) / np.where(steps == 0, 1, steps)), 0, 255)
     return levels.astype(np.uint8) if precision == "uint8" else (levels - 128).astype(np.int8)
