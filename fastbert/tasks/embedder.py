@@ -6,27 +6,23 @@ import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastbert import files
 from fastbert.errors import InputError
-from fastbert.model import checkpoint
 from fastbert.model.encoder import BertModel
 from fastbert.model.pooling import check_modes, pool, without_first
 from fastbert.packing import PackedBatch
 from fastbert.packing.batching import BATCH_TOKENS, run
 from fastbert.progress import Show
 from fastbert.tasks import tokens
-from fastbert.tasks.loading import check_complete, default_device, load_tokenizer
 from fastbert.tasks.prompted import Prompted
-from fastbert.tasks.sentence_folder import SENTENCE_FILES, read_settings
+from fastbert.tasks.sentence_folder import read_settings
 from fastbert.tasks.similarity import similarity
 from fastbert.tasks.vectors import Dense, cut, quantize, unit
-from fastbert.text import tokenizer_files
 from fastbert.text.framing import Framed, check_overlong
 from fastbert.text.tokenizer import BertTokenizer
 
@@ -52,6 +48,9 @@ class Embedder(Prompted):
         truncate_dim: how many dimensions of a vector are kept; None means all.
     """
 
+    model_class = BertModel
+    loading: ClassVar = {"add_pooling_layer": False}
+
     def __init__(
         self,
         model: BertModel,
@@ -75,33 +74,8 @@ class Embedder(Prompted):
         self.layers, self.truncate_dim = torch.nn.Sequential(*layers).eval(), truncate_dim
 
     @classmethod
-    def from_pretrained(
-        cls,
-        path_or_hub_id: str | Path,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | str | None = None,
-        **hub: Any,
-    ) -> Embedder:
-        """Loads a BERT, or a sentence-transformers folder with a BERT, including what stands behind it and its limits.
-
-        Args:
-            path_or_hub_id: a directory or an id on the hub.
-            device: None means a CUDA device if there is one, else the CPU.
-            dtype: dtype of the parameters; None keeps the checkpoint's.
-            hub: `revision`, `cache_dir`, `token`, `local_files_only`.
-
-        Raises:
-            CheckpointError: a module that fastbert does not support; the message names it.
-        """
-        target = default_device(device)
-        own = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS]
-        folder = files.locate(path_or_hub_id, [*SENTENCE_FILES, *own, *(f"*/{pattern}" for pattern in own)], **hub)
-        place, settings = read_settings(folder)
-        model, _ = BertModel.from_pretrained(
-            place, dtype=dtype, device=target, add_pooling_layer=False, output_loading_info=True
-        )
-        check_complete(model, path_or_hub_id)
-        return cls(model, load_tokenizer(place, model), **settings)
+    def _read_settings(cls, folder: Path) -> tuple[Path, dict[str, Any]]:
+        return read_settings(folder)
 
     @torch.inference_mode()
     def encode(

@@ -149,6 +149,7 @@ class HeadTask:
     head_name: ClassVar[str]
     head_parts: ClassVar[tuple[str, ...]]  # prefixes of parameter names that a checkpoint must have
     setting_names: ClassVar[tuple[str, ...]] = ()  # attributes that fine-tuning saves with the model
+    patterns: ClassVar[list[str]] = PATTERNS  # files that it reads
 
     def __init__(self, model: Any, tokenizer: BertTokenizer) -> None:
         check_vocabulary(tokenizer, model)
@@ -180,7 +181,7 @@ class HeadTask:
             CheckpointError: the checkpoint lacks the head, or a part of it.
         """
         target = default_device(device)
-        folder = files.locate(path_or_hub_id, PATTERNS, **hub)
+        folder = files.locate(path_or_hub_id, cls.patterns, **hub)
         trained, wanted = head_of(folder), cls.model_class.__name__
         if trained not in (None, wanted) and wanted in CLASSIFIERS:
             raise CheckpointError(f"{path_or_hub_id} was trained as {trained}; {cls.__name__} needs a {wanted}")
@@ -192,12 +193,16 @@ class HeadTask:
             if absent:
                 raise CheckpointError(f"{path_or_hub_id} has no {cls.head_name} head: it lacks {', '.join(absent)}")
         check_complete(model, path_or_hub_id)
-        settings = task_settings(folder)
+        settings = cls._read_settings(folder)
         try:
-            return cls(
-                model, load_tokenizer(folder, model), **{name: settings[name] for name in cls.setting_names if name in settings}
-            )
+            return cls(model, load_tokenizer(folder, model), **settings)
         except InputError as error:
             if (folder / SETTINGS).is_file():
                 raise CheckpointError(f"{folder / SETTINGS}: {error}") from None
             raise
+
+    @classmethod
+    def _read_settings(cls, folder: Path) -> dict[str, Any]:
+        """What a folder says of the arguments of the task."""
+        saved = task_settings(folder)
+        return {name: saved[name] for name in cls.setting_names if name in saved}

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
 
+from fastbert import files
 from fastbert.errors import InputError
+from fastbert.model import checkpoint
+from fastbert.model.pretrained import BertPreTrainedModel
 from fastbert.progress import Show
-from fastbert.tasks.loading import check_vocabulary
+from fastbert.tasks.loading import check_complete, check_vocabulary, default_device, load_tokenizer
+from fastbert.tasks.sentence_folder import SENTENCE_FILES
 from fastbert.tasks.sequences import split_pairs
+from fastbert.text import tokenizer_files
 from fastbert.text.encoding import pair_lengths
 from fastbert.text.framing import Framed, frame
 from fastbert.text.tokenizer import BertTokenizer
@@ -28,7 +35,10 @@ class Prompted:
         do_lower_case: lower-case prompt and texts if the tokenizer does not.
     """
 
-    encode: Any  # each embedder's own: texts to vectors
+    # Each embedder's own:
+    encode: Any  # texts to vectors
+    model_class: ClassVar[type[BertPreTrainedModel]]
+    loading: ClassVar[Mapping[str, Any]] = {}  # options of its `from_pretrained`
 
     def __init__(
         self,
@@ -49,6 +59,39 @@ class Prompted:
         self.max_length = table if limit is None else min(limit, table)
         if self.max_length <= tokenizer.num_special_tokens():
             raise InputError(f"max_length = {self.max_length} leaves no room for text beside the special tokens")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_hub_id: str | Path,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
+        **hub: Any,
+    ) -> Self:
+        """Loads a BERT, or a sentence-transformers folder with a BERT, including what stands behind it and its limits.
+
+        Args:
+            path_or_hub_id: a directory or an id on the hub.
+            device: None means a CUDA device if there is one, else the CPU.
+            dtype: dtype of the parameters; None keeps the checkpoint's.
+            hub: `revision`, `cache_dir`, `token`, `local_files_only`.
+
+        Raises:
+            CheckpointError: a module that fastbert does not support, or a checkpoint without the head that is needed; the
+                message names it.
+        """
+        target = default_device(device)
+        own = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS]
+        folder = files.locate(path_or_hub_id, [*SENTENCE_FILES, *own, *(f"*/{pattern}" for pattern in own)], **hub)
+        place, settings = cls._read_settings(folder)
+        model, _ = cls.model_class.from_pretrained(place, dtype=dtype, device=target, output_loading_info=True, **cls.loading)
+        check_complete(model, path_or_hub_id)
+        return cls(model, load_tokenizer(place, model), **settings)
+
+    @classmethod
+    def _read_settings(cls, folder: Path) -> tuple[Path, dict[str, Any]]:
+        """The folder of the BERT, and what the folder says of the embedder's arguments."""
+        raise NotImplementedError
 
     def encode_query(self, texts: str | Sequence[str], **options: Any) -> Any:
         """As `encode`, with the prompt "query" if the model has it and no other is given."""

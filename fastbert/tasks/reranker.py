@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from fastbert.errors import CheckpointError, InputError
 from fastbert.model.heads import BertForSequenceClassification
 from fastbert.packing.batching import BATCH_TOKENS
 from fastbert.progress import Show
-from fastbert.tasks.loading import check_top_k
+from fastbert.tasks.loading import PATTERNS, check_top_k
 from fastbert.tasks.sequences import SequenceTask
 from fastbert.text.encoding import pair_lengths
 from fastbert.text.framing import Cut
@@ -43,6 +43,7 @@ class Reranker(SequenceTask):
     model_class = BertForSequenceClassification
     head_name = "sequence-classification"
     head_parts = ("classifier.", "bert.pooler.")
+    patterns: ClassVar = [*PATTERNS, _SENTENCE_FILE]
 
     def __init__(self, model: Any, tokenizer: Any, *, activation: str | None = None, **options: Any) -> None:
         super().__init__(model, tokenizer, **options)
@@ -59,33 +60,14 @@ class Reranker(SequenceTask):
         return int(self.model.config.num_labels)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        path_or_hub_id: str | Path,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | str | None = None,
-        **hub: Any,
-    ) -> Self:
-        """Loads a CrossEncoder or any BERT for sequence classification, with the activation that its folder names.
-
-        Args:
-            path_or_hub_id: a directory or an id on the hub.
-            device: None means a CUDA device if there is one, else the CPU.
-            dtype: dtype of the parameters; None keeps the checkpoint's.
-            hub: `revision`, `cache_dir`, `token`, `local_files_only`.
-
-        Raises:
-            CheckpointError: no such head, an activation that is not one of `ACTIVATIONS`, or a default prompt.
-        """
-        reranker = super().from_pretrained(path_or_hub_id, device, dtype, **hub)
-        folder = files.locate(path_or_hub_id, ["config.json", _SENTENCE_FILE], **hub)
-        named = _named_activation(folder)
+    def _read_settings(cls, folder: Path) -> dict[str, Any]:
+        """Also the activation that a CrossEncoder's folder names."""
+        activation = _named_activation(folder)
         if files.read_json_if_present(folder / _SENTENCE_FILE).get("default_prompt_name") is not None:
             raise CheckpointError(
                 f"{folder / _SENTENCE_FILE} has a default prompt, which Reranker does not put before its pairs"
             )
-        reranker.activation = named or reranker.activation
-        return reranker
+        return {**super()._read_settings(folder), "activation": activation}
 
     def predict(
         self,

@@ -18,16 +18,13 @@ from torch import Tensor
 
 from fastbert import files, schema
 from fastbert.errors import CheckpointError, InputError
-from fastbert.model import checkpoint
 from fastbert.model.calling import dense
 from fastbert.model.lm_heads import BertForMaskedLM
 from fastbert.packing import PackedBatch
 from fastbert.packing.batching import BATCH_TOKENS, run
 from fastbert.progress import Show
-from fastbert.tasks.loading import check_complete, default_device, load_tokenizer
 from fastbert.tasks.prompted import Prompted
-from fastbert.tasks.sentence_folder import SENTENCE_FILES, read_modules, read_prompts
-from fastbert.text import tokenizer_files
+from fastbert.tasks.sentence_folder import read_modules, read_prompts
 from fastbert.text.framing import check_overlong
 
 POOLINGS = ("max", "sum")
@@ -52,6 +49,8 @@ class SparseEmbedder(Prompted):
         max_active_dims: how many words of a text keep their weight, the heaviest; None means all.
     """
 
+    model_class = BertForMaskedLM
+
     def __init__(
         self,
         model: BertForMaskedLM,
@@ -69,31 +68,26 @@ class SparseEmbedder(Prompted):
         self.pooling, self.activation, self.max_active_dims = pooling, activation, max_active_dims
 
     @classmethod
-    def from_pretrained(
-        cls,
-        path_or_hub_id: str | Path,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | str | None = None,
-        **hub: Any,
-    ) -> SparseEmbedder:
-        """Loads a SparseEncoder of the SPLADE kind, or a BERT with an MLM head.
-
-        Args:
-            path_or_hub_id: a directory or an id on the hub.
-            device: None means a CUDA device if there is one, else the CPU.
-            dtype: dtype of the parameters; None keeps the checkpoint's.
-            hub: `revision`, `cache_dir`, `token`, `local_files_only`.
-
-        Raises:
-            CheckpointError: a module that is not supported, or no MLM head.
-        """
-        target = default_device(device)
-        own = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS]
-        folder = files.locate(path_or_hub_id, [*SENTENCE_FILES, *own, *(f"*/{pattern}" for pattern in own)], **hub)
-        place, settings = _read_settings(folder)
-        model, _ = BertForMaskedLM.from_pretrained(place, dtype=dtype, device=target, output_loading_info=True)
-        check_complete(model, path_or_hub_id)
-        return cls(model, load_tokenizer(place, model), **settings)
+    def _read_settings(cls, folder: Path) -> tuple[Path, dict[str, Any]]:
+        """The folder of the BERT and keyword arguments for `SparseEmbedder`; a plain BERT folder gives no arguments."""
+        if not (folder / "modules.json").is_file():
+            return folder, {}
+        settings: dict[str, Any] = {}
+        place = folder
+        for kind, path in read_modules(folder):
+            if kind in ("Transformer", "MLMTransformer"):
+                place = path
+            elif kind == "SpladePooling":
+                config = schema.check(files.read_json(path / "config.json"), _POOLING_FIELDS, path / "config.json")
+                settings["pooling"] = config.get("pooling_strategy") or "max"
+                settings["activation"] = config.get("activation_function") or "relu"
+            else:
+                what = f"{folder / 'modules.json'} has a module {schema.shown(kind)}"
+                raise CheckpointError(
+                    f"{what}; a sparse embedder of fastbert has MLMTransformer or Transformer, and SpladePooling"
+                )
+        prompts, saved = read_prompts(folder, place)
+        return place, {**settings, **prompts, "max_active_dims": saved.get("max_active_dims")}
 
     @torch.inference_mode()
     def encode(
@@ -207,23 +201,3 @@ def _csr_array() -> Any:
     except ImportError:
         raise InputError("sparse vectors need the package scipy (pip install 'fastbert-triton[tasks]')") from None
     return csr_array
-
-
-def _read_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The folder of the BERT and keyword arguments for `SparseEmbedder`; a plain BERT folder gives no arguments."""
-    if not (folder / "modules.json").is_file():
-        return folder, {}
-    settings: dict[str, Any] = {}
-    place = folder
-    for kind, path in read_modules(folder):
-        if kind in ("Transformer", "MLMTransformer"):
-            place = path
-        elif kind == "SpladePooling":
-            config = schema.check(files.read_json(path / "config.json"), _POOLING_FIELDS, path / "config.json")
-            settings["pooling"] = config.get("pooling_strategy") or "max"
-            settings["activation"] = config.get("activation_function") or "relu"
-        else:
-            what = f"{folder / 'modules.json'} has a module {schema.shown(kind)}"
-            raise CheckpointError(f"{what}; a sparse embedder of fastbert has MLMTransformer or Transformer, and SpladePooling")
-    prompts, saved = read_prompts(folder, place)
-    return place, {**settings, **prompts, "max_active_dims": saved.get("max_active_dims")}
