@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import ExitStack
 
 import fastbert
 from fastbert import files
@@ -38,13 +39,15 @@ def rank(args: argparse.Namespace) -> None:
     documents = list(read_texts(args.input, args.column, form_of(args)))
     if not documents:
         raise InputError(f"{args.input} holds no text")
-    reranker = Reranker.from_pretrained(args.model, args.device, args.dtype, local_files_only=args.local_files_only)
-    fastbert.prepack(reranker.model)
-    found = reranker.rank(args.query, documents, args.top_k, True, overlong=args.overlong, show_progress=how_to_show(args))
-    rows = [{"row": one["corpus_id"] + 1, "score": one["score"], "text": one["text"]} for one in found]
-    if args.output is not None:
-        with files.replacing(args.output) as part:
+    with ExitStack() as stack:
+        part = None if args.output is None else stack.enter_context(files.replacing(args.output))  # fails before the work
+        reranker = Reranker.from_pretrained(args.model, args.device, args.dtype, local_files_only=args.local_files_only)
+        fastbert.prepack(reranker.model)
+        found = reranker.rank(args.query, documents, args.top_k, True, overlong=args.overlong, show_progress=how_to_show(args))
+        rows = [{"row": one["corpus_id"] + 1, "score": one["score"], "text": one["text"]} for one in found]
+        if part is not None:
             write_rows(part, rows, ending)
+    if args.output is not None:
         print(f"{len(rows):,} of {len(documents):,} documents -> {args.output}", file=sys.stderr)
         return
     for row in rows:

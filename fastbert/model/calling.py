@@ -35,7 +35,7 @@ _OTHER_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 _WEIGHTED = (nn.Linear, nn.LayerNorm, nn.Embedding)
 _PLAIN: dict[type, Any] = {kind: kind.forward for kind in (*_WEIGHTED, nn.Dropout)}  # and the forward, which may be patched
 _ROW_BY_ROW = (*_WEIGHTED, nn.Dropout, nn.Identity)
-_UNSEEING = ("torch.distributed", "transformers.utils.output_capturing")  # hooks of these do not: sharding, recording
+_UNSEEING = ("torch.distributed", "transformers.utils.output_capturing")  # whose hooks need no padded form: sharding, recording
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 C = TypeVar("C", bound=type)
 P = ParamSpec("P")

@@ -141,8 +141,8 @@ class Embedder(Prompted):
             if chunks is not None:
                 spans = tokens.spans_of(self.tokenizer, texts, [chunks] if alone else chunks, framed, before)
                 pooled = [tokens.pooled(states, rows, modes) for states, rows in zip(found, spans, strict=True)]
-                whole = finish(np.concatenate(pooled)) if pooled else np.empty((0, self.get_embedding_dimension()))
-                found = np.split(whole, np.cumsum([len(one) for one in pooled])[:-1]) if pooled else []
+                ends = np.cumsum([len(one) for one in pooled])[:-1]
+                found = np.split(finish(np.concatenate(pooled)), ends) if pooled else []
             if convert_to_tensor:
                 found = [torch.from_numpy(one).to(self.model.device) for one in found]
             return found[0] if alone else found
