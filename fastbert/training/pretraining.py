@@ -194,6 +194,7 @@ class _Run:
                     raise
                 lost = error if isinstance(error, LostProcessError) else LostProcessError(error)
                 where = f"after step {self.position.step}. {self._last_good()}"
+                self.world.leave()  # here, where a signal waits: torchrun stops the other processes meanwhile
                 raise TrainingError(f"{lost}, {where} Run the same command again to resume") from error
         return self._finish()
 
