@@ -223,6 +223,7 @@ def test_parametrised_linear_is_honoured() -> None:
 def test_weights_changed_between_evaluations_are_seen(edit: str) -> None:
     """Nothing derived from the weights may outlive them: fused AdamW and .data edits leave a parameter's version alone."""
     model, theirs = make_pair("BertModel")
+    theirs.double()
     batch = ragged([40, 40, 31])  # more tokens than the width: the joined QKV product
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.05, fused=True)
     for _ in range(3):
@@ -238,7 +239,7 @@ def test_weights_changed_between_evaluations_are_seen(edit: str) -> None:
             model.load_state_dict({key: value * 0.9 for key, value in model.state_dict().items()})
         theirs.load_state_dict(model.state_dict())
         with torch.no_grad():
-            assert worst(model(**batch).pooler_output, theirs(**batch).pooler_output) < 5e-5
+            assert worst(model(**batch).pooler_output, theirs(**batch).pooler_output) < 1e-5
 
 
 # -- frozen encoder, layers ---------------------------------------------------------------------------------------------------
