@@ -8,6 +8,7 @@ T packed tokens, N hidden, L layers.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 import types
@@ -26,7 +27,7 @@ from fastbert.integrations.families import Family, obstacle
 from fastbert.model import plain_layer
 from fastbert.model.calling import dense, dropout_p, fresh_seeds, is_plain, is_watched, kept, repeatable, seed_at
 from fastbert.packing import PackedBatch, deferred
-from fastbert.packing.flattened import is_flattened, read_flattened
+from fastbert.packing.flattened import is_flattened, read_flattened, source_of
 from fastbert.packing.inputs import Limits
 
 # Arguments of a forward that only transformers' own code can serve.
@@ -36,6 +37,12 @@ _THEIRS = {
     "encoder_attention_mask": "cross-attention",
     "past_key_values": "a key-value cache",
 }
+
+
+@functools.lru_cache
+def _signature(forward: Any) -> inspect.Signature:
+    """Of a method that is bound; every forward asks for it."""
+    return inspect.signature(types.MethodType(forward, object()))
 
 
 class PatchedForward:
@@ -56,7 +63,7 @@ class PatchedForward:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        return inspect.signature(types.MethodType(type(self.module).forward, self.module))
+        return _signature(type(self.module).forward)
 
     def run_original(self, *args: Any, **kwargs: Any) -> Any:
         """The forward of transformers."""
@@ -100,7 +107,7 @@ class PatchedForward:
         if structure or self._is_flattened(given):
             return structure
         ids, embeds, mask = (given.get(name) for name in ("input_ids", "inputs_embeds", "attention_mask"))
-        source = embeds if ids is None else ids
+        source = source_of(given)
         if not isinstance(source, Tensor) or (ids is not None and embeds is not None):
             return "both or neither of input_ids and inputs_embeds"
         if source.dim() != (2 if ids is not None else 3) or not source.numel() or source.is_meta:
@@ -159,7 +166,7 @@ class PatchedForward:
 
     def _run(self, given: dict[str, Any]) -> Any:
         module: Any = self.module
-        source = given["inputs_embeds"] if given.get("input_ids") is None else given["input_ids"]
+        source = source_of(given)
         if source.device != module.device:
             raise InputError(
                 f"the inputs are on {source.device}, the encoder is on {module.device}; torch.nn.DataParallel cannot copy a "

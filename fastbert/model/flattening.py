@@ -34,19 +34,19 @@ def takes_flattened(forward: Callable[P, R]) -> Callable[P, R]:
         beside = {name: value for name, value in kwargs.items() if name not in BOUNDS}
         if not is_flattened(given):
             return forward(*args, **beside)  # type: ignore[arg-type]
-        model = args[0]
+        model: Any = args[0]
         options = {name: value for name, value in given.items() if name not in (*_INPUTS, *BOUNDS, "self")}
         labels = options.get("labels")
-        if getattr(model, "scores_tokens", False) and isinstance(labels, Tensor) and labels.dim() == 2:
-            options["labels"] = labels[0] if labels.shape[0] == 1 else labels
+        if model.scores_tokens and isinstance(labels, Tensor) and labels.dim() == 2 and labels.shape[0] == 1:
+            options["labels"] = labels[0]
         return_dict = options.pop("return_dict", None)
         output: Any = forward(model, read_flattened(given), return_dict=True, **options)  # type: ignore[arg-type]
-        for name in (*_BY_TOKEN, *(("logits",) if getattr(model, "scores_tokens", False) else ())):
+        for name in (*_BY_TOKEN, *(("logits",) if model.scores_tokens else ())):
             if isinstance(getattr(output, name, None), Tensor):
                 output[name] = output[name][None]
         if getattr(output, "hidden_states", None) is not None:
             output["hidden_states"] = tuple(states[None] for states in output.hidden_states)
-        as_dict = model.config.return_dict if return_dict is None else return_dict  # type: ignore[attr-defined]
+        as_dict = model.config.return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
 
     return run

@@ -27,8 +27,6 @@ from fastbert.packing import PackedBatch
 class TaskHead(BertPreTrainedModel):
     """What the heads share: one encoding, pruned to the rows a head reads, in the caller's form."""
 
-    scores_tokens = False  # whether labels and logits are one a token
-
     def _encode(
         self, batch: PackedBatch, rows: Tensor | None, hidden_states: bool | None, attentions: bool | None
     ) -> tuple[Tensor, BertModelOutput]:

@@ -51,6 +51,7 @@ class BertPreTrainedModel(TiedEmbeddings, Recomputes, Pushes, nn.Module):
     supports_gradient_checkpointing = True
     _supports_sdpa = True  # transformers' word: `attn_implementation="sdpa"` is taken, and changes nothing
     accepts_loss_kwargs = False  # transformers' Trainer adds no num_items_in_batch
+    scores_tokens = False  # whether labels and logits are one a token
     load_report: checkpoint.LoadReport | None = None
     _keys_to_ignore_on_save: ClassVar[list[str] | None] = None  # transformers' Trainer looks at it after loading
 

@@ -32,7 +32,7 @@ def is_flattened(given: Mapping[str, Any], by_positions: bool = True) -> bool:
         or mask is not None
     ):
         return False
-    source = _source(given)
+    source = source_of(given)
     if not isinstance(source, Tensor) or source.shape[:2] != positions.shape or torch.compiler.is_compiling():
         return False
     steps = positions[0].diff()
@@ -53,7 +53,7 @@ def read_flattened(given: Mapping[str, Any], first_position: int = 0) -> PackedB
     Raises:
         InputError: another shape or type, a mask beside it, or starts of queries and keys that differ.
     """
-    source = _source(given)
+    source = source_of(given)
     name = "inputs_embeds" if given.get("input_ids") is None else "input_ids"
     check_tensor(source, name)
     if source.dim() < 2 or source.shape[0] != 1 or not source.shape[1]:
@@ -63,17 +63,15 @@ def read_flattened(given: Mapping[str, Any], first_position: int = 0) -> PackedB
         raise InputError("attention_mask has zeros: a flattened batch has no padding to mask")
     tokens = source.shape[1]
     bounds = _bounds(given, tokens, source.device)
-    lengths = bounds.diff()
-    positions = _row(given, "position_ids", tokens)
-    if positions is None:
-        starts = bounds[:-1].long().repeat_interleave(lengths.long(), output_size=tokens)
-        positions = torch.arange(tokens, device=source.device) - starts + first_position
-    types = _row(given, "token_type_ids", tokens)
-    longest, stated = int(lengths.max()), given.get("max_length_q")
-    if stated is not None and not (isinstance(stated, int | Tensor) and int(stated) >= longest):
-        raise InputError(f"max_length_q = {stated!r} is no number, or below the longest sequence, {longest} tokens")
     rows = torch.arange(tokens, device=source.device)
     owner = torch.bucketize(rows, bounds[1:-1].long(), right=True)
+    columns = rows - bounds[owner].long()
+    positions = _row(given, "position_ids", tokens)
+    positions = columns + first_position if positions is None else positions
+    types = _row(given, "token_type_ids", tokens)
+    longest, stated = int(bounds.diff().max()), given.get("max_length_q")
+    if stated is not None and not (isinstance(stated, int | Tensor) and int(stated) >= longest):
+        raise InputError(f"max_length_q = {stated!r} is no number, or below the longest sequence, {longest} tokens")
     return PackedBatch(
         input_ids=None if name == "inputs_embeds" else _row(given, name, tokens),
         token_type_ids=torch.zeros_like(positions) if types is None else types,
@@ -81,12 +79,13 @@ def read_flattened(given: Mapping[str, Any], first_position: int = 0) -> PackedB
         cu_seqlens=bounds,
         max_seqlen=longest,
         padded_length=longest,
-        indices=owner * longest + rows - bounds[owner].long(),
+        indices=owner * longest + columns,
         inputs_embeds=source[0] if name == "inputs_embeds" else None,
     )
 
 
-def _source(given: Mapping[str, Any]) -> Any:
+def source_of(given: Mapping[str, Any]) -> Any:
+    """What a forward embeds, of its arguments by name: `input_ids`, else `inputs_embeds`."""
     return given.get("inputs_embeds") if given.get("input_ids") is None else given["input_ids"]
 
 
@@ -106,10 +105,10 @@ def _bounds(given: Mapping[str, Any], tokens: int, device: torch.device) -> Tens
     """(B + 1,) int32: where each sequence starts, and T."""
     queries, keys = given.get("cu_seq_lens_q"), given.get("cu_seq_lens_k")
     if queries is None:
-        row = _row(given, "seq_idx" if given.get("seq_idx") is not None else "position_ids", tokens)
+        name, step = ("position_ids", 1) if given.get("seq_idx") is None else ("seq_idx", 0)
+        row = _row(given, name, tokens)
         assert row is not None
-        changes = row.diff() != (0 if given.get("seq_idx") is not None else 1)
-        starts = changes.nonzero().view(-1) + 1
+        starts = (row.diff() != step).nonzero().view(-1) + 1
         return torch.cat([starts.new_zeros(1), starts, starts.new_full((1,), tokens)]).int()
     check_tensor(queries, "cu_seq_lens_q")
     check_integers(queries, "cu_seq_lens_q")
