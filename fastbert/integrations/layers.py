@@ -13,12 +13,11 @@ import functools
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from fastbert import ops
 from fastbert.integrations.families import Names
-from fastbert.model.calling import call, dense, dropout_p, is_plain, is_watched, seed_at
+from fastbert.model.calling import call, dense, dropout_p, is_plain, is_watched, join, joined_dense, seed_at
 from fastbert.model.plain_layer import Join, PlainLayer
 from fastbert.packing import PackedBatch
 
@@ -97,12 +96,7 @@ def parameters_of(modules: LayerModules) -> PlainLayer | None:
 
 def run(modules: LayerModules, x: Tensor, batch: PackedBatch, seeds: Tensor | None) -> Tensor:
     """(T, N) -> (T, N) through the modules, which see (B, S, ...) where they have hooks."""
-    linears = modules.projections
-    if is_plain(*linears) and all(linear.bias is not None for linear in linears):
-        qkv = ops.joined_linear(x, [m.weight for m in linears], [m.bias for m in linears])
-    else:
-        qkv = torch.cat([dense(m, x, batch) for m in linears], dim=1)
-    qkv = qkv.view(-1, 3, modules.heads, modules.head_size)
+    qkv = joined_dense(modules.projections, x, batch).view(-1, 3, modules.heads, modules.head_size)
     p, plan = dropout_p(modules.attention_dropout), functools.partial(batch.once, ops.plan_attention)
     context = ops.attention(qkv, batch.cu_seqlens, batch.max_seqlen, p, seed_at(seeds, 0), modules.causal, plan=plan)
     x = _joined(modules.attention_join, context.flatten(1), x, batch, seed_at(seeds, 1))
@@ -111,12 +105,8 @@ def run(modules: LayerModules, x: Tensor, batch: PackedBatch, seeds: Tensor | No
     return _joined(modules.output_join, y, x, batch, seed_at(seeds, 2))
 
 
-def _joined(join: JoinModules, x: Tensor, residual: Tensor, batch: PackedBatch, seed: Tensor | None) -> Tensor:
-    y, norm, dropout = dense(join.dense, x, batch), join.norm, join.dropout
-    if is_plain(norm) and norm.bias is not None and (dropout is None or is_plain(dropout)):
-        p = 0.0 if dropout is None else dropout_p(dropout)
-        return ops.layer_norm(y, residual, norm.weight, norm.bias, norm.eps, None, p, seed)
-    return call(norm, batch, (y if dropout is None else call(dropout, batch, y)) + residual)
+def _joined(part: JoinModules, x: Tensor, residual: Tensor, batch: PackedBatch, seed: Tensor | None) -> Tensor:
+    return join(part.norm, part.dropout, dense(part.dense, x, batch), residual, batch, seed)
 
 
 def _join(layer: nn.Module, names: tuple[str, str, str | None]) -> JoinModules:

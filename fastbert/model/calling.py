@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
@@ -203,6 +203,28 @@ def dense(module: nn.Linear, x: Tensor, batch: PackedBatch | None = None) -> Ten
     if x.dim() == 2:
         return ops.linear(x, module.weight, module.bias)
     return ops.linear(x.flatten(0, -2), module.weight, module.bias).unflatten(0, x.shape[:-1])
+
+
+def joined_dense(modules: Sequence[nn.Linear], x: Tensor, batch: PackedBatch | None = None) -> Tensor:
+    """The products with several linears side by side, (T, N) -> (T, 3N) for three: as one where nobody looks at them."""
+    if is_plain(*modules) and all(module.bias is not None for module in modules):
+        return ops.joined_linear(x, [module.weight for module in modules], [module.bias for module in modules])
+    return torch.cat([dense(module, x, batch) for module in modules], dim=1)
+
+
+def join(
+    norm: nn.LayerNorm,
+    dropout: nn.Module | None,
+    x: Tensor,
+    residual: Tensor,
+    batch: PackedBatch | None,
+    seed: Tensor | None,
+) -> Tensor:
+    """LayerNorm(dropout(x) + residual), (T, N): the post-norm join."""
+    if is_plain(norm) and norm.bias is not None and (dropout is None or is_plain(dropout)):
+        p = 0.0 if dropout is None else dropout_p(dropout)
+        return ops.layer_norm(x, residual, norm.weight, norm.bias, norm.eps, None, p, seed)
+    return call(norm, batch, (x if dropout is None else call(dropout, batch, x)) + residual)
 
 
 def dense_and_activation(module: nn.Linear, x: Tensor, name: str, batch: PackedBatch | None = None) -> Tensor:

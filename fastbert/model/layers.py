@@ -28,6 +28,8 @@ from fastbert.model.calling import (
     dropout_p,
     fresh_seeds,
     is_plain,
+    join,
+    joined_dense,
     plain,
     seed_at,
 )
@@ -160,12 +162,9 @@ class BertSelfAttention(nn.Module):
 
     def _project(self, x: Tensor, batch: PackedBatch, rows: Tensor | None) -> Tensor:
         """(T, N) -> (T, 3N)."""
-        linears = (self.query, self.key, self.value)
         if rows is not None:
             return torch.cat([self._queries_at(x, rows), dense(self.key, x), dense(self.value, x)], dim=1)
-        if is_plain(*linears):
-            return ops.joined_linear(x, [m.weight for m in linears], [m.bias for m in linears])
-        return torch.cat([dense(m, x, batch) for m in linears], dim=1)
+        return joined_dense((self.query, self.key, self.value), x, batch)
 
     def _queries_at(self, x: Tensor, rows: Tensor) -> Tensor:
         """(T, N) with the queries of `rows`, and zeros elsewhere: nobody reads what those rows attend to."""
@@ -205,15 +204,8 @@ class _Join(nn.Module):
             p = dropout_p(self.dropout)
             joined = ops.linear_join(hidden_states, input_tensor, *weights, norm.eps, p, seed, narrow=False).residual
         else:
-            joined = self.join(dense(product, hidden_states, batch), input_tensor, batch, seed)
+            joined = join(norm, self.dropout, dense(product, hidden_states, batch), input_tensor, batch, seed)
         return batch.unpack(joined) if padded else joined
-
-    def join(self, x: Tensor, residual: Tensor, batch: PackedBatch | None, seed: Tensor | None) -> Tensor:
-        """LayerNorm(dropout(x) + residual), (T, N): the post-norm join."""
-        norm = self.LayerNorm
-        if is_plain(norm, self.dropout):
-            return ops.layer_norm(x, residual, norm.weight, norm.bias, norm.eps, None, dropout_p(self.dropout), seed)
-        return call(norm, batch, call(self.dropout, batch, x) + residual)
 
 
 @plain
@@ -340,7 +332,7 @@ class BertLayer(nn.Module):
             if is_plain(norm, down.dropout):
                 p, states = dropout_p(down.dropout), ops.States(x, x)
                 return ops.ffn_join(states, *weights, norm.weight, norm.bias, norm.eps, p, seed, form, narrow=False).residual
-            return down.join(ops.ffn(x, *weights, form), x, batch, seed)
+            return join(norm, down.dropout, ops.ffn(x, *weights, form), x, batch, seed)
         return call_rows(down, BertOutput, batch, call_rows(up, BertIntermediate, batch, x), x, seed=seed)
 
 
