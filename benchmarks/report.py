@@ -47,7 +47,7 @@ def ours(rows: Sequence[Row], from_text: bool = False) -> Row | None:
 def best_other(rows: Sequence[Row]) -> Row | None:
     """The row of the fastest rival of the same precision that is not fastbert."""
     fine = [row for row in rows if not row["ours"] and row["rival"] and row["status"] == "ok" and "median_s" in row]
-    return min(fine, key=lambda row: float(row["median_s"]), default=None)
+    return records.fastest(fine)
 
 
 def gain(rows: Sequence[Row]) -> float | None:

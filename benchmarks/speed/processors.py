@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.speed.records import Row
+from benchmarks.speed.records import Row, fastest, measured
 from fastbert.terminal import markdown_table
 
 Groups = list[list[Row]]
@@ -20,7 +20,7 @@ _SHOWN = {
 
 
 def block(results: Sequence[tuple[Path, list[Row]]], questions: Callable[[list[Row]], Groups]) -> str:
-    """The table of forwards on CPUs, and a line for each processor.
+    """The table of inference, latency and training on CPUs, and a line for each processor.
 
     Args:
         results: (results file, rows) of each processor.
@@ -37,7 +37,7 @@ def block(results: Sequence[tuple[Path, list[Row]]], questions: Callable[[list[R
     for (model, work), groups in cases.items():
         gains = ([_gain(group, name) for group in groups] for name in (None, _SDPA, _TEXT))
         rows = [row for row in (_best(group, ours=True) for group in groups) if row is not None]
-        if work.startswith("one text"):
+        if groups[0][0]["suite"] == "latency":
             speed = _span([1e3 * float(row["median_s"]) for row in rows], " ms")
         else:
             speed = _span([float(row["texts_per_s"]) for row in rows], " texts/s")
@@ -55,9 +55,8 @@ def _work(row: Row) -> str:
 
 def _best(group: Sequence[Row], name: str | None = None, ours: bool = False, from_text: bool = False) -> Row | None:
     """The fastest row that passed its check: ours, or a candidate's, or that of the best float32 rival."""
-    fine = [row for row in group if row["status"] == "ok" and "median_s" in row and row["from_text"] == from_text]
-    found = [row for row in fine if row["ours"] == ours and (row["candidate"] == name if name else ours or row["rival"])]
-    return min(found, key=lambda row: float(row["median_s"]), default=None)
+    found = [row for row in measured(group) if row["from_text"] == from_text and row["ours"] == ours]
+    return fastest(row for row in found if (row["candidate"] == name if name else ours or row["rival"]))
 
 
 def _gain(group: Sequence[Row], name: str | None) -> float | None:

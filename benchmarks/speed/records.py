@@ -21,6 +21,16 @@ def key(row: Row) -> tuple[Any, ...]:
     return tuple(row[name] for name in _KEY)
 
 
+def measured(rows: Iterable[Row]) -> list[Row]:
+    """The rows that passed their check and were measured completely."""
+    return [row for row in rows if row["status"] == "ok" and "median_s" in row and not row.get("interrupted")]
+
+
+def fastest(rows: Iterable[Row]) -> Row | None:
+    """The row of the lowest median; None of no rows."""
+    return min(rows, key=lambda row: float(row["median_s"]), default=None)
+
+
 def read(path: Path) -> list[Row]:
     """The rows of a file.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from benchmarks.speed.op_cases import LENGTHS
-from benchmarks.speed.records import Row
+from benchmarks.speed.records import Row, fastest, measured
 
 Groups = list[list[Row]]  # rows grouped by question
 
@@ -56,26 +56,19 @@ def _select(groups: Groups, **facts: str) -> Iterator[list[Row]]:
             yield group
 
 
-def _measured(group: Sequence[Row]) -> list[Row]:
-    """The rows that passed their check and were measured completely."""
-    return [row for row in group if row["status"] == "ok" and "median_s" in row and not row.get("interrupted")]
-
-
 def _mine(group: Sequence[Row]) -> Row | None:
     """Our fastest row."""
-    fine = [row for row in _measured(group) if row["ours"] and not row["from_text"]]
-    return min(fine, key=lambda row: float(row["median_s"]), default=None)
+    return fastest(row for row in measured(group) if row["ours"] and not row["from_text"])
 
 
 def _rival(group: Sequence[Row], mine: Row, *names: str, needs: Sequence[str] = ()) -> Row | None:
     """The fastest other row of the same run, optionally among these names; None if a needed candidate is missing."""
     run = ("started", "commit", "date")
-    fine = [row for row in _measured(group) if not row["ours"] and row["rival"]]
+    fine = [row for row in measured(group) if not row["ours"] and row["rival"]]
     fine = [row for row in fine if all(row.get(name) == mine.get(name) for name in run)]
     if not {*needs} <= {row["candidate"] for row in fine}:
         return None
-    fine = [row for row in fine if not names or row["candidate"] in names]
-    return min(fine, key=lambda row: float(row["median_s"]), default=None)
+    return fastest(row for row in fine if not names or row["candidate"] in names)
 
 
 def _rate(of: str, scale: float = 1.0, **facts: str) -> Callable[[Groups], Found | None]:
