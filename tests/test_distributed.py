@@ -138,7 +138,9 @@ def test_a_killed_process_ends_the_run_with_a_message_and_it_resumes_alone(corpu
     os.kill(int(children[-1]), signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert re.search(r"another process of the run is gone .*, after step \d+\. The last good checkpoint is ", output), output
+    # What the other process says first: that its fellow is gone, or that torchrun, which saw it before, stops it.
+    gone = r"another process of the run is gone .*, after step \d+\. The last good checkpoint is "
+    assert re.search(rf"{gone}|fastbert: stopped by SIGTERM; no file is half written", output), output
 
     assert len(read_metrics(records)) < 13
     pretrain(make_recipe(corpus.folder, *STILL, *STEPS), tmp_path / "run", "cpu")  # one process now
