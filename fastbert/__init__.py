@@ -48,10 +48,28 @@ if TYPE_CHECKING:
     )
     from fastbert.model.lm_heads import BertForMaskedLM, BertForPreTraining, BertLMHeadModel
     from fastbert.model.prepacking import prepack
+    from fastbert.model.roberta import (
+        RobertaConfig,
+        RobertaForCausalLM,
+        RobertaForMaskedLM,
+        RobertaForMultipleChoice,
+        RobertaForQuestionAnswering,
+        RobertaForSequenceClassification,
+        RobertaForTokenClassification,
+        RobertaModel,
+        XLMRobertaConfig,
+        XLMRobertaForCausalLM,
+        XLMRobertaForMaskedLM,
+        XLMRobertaForMultipleChoice,
+        XLMRobertaForQuestionAnswering,
+        XLMRobertaForSequenceClassification,
+        XLMRobertaForTokenClassification,
+        XLMRobertaModel,
+    )
     from fastbert.ops import backend, reference, set_backend
     from fastbert.packing import PackedBatch, pack
     from fastbert.packing.deferred import check
-    from fastbert.text.tokenizer import BertTokenizer
+    from fastbert.text.tokenizer import BertTokenizer, Tokenizer
     from fastbert.verification import verify
 
 __version__ = "0.7.0"
@@ -74,6 +92,23 @@ _PLACES = {
     "FastbertError": "fastbert.errors",
     "FlatteningCollator": "fastbert.integrations.collator",
     "PackedBatch": "fastbert.packing",
+    "RobertaConfig": "fastbert.model.roberta",
+    "RobertaForCausalLM": "fastbert.model.roberta",
+    "RobertaForMaskedLM": "fastbert.model.roberta",
+    "RobertaForMultipleChoice": "fastbert.model.roberta",
+    "RobertaForQuestionAnswering": "fastbert.model.roberta",
+    "RobertaForSequenceClassification": "fastbert.model.roberta",
+    "RobertaForTokenClassification": "fastbert.model.roberta",
+    "RobertaModel": "fastbert.model.roberta",
+    "XLMRobertaConfig": "fastbert.model.roberta",
+    "XLMRobertaForCausalLM": "fastbert.model.roberta",
+    "XLMRobertaForMaskedLM": "fastbert.model.roberta",
+    "XLMRobertaForMultipleChoice": "fastbert.model.roberta",
+    "XLMRobertaForQuestionAnswering": "fastbert.model.roberta",
+    "XLMRobertaForSequenceClassification": "fastbert.model.roberta",
+    "XLMRobertaForTokenClassification": "fastbert.model.roberta",
+    "XLMRobertaModel": "fastbert.model.roberta",
+    "Tokenizer": "fastbert.text.tokenizer",
     "backend": "fastbert.ops",
     "check": "fastbert.packing.deferred",
     "count_parameters": "fastbert.diagnostics",
@@ -124,6 +159,23 @@ __all__ = [
     "FastbertError",
     "FlatteningCollator",
     "PackedBatch",
+    "RobertaConfig",
+    "RobertaForCausalLM",
+    "RobertaForMaskedLM",
+    "RobertaForMultipleChoice",
+    "RobertaForQuestionAnswering",
+    "RobertaForSequenceClassification",
+    "RobertaForTokenClassification",
+    "RobertaModel",
+    "Tokenizer",
+    "XLMRobertaConfig",
+    "XLMRobertaForCausalLM",
+    "XLMRobertaForMaskedLM",
+    "XLMRobertaForMultipleChoice",
+    "XLMRobertaForQuestionAnswering",
+    "XLMRobertaForSequenceClassification",
+    "XLMRobertaForTokenClassification",
+    "XLMRobertaModel",
     "backend",
     "check",
     "count_parameters",

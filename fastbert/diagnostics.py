@@ -16,6 +16,8 @@ from fastbert.choices import SIZES
 from fastbert.errors import InputError
 from fastbert.model.calling import evaluating
 from fastbert.model.config import BertConfig
+from fastbert.model.config_fields import FAMILIES
+from fastbert.model.families import bert_name
 from fastbert.model.pretrained import BertPreTrainedModel
 from fastbert.packing import PackedBatch
 from fastbert.terminal import align
@@ -59,7 +61,8 @@ class ParameterCount:
         rows = [*self.terms, ("total", "", self.total), ("short formula", "30000 N + 12 N^2 L", self.notes_estimate)]
         rows.append(("difference", "", self.total - self.notes_estimate))
         shape = self.config.num_hidden_layers, self.config.hidden_size
-        rows += [(f"the paper, BERT {size}", "", count) for size, count in PAPER.items() if SIZES[size] == shape]
+        papers = PAPER.items() if self.config.model_type == "bert" else ()
+        rows += [(f"the paper, BERT {size}", "", count) for size, count in papers if SIZES[size] == shape]
         shown = [(name, formula, f"{count:,}", f"{count / self.total:6.1%}") for name, formula, count in rows]
         lines = [f"{self.head}: {_sizes(self.config)}", *align(shown), "", _SYMBOLS, ""]
         lines.append(
@@ -77,9 +80,10 @@ def count_parameters(config: BertConfig, head: str | None = None) -> ParameterCo
 
     Args:
         config: the model sizes.
-        head: a class name such as "BertForMaskedLM"; None means "BertModel", with its pooler.
+        head: a class name such as "BertForMaskedLM"; None means the encoder, with its pooler.
     """
-    head = head or "BertModel"
+    named = head or f"{FAMILIES[config.model_type]}Model"
+    head = bert_name(named)
     v, n, f, layers = config.vocab_size, config.hidden_size, config.intermediate_size, config.num_hidden_layers
     c = config.num_labels
     heads: dict[str, list[Any]] = {
@@ -94,7 +98,7 @@ def count_parameters(config: BertConfig, head: str | None = None) -> ParameterCo
         "BertForQuestionAnswering": [("start and end", "2N + 2", 2 * n + 2)],
     }
     if head not in heads:
-        raise InputError(f"head = {head!r} is not one of {', '.join(heads)}")
+        raise InputError(f"head = {named!r} is not one of {', '.join(heads)}")
     terms = [
         ("word embeddings", "V N", v * n),
         ("position embeddings", "P N", config.max_position_embeddings * n),
@@ -105,7 +109,8 @@ def count_parameters(config: BertConfig, head: str | None = None) -> ParameterCo
         ("layer LayerNorms", "L 4 N", layers * 4 * n),
     ]
     if head not in _WITHOUT_POOLER:
-        terms.append(("pooler", "N^2 + N", n * n + n))
+        own = config.model_type != "bert" and head == "BertForSequenceClassification"  # a linear of the classifier's instead
+        terms.append(("classifier, first linear" if own else "pooler", "N^2 + N", n * n + n))
     for part in heads[head]:
         if isinstance(part, tuple):
             terms.append(part)
@@ -114,7 +119,7 @@ def count_parameters(config: BertConfig, head: str | None = None) -> ParameterCo
         terms.append(("MLM bias", "V", v))
         if not config.tie_word_embeddings:
             terms.append(("MLM decoder", "V N + V", v * n + v))
-    return ParameterCount(config, head, terms)
+    return ParameterCount(config, named, terms)
 
 
 def encoder_flops(config: BertConfig, lengths: Sequence[int]) -> int:

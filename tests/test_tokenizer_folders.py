@@ -180,7 +180,10 @@ def test_settings_that_are_not_understood_are_written_back(tmp_path: Path) -> No
             {"tokenizer_class": "BertJapaneseTokenizer"},
             "'BertJapaneseTokenizer' is not implemented: it needs words cut by MeCab",
         ),
-        ({"tokenizer_class": "XLMRobertaTokenizer"}, "'XLMRobertaTokenizer' is not implemented: only BERT's WordPiece is"),
+        (
+            {"tokenizer_class": "XLMRobertaTokenizer"},
+            "'XLMRobertaTokenizer' is not implemented: without a tokenizer.json only BERT's",
+        ),
         ({"do_basic_tokenize": False}, "do_basic_tokenize = False is not implemented"),
         ({"never_split": ["x"]}, r"never_split = \['x'\] is not implemented"),
         ({"subword_tokenizer_type": "character"}, "subword_tokenizer_type = 'character' is not implemented"),

@@ -227,9 +227,8 @@ def finetune(args: argparse.Namespace) -> int:
 
 def features(args: argparse.Namespace) -> None:
     """Writes the hidden states of every token to a file."""
-    from fastbert import BertModel
     from fastbert.tasks.features import extract_features, write_features
-    from fastbert.tasks.loading import check_complete, default_device, load_tokenizer
+    from fastbert.tasks.loading import load_encoder, load_tokenizer
 
     check_outputs([args.output], [args.input, args.model])
     try:
@@ -240,15 +239,7 @@ def features(args: argparse.Namespace) -> None:
     texts = list(read_texts(args.input, args.column, form_of(args)))
     if not texts:
         raise InputError(f"{args.input} holds no text")
-    model, _ = BertModel.from_pretrained(
-        args.model,
-        device=default_device(args.device),
-        dtype=args.dtype,
-        add_pooling_layer=False,
-        local_files_only=args.local_files_only,
-        output_loading_info=True,
-    )
-    check_complete(model, args.model)
+    model = load_encoder(args.model, args.device, args.dtype, pooler=False, local_files_only=args.local_files_only)
     tokenizer = load_tokenizer(args.model, model, local_files_only=args.local_files_only)
     found = extract_features(model, tokenizer, texts, layers, overlong=args.overlong, show_progress=LINES)
     write_features(args.output, found, layers)

@@ -122,9 +122,11 @@ def fill_mask(args: argparse.Namespace) -> None:
 
 def params(args: argparse.Namespace) -> None:
     """Prints the number of parameters by term, compared with the short formula."""
+    from fastbert.model.families import config_of
+
     config = fastbert.BertConfig.of_size(args.size)
     if args.model is not None:
-        config = fastbert.BertConfig.from_pretrained(args.model, local_files_only=args.local_files_only)
+        config = config_of(files.locate(args.model, ["config.json"], local_files_only=args.local_files_only))
     print(fastbert.count_parameters(config, args.head).table())
 
 
@@ -157,10 +159,10 @@ _TEXTS = [
 
 
 def _model_and_batch(args: argparse.Namespace, texts: list[str]) -> tuple[fastbert.BertModel, Any]:
-    from fastbert.tasks.loading import default_device, load_tokenizer
+    from fastbert.tasks.loading import load_encoder, load_tokenizer
 
-    model = fastbert.BertModel.from_pretrained(args.model, device=default_device(args.device), dtype=args.dtype)
-    tokenizer = load_tokenizer(args.model, model)
+    model = load_encoder(args.model, args.device, args.dtype, local_files_only=args.local_files_only)
+    tokenizer = load_tokenizer(args.model, model, local_files_only=args.local_files_only)
     batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(model.device)
     if sum(batch.num_truncated):
         warnings.warn(

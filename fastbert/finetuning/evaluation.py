@@ -16,10 +16,10 @@ from fastbert.finetuning.problems import Checkpoint, Prediction, Problem, Split
 from fastbert.finetuning.registry import make_problem
 from fastbert.finetuning.seed_run import evaluate_saved
 from fastbert.model.composed import is_composed
-from fastbert.model.config import BertConfig
+from fastbert.model.families import bert_name, config_of
 from fastbert.tasks.loading import PATTERNS, default_device, longest_row, task_settings
 from fastbert.tasks.nli import relation
-from fastbert.text.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import Tokenizer
 
 _TASKS = {
     "BertForTokenClassification": "ner",
@@ -39,14 +39,15 @@ def task_of_model(folder: Path) -> str:
     written = task_settings(folder).get("task")
     if written:
         return str(written)
-    config = BertConfig.from_pretrained(folder)
-    name = (config.architectures or [""])[0]
+    config = config_of(folder)
+    architecture = (config.architectures or [""])[0]
+    name = bert_name(architecture)
     if name in _TASKS:
         return _TASKS[name]
     if name != "BertForSequenceClassification":
         raise InputError(
-            f"{folder} holds a {name or 'model of an unnamed class'}, which shows no head of a task: fine-tune it first, or "
-            "name the task (--task)"
+            f"{folder} holds a {architecture or 'model of an unnamed class'}, which shows no head of a task: fine-tune it "
+            "first, or name the task (--task)"
         )
     if config.num_labels == 1 or config.problem_type == "regression":
         return "regress"
@@ -55,7 +56,7 @@ def task_of_model(folder: Path) -> str:
 
 def has_several_labels(folder: Path, kind: str) -> bool:
     """Whether a model may assign several labels to one text."""
-    return kind == "classify" and BertConfig.from_pretrained(folder).problem_type == "multi_label_classification"
+    return kind == "classify" and config_of(folder).problem_type == "multi_label_classification"
 
 
 @dataclass
@@ -98,7 +99,7 @@ def evaluate_model(
     check_installed()
     folder = files.locate(model, PATTERNS, **hub)
     kind = kind or task_of_model(folder)
-    config = BertConfig.from_pretrained(folder)
+    config = config_of(folder)
     settings = task_settings(folder)
     options = options or FineTuneOptions()
     known = {
@@ -112,7 +113,7 @@ def evaluate_model(
     labels = config.label_names
     if is_composed(folder) and kind in ("qa", "choice"):
         labels = []
-    tokenizer = BertTokenizer.from_pretrained(folder)
+    tokenizer = Tokenizer.from_pretrained(folder)
     problem = make_problem(kind, options, tokenizer, split, (), Checkpoint(labels, longest_row(config, tokenizer), True))
     part = problem.frame(split)
     problem.warn_of_cuts(part)

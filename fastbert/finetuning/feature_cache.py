@@ -25,7 +25,7 @@ from fastbert.packing import PackedBatch
 from fastbert.packing.batching import run
 from fastbert.progress import Show
 from fastbert.text.framing import Framed
-from fastbert.text.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import Tokenizer
 
 MANIFEST = "cache.json"
 
@@ -40,7 +40,7 @@ class FeatureCache:
         progress: called with a message when features are computed, found or refused.
     """
 
-    def __init__(self, folder: Path, model: ComposedModel, tokenizer: BertTokenizer, progress: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, model: ComposedModel, tokenizer: Tokenizer, progress: Callable[[str], None]) -> None:
         self.folder, self.model, self.progress = folder, model, progress
         self._weights = _hash_of_weights(model)
         self._tokenizer = hashlib.sha256(tokenizer.to_json().encode()).hexdigest()

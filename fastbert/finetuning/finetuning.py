@@ -33,7 +33,7 @@ from fastbert.model import checkpoint
 from fastbert.progress import LINES, Show
 from fastbert.tasks.loading import default_device
 from fastbert.text import tokenizer_files
-from fastbert.text.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import Tokenizer
 from fastbert.training.preparation import differences
 
 NO_SCORES = "There are no scores: neither dev (--dev, --dev-share) nor test (--test) examples were given."
@@ -103,7 +103,7 @@ def finetune(
     folder = Path(output)
     check_output(folder)
     source = files.locate(model, _SOURCE, **hub)
-    tokenizer = BertTokenizer.from_pretrained(source)
+    tokenizer = Tokenizer.from_pretrained(source)
     splits = [_split(part, name) for part, name in ((train, "train"), (dev, "dev"), (test, "test")) if part is not None]
     before = [_fingerprint(split) for split in splits]
     problem = make_problem(kind, options, tokenizer, splits[0], splits[1:], look_at(source, kind, tokenizer))

@@ -14,10 +14,10 @@ from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import Checkpoint, Problem
 from fastbert.model import checkpoint
 from fastbert.model.composed import ComposedModel, HeadOptions, is_composed
-from fastbert.model.config import BertConfig
 from fastbert.model.encoder import BertModel
+from fastbert.model.families import bert_name, class_for, config_of
 from fastbert.tasks.loading import SETTINGS, check_complete, head_of, longest_row, task_settings
-from fastbert.text.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import Tokenizer
 
 # For each kind of task, the model class whose checkpoints have a trained head with reusable labels.
 _HEADS = {
@@ -26,16 +26,17 @@ _HEADS = {
     "ner": "BertForTokenClassification",
 }
 
-_NEW_PARTS = ("classifier.", "qa_outputs.", "bert.pooler.")  # parts that fine-tuning may initialize randomly
+# Parts that fine-tuning may initialize randomly.
+_NEW_PARTS = ("classifier.", "qa_outputs.", "bert.pooler.", "roberta.pooler.")
 
 
-def look_at(folder: Path, kind: str, tokenizer: BertTokenizer) -> Checkpoint:
+def look_at(folder: Path, kind: str, tokenizer: Tokenizer) -> Checkpoint:
     """The label names and the maximum row length of a checkpoint, for a task."""
     if is_composed(folder):
         raise InputError(f"{folder} holds a task model on frozen features: fine-tuning starts from a BERT")
-    config = BertConfig.from_pretrained(folder)
+    config = config_of(folder)
     labels = None
-    if kind in _HEADS and (config.architectures or [""])[0] == _HEADS[kind]:
+    if kind in _HEADS and bert_name((config.architectures or [""])[0]) == _HEADS[kind]:
         state = checkpoint.read_state_dict(folder)
         if any(name.startswith("classifier.") for name in state):
             labels = config.label_names
@@ -56,9 +57,9 @@ def build_model(problem: Problem, folder: Path, options: FineTuneOptions, seed: 
         fields |= dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), options.dropout)
     if options.left_to_right:
         fields["is_decoder"] = True
-    config = BertConfig.from_pretrained(folder, **fields)
+    config = config_of(folder, **fields)
     if options.composed:
-        encoder = BertModel.from_pretrained(folder, config=config, dtype="float32", add_pooling_layer=False)
+        encoder = class_for(BertModel, folder).from_pretrained(folder, config=config, dtype="float32", add_pooling_layer=False)
         check_complete(encoder, folder)
         head = HeadOptions(
             problem.head,
@@ -73,8 +74,8 @@ def build_model(problem: Problem, folder: Path, options: FineTuneOptions, seed: 
         model: Any = ComposedModel(encoder, head)
         drawn = True
     else:
-        model_class: Any = problem.task_class.model_class
-        before = BertConfig.from_pretrained(folder)
+        model_class: Any = class_for(problem.task_class.model_class, folder)
+        before = config_of(folder)
         trained = not new_head and model_class.__name__ in (before.architectures or ())
         if trained and problem.labels and before.num_labels != len(problem.labels):
             raise InputError(
@@ -86,12 +87,13 @@ def build_model(problem: Problem, folder: Path, options: FineTuneOptions, seed: 
         )
         check_complete(model, folder, new=_NEW_PARTS)
         report = model.load_report
-        drawn = "classifier.weight" in [*report.missing, *(name for name, *_ in report.mismatched)]
+        new = [*report.missing, *(name for name, *_ in report.mismatched)]
+        drawn = any(name in new for name in ("classifier.weight", "classifier.out_proj.weight"))
         if new_head and not drawn:
             model.init_weights(model.classifier if hasattr(model, "classifier") else model.qa_outputs)
             drawn = hasattr(model, "classifier")
     if drawn and len(problem.labels) > 1:
-        weight = model.classifier.weight
+        weight = getattr(model.classifier, "out_proj", model.classifier).weight
         ranks = torch.tensor([sorted(problem.labels).index(name) for name in problem.labels])
         with torch.no_grad():
             weight.copy_(weight[ranks].clone())
@@ -113,6 +115,7 @@ def load_model(problem: Problem, folder: Path, device: torch.device) -> Any:
     if is_composed(folder):
         model: Any = ComposedModel.from_pretrained(folder, device=device)
     else:
-        model, _ = problem.task_class.model_class.from_pretrained(folder, device=device, output_loading_info=True)
+        kind = class_for(problem.task_class.model_class, folder)
+        model, _ = kind.from_pretrained(folder, device=device, output_loading_info=True)
     check_complete(model, folder)
     return model

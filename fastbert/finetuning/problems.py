@@ -20,7 +20,7 @@ from fastbert.packing.batching import pack_rows
 from fastbert.tasks.loading import HeadTask, checked_length
 from fastbert.tasks.sequences import warn_of_cuts
 from fastbert.text.framing import Framed
-from fastbert.text.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import Tokenizer
 
 Prediction = dict[str, Any]
 
@@ -109,7 +109,7 @@ class Problem(ABC):
         self,
         kind: str,
         options: FineTuneOptions,
-        tokenizer: BertTokenizer,
+        tokenizer: Tokenizer,
         train: Split,
         others: Sequence[Split],
         checkpoint: Checkpoint,

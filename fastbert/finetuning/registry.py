@@ -10,7 +10,7 @@ from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import Checkpoint, Problem, Split
 from fastbert.finetuning.sentences import Sentences
 from fastbert.finetuning.tagging import Tagging
-from fastbert.text.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import Tokenizer
 
 PROBLEMS: dict[str, type[Problem]] = {
     "classify": Sentences,
@@ -25,7 +25,7 @@ PROBLEMS: dict[str, type[Problem]] = {
 def make_problem(
     kind: str,
     options: FineTuneOptions,
-    tokenizer: BertTokenizer,
+    tokenizer: Tokenizer,
     train: Split,
     others: Sequence[Split],
     checkpoint: Checkpoint,

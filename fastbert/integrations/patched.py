@@ -25,10 +25,21 @@ from fastbert.errors import InputError
 from fastbert.integrations import layers
 from fastbert.integrations.families import Family, obstacle
 from fastbert.model import plain_layer
-from fastbert.model.calling import dense, dropout_p, fresh_seeds, is_plain, is_watched, kept, repeatable, seed_at
+from fastbert.model.calling import (
+    dense,
+    dropout_p,
+    fresh_seeds,
+    is_plain,
+    is_watched,
+    kept,
+    repeatable,
+    seed_at,
+    without_gradient_at,
+)
 from fastbert.packing import PackedBatch, deferred
 from fastbert.packing.flattened import is_flattened, read_flattened, source_of
 from fastbert.packing.inputs import Limits
+from fastbert.packing.positions import counted_from, padded_positions
 
 # Arguments of a forward that only transformers' own code can serve.
 _THEIRS = {
@@ -145,9 +156,10 @@ class PatchedForward:
         tables = (embeddings.word_embeddings, types, embeddings.position_embeddings)
         limits = Limits(*(getattr(table, "num_embeddings", 1 if table is None else sys.maxsize) for table in tables))
         if self._is_flattened(given):
-            return packing.check_packed(read_flattened(given, padding + 1), limits)
+            flattened = read_flattened(given)
+            return packing.check_packed(counted_from(flattened, padding) if padding >= 0 else flattened, limits)
         if positions is None and self.family.counts_from_padding:
-            positions = _positions_from_padding(ids, embeds, padding)
+            positions = padded_positions(ids, embeds, padding)
         batch = packing.pack(
             ids,
             given.get("attention_mask"),
@@ -253,7 +265,7 @@ def _embed(module: Any, batch: PackedBatch, given: dict[str, Any], seed: Tensor 
         batch.token_type_ids,
         batch.position_ids,
         word.weight,
-        _without_gradient_at(position.weight, position.padding_idx),
+        without_gradient_at(position.weight, position.padding_idx),
         types,
         norm.weight,
         norm.bias,
@@ -271,24 +283,6 @@ def _embed_padded(part: Any, given: dict[str, Any]) -> Tensor:
     if hasattr(part, "token_type_embeddings"):
         return part(sources[0], inputs_embeds=sources[1], **beside)
     return part(*sources, **beside)  # DistilBERT's second argument has another name in transformers 4
-
-
-def _without_gradient_at(table: Tensor, row: int | None) -> Tensor:
-    """A table whose row gets no gradient, as nn.Embedding has it for its padding index."""
-    if row is None or not (torch.is_grad_enabled() and table.requires_grad):
-        return table
-    view = table.view_as(table)
-    view.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor(row, device=gradient.device), 0.0))
-    return view
-
-
-def _positions_from_padding(ids: Tensor | None, embeds: Tensor | None, padding: int) -> Tensor:
-    """(B, S) positions of RoBERTa: tokens that are not padding counted from the padding id + 1."""
-    if ids is None:
-        assert embeds is not None
-        return torch.arange(padding + 1, padding + 1 + embeds.shape[1], device=embeds.device)
-    real = ids.ne(padding).long()
-    return real.cumsum(1) * real + padding
 
 
 def _chosen(states: list[Tensor], which: Any) -> tuple[Tensor | None, ...]:

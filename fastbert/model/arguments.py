@@ -17,6 +17,7 @@ from fastbert.model.outputs import ModelOutput
 from fastbert.model.pretrained import BertPreTrainedModel
 from fastbert.packing import PackedBatch, deferred
 from fastbert.packing.inputs import Limits, check_tensor
+from fastbert.packing.positions import counted_from, padded_positions
 
 
 def pack_inputs(
@@ -34,6 +35,7 @@ def pack_inputs(
             "dynamo=True"
         )
     config, limits, device = model.config, model.limits, model.device
+    padding = config.padding_position
     source = inputs_embeds if input_ids is None else input_ids
     if isinstance(source, PackedBatch):
         check_tensor(source.position_ids, "position_ids")
@@ -48,11 +50,13 @@ def pack_inputs(
         beside = (attention_mask, token_type_ids, position_ids, inputs_embeds)
         if any(value is not None for value in beside):
             raise InputError("a PackedBatch carries its own mask, token_type_ids and position_ids: pass it alone")
-        batch = input_ids
+        batch = input_ids if padding is None else counted_from(input_ids, padding)
         if not batch.is_checked(limits):
             batch = packing.check_packed(batch, limits, _waits_for_checks(model.embeddings, device))
     else:
         dense = attention_mask if isinstance(attention_mask, Tensor) and attention_mask.dim() > 2 else None
+        if padding is not None and position_ids is None and isinstance(source, Tensor) and source.dim() > 1:
+            position_ids = padded_positions(input_ids, inputs_embeds, padding)
         batch = packing.pack(
             input_ids,
             None if dense is not None else attention_mask,
@@ -62,6 +66,8 @@ def pack_inputs(
             limits=limits,
             wait=_waits_for_checks(model.embeddings, device),
         )
+        if padding is not None and batch.counted:  # by the word "from_mask"
+            batch = packing.check_packed(counted_from(batch, padding), limits)
         batch.padded = True
         if not torch.compiler.is_compiling():
             batch.mark_checked(limits)
@@ -76,6 +82,14 @@ def pack_inputs(
     if batch.inputs_embeds is not None and batch.inputs_embeds.dtype != model.dtype:
         batch = replace(batch, inputs_embeds=batch.inputs_embeds.to(model.dtype))
     return batch
+
+
+def positions_behind(length: int, input_ids: Any, inputs_embeds: Tensor | None, config: BertConfig) -> Tensor:
+    """(S,) or (B, S) positions of tokens behind `length` others."""
+    if config.padding_position is not None:
+        return padded_positions(input_ids, inputs_embeds, config.padding_position, length)
+    source: Any = inputs_embeds if input_ids is None else input_ids
+    return torch.arange(length, length + source.shape[1], device=source.device)
 
 
 def check_rows(rows: Tensor, batch: PackedBatch) -> None:

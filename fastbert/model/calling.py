@@ -196,6 +196,15 @@ def dropout_p(module: nn.Module) -> float:
     return float(module.p) if isinstance(module, nn.Dropout) and module.training else 0.0
 
 
+def without_gradient_at(table: Tensor, row: int | None) -> Tensor:
+    """A table whose row gets no gradient, as nn.Embedding has it for its padding index."""
+    if row is None or not (torch.is_grad_enabled() and table.requires_grad):
+        return table
+    view = table.view_as(table)
+    view.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor(row, device=gradient.device), 0.0))
+    return view
+
+
 def dense(module: nn.Linear, x: Tensor, batch: PackedBatch | None = None) -> Tensor:
     """x W + b, of rows (T, ...) or (B, S, ...)."""
     if not is_plain(module):

@@ -47,6 +47,8 @@ _OLD_BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
+    "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
+    "lm_head.decoder.bias": "lm_head.bias",
 }
 
 
@@ -128,6 +130,7 @@ def match_names(
     expected: Mapping[str, torch.Size],
     ignore_mismatched_sizes: bool = False,
     integers: Collection[str] = (),
+    prefix: str = "bert",
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """A file's tensors under the names of a model.
 
@@ -136,6 +139,7 @@ def match_names(
         expected: shape of each parameter of the model.
         ignore_mismatched_sizes: leave out tensors of another shape instead of refusing them.
         integers: names of the model's tensors that are not floating, such as counts in buffers.
+        prefix: what the encoder is called in a model with a head.
 
     Raises:
         SizeMismatchError: shapes that do not fit. CheckpointError: no tensor in common at all. The message names them.
@@ -143,7 +147,7 @@ def match_names(
     report = LoadReport()
     matched: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        today = _todays_name(name, expected)
+        today = _todays_name(name, expected, prefix)
         if today is None:
             if not name.endswith(_OLD_BUFFERS):
                 report.unexpected.append(name)
@@ -314,11 +318,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {str(name): value.detach() for name, value in state.items()}
 
 
-def _todays_name(name: str, expected: Iterable[str]) -> str | None:
+def _todays_name(name: str, expected: Iterable[str], prefix: str) -> str | None:
     for old, new in _OLD_SPELLINGS:
         if name.endswith(old):
             name = name.removesuffix(old) + new
-    for candidate in (name, f"bert.{name}", name.removeprefix("bert.")):
+    for candidate in (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}.")):
         if candidate in expected:
             return candidate
     return None

@@ -24,8 +24,9 @@ from fastbert import files, schema
 from fastbert.choices import LAYERS
 from fastbert.errors import CheckpointError, InputError
 from fastbert.model import checkpoint
-from fastbert.model.config import MAX_LABELS, PROBLEM_TYPES
+from fastbert.model.config_fields import MAX_LABELS, PROBLEM_TYPES
 from fastbert.model.encoder import BertModel
+from fastbert.model.families import class_for
 from fastbert.model.losses import answer_labels, sequence_labels, sequence_loss, token_labels
 from fastbert.model.outputs import ClassifierOutput, QuestionAnsweringOutput
 from fastbert.model.pooling import MODES, check_modes, pool
@@ -232,7 +233,7 @@ class ComposedModel(nn.Module):
             raise CheckpointError(f"{folder / HEAD_FILE} lacks kind or num_labels")
         state = checkpoint.read_tensors(folder / HEAD_WEIGHTS)
         _check_head(state, options, folder / HEAD_FILE)
-        encoder, _ = BertModel.from_pretrained(
+        encoder, _ = class_for(BertModel, folder).from_pretrained(
             folder, dtype=dtype, device=device, add_pooling_layer=False, output_loading_info=True
         )
         model = cls(encoder, HeadOptions(**options))

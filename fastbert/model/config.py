@@ -16,54 +16,7 @@ from fastbert import files, schema
 from fastbert.choices import SIZES
 from fastbert.errors import ConfigError
 from fastbert.files.pushing import Pushes, push_if_asked
-
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-
-# What each field must be. Sizes end far above every BERT, so that a damaged file is refused before anything is built from it.
-_PROBABILITY = schema.Field(lambda value: schema.is_number(value, 0) and value < 1, "a probability in [0, 1)", null=False)
-_POSITIVE = schema.Field(lambda value: schema.is_integer(value, 1), "a positive integer", null=False)
-_FIELDS: dict[str, schema.Field] = {
-    **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings"), _POSITIVE),
-    **dict.fromkeys(("num_attention_heads", "type_vocab_size"), _POSITIVE),
-    "num_hidden_layers": schema.Field(
-        lambda value: schema.is_integer(value, 0, 10_000), "an integer of 0 or more, at most 10000", null=False
-    ),
-    **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), _PROBABILITY),
-    "classifier_dropout": schema.Field(_PROBABILITY.accepts, "a probability in [0, 1)"),
-    "initializer_range": schema.Field(lambda value: schema.is_number(value, 0), "at least 0", null=False),
-    "layer_norm_eps": schema.Field(lambda value: schema.is_number(value) and value > 0, "above 0", null=False),
-    "hidden_act": schema.choice(*ACTIVATIONS, null=False),
-    "problem_type": schema.choice(*PROBLEM_TYPES),
-    **dict.fromkeys(
-        ("is_decoder", "tie_word_embeddings", "output_hidden_states", "output_attentions", "return_dict"),
-        schema.flag(null=False),
-    ),
-    "architectures": schema.list_of(schema.text(null=False)),
-    "dtype": schema.Field(lambda value: isinstance(value, torch.dtype), "a torch.dtype or its name"),
-}
-_NEVER_NULL = {name for name, field_ in _FIELDS.items() if not field_.null}  # null in a file means the default
-MAX_LABELS = 1 << 20
-
-# Fields that change what the model computes in ways that BERT-the-encoder does not have, with the only values accepted.
-_REFUSED_UNLESS = {
-    "position_embedding_type": ("absolute", "relative positions are not part of BERT"),
-    "add_cross_attention": (False, "cross-attention belongs to encoder-decoder models"),
-    "is_encoder_decoder": (False, "BERT has no separate decoder"),
-    "pruned_heads": ({}, "head pruning is not supported"),
-}
-
-# What libraries read of every configuration and a BERT does without; saved only where somebody sets it.
-_ABSENT: dict[str, Any] = {
-    "is_encoder_decoder": False,
-    "add_cross_attention": False,
-    "gradient_checkpointing": False,
-    "use_cache": True,
-    "chunk_size_feed_forward": 0,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "transformers_version": None,
-}
+from fastbert.model.config_fields import ABSENT, FAMILIES, FIELDS, MAX_LABELS, NEVER_NULL, REFUSED_UNLESS
 
 
 @dataclass
@@ -152,8 +105,8 @@ class BertConfig(Pushes):
             extra = self.__dict__.get("extra", {})
             if name in extra:
                 return extra[name]
-            if name in _ABSENT:
-                return _ABSENT[name]
+            if name in ABSENT:
+                return ABSENT[name]
         near = difflib.get_close_matches(name, [f.name for f in fields(self)], n=1)
         raise AttributeError(f"BertConfig has no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
@@ -210,6 +163,25 @@ class BertConfig(Pushes):
         return self
 
     @property
+    def padding_position(self) -> int | None:
+        """The position of padding where positions are counted from it, as RoBERTa does; None where they start at 0."""
+        return None
+
+    @property
+    def longest_sequence(self) -> int:
+        """The most tokens that the position table has room for."""
+        return (
+            self.max_position_embeddings
+            if self.padding_position is None
+            else self.max_position_embeddings - self.padding_position - 1
+        )
+
+    @property
+    def head_dropout(self) -> float:
+        """The probability of the dropout before a classifier."""
+        return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
+
+    @property
     def head_dim(self) -> int:
         """Width of one attention head, D = hidden_size / num_attention_heads."""
         return self.hidden_size // self.num_attention_heads
@@ -248,13 +220,13 @@ class BertConfig(Pushes):
             )
 
     def _check_fields(self) -> None:
-        for name, wanted in _FIELDS.items():
+        for name, wanted in FIELDS.items():
             if not wanted(getattr(self, name)):
                 raise ConfigError(f"{name} = {schema.shown(getattr(self, name))} must be {wanted.expected}")
         if self.pad_token_id is not None and not schema.is_integer(self.pad_token_id, 0, self.vocab_size - 1):
             pad = schema.shown(self.pad_token_id)
             raise ConfigError(f"pad_token_id = {pad} must be inside the vocabulary (0..{self.vocab_size - 1})")
-        for name, (value, reason) in _REFUSED_UNLESS.items():
+        for name, (value, reason) in REFUSED_UNLESS.items():
             if self.extra.get(name) and self.extra[name] != value:
                 raise ConfigError(f"{name} = {schema.shown(self.extra[name])} is not supported: {reason}")
 
@@ -266,11 +238,11 @@ class BertConfig(Pushes):
         """
         if overrides.pop("return_unused_kwargs", False):
             return cls.from_dict(values, **overrides), {}  # type: ignore[return-value]
-        given = {name: v for name, v in _with_dtype(values).items() if v is not None or name not in _NEVER_NULL}
+        given = {name: v for name, v in _with_dtype(values).items() if v is not None or name not in NEVER_NULL}
         merged = {**given, **_with_dtype(overrides)}
-        model_type = merged.pop("model_type", "bert")
-        if model_type != "bert":
-            raise ConfigError(f"model_type = {schema.shown(model_type)}: fastbert runs BERT checkpoints (model_type 'bert')")
+        model_type = merged.pop("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ConfigError(f"model_type = {schema.shown(model_type)} is not {cls.model_type!r}: {_runs(model_type)}")
         if (
             "num_labels" in overrides
             and "id2label" not in overrides
@@ -337,6 +309,12 @@ class BertConfig(Pushes):
 
 
 _NAMES = frozenset(f.name for f in fields(BertConfig))
+
+
+def _runs(model_type: Any) -> str:
+    """Which classes run a type of model."""
+    prefix = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    return f"the classes that begin with {prefix} run it" if prefix else f"fastbert runs {', '.join(FAMILIES)}"
 
 
 def _with_dtype(values: Mapping[str, Any]) -> dict[str, Any]:

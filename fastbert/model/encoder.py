@@ -235,7 +235,7 @@ class BertModel(BertPreTrainedModel):
             before, attention_mask = prefixes.split_mask(attention_mask, length)
             source = inputs_embeds if input_ids is None else input_ids
             if position_ids is None and isinstance(source, Tensor) and source.dim() > 1:
-                position_ids = torch.arange(length, length + source.shape[1], device=source.device)
+                position_ids = arguments.positions_behind(length, input_ids, inputs_embeds, config)
         batch = self.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         if prefix:
             prefixes.attach(batch, prefix, before, config.is_decoder)

@@ -6,7 +6,7 @@ S padded length, T packed tokens, N hidden, C labels or choices. The language-mo
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,12 @@ from fastbert.packing import PackedBatch
 class TaskHead(BertPreTrainedModel):
     """What the heads share: one encoding, pruned to the rows a head reads, in the caller's form."""
 
+    base_model_class: ClassVar[type[BertModel]] = BertModel
+
+    def add_base_model(self, add_pooling_layer: bool = True) -> None:
+        """Makes the encoder, under the name that its family gives it: `bert`."""
+        setattr(self, self.base_model_prefix, self.base_model_class(self.config, add_pooling_layer))
+
     def _encode(
         self, batch: PackedBatch, rows: Tensor | None, hidden_states: bool | None, attentions: bool | None
     ) -> tuple[Tensor, BertModelOutput]:
@@ -35,35 +41,35 @@ class TaskHead(BertPreTrainedModel):
         hidden_states = config.output_hidden_states if hidden_states is None else hidden_states
         attentions = config.output_attentions if attentions is None else attentions
         asked = {"output_hidden_states": hidden_states, "output_attentions": attentions, "return_dict": True}
-        bert: nn.Module = self.bert  # type: ignore[assignment]
+        encoder: nn.Module = self.base_model
         if batch.padded and not self._reads_rows():
             inputs = batch.padded_inputs()
-            output = bert(inputs.pop("input_ids"), **inputs, **asked)
+            output = encoder(inputs.pop("input_ids"), **inputs, **asked)
             states = batch.pack(output.last_hidden_state)
             return (states if rows is None else states.index_select(0, rows)), output
         prune = rows is not None and not hidden_states and not attentions and self._reads_rows()
-        output = bert(batch, **asked, last_layer_rows=rows if prune else None)
+        output = encoder(batch, **asked, last_layer_rows=rows if prune else None)
         states = output.last_hidden_state
         return (states if prune or rows is None else states.index_select(0, rows)), output
 
     def _reads_rows(self) -> bool:
         """Whether the encoder may compute only the rows that the head reads: not if it has hooks or another class."""
-        bert: Any = self.bert
-        return is_unchanged(bert, BertModel) and not is_watched(bert)
+        encoder: Any = self.base_model
+        return is_unchanged(encoder, BertModel) and not is_watched(encoder)
 
     def _pool(self, batch: PackedBatch, hidden_states: bool | None, attentions: bool | None) -> tuple[Tensor, BertModelOutput]:
         """The pooled output (B, N); of the last layer only the [CLS] rows are computed."""
-        bert: BertModel = self.bert  # type: ignore[assignment]
+        encoder: BertModel = self.base_model
         if not self._reads_rows():
             _, output = self._encode(batch, None, hidden_states, attentions)
             assert output.pooler_output is not None
             return output.pooler_output, output
-        if not batch.num_tokens or not bert.pools_rows(batch):
+        if not batch.num_tokens or not encoder.pools_rows(batch):
             _, output = self._encode(batch, None, hidden_states, attentions)
             assert output.pooler_output is not None
             return output.pooler_output, output
         first, output = self._encode(batch, batch.first_rows(), hidden_states, attentions)
-        return bert.pool_rows(first, batch), output
+        return encoder.pool_rows(first, batch), output
 
     def _finish(self, output: Any, encoded: BertModelOutput, return_dict: bool | None) -> Any:
         output.hidden_states, output.attentions = encoded.hidden_states, encoded.attentions
@@ -87,7 +93,7 @@ class BertForNextSentencePrediction(TaskHead):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
-        self.bert = BertModel(self.config)
+        self.add_base_model()
         self.cls = BertOnlyNSPHead(self.config)
         self.post_init()
 
@@ -109,7 +115,7 @@ class BertForNextSentencePrediction(TaskHead):
     ) -> ClassifierOutput | tuple[Any, ...]:
         """Scores of both classes, and the loss where `labels` (B,) are given; the rest as in `BertModel.forward`."""
         refuse(self, refused)
-        batch = self.bert.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        batch = self.base_model.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         pooled, encoded = self._pool(batch, output_hidden_states, output_attentions)
         logits = self.cls(pooled)
         output = ClassifierOutput(logits=logits)
@@ -125,10 +131,14 @@ class BertForSequenceClassification(TaskHead):
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
         self.num_labels = self.config.num_labels
-        self.bert = BertModel(self.config)
-        self.dropout = nn.Dropout(_classifier_dropout(self.config))
-        self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
+        self.add_base_model()
+        self.add_classifier()
         self.post_init()
+
+    def add_classifier(self) -> None:
+        """Makes the head."""
+        self.dropout = nn.Dropout(self.config.head_dropout)
+        self.classifier: nn.Module = nn.Linear(self.config.hidden_size, self.config.num_labels)
 
     @takes_flattened
     @named
@@ -155,13 +165,19 @@ class BertForSequenceClassification(TaskHead):
                 return_dict: see `BertModel.forward`.
         """
         refuse(self, refused)
-        batch = self.bert.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        pooled, encoded = self._pool(batch, output_hidden_states, output_attentions)
-        logits = self.classifier(self.dropout(pooled))
+        batch = self.base_model.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        logits, encoded = self._scores(batch, output_hidden_states, output_attentions)
         output = ClassifierOutput(logits=logits)
         if labels is not None:
             output.loss = sequence_loss(logits, labels, self.config.problem_type)
         return self._finish(output, encoded, return_dict)
+
+    def _scores(
+        self, batch: PackedBatch, hidden_states: bool | None, attentions: bool | None
+    ) -> tuple[Tensor, BertModelOutput]:
+        """(B, C), and the output that they came from."""
+        pooled, encoded = self._pool(batch, hidden_states, attentions)
+        return self.classifier(self.dropout(pooled)), encoded
 
 
 class BertForMultipleChoice(TaskHead):
@@ -169,8 +185,8 @@ class BertForMultipleChoice(TaskHead):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
-        self.bert = BertModel(self.config)
-        self.dropout = nn.Dropout(_classifier_dropout(self.config))
+        self.add_base_model()
+        self.dropout = nn.Dropout(self.config.head_dropout)
         self.classifier = nn.Linear(self.config.hidden_size, 1)
         self.post_init()
 
@@ -200,7 +216,7 @@ class BertForMultipleChoice(TaskHead):
         """
         refuse(self, refused)
         choices = _number_of_choices(input_ids, inputs_embeds, num_choices)
-        batch = self.bert.pack_inputs(
+        batch = self.base_model.pack_inputs(
             _merge_choices(input_ids),
             _merge_choices(attention_mask),
             _merge_choices(token_type_ids),
@@ -224,8 +240,8 @@ class BertForTokenClassification(TaskHead):
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
         self.num_labels = self.config.num_labels
-        self.bert = BertModel(self.config, add_pooling_layer=False)
-        self.dropout = nn.Dropout(_classifier_dropout(self.config))
+        self.add_base_model(add_pooling_layer=False)
+        self.dropout = nn.Dropout(self.config.head_dropout)
         self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
         self.post_init()
 
@@ -247,7 +263,7 @@ class BertForTokenClassification(TaskHead):
     ) -> ClassifierOutput | tuple[Any, ...]:
         """Scores of the labels, and the loss where `labels` (B, S), or (T,), are given; the rest as in `BertModel.forward`."""
         refuse(self, refused)
-        batch = self.bert.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        batch = self.base_model.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         padded = not isinstance(input_ids, PackedBatch)
         states, encoded = self._encode(batch, None, output_hidden_states, output_attentions)
         logits = call(self.classifier, batch, call(self.dropout, batch, states))
@@ -265,7 +281,7 @@ class BertForQuestionAnswering(TaskHead):
         super().__init__(config)
         if self.config.num_labels != 2:
             raise ConfigError(f"num_labels = {self.config.num_labels}: question answering has two, the start and the end")
-        self.bert = BertModel(self.config, add_pooling_layer=False)
+        self.add_base_model(add_pooling_layer=False)
         self.qa_outputs = nn.Linear(self.config.hidden_size, 2)
         self.post_init()
 
@@ -295,7 +311,7 @@ class BertForQuestionAnswering(TaskHead):
                 return_dict: see `BertModel.forward`.
         """
         refuse(self, refused)
-        batch = self.bert.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        batch = self.base_model.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         padded = not isinstance(input_ids, PackedBatch)
         states, encoded = self._encode(batch, None, output_hidden_states, output_attentions)
         packed = call(self.qa_outputs, batch, states)
@@ -332,7 +348,3 @@ def _number_of_choices(input_ids: Any, inputs_embeds: Tensor | None, num_choices
 
 def _merge_choices(value: Any) -> Any:
     return value.flatten(0, 1) if isinstance(value, Tensor) and value.dim() >= 3 else value
-
-
-def _classifier_dropout(config: BertConfig) -> float:
-    return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout

@@ -32,11 +32,13 @@ from fastbert.model.calling import (
     joined_dense,
     plain,
     seed_at,
+    without_gradient_at,
 )
 from fastbert.model.config import BertConfig
 from fastbert.model.keywords import named, refuse
 from fastbert.packing import PackedBatch
 from fastbert.packing.inputs import as_index
+from fastbert.packing.positions import padded_positions
 
 
 class BertEmbeddings(nn.Module):
@@ -45,7 +47,8 @@ class BertEmbeddings(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        places = config.max_position_embeddings
+        self.position_embeddings = nn.Embedding(places, config.hidden_size, padding_idx=config.padding_position)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -66,7 +69,10 @@ class BertEmbeddings(nn.Module):
             return self._embed(batch, seed)
         if batch is None:
             source = inputs_embeds if input_ids is None else input_ids
-            if position_ids is None and past_key_values_length and source is not None:
+            padding = self.position_embeddings.padding_idx
+            if position_ids is None and padding is not None:
+                position_ids = padded_positions(input_ids, inputs_embeds, padding, past_key_values_length)
+            elif position_ids is None and past_key_values_length and source is not None:
                 start = past_key_values_length
                 position_ids = torch.arange(start, start + source.shape[1], device=source.device)
             batch = packing.pack(input_ids, None, token_type_ids, position_ids, inputs_embeds=inputs_embeds)
@@ -84,7 +90,7 @@ class BertEmbeddings(nn.Module):
         ids, types, positions = batch.input_ids, batch.token_type_ids, batch.position_ids
         norm, p = self.LayerNorm, dropout_p(self.dropout)
         if ids is not None and is_plain(word, position, segment, norm, self.dropout):
-            tables = (word.weight, position.weight, segment.weight)
+            tables = (word.weight, without_gradient_at(position.weight, position.padding_idx), segment.weight)
             return ops.embedding(ids, types, positions, *tables, norm.weight, norm.bias, norm.eps, p, seed, word.padding_idx)
         if ids is not None:
             words = word(ids) if is_plain(word) else _looked_up(word, batch, ids)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from fastbert import ops
 from fastbert.model.calling import dense, dense_and_activation, is_plain, is_watched, repeatable
 from fastbert.model.config import BertConfig
-from fastbert.model.encoder import BertModel
 from fastbert.model.flattening import takes_flattened
 from fastbert.model.heads import TaskHead
 from fastbert.model.keywords import named, refuse
@@ -102,12 +101,13 @@ class _MaskedLMHead(TaskHead):
 
     has_mlm_head = True
     scores_tokens = True
+    mlm_head_name = "cls"
     shifted = False  # whether a token's label is scored by the token before it
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
-        self.bert = BertModel(self.config, add_pooling_layer=False)
-        self.cls = BertOnlyMLMHead(self.config)
+        self.add_base_model(add_pooling_layer=False)
+        self.add_mlm_head()
         self.post_init()
 
     @takes_flattened
@@ -139,16 +139,16 @@ class _MaskedLMHead(TaskHead):
                 return_dict: see `BertModel.forward`.
         """
         refuse(self, refused)
-        bert, head = self.bert, self.cls.predictions
-        batch = bert.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        head = self.mlm_head
+        batch = self.base_model.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         padded = not isinstance(input_ids, PackedBatch)
         rows = wanted = count = None
         if labels is not None:
             vocabulary = self.config.vocab_size
             rows, wanted, count = labelled_rows(labels, scored_rows, batch, padded, vocabulary, self.shifted)
         if return_logits is None:
-            return_logits = labels is None or not self.training or not is_usual(self.cls)
-        scores_all = return_logits or not is_usual(self.cls)
+            return_logits = labels is None or not self.training or not self._is_usual()
+        scores_all = return_logits or not self._is_usual()
         states, encoded = self._encode(batch, None if scores_all else rows, output_hidden_states, output_attentions)
         output = MaskedLMOutput()
         if scores_all:
@@ -167,9 +167,18 @@ class _MaskedLMHead(TaskHead):
 
     def _scores(self, states: Tensor, batch: PackedBatch) -> Tensor:
         """(T, N) -> (T, V); where any of the head's parts is watched they see (B, S, ...), if the caller's batch was padded."""
-        if batch.padded and not is_usual(self.cls):
-            return batch.pack(self.cls(batch.unpack(states)))
-        return self.cls(states)
+        head = getattr(self, self.mlm_head_name)
+        if batch.padded and not self._is_usual():
+            return batch.pack(head(batch.unpack(states)))
+        return head(states)
+
+    def add_mlm_head(self) -> None:
+        """Makes the head, under the name that its family gives it."""
+        self.cls = BertOnlyMLMHead(self.config)
+
+    def _is_usual(self) -> bool:
+        """Whether the loss may be computed without the head's forward."""
+        return is_usual(self.cls)
 
 
 class BertForMaskedLM(_MaskedLMHead):
@@ -190,7 +199,7 @@ class BertForPreTraining(TaskHead):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
-        self.bert = BertModel(self.config)
+        self.add_base_model()
         self.cls = BertPreTrainingHeads(self.config)
         self.post_init()
 
@@ -224,7 +233,7 @@ class BertForPreTraining(TaskHead):
                 return_dict: see `BertModel.forward`.
         """
         refuse(self, refused)
-        bert, heads = self.bert, self.cls
+        bert, heads = self.base_model, self.cls
         batch = bert.pack_inputs(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         padded = not isinstance(input_ids, PackedBatch)
         rows = wanted = count = None

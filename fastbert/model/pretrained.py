@@ -45,7 +45,7 @@ class BertPreTrainedModel(TiedEmbeddings, Recomputes, Pushes, nn.Module):
     Where transformers is loaded its `PreTrainedModel` is a base of this class: see `interop`.
     """
 
-    config_class = BertConfig
+    config_class: type[BertConfig] = BertConfig
     base_model_prefix = "bert"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
@@ -60,11 +60,11 @@ class BertPreTrainedModel(TiedEmbeddings, Recomputes, Pushes, nn.Module):
         nn.Module.__init__(self)  # not the constructor of transformers' base, which expects its own classes
         self._untied: tuple[str, ...] = ()  # second names whose tensors are no copies of the first
         self.register_state_dict_post_hook(_own_memory)
-        if not isinstance(config, BertConfig):
+        if not isinstance(config, self.config_class) or config.model_type != self.config_class.model_type:
             to_dict = getattr(config, "to_dict", None)
             if to_dict is None:
-                raise ConfigError(f"config is a {type(config).__name__}; expected a BertConfig")
-            config = BertConfig.from_dict(to_dict())
+                raise ConfigError(f"config is a {type(config).__name__}; expected a {self.config_class.__name__}")
+            config = self.config_class.from_dict(to_dict())
         config.validate()
         self.config = config
         self.name_or_path = config.name_or_path
@@ -73,8 +73,8 @@ class BertPreTrainedModel(TiedEmbeddings, Recomputes, Pushes, nn.Module):
     def post_init(self) -> None:
         """Draws the initial weights and ties what is tied; the last line of each class's constructor.
 
-        What has weights already, such as the encoder inside a head, keeps them: from one seed, the weights are those that
-        transformers draws, and a further call draws only what was put in since.
+        What has weights already, such as the encoder inside a head, keeps them: from one seed, the weights of a BERT are those
+        that transformers draws, and a further call draws only what was put in since.
         """
         for module in self.modules():
             if not getattr(module, "_is_hf_initialized", False):  # the name under which transformers notes the same
@@ -170,11 +170,11 @@ class BertPreTrainedModel(TiedEmbeddings, Recomputes, Pushes, nn.Module):
         folder = Path() if found is None else adapters.base_folder(found, checkpoint.PATTERNS, hub)
         if config is None:
             values = {**files.read_json(folder / "config.json"), "_name_or_path": str(source)}
-            config = BertConfig.from_dict(values, **known_fields(overrides))
+            config = cls.config_class.from_dict(values, **known_fields(overrides))
         elif overrides:
             raise ConfigError(f"config was given, so these keywords have no place: {', '.join(overrides)}")
         elif isinstance(config, str | Path):
-            chosen, config = ("num_hidden_layers",), BertConfig.from_pretrained(config, **hub)
+            chosen, config = ("num_hidden_layers",), cls.config_class.from_pretrained(config, **hub)
         else:
             chosen, config = ("num_hidden_layers",), copy.deepcopy(config)
         state = checkpoint.read_state_dict(folder) if state_dict is None else dict(state_dict)
@@ -185,7 +185,7 @@ class BertPreTrainedModel(TiedEmbeddings, Recomputes, Pushes, nn.Module):
         own = model.state_dict()
         expected = {name: tensor.shape for name, tensor in own.items()}
         integers = {name for name, tensor in own.items() if not tensor.is_floating_point()}
-        matched, report = checkpoint.match_names(state, expected, ignore_mismatched_sizes, integers)
+        matched, report = checkpoint.match_names(state, expected, ignore_mismatched_sizes, integers, cls.base_model_prefix)
         new = [*report.missing, *(name for name, *_ in report.mismatched)]
         checkpoint.check_new({name: expected[name] for name in new}, state)
         report.not_finite = checkpoint.not_finite(matched)
@@ -264,7 +264,7 @@ class BertPreTrainedModel(TiedEmbeddings, Recomputes, Pushes, nn.Module):
 
     @property
     def base_model(self) -> Any:
-        """The encoder: the model itself, or a head's `bert`."""
+        """The encoder: the model itself, or what a head has under `base_model_prefix`."""
         return getattr(self, self.base_model_prefix, self)
 
     @property

@@ -32,14 +32,19 @@ class TiedEmbeddings:
         """Replaces the word embeddings; call `tie_weights` after it if a head is tied to them."""
         self.base_model.embeddings.word_embeddings = value
 
+    @property
+    def mlm_head(self) -> Any:
+        """What scores the vocabulary, of a model with such a head."""
+        return self.cls.predictions
+
     def get_output_embeddings(self) -> nn.Linear | None:
         """The decoder of the MLM head, or None."""
-        return self.cls.predictions.decoder if self.has_mlm_head else None
+        return self.mlm_head.decoder if self.has_mlm_head else None
 
     def set_output_embeddings(self, value: nn.Linear) -> None:
         """Replaces the decoder of the MLM head, and the head's bias with the decoder's."""
-        self.cls.predictions.decoder = value
-        self.cls.predictions.bias = value.bias
+        self.mlm_head.decoder = value
+        self.mlm_head.bias = value.bias
 
     def enable_input_require_grads(self) -> None:
         """Makes the word embeddings' output require a gradient, as adapters with activation checkpointing need it."""
@@ -64,7 +69,7 @@ class TiedEmbeddings:
         decoder = self.get_output_embeddings()
         if decoder is None or not self.config.tie_word_embeddings:
             return
-        head = self.cls.predictions
+        head = self.mlm_head
         weight = getattr(self.get_input_embeddings(), "weight", None)
         if not isinstance(weight, nn.Parameter) or weight.dim() != 2 or weight.shape[1] != decoder.in_features:
             got = type(self.get_input_embeddings()).__name__
@@ -76,17 +81,21 @@ class TiedEmbeddings:
         if head.bias.shape[0] != weight.shape[0]:
             zero = torch.zeros((), device=head.bias.device)
             head.bias = _resized(head.bias, weight.shape[0], zero)
-            if "cls.predictions.decoder.bias" in self._untied:
+            if self._is_untied("bias"):
                 decoder.bias = _resized(decoder.bias, weight.shape[0], zero)
         decoder.out_features = self.config.vocab_size = weight.shape[0]
-        if "cls.predictions.decoder.bias" not in self._untied:
+        if not self._is_untied("bias"):
             decoder.bias = head.bias
 
     def _untie(self, names: Sequence[str]) -> None:
         """Leaves tied names with different values untied, and says so in the configuration if it is the decoder."""
         self._untied = tuple(names)
-        if "cls.predictions.decoder.weight" in names:
+        if self._is_untied("weight"):
             self.config.tie_word_embeddings = False
+
+    def _is_untied(self, part: str) -> bool:
+        """Whether the decoder's "weight" or "bias" has values of its own."""
+        return any(name.endswith(f"decoder.{part}") for name in self._untied)
 
     @property
     def vocab_size(self) -> int:
@@ -118,12 +127,12 @@ class TiedEmbeddings:
             with torch.no_grad():
                 words.weight[old_size:].normal_(0.0, self.config.initializer_range)
         if decoder is not None:
-            head = self.cls.predictions
+            head = self.mlm_head
             zero = torch.zeros((), device=mean.device)
             if not self.config.tie_word_embeddings:
                 decoder.weight = _resized(decoder.weight, num_tokens, decoder.weight.detach().mean(0, dtype=torch.float32))
                 decoder.bias = _resized(decoder.bias, num_tokens, zero)
-            elif "cls.predictions.decoder.bias" in self._untied:
+            elif self._is_untied("bias"):
                 decoder.bias = _resized(decoder.bias, num_tokens, zero)
             head.bias = _resized(head.bias, num_tokens, zero)
             decoder.out_features = num_tokens

@@ -47,6 +47,7 @@ class PackedBatch:
         tail: rows at the end that belong to no sequence; see `fixed_budget`.
         prefix: keys and values (B, H, P, D) of each layer that stand before the tokens, from `past_key_values`.
         shown_mask: the mask that hooks on parts see; set by a model.
+        counted: whether `position_ids` were counted from 0, not given: a model whose positions start elsewhere counts anew.
         padded: whether the caller of a model passed the padded form, which hooks on its parts are shown then.
         origin: where its sequences come from, if they were framed by this library.
     """
@@ -62,6 +63,7 @@ class PackedBatch:
     attention_bias: Tensor | None = None
     valid: Tensor | None = None
     tail: int = 0
+    counted: bool = False
     padded: bool = False
     prefix: Sequence[tuple[Tensor, Tensor]] | None = None
     shown_mask: Tensor | None = None
@@ -279,6 +281,7 @@ def fixed_budget(batch: PackedBatch, tokens: int, sequences: int, max_seqlen: in
         indices=places,
         inputs_embeds=longer(batch.inputs_embeds),
         tail=batch.tail + missing,
+        counted=batch.counted,
     )
     filled.mark_checked(batch.checked if batch.checked is not None and batch.is_checked(batch.checked) else None)
     return filled

@@ -135,6 +135,7 @@ def pack_rows(
         max_seqlen=longest,
         padded_length=longest,
         indices=indices[0] if indices else None,
+        counted=True,
         origin=Origin(framed, rows),
     )
     batch.know_lengths(lengths.tolist())

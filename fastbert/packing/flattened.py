@@ -42,13 +42,12 @@ def is_flattened(given: Mapping[str, Any], by_positions: bool = True) -> bool:
     return bool(starts.any() and (~starts).any() and again.all())
 
 
-def read_flattened(given: Mapping[str, Any], first_position: int = 0) -> PackedBatch:
+def read_flattened(given: Mapping[str, Any]) -> PackedBatch:
     """The packed batch of flattened arguments, which `is_flattened` found.
 
     Args:
         given: `input_ids` (1, T) or `inputs_embeds` (1, T, N); `token_type_ids` and `position_ids` (1, T), where None means
             zeros and a count in each sequence; `cu_seq_lens_q` (B + 1,) integers or `seq_idx` (1, T).
-        first_position: where the count starts.
 
     Raises:
         InputError: another shape or type, a mask beside it, or starts of queries and keys that differ.
@@ -67,7 +66,8 @@ def read_flattened(given: Mapping[str, Any], first_position: int = 0) -> PackedB
     owner = torch.bucketize(rows, bounds[1:-1].long(), right=True)
     columns = rows - bounds[owner].long()
     positions = _row(given, "position_ids", tokens)
-    positions = columns + first_position if positions is None else positions
+    counted = positions is None
+    positions = columns if positions is None else positions
     types = _row(given, "token_type_ids", tokens)
     longest, stated = int(bounds.diff().max()), given.get("max_length_q")
     if stated is not None and not (isinstance(stated, int | Tensor) and int(stated) >= longest):
@@ -81,6 +81,7 @@ def read_flattened(given: Mapping[str, Any], first_position: int = 0) -> PackedB
         padded_length=longest,
         indices=owner * longest + columns,
         inputs_embeds=source[0] if name == "inputs_embeds" else None,
+        counted=counted,
     )
 
 

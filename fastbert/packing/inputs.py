@@ -5,6 +5,7 @@ Sizes: B sequences, S padded length, N hidden size.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -66,10 +67,15 @@ def per_token(values: Any, name: str, shape: tuple[int, int], device: torch.devi
     if values is None:
         return None
     values = _as_tensor(values, name, device)
-    if values.shape not in (shape, (1, shape[1])):
+    if not _has_shape(values, shape, (1, shape[1])):
         raise InputError(f"{name} has shape {tuple(values.shape)}; expected {shape}")
     check_integers(values, name)
     return values.expand(shape)
+
+
+def _has_shape(values: Tensor, *shapes: tuple[int, ...]) -> bool:
+    """Whether a tensor has one of these shapes. Size by size: a graph may know some of them as numbers, others as symbols."""
+    return any(values.dim() == len(shape) and all(map(operator.eq, values.shape, shape)) for shape in shapes)
 
 
 def _as_tensor(values: Any, name: str, device: torch.device) -> Tensor:
@@ -86,7 +92,7 @@ def as_bool_mask(mask: Any, shape: tuple[int, int], device: torch.device) -> Ten
     mask = _as_tensor(mask, "attention_mask", device)
     if mask.is_complex():
         raise InputError(f"attention_mask has type {mask.dtype}; expected 1 at tokens and 0 at padding")
-    if mask.shape not in (shape, (1, shape[1])):
+    if not _has_shape(mask, shape, (1, shape[1])):
         raise InputError(f"attention_mask has shape {tuple(mask.shape)}; expected {shape}")
     return (mask != 0).expand(shape)
 
@@ -101,7 +107,7 @@ def positions_of(positions: Any, mask: Tensor | None, shape: tuple[int, int], de
             raise InputError(f"position_ids = {positions!r}: the only word it takes is 'from_mask'")
         return columns if mask is None else (mask.long().cumsum(1) - 1).clamp(min=0)
     positions = _as_tensor(positions, "position_ids", device)
-    if positions.shape not in (shape, (1, shape[1]), (shape[1],)):
+    if not _has_shape(positions, shape, (1, shape[1]), (shape[1],)):
         raise InputError(f"position_ids has shape {tuple(positions.shape)}; expected {shape} or (1, {shape[1]})")
     check_integers(positions, "position_ids")
     return positions.expand(shape)
@@ -162,10 +168,11 @@ def _raise_outside(name: str, values: Tensor, size: int, table: str, *, within: 
     bad = _outside(values, size) if within is None else _outside(values, size) & within
     place = tuple(bad.nonzero()[0].tolist())
     value = int(values[place])
+    reached = place[-1] > 0 and int(values[(*place[:-1], place[-1] - 1)]) == size - 1  # the last row of the table, before it
     if place_of is not None:
         place = place_of(place[0])
     where = ", ".join(map(str, place))
-    if name == "position_ids" and value == size and place[-1] == size:
+    if name == "position_ids" and value == size and reached:
         raise InputError(
             f"the input is longer than the position table: position_ids[{where}] = {value}, and "
             f"max_position_embeddings = {size}; truncate it or split it into windows"

@@ -72,10 +72,11 @@ def pack(
     mask = as_bool_mask(attention_mask, shape, device)
     types = per_token(token_type_ids, "token_type_ids", shape, device)
     positions = positions_of(position_ids, mask, shape, device)
+    counted = not isinstance(position_ids, Tensor)
     if types is None:
         types = torch.zeros(shape, dtype=torch.long, device=device)
     if torch.compiler.is_compiling():
-        return _pack_traced(input_ids, inputs_embeds, types, positions, mask)
+        return _pack_traced(input_ids, inputs_embeds, types, positions, mask, counted)
 
     lengths = [shape[1]] * shape[0]
     if mask is not None:
@@ -95,6 +96,7 @@ def pack(
         padded_length=shape[1],
         indices=indices,
         inputs_embeds=None if inputs_embeds is None else take(inputs_embeds, indices),
+        counted=counted,
     )
     batch.know_lengths(lengths)
     batch.mark_checked(limits)
@@ -109,7 +111,12 @@ def _starts(mask: Tensor | None, shape: tuple[int, int], device: torch.device) -
 
 
 def _pack_traced(
-    input_ids: Tensor | None, inputs_embeds: Tensor | None, types: Tensor, positions: Tensor, mask: Tensor | None
+    input_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    types: Tensor,
+    positions: Tensor,
+    mask: Tensor | None,
+    counted: bool,
 ) -> PackedBatch:
     """A batch while a graph is traced: padding is kept, as the number of rows must not depend on the values."""
     size, length = types.shape
@@ -123,6 +130,7 @@ def _pack_traced(
         inputs_embeds=None if inputs_embeds is None else inputs_embeds.flatten(0, 1),
         attention_bias=None if mask is None else mask_to_bias(mask[:, None, None, :]),
         valid=None if mask is None else mask.reshape(-1),
+        counted=counted,
     )
 
 
@@ -170,6 +178,7 @@ def _pack_lists(
         cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).int(),
         max_seqlen=longest,
         padded_length=longest,
+        counted=True,
     )
     batch.know_lengths(lengths)
     if min(lengths) != longest:

@@ -39,7 +39,7 @@ class Classifier(SequenceTask):
 
     model_class = BertForSequenceClassification
     head_name = "sequence-classification"
-    head_parts = ("classifier.", "bert.pooler.")
+    head_parts = ("classifier.", "pooler.")
 
     @property
     def labels(self) -> list[str]:

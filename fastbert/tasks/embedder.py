@@ -24,7 +24,7 @@ from fastbert.tasks.sentence_folder import read_settings
 from fastbert.tasks.similarity import similarity
 from fastbert.tasks.vectors import Dense, cut, quantize, unit
 from fastbert.text.framing import Framed, check_overlong
-from fastbert.text.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import Tokenizer
 
 _THEIRS = ("show_progress_bar", "normalize_embeddings", "convert_to_numpy")  # of sentence-transformers' encode
 
@@ -54,7 +54,7 @@ class Embedder(Prompted):
     def __init__(
         self,
         model: BertModel,
-        tokenizer: BertTokenizer,
+        tokenizer: Tokenizer,
         *,
         pooling: str | Sequence[str] = "mean",
         normalize: bool = False,

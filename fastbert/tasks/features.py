@@ -20,7 +20,7 @@ from fastbert.packing.batching import BATCH_TOKENS, run
 from fastbert.progress import Show
 from fastbert.tasks.loading import longest_row
 from fastbert.tasks.sequences import frame_texts, warn_of_cuts
-from fastbert.text.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TokenFeatures:
 @torch.inference_mode()
 def extract_features(
     model: BertModel,
-    tokenizer: BertTokenizer,
+    tokenizer: Tokenizer,
     inputs: Sequence[Any],
     layers: Sequence[int] = (-1,),
     *,

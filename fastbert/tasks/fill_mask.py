@@ -25,7 +25,7 @@ class FillMask(HeadTask):
 
     model_class = BertForMaskedLM
     head_name = "masked-language-model"
-    head_parts = ("cls.",)
+    head_parts = ("cls.", "lm_head.")
 
     @torch.inference_mode()
     def predict(
@@ -84,10 +84,10 @@ class FillMask(HeadTask):
 
     def _best(self, batch: PackedBatch, masks: Tensor, top_k: int, wanted: Tensor | None) -> list[Tensor]:
         """(M, k) probabilities and ids of the best tokens at M masks, computed in chunks to bound memory."""
-        states = self.model.bert(batch, last_layer_rows=masks, return_dict=True).last_hidden_state
+        states = self.model.base_model(batch, last_layer_rows=masks, return_dict=True).last_hidden_state
         values, tokens = [], []
         for rows in states.split(max(1, _SCORES_AT_ONCE // self.model.config.vocab_size)):
-            probabilities = self.model.cls.predictions(rows).float().softmax(-1)
+            probabilities = self.model.mlm_head(rows).float().softmax(-1)
             scores = probabilities if wanted is None else probabilities[:, wanted]
             best, order = scores.topk(min(top_k, scores.shape[1]))
             values.append(best)

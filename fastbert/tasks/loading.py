@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,10 +14,14 @@ from fastbert.errors import CheckpointError, InputError
 from fastbert.model import checkpoint
 from fastbert.model.composed import HEAD_FILE, HEAD_WEIGHTS, ComposedModel, is_composed
 from fastbert.model.config import BertConfig
+from fastbert.model.encoder import BertModel
+from fastbert.model.families import bert_name, class_for, config_of
 from fastbert.model.pretrained import BertPreTrainedModel
 from fastbert.text import tokenizer_files
 from fastbert.text.framing import OVERLONG
-from fastbert.text.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import Tokenizer
+
+logger = logging.getLogger("fastbert")
 
 
 def default_device(device: torch.device | str | None) -> torch.device:
@@ -30,9 +35,24 @@ def default_device(device: torch.device | str | None) -> torch.device:
         raise InputError(f"device = {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
 
 
-def load_tokenizer(path_or_hub_id: str | Path, model: BertPreTrainedModel | ComposedModel, **hub: Any) -> BertTokenizer:
+def load_encoder(
+    path_or_hub_id: str | Path, device: torch.device | str | None, dtype: Any = None, pooler: bool = True, **hub: Any
+) -> BertModel:
+    """The encoder of a checkpoint of any family, complete.
+
+    Raises:
+        CheckpointError: it lacks parameters.
+    """
+    folder = files.locate(path_or_hub_id, PATTERNS, **hub)
+    options = {"device": default_device(device), "dtype": dtype, "add_pooling_layer": pooler}
+    model, _ = class_for(BertModel, folder).from_pretrained(folder, output_loading_info=True, **options)
+    check_complete(model, path_or_hub_id, new=("pooler.",))
+    return model
+
+
+def load_tokenizer(path_or_hub_id: str | Path, model: BertPreTrainedModel | ComposedModel, **hub: Any) -> Tokenizer:
     """Loads the tokenizer saved with a model; raises InputError if its ids exceed the model's word embeddings."""
-    tokenizer = BertTokenizer.from_pretrained(path_or_hub_id, **hub)
+    tokenizer = Tokenizer.from_pretrained(path_or_hub_id, **hub)
     check_vocabulary(tokenizer, model)
     return tokenizer
 
@@ -63,8 +83,12 @@ def check_complete(model: BertPreTrainedModel | ComposedModel, source: str | Pat
         warnings.warn(f"{source} holds NaN or infinity in {', '.join(report.not_finite[:3])}", stacklevel=3)
 
 
-def check_vocabulary(tokenizer: BertTokenizer, model: BertPreTrainedModel | ComposedModel) -> None:
-    """Raises InputError if the tokenizer's ids go beyond the model's word embeddings."""
+def check_vocabulary(tokenizer: Tokenizer, model: BertPreTrainedModel | ComposedModel) -> None:
+    """Checks that a tokenizer belongs to a model; where both name another padding token, the tokenizer's counts from now on.
+
+    Raises:
+        InputError: ids beyond the model's word embeddings; or another padding token where positions are counted from it.
+    """
     table = model.get_input_embeddings()
     highest, rows = len(tokenizer) - 1, getattr(table, "num_embeddings", model.config.vocab_size)
     if highest >= rows:
@@ -72,6 +96,16 @@ def check_vocabulary(tokenizer: BertTokenizer, model: BertPreTrainedModel | Comp
             f"the tokenizer has ids up to {highest}, the model has word embeddings for 0..{rows - 1}: they do not belong "
             "together (after adding tokens, call resize_token_embeddings(len(tokenizer)))"
         )
+    padding, config = tokenizer.pad_token_id, model.config
+    if padding is None or padding == config.pad_token_id:
+        return
+    told = f"config.json says pad_token_id = {config.pad_token_id}, the tokenizer's {tokenizer.pad_token} has the id {padding}"
+    if config.padding_position is not None:
+        raise InputError(f"{told}: they do not belong together, as {config.model_type} counts its positions from that id")
+    logger.warning("%s: the tokenizer's is used", told)
+    config.pad_token_id = padding
+    if isinstance(table, torch.nn.Embedding):
+        table.padding_idx = padding
 
 
 WINDOW_SCORES = ("mean", "max")  # how the scores of a text's windows are combined
@@ -88,6 +122,7 @@ SETTING_FIELDS = {
     "window_scores": schema.choice(*WINDOW_SCORES),
 }
 # Heads whose parameters have the same names, so that only the configuration says which task a checkpoint was trained for.
+# In any family, under BERT's names.
 CLASSIFIERS = ("BertForSequenceClassification", "BertForTokenClassification", "BertForMultipleChoice")
 PATTERNS = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS, SETTINGS, HEAD_FILE, HEAD_WEIGHTS]  # files of a task's model
 
@@ -102,18 +137,17 @@ def task_settings(folder: Path) -> dict[str, Any]:
 
 
 def head_of(folder: Path) -> str | None:
-    """The class in `CLASSIFIERS` that a checkpoint was trained as; None for any other class."""
+    """The class in `CLASSIFIERS` that a checkpoint was trained as, by BERT's name; None for any other class."""
     if is_composed(folder):
         kinds = dict(zip(("sequence", "token", "choice"), CLASSIFIERS, strict=True))
         return kinds.get(str(files.read_json(folder / HEAD_FILE).get("kind")))
-    name = (BertConfig.from_pretrained(folder).architectures or [""])[0]
+    name = bert_name((config_of(folder).architectures or [""])[0])
     return name if name in CLASSIFIERS else None
 
 
-def longest_row(config: BertConfig, tokenizer: BertTokenizer) -> int:
+def longest_row(config: BertConfig, tokenizer: Tokenizer) -> int:
     """The most tokens in a row that a model and its tokenizer accept."""
-    table = int(config.max_position_embeddings)
-    return min(table, tokenizer.model_max_length or table)
+    return min(config.longest_sequence, tokenizer.model_max_length or config.longest_sequence)
 
 
 def checked_length(max_length: int | None, longest: int) -> int:
@@ -147,11 +181,11 @@ class HeadTask:
 
     model_class: ClassVar[type[BertPreTrainedModel]]
     head_name: ClassVar[str]
-    head_parts: ClassVar[tuple[str, ...]]  # prefixes of parameter names that a checkpoint must have
+    head_parts: ClassVar[tuple[str, ...]]  # prefixes of parameter names, behind the encoder's, that a checkpoint must have
     setting_names: ClassVar[tuple[str, ...]] = ()  # attributes that fine-tuning saves with the model
     patterns: ClassVar[list[str]] = PATTERNS  # files that it reads
 
-    def __init__(self, model: Any, tokenizer: BertTokenizer) -> None:
+    def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
         check_vocabulary(tokenizer, model)
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -188,8 +222,10 @@ class HeadTask:
         if is_composed(folder):
             model: Any = ComposedModel.from_pretrained(folder, dtype, target)
         else:
-            model, _ = cls.model_class.from_pretrained(folder, dtype=dtype, device=target, output_loading_info=True)
-            absent = [name for name in model.load_report.missing if name.startswith(cls.head_parts)]
+            kind = class_for(cls.model_class, folder)
+            model, _ = kind.from_pretrained(folder, dtype=dtype, device=target, output_loading_info=True)
+            encoder = f"{kind.base_model_prefix}."
+            absent = [name for name in model.load_report.missing if name.removeprefix(encoder).startswith(cls.head_parts)]
             if absent:
                 raise CheckpointError(f"{path_or_hub_id} has no {cls.head_name} head: it lacks {', '.join(absent)}")
         check_complete(model, path_or_hub_id)

@@ -20,7 +20,7 @@ class MultipleChoice(SequenceTask):
 
     model_class = BertForMultipleChoice
     head_name = "multiple-choice"
-    head_parts = ("classifier.", "bert.pooler.")
+    head_parts = ("classifier.", "pooler.")
 
     def predict(
         self,

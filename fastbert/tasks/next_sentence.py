@@ -22,7 +22,7 @@ class NextSentence(HeadTask):
 
     model_class = BertForNextSentencePrediction
     head_name = "next-sentence"
-    head_parts = ("cls.", "bert.pooler.")
+    head_parts = ("cls.", "pooler.")
 
     @torch.inference_mode()
     def predict(

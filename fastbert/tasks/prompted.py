@@ -13,6 +13,7 @@ import torch
 from fastbert import files
 from fastbert.errors import InputError
 from fastbert.model import checkpoint
+from fastbert.model.families import class_for
 from fastbert.model.pretrained import BertPreTrainedModel
 from fastbert.progress import Show
 from fastbert.tasks.loading import check_complete, check_vocabulary, default_device, load_tokenizer
@@ -21,7 +22,7 @@ from fastbert.tasks.sequences import split_pairs
 from fastbert.text import tokenizer_files
 from fastbert.text.encoding import pair_lengths
 from fastbert.text.framing import Framed, frame
-from fastbert.text.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import Tokenizer
 
 
 class Prompted:
@@ -43,7 +44,7 @@ class Prompted:
     def __init__(
         self,
         model: Any,
-        tokenizer: BertTokenizer,
+        tokenizer: Tokenizer,
         *,
         max_length: int | None = None,
         prompt: str = "",
@@ -54,7 +55,7 @@ class Prompted:
         self.model = model.eval()
         self.tokenizer = tokenizer.lower_casing() if do_lower_case else tokenizer
         self.prompt, self.prompts = prompt, dict(prompts or {})
-        table = model.config.max_position_embeddings
+        table = model.config.longest_sequence
         limit = max_length if max_length is not None else tokenizer.model_max_length
         self.max_length = table if limit is None else min(limit, table)
         if self.max_length <= tokenizer.num_special_tokens():
@@ -84,7 +85,8 @@ class Prompted:
         own = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS]
         folder = files.locate(path_or_hub_id, [*SENTENCE_FILES, *own, *(f"*/{pattern}" for pattern in own)], **hub)
         place, settings = cls._read_settings(folder)
-        model, _ = cls.model_class.from_pretrained(place, dtype=dtype, device=target, output_loading_info=True, **cls.loading)
+        kind = class_for(cls.model_class, place)
+        model, _ = kind.from_pretrained(place, dtype=dtype, device=target, output_loading_info=True, **cls.loading)
         check_complete(model, path_or_hub_id)
         return cls(model, load_tokenizer(place, model), **settings)
 

@@ -20,7 +20,7 @@ from fastbert.tasks.answers import Found, ScoredWindow, best_answers, null_score
 from fastbert.tasks.loading import HeadTask, check_top_k, checked_length
 from fastbert.text.encoding import check_text
 from fastbert.text.framing import Framed, Framer, Place, place_of
-from fastbert.text.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import Tokenizer
 
 MAX_LENGTH, DOC_STRIDE, MAX_QUESTION, N_BEST, MAX_ANSWER = 384, 128, 64, 20, 30
 
@@ -41,7 +41,7 @@ class FramedQuestions:
 
 
 def frame_questions(
-    tokenizer: BertTokenizer,
+    tokenizer: Tokenizer,
     pairs: Sequence[tuple[str, str]],
     *,
     max_length: int,
@@ -114,7 +114,7 @@ class QuestionAnswerer(HeadTask):
     def __init__(
         self,
         model: Any,
-        tokenizer: BertTokenizer,
+        tokenizer: Tokenizer,
         *,
         max_length: int | None = None,
         doc_stride: int = DOC_STRIDE,

@@ -42,7 +42,7 @@ class Reranker(SequenceTask):
 
     model_class = BertForSequenceClassification
     head_name = "sequence-classification"
-    head_parts = ("classifier.", "bert.pooler.")
+    head_parts = ("classifier.", "pooler.")
     patterns: ClassVar = [*PATTERNS, _SENTENCE_FILE]
 
     def __init__(self, model: Any, tokenizer: Any, *, activation: str | None = None, **options: Any) -> None:

@@ -18,7 +18,7 @@ from fastbert.progress import Show
 from fastbert.tasks.loading import WINDOW_SCORES, HeadTask, check_overlap, checked_length
 from fastbert.text import framing
 from fastbert.text.framing import Cut, Framed, Place
-from fastbert.text.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import Tokenizer
 
 
 class SequenceTask(HeadTask):
@@ -41,7 +41,7 @@ class SequenceTask(HeadTask):
     def __init__(
         self,
         model: Any,
-        tokenizer: BertTokenizer,
+        tokenizer: Tokenizer,
         *,
         max_length: int | None = None,
         overlong: str = "truncate",
@@ -109,7 +109,7 @@ class SequenceTask(HeadTask):
 
 
 def frame_texts(
-    tokenizer: BertTokenizer,
+    tokenizer: Tokenizer,
     inputs: Sequence[Any],
     *,
     max_length: int,

@@ -171,8 +171,8 @@ class SparseEmbedder(Prompted):
 
     def _words(self, batch: PackedBatch, most: int | None) -> list[Tensor]:
         """How many words each text of a batch has (B,), and their columns and weights, text by text."""
-        head, vocabulary = self.model.cls.predictions, self.model.config.vocab_size
-        states = self.model.bert(batch, return_dict=True).last_hidden_state
+        head, vocabulary = self.model.mlm_head, self.model.config.vocab_size
+        states = self.model.base_model(batch, return_dict=True).last_hidden_state
         states = head.transform(states[: int(batch.cu_seqlens[-1])])
         owner = torch.repeat_interleave(batch.lengths)
         pooled = states.new_zeros(batch.batch_size, vocabulary, dtype=torch.float32)

@@ -22,7 +22,7 @@ from fastbert.progress import Show
 from fastbert.tasks.loading import HeadTask, check_overlap, checked_length
 from fastbert.text.encoding import check_text
 from fastbert.text.framing import Framed, Framer, Place, place_of
-from fastbert.text.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import Tokenizer
 from fastbert.text.windows import most_context
 
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
@@ -51,7 +51,7 @@ class Pieces:
         return [at for at, word in enumerate(self.words) if not at or word != self.words[at - 1]]
 
 
-def split_words(tokenizer: BertTokenizer, sentences: Sequence[Sequence[str]], place: Place | str = "inputs") -> list[Pieces]:
+def split_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], place: Place | str = "inputs") -> list[Pieces]:
     """The word pieces of texts given as lists of words; offsets refer to the words joined by spaces."""
     sentences = [list(words) for words in sentences]
     for number, words in enumerate(sentences):
@@ -69,15 +69,23 @@ def split_words(tokenizer: BertTokenizer, sentences: Sequence[Sequence[str]], pl
     return found
 
 
-def split_texts(tokenizer: BertTokenizer, texts: Sequence[str], place: Place | str = "inputs") -> list[Pieces]:
+def split_texts(tokenizer: Tokenizer, texts: Sequence[str], place: Place | str = "inputs") -> list[Pieces]:
     """The word pieces of raw texts, which the tokenizer splits into words at white space and punctuation."""
     for number, text in enumerate(texts):
         check_text(text, place_of(place)(number))
     found = []
-    for encoding in tokenizer(list(texts), add_special_tokens=False).encodings if texts else []:
+    for text, encoding in zip(texts, tokenizer(list(texts), add_special_tokens=False).encodings if texts else [], strict=True):
         owners = [w for w in encoding.word_ids if w is not None]
-        found.append(Pieces(encoding.ids, owners, list(encoding.offsets), owners[-1] + 1 if owners else 0))
+        offsets = [_without_space(text, *span) for span in encoding.offsets]
+        found.append(Pieces(encoding.ids, owners, offsets, owners[-1] + 1 if owners else 0))
     return found
+
+
+def _without_space(text: str, start: int, end: int) -> tuple[int, int]:
+    """The characters of a piece without the space before them, which XLM-R's pieces take along."""
+    while start < end and text[start].isspace():
+        start += 1
+    return start, end
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ class FramedWords:
 
 
 def frame_words(
-    tokenizer: BertTokenizer,
+    tokenizer: Tokenizer,
     pieces: Sequence[Pieces],
     *,
     max_length: int,
@@ -118,7 +126,7 @@ class TokenTagger(HeadTask):
     head_parts = ("classifier.",)
     setting_names = ("max_length",)
 
-    def __init__(self, model: Any, tokenizer: BertTokenizer, *, max_length: int | None = None, overlap: int = OVERLAP) -> None:
+    def __init__(self, model: Any, tokenizer: Tokenizer, *, max_length: int | None = None, overlap: int = OVERLAP) -> None:
         super().__init__(model, tokenizer)
         check_overlap(overlap)
         self.max_length, self.overlap = checked_length(max_length, self.longest), overlap

@@ -14,7 +14,7 @@ from fastbert.model.pooling import pool
 from fastbert.packing import PackedBatch
 from fastbert.packing.batching import run
 from fastbert.text.framing import Framed
-from fastbert.text.tokenizer import BertTokenizer
+from fastbert.text.tokenizer import Tokenizer
 
 
 def states_of(model: Any, framed: Framed, **batches: Any) -> list[np.ndarray]:
@@ -42,7 +42,7 @@ def states_of(model: Any, framed: Framed, **batches: Any) -> list[np.ndarray]:
 
 
 def spans_of(
-    tokenizer: BertTokenizer, texts: Sequence[str], chunks: Any, framed: Framed, prompt: str = ""
+    tokenizer: Tokenizer, texts: Sequence[str], chunks: Any, framed: Framed, prompt: str = ""
 ) -> list[list[np.ndarray]]:
     """The places of each chunk's tokens in its text's row.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import partial
 from typing import Any
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer, pre_tokenizers
 
 from fastbert.errors import InputError
 from fastbert.text.encoding import (
@@ -20,8 +21,16 @@ _RUN = re.compile(r"[0-9A-Za-z]{2048,}")
 _BLANKS = re.compile(r"[ \t\n\r]{2048,}")
 
 
+def _wants_spaces(step: Any) -> bool:
+    """Whether a pre-tokenizer is byte-level, without a space before the first word."""
+    if isinstance(step, pre_tokenizers.Sequence):
+        steps: Any = step
+        return any(_wants_spaces(steps[i]) for i in range(len(steps)))
+    return isinstance(step, pre_tokenizers.ByteLevel) and not step.add_prefix_space
+
+
 class CutTexts(SavedTokenizer):
-    """The part of `BertTokenizer` that cuts."""
+    """The part of `Tokenizer` that cuts."""
 
     def _reading_literally(self) -> Tokenizer:
         """The tokenizer that reads special tokens in a text as the characters they are."""
@@ -30,6 +39,23 @@ class CutTexts(SavedTokenizer):
             literal.encode_special_tokens = True
             self._literal = literal
         return self._literal
+
+    def _reading(self, words: bool) -> Tokenizer:
+        """The tokenizer of texts, or of words that a text was split into before.
+
+        Byte-level BPE writes the space before a word into its first token, so that a word alone is read with a space.
+        """
+        if not words or not _wants_spaces(self._tokenizer.pre_tokenizer):
+            return self._tokenizer
+        if self._of_words is None:
+            content = json.loads(self._tokenizer.to_str())
+            steps = content["pre_tokenizer"].get("pretokenizers", [content["pre_tokenizer"]])
+            for step in steps:
+                if step["type"] == "ByteLevel":
+                    step["add_prefix_space"] = True
+            self._of_words = Tokenizer.from_str(json.dumps(content))
+            self._of_words.encode_special_tokens = self._tokenizer.encode_special_tokens
+        return self._of_words
 
     def _beginning(self, text: str, tokens: int, squeeze: bool = False) -> str:
         """A beginning of a text that has its first `tokens` tokens and more, or the whole text.
@@ -75,7 +101,7 @@ class CutTexts(SavedTokenizer):
         parts = given if isinstance(given, tuple) else (given,)
         if strategy == "only_second" and len(parts) == 1:
             raise InputError(f"truncation = 'only_second' cannot shorten text[{place}]: it is a single text")
-        encode = partial(self._tokenizer.encode, is_pretokenized=split, add_special_tokens=False)
+        encode = partial(self._reading(split).encode, is_pretokenized=split, add_special_tokens=False)
         first = encode(parts[0])
         # The second one beside an empty first one: then its windows have its segment.
         second = [encode([] if split else "", part) for part in parts[1:]]

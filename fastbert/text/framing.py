@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,8 @@ from fastbert.choices import OVERLONG
 from fastbert.errors import InputError
 from fastbert.progress import Show, progress
 from fastbert.text.encoding import check_text
-from fastbert.text.tokenizer import BertTokenizer
+from fastbert.text.template import Template
+from fastbert.text.tokenizer import Tokenizer
 from fastbert.text.windows import windows
 
 TEXTS_AT_ONCE = 2048  # tokenised between two steps of the bar
@@ -97,42 +98,6 @@ class Framed:
         return [range(*pair) for pair in pairwise(bounds)]
 
 
-class _Template(NamedTuple):
-    """What a tokenizer puts around texts: ids and segments in front, between, behind; the segments of A and B."""
-
-    parts: tuple[list[int], list[int], list[int]]
-    segments: tuple[bytes, bytes, bytes]
-    a: int
-    b: int
-
-    @classmethod
-    def of(cls, tokenizer: BertTokenizer, pair: bool) -> _Template:
-        """The template as the tokenizer applies it to a text, or to a pair."""
-        probe = str(tokenizer.sep_token)  # which is a token of every such tokenizer
-        encoding = tokenizer.backend_tokenizer.encode(probe, probe if pair else None)
-        ids, segments, texts = encoding.ids, encoding.type_ids, encoding.sequence_ids
-        if not tokenizer.segments_pairs:
-            segments = [0] * len(ids)
-        if pair and 1 in texts[: len(texts) - texts[::-1].index(0)]:
-            raise InputError("the tokenizer puts the second text of a pair before the first: such pairs are not supported")
-        begin = texts.index(0)
-        end = len(texts) - texts[::-1].index(0)
-        second = texts.index(1) if pair else len(texts)
-        behind = len(texts) - texts[::-1].index(1) if pair else end
-        spans = ((0, begin), (end, second if pair else end), (behind, len(ids)))
-        return cls(
-            tuple(ids[low:high] for low, high in spans),  # type: ignore[arg-type]
-            tuple(bytes(segments[low:high]) for low, high in spans),  # type: ignore[arg-type]
-            segments[begin],
-            segments[second] if pair else 0,
-        )
-
-    @property
-    def size(self) -> int:
-        """How many special tokens there are."""
-        return sum(map(len, self.parts))
-
-
 class Framer:
     """Collects the rows of texts, one text after the other.
 
@@ -143,12 +108,10 @@ class Framer:
         cut: how a pair is cut that is too long.
     """
 
-    def __init__(
-        self, tokenizer: BertTokenizer, max_length: int, place: Place | str = "inputs", cut: Cut | None = None
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, max_length: int, place: Place | str = "inputs", cut: Cut | None = None) -> None:
         self.max_length, self.place = max_length, place_of(place)
         self._tokenizer = tokenizer
-        self._templates: dict[bool, _Template] = {}
+        self._templates: dict[bool, Template] = {}
         self._cuts_left = tokenizer.truncation_side == "left"
         self._cut_pair = cut_pair if cut is None else cut
         self._ids, self._segments = array("i"), array("b")
@@ -216,9 +179,9 @@ class Framer:
             self._row(part if walks_first else a, b if walks_first else part, start, walks_first)
         self._cut.append(cut)
 
-    def _template(self, pair: bool) -> _Template:
+    def _template(self, pair: bool) -> Template:
         if pair not in self._templates:
-            self._templates[pair] = _Template.of(self._tokenizer, pair)
+            self._templates[pair] = self._tokenizer.template(pair)
         return self._templates[pair]
 
     def _row(self, a: Sequence[int], b: Sequence[int] | None, first: int, walks_first: bool) -> None:
@@ -251,7 +214,7 @@ class Framer:
 
 
 def frame(
-    tokenizer: BertTokenizer,
+    tokenizer: Tokenizer,
     first: Sequence[str],
     second: Sequence[str] | None = None,
     *,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastbert.errors import InputError
@@ -10,13 +10,15 @@ from fastbert.text.cutting import CutTexts
 from fastbert.text.encoding import (
     BatchEncoding,
 )
+from fastbert.text.template import Template
 from fastbert.text.wordpiece import listed
 
 
 class OtherNames(CutTexts):
-    """transformers' other methods of `BertTokenizer`."""
+    """transformers' other methods of `Tokenizer`."""
 
     __call__: Any
+    template: Callable[[bool], Template]
 
     def encode(self, text: Any, text_pair: Any = None, add_special_tokens: bool = True, **options: Any) -> Any:
         """Ids of one text or pair; `options` as of a call."""
@@ -45,8 +47,9 @@ class OtherNames(CutTexts):
                 the framed form.
         """
         if not already_has_special_tokens:
-            second = [] if token_ids_1 is None else [*[0] * len(token_ids_1), 1]
-            return [1, *[0] * len(token_ids_0), 1, *second]
+            front, between, behind = self.template(token_ids_1 is not None).parts
+            first = [*[1] * len(front), *[0] * len(token_ids_0), *[1] * len(between)]
+            return [*first, *[0] * len(token_ids_1 or ()), *[1] * len(behind)]
         if token_ids_1 is not None:
             raise InputError("token_ids_1 has no place where token_ids_0 has its special tokens already")
         special = set(self.all_special_ids)
@@ -55,15 +58,18 @@ class OtherNames(CutTexts):
     def build_inputs_with_special_tokens(
         self, token_ids_0: Sequence[int], token_ids_1: Sequence[int] | None = None
     ) -> list[int]:
-        """Ids of a text, or of a pair, with [CLS] and [SEP] around them."""
-        second = [] if token_ids_1 is None else [*token_ids_1, self.sep_token_id]
-        return [self.cls_token_id, *token_ids_0, self.sep_token_id, *second]
+        """Ids of a text, or of a pair, with the special tokens around them."""
+        front, between, behind = self.template(token_ids_1 is not None).parts
+        return [*front, *token_ids_0, *between, *(token_ids_1 or ()), *behind]
 
     def create_token_type_ids_from_sequences(
         self, token_ids_0: Sequence[int], token_ids_1: Sequence[int] | None = None
     ) -> list[int]:
         """Segments of what `build_inputs_with_special_tokens` gives."""
-        return [0] * (len(token_ids_0) + 2) + ([] if token_ids_1 is None else [1] * (len(token_ids_1) + 1))
+        template = self.template(token_ids_1 is not None)
+        front, between, behind = template.segments
+        inner = [*[template.a] * len(token_ids_0), *between, *[template.b] * len(token_ids_1 or ())]
+        return [*front, *inner, *behind]
 
     def num_special_tokens(self, pair: bool = False) -> int:
         """How many special tokens frame a text or a pair."""

@@ -1,11 +1,10 @@
-"""Tokenizers as files: a directory or a hub id to a tokenizer, a tokenizer to a directory, and a vocabulary from texts."""
+"""Tokenizers as files: a directory or a hub id to a tokenizer, a tokenizer to a directory."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from tokenizers import Tokenizer, normalizers, processors
 from tokenizers.models import WordPiece
@@ -21,17 +20,17 @@ from fastbert.text.tokenizer_files import (
     FolderSettings,
     load_tokenizer_json,
     read_settings,
-    read_vocab,
-    vocab_lines,
 )
-from fastbert.text.vocabulary import SPECIAL_TOKENS, train_vocabulary
-from fastbert.text.wordpiece import as_added, check_encodes, from_vocab, token_fields, with_added
+from fastbert.text.vocab_files import read_vocab, vocab_lines
+from fastbert.text.vocabulary import SPECIAL_TOKENS
+from fastbert.text.wordpiece import as_added, check_encodes, from_vocab, token_fields, usual_names, with_added
 
 
 class SavedTokenizer(Pushes, Entries):
-    """Reading, writing and training; a base of `BertTokenizer`, whose constructor `train` calls."""
+    """Reading and writing; a base of `Tokenizer`."""
 
     name_or_path: str
+    kinds: ClassVar[tuple[str, ...] | None] = None  # of the library's models those that a class reads; None for any
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
@@ -51,7 +50,7 @@ class SavedTokenizer(Pushes, Entries):
         folder = files.locate(pretrained_model_name_or_path, PATTERNS, **hub)
         settings = read_settings(folder, keywords)
         if (folder / "tokenizer.json").is_file():
-            tokenizer = load_tokenizer_json(folder / "tokenizer.json")
+            tokenizer = load_tokenizer_json(folder / "tokenizer.json", cls.kinds)
             current = tokenizer.normalizer
             if settings.text and isinstance(current, normalizers.BertNormalizer):  # as transformers: the settings win
                 tokenizer.normalizer = normalizers.BertNormalizer(
@@ -64,49 +63,21 @@ class SavedTokenizer(Pushes, Entries):
             tokenizer = from_vocab(read_vocab(folder / "vocab.txt"), settings)
         else:
             raise CheckpointNotFoundError(f"{folder} has neither tokenizer.json nor vocab.txt")
-        made = cls.__new__(cls)
+        kind = cls._class_for(tokenizer)
+        made = kind.__new__(kind)
         made._adopt(tokenizer, settings)
         made.name_or_path = str(pretrained_model_name_or_path)
         return made
 
     @classmethod
-    def train(
-        cls,
-        texts: Iterable[str],
-        vocab_size: int = 30_000,
-        *,
-        min_frequency: int = 2,
-        do_lower_case: bool = True,
-        strip_accents: bool | None = None,
-        tokenize_chinese_chars: bool = True,
-        model_max_length: int | None = 512,
-        show_progress: bool = False,
-    ) -> Self:
-        """Learns a WordPiece vocabulary: [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4, the whole alphabet, and pieces.
-
-        Every character of the texts gets an entry for the start of a word and one for its inside, so that unseen words of the
-        same alphabet decompose. The same texts give the same vocabulary, byte by byte: see `vocabulary`.
-
-        Args:
-            texts: any texts; read twice, never held (what can be read only once goes through a temporary file).
-            vocab_size: entries, special tokens included.
-            min_frequency: how often a pair of pieces must occur to be joined.
-
-        Raises:
-            InputError: no text, or a `vocab_size` that the alphabet alone exceeds.
-        """
-        accents, chinese = strip_accents, tokenize_chinese_chars
-        made: Any = cls
-        return made(
-            train_vocabulary(texts, vocab_size, min_frequency, do_lower_case, accents, chinese, show_progress),
-            do_lower_case=do_lower_case,
-            strip_accents=accents,
-            tokenize_chinese_chars=chinese,
-            model_max_length=model_max_length,
-        )
+    def _class_for(cls, tokenizer: Tokenizer) -> type[Self]:
+        """The class of the library's tokenizer: this one, unless there is one for its kind."""
+        return cls
 
     def save_pretrained(self, save_directory: str | Path, **ignored: Any) -> tuple[str, ...]:
-        """Writes vocab.txt, tokenizer.json and tokenizer_config.json, readable by transformers as well, all at once.
+        """Writes tokenizer.json and tokenizer_config.json, readable by transformers as well; of WordPiece also vocab.txt.
+
+        They appear all at once.
 
         Args:
             save_directory: made if absent; other files in it stay.
@@ -119,25 +90,30 @@ class SavedTokenizer(Pushes, Entries):
         Raises:
             InputError: a vocabulary that no vocab.txt can hold. HubError: see `push_to_hub`.
         """
-        lines = vocab_lines(self._tokenizer.get_vocab(with_added_tokens=False))
-        settings: dict[str, Any] = {**self._settings, "tokenizer_class": "BertTokenizer", **self.init_kwargs}
-        if settings["max_input_chars_per_word"] == 100:
+        names = ["tokenizer_config.json", "tokenizer.json"]
+        settings: dict[str, Any] = {**self._settings, "tokenizer_class": self._written_class, **self.init_kwargs}
+        if settings.get("max_input_chars_per_word") == 100:
             del settings["max_input_chars_per_word"]
         if self.model_max_length is None:
             del settings["model_max_length"]
         settings["added_tokens_decoder"] = {str(i): token_fields(token) for i, token in self.added_tokens_decoder.items()}
         with files.updating_folder(save_directory) as part:
-            files.write_text(part / "vocab.txt", "".join(f"{line}\n" for line in lines))
+            if isinstance(self._tokenizer.model, WordPiece):
+                names.insert(1, "vocab.txt")
+                lines = vocab_lines(self._tokenizer.get_vocab(with_added_tokens=False))
+                files.write_text(part / "vocab.txt", "".join(f"{line}\n" for line in lines))
             files.write_text(part / "tokenizer.json", self._tokenizer.to_str(pretty=True))
             files.write_text(part / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
         push_if_asked(self, save_directory, bool(ignored.get("push_to_hub")), ignored)
-        return tuple(str(Path(save_directory) / name) for name in ("tokenizer_config.json", "vocab.txt", "tokenizer.json"))
+        return tuple(str(Path(save_directory) / name) for name in names)
 
     @property
     def init_kwargs(self) -> dict[str, Any]:
         """The settings as the constructor takes them."""
         normalizer, model = self._tokenizer.normalizer, self._tokenizer.model
         settings: dict[str, Any] = {**dict.fromkeys(MAY_LACK), **self._names}
+        if isinstance(model, WordPiece):
+            settings["max_input_chars_per_word"] = model.max_input_chars_per_word
         settings |= {"padding_side": self.padding_side, "truncation_side": self.truncation_side}
         settings |= {"model_input_names": self.model_input_names, "model_max_length": self.model_max_length}
         settings["clean_up_tokenization_spaces"] = self.clean_up_tokenization_spaces
@@ -149,8 +125,7 @@ class SavedTokenizer(Pushes, Entries):
             settings["do_lower_case"] = normalizer.lowercase
             settings["strip_accents"] = normalizer.strip_accents
             settings["tokenize_chinese_chars"] = normalizer.handle_chinese_chars
-        longest = model.max_input_chars_per_word if isinstance(model, WordPiece) else 100
-        return {**settings, "max_input_chars_per_word": longest}
+        return settings
 
     def to_json(self) -> str:
         """All that decides how texts become ids, as tokenizer.json holds it."""
@@ -160,8 +135,10 @@ class SavedTokenizer(Pushes, Entries):
         interop.join(Entries)
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        names = {name: settings.names[name] for name in SPECIAL_TOKENS if name in settings.names}
         tokenizer = with_added(tokenizer, settings)
+        usual = usual_names(tokenizer)
+        all_names = {**{name: usual[name] for name in usual if name not in settings.absent}, **settings.names}
+        names = {name: all_names[name] for name in SPECIAL_TOKENS if name in all_names}
         blank = [name for name, token in names.items() if not token.strip()]
         if blank:
             raise InputError(f"{blank[0]} = {names[blank[0]]!r} is blank: it would be found nowhere in a text")
@@ -172,7 +149,10 @@ class SavedTokenizer(Pushes, Entries):
         tokenizer.add_special_tokens([as_added(token, True) for token in names.values() if token not in matched])
         self._tokenizer = tokenizer
         self._literal: Tokenizer | None = None  # see `encode_ids`
-        self._names = dict(settings.names)
+        self._of_words: Tokenizer | None = None
+        self._names = all_names
+        self._written_class = settings.tokenizer_class if self.kinds is None else "BertTokenizer"
+        self._written_class = self._written_class or "PreTrainedTokenizerFast"
         self._extra = list(settings.extra)
         kept = dict(settings.settings)
         check_counts(model_max_length=settings.limit)
@@ -180,11 +160,10 @@ class SavedTokenizer(Pushes, Entries):
         self.padding_side = check_side(kept.pop("padding_side", None) or "right")
         self.truncation_side = check_side(kept.pop("truncation_side", None) or "right", "truncation_side")
         names_of_inputs = kept.pop("model_input_names", None)
-        self.model_input_names = names_of_inputs or ["input_ids", "token_type_ids", "attention_mask"]
         self.clean_up_tokenization_spaces = bool(kept.pop("clean_up_tokenization_spaces", False))
         tokenizer.encode_special_tokens = bool(kept.pop("split_special_tokens", False))
         self._settings = kept
-        if tokenizer.post_processor is None:
+        if tokenizer.post_processor is None and isinstance(tokenizer.model, WordPiece):
             cls, sep = names["cls_token"], names["sep_token"]
             tokenizer.post_processor = processors.TemplateProcessing(
                 single=f"{cls}:0 $A:0 {sep}:0",
@@ -192,3 +171,6 @@ class SavedTokenizer(Pushes, Entries):
                 special_tokens=[(cls, tokenizer.token_to_id(cls)), (sep, tokenizer.token_to_id(sep))],
             )
         check_encodes(tokenizer)
+        segments = isinstance(tokenizer.model, WordPiece) or any(tokenizer.encode("a", "a").type_ids)
+        beside = ["token_type_ids"] if segments else []
+        self.model_input_names = names_of_inputs or ["input_ids", *beside, "attention_mask"]

@@ -1,39 +1,96 @@
-"""BertTokenizer: text to WordPiece ids and back, over the `tokenizers` library, with transformers' words and files.
+"""Tokenizer: a tokenizer of any kind, with transformers' words and files; and BertTokenizer, which is WordPiece.
 
-The underlying tokenizer never pads and never cuts by itself: whatever a tokenizer.json carries of both is cleared on load.
+The underlying tokenizer of the `tokenizers` library never pads and never cuts by itself: whatever a tokenizer.json carries of
+both is cleared on load.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from tokenizers import Tokenizer, normalizers
+import tokenizers
+from tokenizers import normalizers
 from tokenizers.models import WordPiece
 
 from fastbert.errors import InputError
-from fastbert.text.encoding import (
-    PADDED,
-    BatchEncoding,
-    as_array,
-    check_counts,
-    check_side,
-    check_texts,
-    cutting_strategy,
-    pad,
-    padded_width,
-    pads,
-)
-from fastbert.text.other_names import OtherNames
-from fastbert.text.tokenizer_files import (
-    read_vocab,
-    settings_of,
-)
-from fastbert.text.wordpiece import from_vocab, listed, lower_cases
+from fastbert.text.calls import Calls
+from fastbert.text.encoding import check_counts, check_side
+from fastbert.text.template import Template
+from fastbert.text.tokenizer_files import settings_of
+from fastbert.text.vocab_files import read_vocab
+from fastbert.text.vocabulary import train_vocabulary
+from fastbert.text.wordpiece import from_vocab, lower_cases
 
 
-class BertTokenizer(OtherNames):
+class Tokenizer(Calls):
+    """A tokenizer of any kind that a tokenizer.json holds, with its own special tokens, template, padding and limit.
+
+    `from_pretrained` makes one; where the folder holds WordPiece, a `BertTokenizer`.
+
+    Attributes:
+        model_input_names: what a call returns; without "token_type_ids" pairs have no segments.
+        clean_up_tokenization_spaces: whether `decode` takes out spaces before punctuation.
+    """
+
+    is_fast = True  # transformers' words for tokenizers over the library
+    backend = "tokenizers"
+    name_or_path = ""
+    chat_template = None
+    init_inputs: tuple[Any, ...] = ()
+
+    @classmethod
+    def _class_for(cls, tokenizer: tokenizers.Tokenizer) -> type[Any]:
+        """`BertTokenizer` for WordPiece."""
+        return BertTokenizer if cls is Tokenizer and isinstance(tokenizer.model, WordPiece) else cls
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name_or_path!r}, vocab_size={self.vocab_size}, entries={len(self)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        literal = self._tokenizer.encode_special_tokens  # the library's own state is without it
+        return {**self.__dict__, "_literal": None, "_of_words": None, "_reads_literally": literal}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._tokenizer.encode_special_tokens = self.__dict__.pop("_reads_literally")
+
+    @property
+    def do_lower_case(self) -> bool:
+        """Whether texts are lower-cased."""
+        return lower_cases(self._tokenizer.normalizer)
+
+    @property
+    def backend_tokenizer(self) -> tokenizers.Tokenizer:
+        """The `tokenizers` library's tokenizer underneath."""
+        return self._tokenizer
+
+    def lower_casing(self) -> Self:
+        """This tokenizer where it lower-cases already, else a copy that lower-cases texts before anything else."""
+        normalizer = self._tokenizer.normalizer
+        if lower_cases(normalizer):
+            return self
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update({**self.__dict__, "_literal": None, "_of_words": None})
+        copied._tokenizer = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        steps = [normalizers.Lowercase(), *([] if normalizer is None else [normalizer])]
+        copied._tokenizer.normalizer = normalizers.Sequence(steps)
+        copied._tokenizer.encode_special_tokens = self._tokenizer.encode_special_tokens
+        return copied
+
+    def template(self, pair: bool) -> Template:
+        """What is put around a text, or a pair."""
+        probe = self.sep_token or self.cls_token or self.unk_token or "a"
+        return Template.of(self._tokenizer, str(probe), pair, self.segments_pairs)
+
+    @property
+    def segments_pairs(self) -> bool:
+        """Whether the second text of a pair has segment 1: not where `model_input_names` leaves segments out."""
+        return "token_type_ids" in self.model_input_names
+
+
+class BertTokenizer(Tokenizer):
     """WordPiece with BERT's normaliser.
 
     Args:
@@ -47,20 +104,12 @@ class BertTokenizer(OtherNames):
         settings: other names for `pad_token`, `unk_token`, `cls_token`, `sep_token`, `mask_token`, added to the vocabulary
             where it lacks them; `bos_token`, `eos_token`, `extra_special_tokens`; what else tokenizer_config.json may hold.
 
-    Attributes:
-        model_input_names: what a call returns; without "token_type_ids" pairs have no segments.
-        clean_up_tokenization_spaces: whether `decode` takes out spaces before punctuation.
-
     Raises:
         InputError: a vocabulary without the special tokens. CheckpointError: an unreadable file.
     """
 
-    is_fast = True  # transformers' words for tokenizers over the library
-    model = WordPiece
-    backend = "tokenizers"
-    name_or_path = ""
-    chat_template = None
-    init_inputs: tuple[Any, ...] = ()
+    kinds = ("WordPiece",)
+    model = WordPiece  # transformers' word
 
     def __init__(
         self,
@@ -97,241 +146,38 @@ class BertTokenizer(OtherNames):
         given.limit = model_max_length
         self._adopt(from_vocab(vocab, given), given)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name_or_path!r}, vocab_size={self.vocab_size}, entries={len(self)})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        literal = self._tokenizer.encode_special_tokens  # the library's own state is without it
-        return {**self.__dict__, "_literal": None, "_reads_literally": literal}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._tokenizer.encode_special_tokens = self.__dict__.pop("_reads_literally")
-
-    @property
-    def do_lower_case(self) -> bool:
-        """Whether texts are lower-cased."""
-        return lower_cases(self._tokenizer.normalizer)
-
-    @property
-    def backend_tokenizer(self) -> Tokenizer:
-        """The `tokenizers` library's tokenizer underneath."""
-        return self._tokenizer
-
-    def lower_casing(self) -> BertTokenizer:
-        """This tokenizer where it lower-cases already, else a copy that lower-cases texts before anything else."""
-        normalizer = self._tokenizer.normalizer
-        if lower_cases(normalizer):
-            return self
-        copied = type(self).__new__(type(self))
-        copied.__dict__.update({**self.__dict__, "_literal": None})
-        copied._tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
-        steps = [normalizers.Lowercase(), *([] if normalizer is None else [normalizer])]
-        copied._tokenizer.normalizer = normalizers.Sequence(steps)
-        copied._tokenizer.encode_special_tokens = self._tokenizer.encode_special_tokens
-        return copied
-
-    # -- text to ids -----------------------------------------------------------------------------------------------------
-
-    def __call__(
-        self,
-        text: str | Sequence[Any],
-        text_pair: str | Sequence[Any] | None = None,
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int = 30_000,
         *,
-        add_special_tokens: bool = True,
-        padding: bool | str | None = False,
-        truncation: bool | str | None = None,
-        max_length: int | None = None,
-        stride: int = 0,
-        is_split_into_words: bool = False,
-        padding_side: str | None = None,
-        pad_to_multiple_of: int | None = None,
-        return_tensors: str | None = None,
-        return_token_type_ids: bool | None = None,
-        return_attention_mask: bool | None = None,
-        return_overflowing_tokens: bool = False,
-        return_offsets_mapping: bool = False,
-        return_special_tokens_mask: bool = False,
-        return_length: bool = False,
-        verbose: bool = True,
-    ) -> BatchEncoding:
-        """Encodes a text, or a list of them, alone or in pairs: [CLS] A [SEP] or [CLS] A [SEP] B [SEP], segments 0 and 1.
+        min_frequency: int = 2,
+        do_lower_case: bool = True,
+        strip_accents: bool | None = None,
+        tokenize_chinese_chars: bool = True,
+        model_max_length: int | None = 512,
+        show_progress: bool = False,
+    ) -> Self:
+        """Learns a WordPiece vocabulary: [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4, the whole alphabet, and pieces.
+
+        Every character of the texts gets an entry for the start of a word and one for its inside, so that unseen words of the
+        same alphabet decompose. The same texts give the same vocabulary, byte by byte: see `vocabulary`.
 
         Args:
-            text, text_pair: one text or a list, also a list of pairs; with `is_split_into_words` one list of words, a list of
-                those, or a list of tuples of two.
-            padding: False (ragged lists: `fastbert.pack` takes them as they are), True or "longest", or "max_length".
-            truncation: False (nothing is ever cut: the model refuses what is too long), True or "longest_first",
-                "only_first" or "only_second", at `truncation_side`. None, as in transformers, is True where `max_length` is
-                given and `padding` is not, and False otherwise. What was cut is counted in `num_truncated`.
-            max_length: limit of truncation and of padding to "max_length"; None means `model_max_length`.
-            stride: tokens that neighbouring overflow windows share.
-            return_overflowing_tokens: with truncation, one row for each window instead of cutting; which text each row comes
-                from stands in `overflow_to_sample_mapping`.
-            padding_side, pad_to_multiple_of: where and how far to pad.
-            return_tensors: "pt", "np", or None for lists.
-            return_token_type_ids, return_attention_mask: None means if `model_input_names` has them.
-            return_offsets_mapping: (start, end) characters of each token in its text.
-            return_special_tokens_mask: 1 at [CLS], [SEP] and padding.
-            return_length: the length of each row, padding included.
-            verbose: taken for transformers' sake.
-
-        Returns:
-            `BatchEncoding` with input_ids, token_type_ids, attention_mask and what was asked for.
+            texts: any texts; read twice, never held (what can be read only once goes through a temporary file).
+            vocab_size: entries, special tokens included.
+            min_frequency: how often a pair of pieces must occur to be joined.
 
         Raises:
-            InputError: something that is not text, with its place; a limit too small for the special tokens.
+            InputError: no text, or a `vocab_size` that the alphabet alone exceeds.
         """
-        single, inputs = check_texts(text, text_pair, is_split_into_words)
-        strategy = cutting_strategy(max_length is not None and not padding if truncation is None else truncation)
-        limit = self.model_max_length if max_length is None else max_length
-        check_counts(max_length=limit, stride=stride, pad_to_multiple_of=pad_to_multiple_of)
-        if strategy and pads(padding) and max_length is not None and pad_to_multiple_of and max_length % pad_to_multiple_of:
-            raise InputError(f"max_length = {max_length} is no multiple of pad_to_multiple_of = {pad_to_multiple_of}")
-        if limit is None and strategy:
-            raise InputError("this tokenizer has no model_max_length: pass max_length")
-        cuts = strategy is not None and limit is not None
-        if cuts and not return_overflowing_tokens and self.truncation_side == "right" and not is_split_into_words:
-            assert limit is not None
-            inputs = [self._shortened(one, limit, strategy) for one in inputs]
-        rows = [
-            [encoding]
-            for encoding in self._tokenizer.encode_batch(
-                inputs, is_pretokenized=is_split_into_words, add_special_tokens=add_special_tokens
-            )
-        ]
-        cut = [0] * len(inputs)
-        if cuts and limit is not None and strategy is not None:
-            pair = bool(inputs) and isinstance(inputs[0], tuple)
-            room = limit - (self.num_special_tokens(pair) if add_special_tokens else 0)
-            if room < 1 or not 0 <= stride < room:
-                text_of = f"max_length = {limit} with stride = {stride}"
-                raise InputError(f"{text_of} leaves no room for text beside the special tokens")
-            for i, (full,) in enumerate(rows):
-                if len(full.ids) > limit:
-                    rows[i] = self._windows(inputs[i], i, is_split_into_words, add_special_tokens, room, strategy, stride)
-                    if not return_overflowing_tokens:
-                        cut[i] = len(full.ids) - len(rows[i][0].ids)
-                        del rows[i][1:]
-        flat = [encoding for windows in rows for encoding in windows]
-        width = padded_width([e.ids for e in flat], padding, limit, pad_to_multiple_of)
-        if width is not None:
-            side, token_id, token = check_side(padding_side or self.padding_side), self._padding_id(), self.pad_token
-            for encoding in flat:
-                encoding.pad(width, direction=side, pad_id=token_id, pad_type_id=0, pad_token=token)
-        values: dict[str, Any] = {"input_ids": [e.ids for e in flat]}
-        if self._returns("token_type_ids", return_token_type_ids):
-            values["token_type_ids"] = [e.type_ids for e in flat]
-        if self._returns("attention_mask", return_attention_mask):
-            values["attention_mask"] = [e.attention_mask for e in flat]
-        if return_special_tokens_mask:
-            values["special_tokens_mask"] = [e.special_tokens_mask for e in flat]
-        if return_offsets_mapping:
-            values["offset_mapping"] = [e.offsets for e in flat]
-        if return_length:
-            values["length"] = [len(e.ids) for e in flat]
-        if return_overflowing_tokens:
-            values["overflow_to_sample_mapping"] = [i for i, windows in enumerate(rows) for _ in windows]
-        if return_tensors is not None:
-            values = {name: as_array(v, name, return_tensors) for name, v in values.items()}
-        elif single and not return_overflowing_tokens:
-            values = {name: v if name == "length" else v[0] for name, v in values.items()}
-        return BatchEncoding(values, flat, cut)
-
-    def pad(
-        self,
-        encoded_inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-        padding: bool | str = True,
-        max_length: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        padding_side: str | None = None,
-        return_attention_mask: bool | None = None,
-        return_tensors: str | None = None,
-        verbose: bool = True,
-    ) -> BatchEncoding:
-        """Pads what calls returned, one by one or together: what transformers' data collators ask of a tokenizer.
-
-        Args:
-            encoded_inputs: one example, a mapping of lists, or a list of mappings. Ids, segments and masks are padded; other
-                keys keep their values, and their type where tensors are asked for.
-            padding, max_length, pad_to_multiple_of, padding_side, return_tensors: as in a call.
-            return_attention_mask: None adds a mask where `model_input_names` has one.
-            verbose: taken for transformers' sake.
-
-        Raises:
-            InputError: no input_ids, examples with different keys, or a value that no tensor can hold, by its key.
-        """
-        if isinstance(encoded_inputs, Mapping):
-            rows: dict[str, Any] = dict(encoded_inputs)
-        else:
-            examples = list(encoded_inputs)
-            names = list(examples[0]) if examples else []
-            for i, example in enumerate(examples):
-                if set(example) != set(names):
-                    odd = sorted(set(example) ^ set(names))
-                    raise InputError(f"encoded_inputs[{i}] and encoded_inputs[0] differ in their keys: {', '.join(odd)}")
-            rows = {name: [example[name] for example in examples] for name in names}
-        if "input_ids" not in rows:
-            raise InputError(f"pad needs input_ids; it got {', '.join(map(str, rows)) or 'nothing'}")
-        check_counts(max_length=max_length, pad_to_multiple_of=pad_to_multiple_of)
-        ids = listed(rows["input_ids"])
-        single = bool(ids) and not isinstance(listed(ids[0]), list | tuple)
-        lists: dict[str, list[Any]] = {}
-        for name in PADDED:
-            if name in rows:
-                lists[name] = [listed(rows[name])] if single else [listed(row) for row in listed(rows[name])]
-        lengths = [len(row) for row in lists["input_ids"]]
-        for name, column in lists.items():
-            if [len(row) for row in column] != lengths:
-                raise InputError(f"{name} and input_ids have rows of different lengths")
-        if self._returns("attention_mask", return_attention_mask):
-            lists.setdefault("attention_mask", [[1] * length for length in lengths])
-        width = padded_width(lists["input_ids"], padding, max_length or self.model_max_length, pad_to_multiple_of)
-        side = check_side(padding_side or self.padding_side)
-        if width is not None:
-            fills = {"input_ids": self._padding_id(), "special_tokens_mask": 1}
-            lists = {n: [pad(row, width, fills.get(n, 0), side) for row in column] for n, column in lists.items()}
-        values: dict[str, Any] = {**rows, **{name: column[0] if single else column for name, column in lists.items()}}
-        if return_tensors is not None:
-            values = {
-                name: as_array([value] if single and not hasattr(value, "shape") else value, name, return_tensors)
-                for name, value in values.items()
-            }
-        return BatchEncoding(values)
-
-    def encode_ids(
-        self,
-        texts: Sequence[str],
-        add_special_tokens: bool = True,
-        split_special_tokens: bool = False,
-        max_tokens: int | None = None,
-    ) -> list[list[int]]:
-        """Ids of each text, ragged and not cut; faster than a call, as nothing else is tracked.
-
-        Args:
-            texts: to encode.
-            add_special_tokens: frame each text by [CLS] and [SEP].
-            split_special_tokens: read "[MASK]" and the like in a text as the characters they are.
-            max_tokens: how many tokens of a text matter: of one that is many times longer the rest is not read, and its row is
-                longer than that all the same.
-        """
-        _, inputs = check_texts(list(texts), None, False)
-        if max_tokens is not None:
-            inputs = [self._beginning(text, max_tokens, squeeze=True) for text in inputs]
-        tokenizer = self._reading_literally() if split_special_tokens else self._tokenizer
-        return [e.ids for e in tokenizer.encode_batch_fast(inputs, add_special_tokens=add_special_tokens)]
-
-    # -- inside ----------------------------------------------------------------------------------------------------------
-
-    @property
-    def segments_pairs(self) -> bool:
-        """Whether the second text of a pair has segment 1: not where `model_input_names` leaves segments out."""
-        return "token_type_ids" in self.model_input_names
-
-    def _padding_id(self) -> int:
-        if self.pad_token_id is None:
-            raise InputError("padding needs a padding token, and this tokenizer has none: set pad_token")
-        return self.pad_token_id
-
-    def _returns(self, name: str, asked: bool | None) -> bool:
-        return name in self.model_input_names if asked is None else asked
+        accents, chinese = strip_accents, tokenize_chinese_chars
+        made: Any = cls
+        return made(
+            train_vocabulary(texts, vocab_size, min_frequency, do_lower_case, accents, chinese, show_progress),
+            do_lower_case=do_lower_case,
+            strip_accents=accents,
+            tokenize_chinese_chars=chinese,
+            model_max_length=model_max_length,
+        )

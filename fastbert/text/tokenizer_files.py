@@ -9,7 +9,7 @@ added_tokens.json         tokens with their ids   } has no `added_tokens_decoder
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from fastbert import files, schema
-from fastbert.errors import CheckpointError, CheckpointNotFoundError, InputError
-from fastbert.text.vocabulary import SPECIAL_TOKENS
+from fastbert.errors import CheckpointError, InputError
 
 PATTERNS = [
     "vocab.txt",
@@ -28,6 +27,7 @@ PATTERNS = [
     "added_tokens.json",
     "config.json",
 ]
+_COUNTING = ("roberta", "xlm-roberta", "camembert")  # models whose positions start behind the padding token's id
 _UNLIMITED = 10**6  # transformers writes 1e30 where it knows no limit
 _MAX_ID = (1 << 31) - 1
 
@@ -117,21 +117,25 @@ class FolderSettings:
     """What the files beside a vocabulary say.
 
     Attributes:
-        names: text of each named special token, such as "cls_token".
+        names: text of each named special token that is given, such as "cls_token".
+        absent: those that the files set to null.
         special: named and further special tokens as the library takes them.
         added: (id, token) of tokens beyond the vocabulary; the id is None where none is given.
         extra: texts of the further special tokens.
         text: of `do_lower_case`, `strip_accents`, `tokenize_chinese_chars`, `max_input_chars_per_word` those that are given.
         limit: tokens that the model takes, None where nobody says.
+        tokenizer_class: transformers' name of its class, "" where none is given.
         settings: what else tokenizer_config.json holds, as it stands.
     """
 
     names: dict[str, str]
+    absent: frozenset[str] = frozenset()
     special: list[AddedToken] = field(default_factory=list)
     added: list[tuple[int | None, AddedToken]] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
     text: dict[str, Any] = field(default_factory=dict)
     limit: int | None = None
+    tokenizer_class: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -167,6 +171,7 @@ def read_settings(folder: Path, keywords: Mapping[str, Any] | None = None) -> Fo
         listed = [(_token_id(key, path), token) for key, token in declared.items()]
     mapped = {name: value for name, value in mapped.items() if value is not None and name not in given}
     result = _assembled(settings, mapped, listed)
+    result.tokenizer_class = str(settings.get("tokenizer_class") or config.get("tokenizer_class") or "")
     result.limit = _limit(given) if given.get("model_max_length") is not None else _limit(settings, config)
     return result
 
@@ -201,7 +206,7 @@ def _of_keywords(keywords: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         own = name.endswith("_token") and _is_token(value)
         if name not in SETTINGS and not own:
-            raise InputError(f"BertTokenizer got an unknown keyword {name!r}")
+            raise InputError(f"the tokenizer got an unknown keyword {name!r}")
         if name in SETTINGS and not SETTINGS[name](value):
             raise InputError(f"{name} = {schema.shown(keywords[name])} must be {SETTINGS[name].expected}")
     return given
@@ -220,8 +225,8 @@ def _assembled(settings: dict[str, Any], mapped: dict[str, Any], listed: list[tu
     further += [v for k, v in settings.items() if k.endswith("_token") and k not in SETTINGS and v is not None and _is_token(v)]
     special = [_as_token(value, True) for value in (*named.values(), *further)]
     texts = {token.content for token in special}
-    usual = {name: text for name, text in SPECIAL_TOKENS.items() if not (name in MAY_LACK and name in found)}
-    result = FolderSettings({**usual, **names}, special)
+    absent = frozenset(name for name in MAY_LACK if name in found and not found[name])
+    result = FolderSettings(names, absent, special)
     result.extra = list(dict.fromkeys(_content(value) for value in further))
     for token_id, token in sorted(listed, key=lambda one: -1 if one[0] is None else one[0]):
         is_special = _content(token) in texts
@@ -239,11 +244,11 @@ def _refuse_others(settings: Mapping[str, Any], config: Mapping[str, Any], path:
     if isinstance(name, str):
         kind = name.removesuffix("Fast").removesuffix("Tokenizer")
         if kind in _NEEDS or not (whole or kind in _KNOWN_CLASSES or name == "TokenizersBackend"):
-            why = f"it needs {_NEEDS[kind]}" if kind in _NEEDS else "only BERT's WordPiece is"
-            raise CheckpointError(
-                f"{path}: tokenizer_class = {schema.shown(name)} is not implemented: {why}; encode texts with transformers' "
-                "tokenizer and pass the ids to the model"
-            )
+            why = f"it needs {_NEEDS[kind]}" if kind in _NEEDS else "without a tokenizer.json only BERT's WordPiece is read"
+            way = "encode texts with transformers' tokenizer and pass the ids to the model"
+            if kind not in _NEEDS:
+                way = "transformers' AutoTokenizer reads such a folder, and its save_pretrained writes a tokenizer.json"
+            raise CheckpointError(f"{path}: tokenizer_class = {schema.shown(name)} is not implemented: {why}; {way}")
     for name, allowed in _ONLY.items():
         value = settings.get(name)
         if value is not None and value not in allowed:
@@ -254,9 +259,17 @@ def _refuse_others(settings: Mapping[str, Any], config: Mapping[str, Any], path:
 
 def _limit(settings: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> int | None:
     said = settings.get("model_max_length")
-    known = [said if said is not None else settings.get("max_len"), (config or {}).get("max_position_embeddings")]
+    known = [said if said is not None else settings.get("max_len"), _positions(config or {})]
     usable = [int(n) for n in known if n is not None and schema.is_number(n) and 0 < n < _UNLIMITED]
     return min(usable) if usable else None
+
+
+def _positions(config: Mapping[str, Any]) -> Any:
+    """The most tokens that a model's position table has room for, by its config.json."""
+    table, padding = config.get("max_position_embeddings"), config.get("pad_token_id")
+    if config.get("model_type") in _COUNTING and isinstance(table, int) and isinstance(padding, int):
+        return table - padding - 1
+    return table
 
 
 def _token_id(key: str, path: Path) -> int:
@@ -280,68 +293,34 @@ def _as_token(value: Any, special: bool, normalized: bool = False) -> AddedToken
     )
 
 
-def read_vocab(path: Path) -> dict[str, int]:
-    """Tokens with their ids from a vocab.txt. A byte-order mark is skipped; of a repeated token the last line counts.
-
-    Raises:
-        CheckpointNotFoundError: no such file. CheckpointError: it is not UTF-8 text, or empty.
-    """
-    if not path.is_file():
-        raise CheckpointNotFoundError(f"there is no file {path}")
-    content = path.read_bytes()
-    try:
-        lines = content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise CheckpointError(f"{path}, line {line}: not UTF-8 text") from None
-    if lines[-1] == "":
-        lines.pop()
-    if not lines:
-        raise CheckpointError(f"{path} is empty; expected a token a line")
-    return {token: i for i, token in enumerate(lines)}
-
-
-def vocab_lines(vocab: Mapping[str, int]) -> list[str]:
-    """The lines of a vocab.txt that gives every token its id.
-
-    An id that no token has, as after a repeated line, gets the line of the next token: read again, the last one counts.
-
-    Raises:
-        InputError: a token that a line cannot hold, or ids too far apart to be lines.
-    """
-    tokens = {token_id: token for token, token_id in vocab.items()}
-    count = max(tokens) + 1
-    if count > 2 * len(tokens) + 100_000:
-        raise InputError(f"the vocabulary has {len(tokens):,} entries with ids up to {count - 1:,}: no vocab.txt can hold it")
-    lines: list[str] = []
-    for token_id in range(count):
-        if token_id in tokens:
-            lines += [tokens[token_id]] * (token_id + 1 - len(lines))
-    for i, line in enumerate(lines):
-        if "\n" in line or line.endswith("\r") or (i == 0 and line.startswith("\ufeff")):
-            raise InputError(f"token {i}, {schema.shown(line)}, cannot stand in a vocab.txt: a line ends in it")
-    if lines[-1] == "":
-        lines.append("")  # the reader takes one empty line at the end for the end
-    return lines
-
-
-def load_tokenizer_json(path: Path) -> Tokenizer:
+def load_tokenizer_json(path: Path, kinds: Sequence[str] | None = None) -> Tokenizer:
     """The library's tokenizer from a tokenizer.json.
 
+    Args:
+        path: the file.
+        kinds: of the library's models those that are taken; None takes any.
+
     Raises:
-        CheckpointError: damaged, too large, or no WordPiece.
+        CheckpointError: damaged, too large, or of another kind.
     """
     content = files.read_json(path)
     model = content.get("model")
     kind = model.get("type") if isinstance(model, dict) else None
-    if kind not in (None, "WordPiece"):
-        raise CheckpointError(f"{path} holds a {schema.shown(kind)} tokenizer; BERT's is WordPiece")
+    if kinds is not None and kind is not None and kind not in kinds:
+        raise CheckpointError(_other_kind(path, kind, kinds))
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except BaseException as error:  # the library raises a bare Exception, and panics are none
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise CheckpointError(f"{path} is damaged: {error}") from None
-    if type(tokenizer.model).__name__ != "WordPiece":
-        raise CheckpointError(f"{path} holds a {type(tokenizer.model).__name__} tokenizer; BERT's is WordPiece")
+    kind = type(tokenizer.model).__name__
+    if kinds is not None and kind not in kinds:
+        raise CheckpointError(_other_kind(path, kind, kinds))
     return tokenizer
+
+
+def _other_kind(path: Path, kind: Any, kinds: Sequence[str]) -> str:
+    return (
+        f"{path} holds a {schema.shown(kind)} tokenizer; BertTokenizer is {', '.join(kinds)}, fastbert.Tokenizer reads any kind"
+    )

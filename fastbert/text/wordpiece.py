@@ -11,7 +11,7 @@ from tokenizers.models import WordPiece
 
 from fastbert.errors import CheckpointError, InputError
 from fastbert.text.tokenizer_files import FolderSettings
-from fastbert.text.vocabulary import set_text_handling
+from fastbert.text.vocabulary import SPECIAL_TOKENS, set_text_handling
 
 
 def from_vocab(vocab: Any, settings: FolderSettings) -> Tokenizer:
@@ -28,7 +28,7 @@ def from_vocab(vocab: Any, settings: FolderSettings) -> Tokenizer:
     if len(set(ids.values())) != len(ids):
         raise InputError("vocab gives two tokens the same id")
     text = settings.text
-    unk = settings.names["unk_token"]
+    unk = settings.names.get("unk_token", SPECIAL_TOKENS["unk_token"])
     longest = text.get("max_input_chars_per_word", 100)
     tokenizer = Tokenizer(WordPiece(ids, unk_token=unk, max_input_chars_per_word=longest))
     lower, chinese = text.get("do_lower_case", True), text.get("tokenize_chinese_chars", True)
@@ -44,7 +44,8 @@ def with_added(tokenizer: Tokenizer, settings: FolderSettings) -> Tokenizer:
     """
     vocab = tokenizer.get_vocab(with_added_tokens=True)
     used = set(vocab.values())
-    wanted = [*settings.added, *((None, token) for token in settings.special)]
+    matched = {token.content for token in tokenizer.get_added_tokens_decoder().values()}  # as tokenizer.json says
+    wanted = [*settings.added, *((None, token) for token in settings.special if token.content not in matched)]
     follows = True  # whether the library would number all new ones as wanted
     added = []
     size = tokenizer.get_vocab_size(with_added_tokens=False)
@@ -68,6 +69,21 @@ def with_added(tokenizer: Tokenizer, settings: FolderSettings) -> Tokenizer:
     known = {repr(token) for token in tokenizer.get_added_tokens_decoder().values()}
     tokenizer.add_tokens([token for token in added if repr(token) not in known])
     return tokenizer
+
+
+# Names of special tokens where no file gives any: RoBERTa's, which other kinds than WordPiece have taken over.
+_OTHERS = {"unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>", "cls_token": "<s>", "mask_token": "<mask>"}
+
+
+def usual_names(tokenizer: Tokenizer) -> dict[str, str]:
+    """The usual special tokens of a tokenizer's kind: BERT's, or of RoBERTa's or BERT's those that the vocabulary has."""
+    if isinstance(tokenizer.model, WordPiece):
+        return dict(SPECIAL_TOKENS)
+    found = [
+        {name: text for name, text in names.items() if tokenizer.token_to_id(text) is not None}
+        for names in (_OTHERS, SPECIAL_TOKENS)
+    ]
+    return max(found, key=len)
 
 
 def check_encodes(tokenizer: Tokenizer) -> None:

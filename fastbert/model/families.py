@@ -1,0 +1,61 @@
+"""Which classes run a checkpoint: its `model_type` is "bert", "roberta" or "xlm-roberta"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastbert import files, schema
+from fastbert.errors import CheckpointError, InputError
+from fastbert.model import roberta
+from fastbert.model.config import BertConfig
+from fastbert.model.config_fields import FAMILIES
+from fastbert.model.pretrained import BertPreTrainedModel
+from fastbert.model.roberta import RobertaConfig, XLMRobertaConfig
+
+_CONFIGS: dict[str, type[BertConfig]] = {kind.model_type: kind for kind in (BertConfig, RobertaConfig, XLMRobertaConfig)}
+
+
+def config_class(values: Mapping[str, Any], source: str | Path) -> type[BertConfig]:
+    """The class for the content of a config.json, which is BERT's where it names no type.
+
+    Raises:
+        CheckpointError: a type that fastbert does not run; the message names it and `source`.
+    """
+    name = values.get("model_type", "bert")
+    if not isinstance(name, str) or name not in _CONFIGS:
+        raise CheckpointError(f"{source} has model_type = {schema.shown(name)}: fastbert runs {', '.join(_CONFIGS)}")
+    return _CONFIGS[name]
+
+
+def config_of(folder: Path, **overrides: Any) -> BertConfig:
+    """The configuration in a folder, of whichever family; keywords override its fields."""
+    values = files.read_json(folder / "config.json")
+    return config_class(values, folder / "config.json").from_dict({**values, "_name_or_path": str(folder)}, **overrides)
+
+
+def class_for(kind: type[BertPreTrainedModel], folder: Path) -> type[BertPreTrainedModel]:
+    """The class of the folder's family that does what a class of BERT, `kind`, does.
+
+    Raises:
+        InputError: the family has no such class, as RoBERTa has none for pairs of sentences that follow each other.
+    """
+    path = folder / "config.json"
+    prefix = FAMILIES[config_class(files.read_json(path), path).model_type]
+    name = prefix + kind.__name__.removeprefix("Bert")
+    if prefix == "Bert":
+        return kind
+    found = getattr(roberta, name, None)
+    if found is None:
+        raise InputError(f"{folder} is no BERT, and there is no {name}: only BERT was trained for {kind.__name__}")
+    return found
+
+
+def bert_name(name: str) -> str:
+    """The name of BERT's class for that of any family: "RobertaForTokenClassification" -> "BertForTokenClassification"."""
+    for prefix in FAMILIES.values():
+        if name.startswith(f"{prefix}For") or name == f"{prefix}Model":
+            same = "Bert" + name.removeprefix(prefix)
+            return "BertLMHeadModel" if same == "BertForCausalLM" else same
+    return name
