@@ -57,6 +57,7 @@ setup(
             "sentence-transformers>=5",
             "accelerate>=1",
             "peft>=0.17",
+            "datasets>=4",
             "onnxscript",
             "onnxruntime; platform_system == 'Linux'",
             *model,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbert.data.lines import PLAIN, Form, lines
+from fastbert.data.rows import Rows
 from fastbert.data.tables import columns_of, is_json, read_table
 from fastbert.errors import InputError
 
@@ -31,12 +32,12 @@ class TaggedSentence:
 
 
 def read_tagged(
-    path: str | Path, *, word_column: int = 1, tag_column: int | None = None, tagged: bool = True, form: Form = PLAIN
+    path: str | Path | Rows, *, word_column: int = 1, tag_column: int | None = None, tagged: bool = True, form: Form = PLAIN
 ) -> list[TaggedSentence]:
     """Reads a CoNLL file (one word per line, blank lines between sentences), or JSON lines with `tokens` and `tags`.
 
     Args:
-        path: .jsonl and .ndjson hold JSON lines; anything else is CoNLL.
+        path: .jsonl and .ndjson hold JSON lines, as rows in memory do; anything else is CoNLL.
         word_column, tag_column: columns of a CoNLL file, counted from 1; None means the last one. A line with a tab is split at
             tabs, others at white space. Blank lines separate sentences; lines that start with -DOCSTART- are left out.
         tagged: whether to read tags.
@@ -46,9 +47,9 @@ def read_tagged(
         InputError: a line without the columns, or unequal numbers of words and tags, with the line number; a file without a
             word.
     """
-    path = Path(path)
-    if is_json(path):
+    if isinstance(path, Rows) or is_json(path):
         return _read_json(path, tagged, form)
+    path = Path(path)
     for name, column in (("word_column", word_column), ("tag_column", tag_column)):
         if column is not None and column < 1:
             raise InputError(f"{name} = {column}: columns count from 1")
@@ -84,7 +85,7 @@ def _lines_and_end(path: Path, form: Form) -> Iterator[tuple[int, str]]:
     yield number + 1, ""
 
 
-def _read_json(path: Path, tagged: bool, form: Form) -> list[TaggedSentence]:
+def _read_json(path: str | Path | Rows, tagged: bool, form: Form) -> list[TaggedSentence]:
     keys = columns_of(path, form)
     word_key = next((key for key in _WORDS if key in keys), None)
     tag_key = next((key for key in _TAGS if key in keys), None)

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastbert.data.layouts import Layout
 from fastbert.data.lines import PLAIN, Form
+from fastbert.data.rows import Rows
 from fastbert.data.tables import Table, read_table
 from fastbert.errors import InputError
 
@@ -47,7 +48,7 @@ class ChoiceExample:
 
 
 def read_text_examples(
-    path: str | Path,
+    path: str | Path | Rows,
     layout: Layout,
     kind: str = "name",
     *,
@@ -60,7 +61,7 @@ def read_text_examples(
     """The examples of a table, and the table itself.
 
     Args:
-        path: the file of the table.
+        path: the file of the table, or rows in its place.
         layout: its columns.
         kind: kind of the labels: "name", "names" (a JSON list, or text with `separator`), or "number".
         separator: between the names of several labels.
@@ -91,7 +92,7 @@ def read_text_examples(
 
 
 def read_choice_examples(
-    path: str | Path, layout: Layout, *, more: Sequence[str] = (), skip_ragged: bool = False, form: Form = PLAIN
+    path: str | Path | Rows, layout: Layout, *, more: Sequence[str] = (), skip_ragged: bool = False, form: Form = PLAIN
 ) -> tuple[list[ChoiceExample], Table]:
     """The examples of a multiple-choice table, and the table itself.
 

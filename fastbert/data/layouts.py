@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastbert.data.lines import PLAIN, Form
+from fastbert.data.rows import Rows
 from fastbert.data.tables import columns_of, is_json, other_delimiter
 from fastbert.errors import InputError
 
@@ -65,7 +66,7 @@ _LABELS = ("label", "labels", "gold_label", "score", "Quality", "is_duplicate", 
 
 
 def find_layout(
-    path: str | Path,
+    path: str | Path | Rows,
     name: str | None = None,
     text: str | None = None,
     pair: str | None = None,
@@ -77,7 +78,7 @@ def find_layout(
     """The layout of a table: columns given explicitly, else those of the layout `name`, else common names in its header.
 
     Args:
-        path: the file of the table.
+        path: the file of the table, or rows in its place.
         name: a key of `LAYOUTS`.
         text, pair, label, choices: columns; "" for `pair` means single texts.
         labelled: whether a label column is required; if not, it is used if present.
@@ -98,7 +99,7 @@ def find_layout(
             raise InputError(f"text = {text} is the number of a column: name the number of the label's column as well")
         return Layout(text, pair or "", label or "", (), tuple(choices))
     header = columns_of(path, form)
-    hint = "" if is_json(path) else other_delimiter(header, Path(path), form)
+    hint = "" if isinstance(path, Rows) or is_json(path) else other_delimiter(header, Path(path), form)
     if text is None and pair is None:
         found = next((names for names in _PAIRS if set(names) <= set(header)), None)
         text, pair = found or (next((name for name in _TEXTS if name in header), None), "")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbert.data.lines import PLAIN, Form, lines
+from fastbert.data.rows import Rows
 from fastbert.data.tables import is_json, json_rows, missing_key
 from fastbert.errors import InputError
 
@@ -43,12 +44,15 @@ class Question:
     impossible: bool = False
 
 
-def read_questions(path: str | Path, form: Form = PLAIN) -> list[Question]:
-    """The questions of a file: .jsonl and .ndjson hold JSON lines, anything else is SQuAD's JSON (see `read_squad`).
+def read_questions(path: str | Path | Rows, form: Form = PLAIN) -> list[Question]:
+    """The questions of a file, or of rows: .jsonl and .ndjson hold JSON lines, anything else is SQuAD's JSON (`read_squad`).
 
     Raises:
         InputError: see `read_squad` and `question_of_line`.
     """
+    if isinstance(path, Rows):
+        rows = [dict(zip(path.values, row, strict=True)) for row in zip(*path.values.values(), strict=True)]
+        return _checked([question_of_line(row, path, number, number) for number, row in enumerate(rows, 1)], path)
     path = Path(path)
     if not is_json(path):
         return read_squad(path, form)
@@ -56,12 +60,12 @@ def read_questions(path: str | Path, form: Form = PLAIN) -> list[Question]:
     return _checked([question_of_line(row, path, number, count) for count, (number, row) in enumerate(found, 1)], path)
 
 
-def question_of_line(row: Any, path: Path, number: int, count: int) -> Question:
+def question_of_line(row: Any, path: Path | Rows, number: int, count: int) -> Question:
     """The question of a JSON line: {"question", "context"}, and if they are known "id" and "answers".
 
     Args:
         row: the value of the line.
-        path, number: the file and the line's number, for messages.
+        path, number: the file, or the rows, and the number in it, for messages.
         count: the id of a question without one.
 
     The answers are SQuAD's list of {"text", "answer_start"}, or the two lists of the data set on the hub,
@@ -70,7 +74,7 @@ def question_of_line(row: Any, path: Path, number: int, count: int) -> Question:
     Raises:
         InputError: a line without a question or context, or with answers of another form.
     """
-    place = f"{path}, line {number}"
+    place = f"{path}, {'row' if isinstance(path, Rows) else 'line'} {number}"
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("question", "context")):
         raise missing_key(path, number, row, "text under 'question' and 'context'")
     entry = {"id": str(count), **row}
@@ -108,7 +112,7 @@ def read_squad(path: str | Path, form: Form = PLAIN) -> list[Question]:
     return _checked(questions, path)
 
 
-def _checked(questions: list[Question], path: Path) -> list[Question]:
+def _checked(questions: list[Question], path: Path | Rows) -> list[Question]:
     if not questions:
         raise InputError(f"{path} holds no question")
     seen: set[str] = set()

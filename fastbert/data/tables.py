@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbert.data.lines import PLAIN, Form, ending, lines
+from fastbert.data.rows import Rows
 from fastbert.errors import InputError
 
 TABLES = (".tsv", ".csv", ".jsonl", ".ndjson")
@@ -27,29 +28,31 @@ class Table:
     """The requested columns of a file.
 
     Attributes:
-        path: the file.
+        path: the file, or the rows in its place.
         values: each column by its name, one value per row: text, or any JSON value.
         lines: for each row, the line of the file at which it starts.
         rows: for each row, its number in the file from 1; the header and blank lines are no rows.
         skipped: number of rows left out because their number of columns was wrong.
+        unit: what messages call a line.
     """
 
-    path: Path
+    path: Path | Rows
     values: dict[str, list[Any]]
     lines: list[int]
     rows: list[int]
     skipped: int = 0
+    unit: str = "line"
 
     def __len__(self) -> int:
         return len(self.lines)
 
     def place(self, row: int) -> str:
         """File and line of a row, for messages."""
-        return f"{self.path}, line {self.lines[row]}"
+        return f"{self.path}, {self.unit} {self.lines[row]}"
 
 
-def read_table(path: str | Path, columns: Sequence[str], *, skip_ragged: bool = False, form: Form = PLAIN) -> Table:
-    """Reads columns of a .tsv, .txt, .csv, .jsonl or .ndjson file (.txt as TSV).
+def read_table(path: str | Path | Rows, columns: Sequence[str], *, skip_ragged: bool = False, form: Form = PLAIN) -> Table:
+    """Reads columns of a .tsv, .txt, .csv, .jsonl or .ndjson file (.txt as TSV), or of rows in memory.
 
     Args:
         columns: names from the header row (or JSON keys); or, for a table without a header, all numbers, counted from 1.
@@ -60,12 +63,18 @@ def read_table(path: str | Path, columns: Sequence[str], *, skip_ragged: bool = 
         InputError: a missing column (the message lists those present), a row whose number of columns differs from the header's,
             with its line, or a file without any row.
     """
-    path = Path(path)
+    path = path if isinstance(path, Rows) else Path(path)
     twice = next((name for name in columns if list(columns).count(name) > 1), None)
     if twice is not None:
         raise InputError(
             f"{path}: the column {twice!r} is asked for twice; text, pair, label and choices must be different columns"
         )
+    if isinstance(path, Rows):
+        absent = [name for name in columns if name not in path.values]
+        if absent:
+            raise InputError(f"{path} has no column {absent[0]!r}; it has {', '.join(path.values)}")
+        numbers = list(range(1, len(path) + 1))
+        return _checked(Table(path, {name: path.values[name] for name in columns}, numbers, numbers, unit="row"))
     if is_json(path):
         return _read_json(path, columns, form)
     numbered = [name.isdecimal() for name in columns]
@@ -80,7 +89,7 @@ def read_table(path: str | Path, columns: Sequence[str], *, skip_ragged: bool = 
         header = header_of(found, path)
         places, width = [place_of(header, name, path, form) for name in columns], len(header)
     values: list[list[Any]] = [[] for _ in columns]
-    numbers: list[int] = []
+    numbers = []
     kept: list[int] = []
     skipped = 0
     for count, (number, row) in enumerate(found, 1):
@@ -97,8 +106,10 @@ def read_table(path: str | Path, columns: Sequence[str], *, skip_ragged: bool = 
     return _checked(Table(path, dict(zip(columns, values, strict=True)), numbers, kept, skipped))
 
 
-def columns_of(path: str | Path, form: Form = PLAIN) -> list[str]:
+def columns_of(path: str | Path | Rows, form: Form = PLAIN) -> list[str]:
     """The names in a table's header row, or the keys of its first JSON line."""
+    if isinstance(path, Rows):
+        return list(path.values)
     path = Path(path)
     stream = lines(path, encoding=form.encoding, keep_ends=True)
     if is_json(path):
@@ -110,14 +121,14 @@ def columns_of(path: str | Path, form: Form = PLAIN) -> list[str]:
     return header_of(rows(stream, path, form), path)
 
 
-def is_table(path: str | Path) -> bool:
-    """Whether a file is a table, judged by its ending."""
-    return ending(path) in TABLES
+def is_table(path: str | Path | Rows) -> bool:
+    """Whether a file is a table, judged by its ending; rows in memory are one."""
+    return isinstance(path, Rows) or ending(path) in TABLES
 
 
-def is_json(path: str | Path) -> bool:
-    """Whether a file holds JSON lines, judged by its ending."""
-    return ending(path) in (".jsonl", ".ndjson")
+def is_json(path: str | Path | Rows) -> bool:
+    """Whether a file holds JSON lines, judged by its ending; rows in memory count as such."""
+    return isinstance(path, Rows) or ending(path) in (".jsonl", ".ndjson")
 
 
 def rows(stream: Iterable[str], path: Path, form: Form = PLAIN) -> Iterator[tuple[int, list[str]]]:
@@ -192,7 +203,7 @@ def json_rows(stream: Iterable[str], path: Path, first: int = 1) -> Iterator[tup
         yield number, value
 
 
-def missing_key(path: Path, number: int, row: Any, what: str) -> InputError:
+def missing_key(path: Path | Rows, number: int, row: Any, what: str) -> InputError:
     """The error for a JSON line that lacks `what`; its message lists the keys that the line has."""
     keys = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
     return InputError(f"{path}, line {number}: no {what}; it has {keys or 'nothing'}")

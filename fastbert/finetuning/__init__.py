@@ -7,11 +7,12 @@ problems.py     the interface of a task         overview.py       summary of the
 registry.py     the problem of each kind:       results.py        predictions, confusion matrix, span errors
 sentences.py, choosing.py, tagging.py, answering.py
 models.py       building, saving, loading       evaluation.py     scores of a saved model
-reading.py      files to examples
+reading.py      files, or rows in memory, to examples
 """
 
 from fastbert.finetuning.finetuning import FineTuneResult, finetune
 from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import Split
+from fastbert.finetuning.reading import ReadOptions, read_split
 
-__all__ = ["FineTuneOptions", "FineTuneResult", "Split", "finetune"]
+__all__ = ["FineTuneOptions", "FineTuneResult", "ReadOptions", "Split", "finetune", "read_split"]

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from fastbert import files, terminal
+from fastbert.data.rows import is_rows
 from fastbert.errors import CheckpointError, InputError
 from fastbert.files.rows import write_rows
 from fastbert.finetuning.metrics import check_installed
@@ -26,6 +27,7 @@ from fastbert.finetuning.models import build_model, look_at
 from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.overview import overview
 from fastbert.finetuning.problems import FramedSplit, Problem, Split
+from fastbert.finetuning.reading import ReadOptions, read_split
 from fastbert.finetuning.registry import make_problem
 from fastbert.finetuning.results import spread, summary, write_errors
 from fastbert.finetuning.seed_run import SeedResult, SeedRun, evaluate_saved, precision_of
@@ -78,8 +80,9 @@ def finetune(
     Args:
         kind: "classify", "nli", "regress", "choice", "ner" or "qa".
         model: a directory or hub id to start from.
-        train, dev, test: examples of `fastbert.data` (`TextExample`, `ChoiceExample`, `TaggedSentence`, `Question`). The best
-            epoch is chosen on dev; without it the last one is kept.
+        train, dev, test: examples of `fastbert.data` (`TextExample`, `ChoiceExample`, `TaggedSentence`, `Question`), or rows
+            with the columns of a table, such as a `datasets.Dataset`; `read_split` takes other names of columns. The best epoch
+            is chosen on dev; without it the last one is kept.
         output: folder of the run: a new folder, or that of the run to resume.
         options: hyperparameters; None means the paper's values.
         seeds: number of training runs, with the seeds `options.seed`, `options.seed + 1`, ...
@@ -104,7 +107,8 @@ def finetune(
     check_output(folder)
     source = files.locate(model, _SOURCE, **hub)
     tokenizer = Tokenizer.from_pretrained(source)
-    splits = [_split(part, name) for part, name in ((train, "train"), (dev, "dev"), (test, "test")) if part is not None]
+    given = ((train, "train"), (dev, "dev"), (test, "test"))
+    splits = [_split(kind, part, name, options) for part, name in given if part is not None]
     before = [_fingerprint(split) for split in splits]
     problem = make_problem(kind, options, tokenizer, splits[0], splits[1:], look_at(source, kind, tokenizer))
     parts = [problem.frame(split) for split in splits]
@@ -267,7 +271,9 @@ def _may_differ(key: str, before: Any, now: Any) -> bool:
     return name in ("seeds", "checkpoint_every", "model") or (name == "weights" and before is None)
 
 
-def _split(part: Split | Sequence[Any], name: str) -> Split:
+def _split(kind: str, part: Split | Sequence[Any], name: str, options: FineTuneOptions) -> Split:
+    if not isinstance(part, Split) and is_rows(part):
+        part = read_split(kind, part, name, ReadOptions(multi_label=options.multi_label))
     split = part if isinstance(part, Split) else Split(name, list(part))
     if not split.examples:
         raise InputError(f"{name} holds no example")

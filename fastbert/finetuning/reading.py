@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from fastbert.data.conll import read_tagged
 from fastbert.data.labelled import read_choice_examples, read_text_examples
 from fastbert.data.layouts import LAYOUTS, Layout, find_layout
 from fastbert.data.lines import PLAIN, Form, ending
+from fastbert.data.rows import Rows
 from fastbert.data.squad import read_questions
 from fastbert.data.tables import is_table
 from fastbert.errors import InputError
@@ -63,12 +64,13 @@ class ReadOptions:
         return LAYOUTS[self.layout].metrics if self.layout in LAYOUTS else ()
 
 
-def read_split(kind: str, path: str | Path, name: str, options: ReadOptions, labelled: bool = True) -> Split:
-    """The examples of a file.
+def read_split(kind: str, path: str | Path | Iterable[Any], name: str, options: ReadOptions, labelled: bool = True) -> Split:
+    """The examples of a file, or of rows in memory.
 
     Args:
         kind: the task.
-        path: a table for texts and choices, CoNLL or JSON lines for tags, SQuAD's JSON for questions.
+        path: a table for texts and choices, CoNLL or JSON lines for tags, SQuAD's JSON for questions; or
+            in place of any of them rows with the columns that a table has: a `datasets.Dataset`, or mappings.
         name: "train", "dev" or "test", for messages.
         options: how the file is read.
         labelled: whether labels are required: examples without one are left out. Otherwise labels are read only if present,
@@ -78,19 +80,20 @@ def read_split(kind: str, path: str | Path, name: str, options: ReadOptions, lab
         InputError: see the readers; with `strict`, an empty text or a missing label, with its line.
     """
     form, skip = options.form, options.skip_ragged
+    source = path if isinstance(path, str | Path) else Rows.of(path, name)
     if kind in ("qa", "ner"):
-        split = _read_file(kind, path, name, options, labelled)
+        split = _read_file(kind, source, name, options, labelled)
         note_empty(split, options.strict)
         return split
-    layout = _layout(kind, path, options, labelled)
+    layout = _layout(kind, source, options, labelled)
     more = columns_to_keep(options.id, options.keep, layout.text)
     if kind == "choice":
         examples: list[Any]
-        examples, table = read_choice_examples(path, layout, more=more, skip_ragged=skip, form=form)
+        examples, table = read_choice_examples(source, layout, more=more, skip_ragged=skip, form=form)
     else:
         labels = "number" if kind == "regress" else "names" if options.multi_label else "name"
         examples, table = read_text_examples(
-            path, layout, labels, separator=options.separator, names=options.names, more=more, skip_ragged=skip, form=form
+            source, layout, labels, separator=options.separator, names=options.names, more=more, skip_ragged=skip, form=form
         )
     split = Split(name, examples, table.place, _skipped(table.skipped), marks_of(table, options.id, options.keep))
     note_empty(split, options.strict)
@@ -101,7 +104,7 @@ def read_split(kind: str, path: str | Path, name: str, options: ReadOptions, lab
     return split
 
 
-def _read_file(kind: str, path: str | Path, name: str, options: ReadOptions, labelled: bool) -> Split:
+def _read_file(kind: str, path: str | Path | Rows, name: str, options: ReadOptions, labelled: bool) -> Split:
     """Questions, or tagged sentences, which are no tables."""
     if options.id is not None or options.keep:
         raise InputError(f"{path}: id and keep name columns of a table, which {kind} does not read")
@@ -110,7 +113,8 @@ def _read_file(kind: str, path: str | Path, name: str, options: ReadOptions, lab
         return Split(name, questions, lambda number: f"{path}, question {questions[number].id!r}")
     word, tag = options.word_column, options.tag_column
     sentences = read_tagged(path, word_column=word, tag_column=tag, tagged=labelled, form=options.form)
-    return Split(name, sentences, lambda number: f"{path}, line {sentences[number].line}")
+    unit = "row" if isinstance(path, Rows) else "line"
+    return Split(name, sentences, lambda number: f"{path}, {unit} {sentences[number].line}")
 
 
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
@@ -161,8 +165,8 @@ def _sizes(groups: Collection[list[int]], count: int) -> list[int]:
     return taken
 
 
-def _layout(kind: str, path: str | Path, options: ReadOptions, labelled: bool) -> Layout:
-    if not is_table(path) and ending(path) != ".txt":
+def _layout(kind: str, path: str | Path | Rows, options: ReadOptions, labelled: bool) -> Layout:
+    if not isinstance(path, Rows) and not is_table(path) and ending(path) != ".txt":
         raise InputError(f"{path} is not a table: expected .tsv, .csv, .jsonl or .txt (tabs), each also with .gz")
     o = options
     layout = find_layout(path, o.layout, o.text, o.pair, o.label, o.choices, labelled, o.form)
