@@ -34,6 +34,7 @@ setup(
         "sentencex>=1",
     ],
     extras_require={
+        "onnx": ["onnx", "onnxscript", "onnxruntime; platform_system == 'Linux'"],
         "bench": [
             "transformers>=5",
             "sentence-transformers>=5",

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import fastbert
-from fastbert.commands import benchmarking, evaluating, finetuning, inference, pretraining, ranking
+from fastbert.commands import benchmarking, evaluating, exporting, finetuning, inference, pretraining, ranking
 from fastbert.commands.adding import with_flags
 from fastbert.commands.config_file import with_config
 from fastbert.errors import FastbertError, StoppedError
@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     pretraining.register(commands)
     finetuning.register(commands)
     evaluating.register(commands)
+    exporting.register(commands)
     return parser
 
 

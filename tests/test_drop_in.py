@@ -348,19 +348,6 @@ def test_weights_may_stay_elsewhere(tmp_path: Path) -> None:
     assert worst(filled.eval()(**batch).logits[0], theirs(**batch).logits[0]) < 1e-5
 
 
-def test_onnx_runs_it(tmp_path: Path) -> None:
-    import onnxruntime
-
-    model, _ = make_pair("BertForSequenceClassification")
-    batch = ragged([5, 3])
-    given = (batch["input_ids"], batch["attention_mask"])
-    torch.onnx.export(model, given, str(tmp_path / "model.onnx"), dynamo=True, verbose=False)
-    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
-    names = [one.name for one in session.get_inputs()]
-    (scores,) = session.run(None, {name: value.numpy() for name, value in zip(names, given, strict=True)})
-    assert worst(torch.from_numpy(scores), model(*given).logits) < 1e-4
-
-
 def test_sentence_transformers_takes_our_models(minilm: Path, tmp_path: Path) -> None:
     texts = ["a text", "another text that is much longer", "third"]
     model = SentenceTransformer(str(minilm))

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastbert import files, schema
 from fastbert.errors import CheckpointError, InputError
-from fastbert.model import roberta
+from fastbert.model import encoder, heads, lm_heads, roberta
 from fastbert.model.config import BertConfig
 from fastbert.model.config_fields import FAMILIES
 from fastbert.model.pretrained import BertPreTrainedModel
@@ -50,6 +50,26 @@ def class_for(kind: type[BertPreTrainedModel], folder: Path) -> type[BertPreTrai
     if found is None:
         raise InputError(f"{folder} is no BERT, and there is no {name}: only BERT was trained for {kind.__name__}")
     return found
+
+
+def class_named(name: str | None, folder: Path) -> type[BertPreTrainedModel]:
+    """The model class of a name; without one, what the folder's config.json names, else its encoder.
+
+    Raises:
+        InputError: a name that no class of the folder's family has.
+    """
+    path = folder / "config.json"
+    values = files.read_json(path)
+    prefix = FAMILIES[config_class(values, path).model_type]
+    defined = [value for module in (encoder, heads, lm_heads, roberta) for value in vars(module).values()]
+    classes = [kind for kind in defined if isinstance(kind, type) and issubclass(kind, BertPreTrainedModel)]
+    known = {
+        kind.__name__: kind for kind in classes if kind.__name__.startswith((f"{prefix}For", f"{prefix}LM", f"{prefix}Model"))
+    }
+    if name is not None and name not in known:
+        raise InputError(f"head = {name!r} is not one of {', '.join(sorted(known))}")
+    said = next(iter(values.get("architectures") or []), "")
+    return known[name] if name is not None else known.get(str(said), known[f"{prefix}Model"])
 
 
 def bert_name(name: str) -> str:
