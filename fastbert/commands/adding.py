@@ -96,6 +96,11 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="threads of the CPU (default: its cores, as far as a quota allows)")
 
 
+def add_int8(parser: argparse.ArgumentParser) -> None:
+    """The argument of commands that may run a model in int8."""
+    parser.add_argument("--int8", action="store_true", help="products in int8 on a CPU, refused where slower or less accurate")
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Arguments of commands that run a model."""
     parser.add_argument("--model", required=True, type=model_path, help="a directory, the output of a run, or a hub id")

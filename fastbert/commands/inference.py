@@ -12,8 +12,8 @@ from typing import Any
 import fastbert
 from fastbert import files
 from fastbert.choices import BACKENDS, SIZES
-from fastbert.commands.adding import Commands, add, add_form, add_model, check_outputs, model_path
-from fastbert.commands.options import form_of, how_to_show
+from fastbert.commands.adding import Commands, add, add_form, add_int8, add_model, check_outputs, model_path
+from fastbert.commands.options import form_of, how_to_show, prepack
 from fastbert.data import read_texts
 from fastbert.errors import InputError, printable
 from fastbert.files.rows import check_ending
@@ -35,6 +35,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--pooling", help="cls, mean, max, ... or several, separated by commas (default: the model's, else mean)")
     sub.add_argument("--normalize", action=argparse.BooleanOptionalAction, help="unit vectors (default: the model's own)")
     sub.add_argument("--overlong", choices=["truncate", "error", "window"], default="truncate", help="texts beyond the limit")
+    add_int8(sub)
     sub.add_argument("--progress", action="store_true", help="show the progress bar even if stderr is not a terminal")
 
     sub = add(
@@ -84,7 +85,7 @@ def embed(args: argparse.Namespace) -> None:
         if not texts:
             raise InputError(f"{args.input} holds no text")
         embedder = Embedder.from_pretrained(args.model, args.device, args.dtype, local_files_only=args.local_files_only)
-        fastbert.prepack(embedder.model)
+        prepack(embedder, texts, args)
         started = time.perf_counter()
         vectors = embedder.encode(
             texts,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from fastbert.data.lines import Form
 from fastbert.errors import InputError
 from fastbert.progress import LINES, Show
+
+_SAMPLE = 512  # texts that int8 is tried on
 
 
 def read_options(args: argparse.Namespace) -> Any:
@@ -47,6 +50,18 @@ def form_of(args: argparse.Namespace) -> Form:
 def how_to_show(args: argparse.Namespace) -> Show:
     """How a command shows its progress: a bar on a terminal or if --progress asks for it, else lines."""
     return True if args.progress else LINES
+
+
+def prepack(task: Any, texts: Sequence[str], args: argparse.Namespace) -> None:
+    """Lays the weights of a task's model out for the device; with --int8 in int8, if that passes on some of the texts."""
+    import fastbert
+
+    sample = None
+    if args.int8:
+        some = texts[:: max(1, len(texts) // _SAMPLE)]
+        limit = task.max_length
+        sample = [ids[:limit] for ids in task.tokenizer.encode_ids(some, max_tokens=limit)]
+    fastbert.prepack(task.model, "int8" if args.int8 else None, sample)
 
 
 def names_of(value: str | None) -> tuple[str, ...] | None:

@@ -6,10 +6,9 @@ import argparse
 import sys
 from contextlib import ExitStack
 
-import fastbert
 from fastbert import files
-from fastbert.commands.adding import Commands, add, add_form, add_model, check_outputs
-from fastbert.commands.options import form_of, how_to_show
+from fastbert.commands.adding import Commands, add, add_form, add_int8, add_model, check_outputs
+from fastbert.commands.options import form_of, how_to_show, prepack
 from fastbert.data import read_texts
 from fastbert.errors import InputError, printable
 from fastbert.files.rows import ROWS, check_ending, line_of, write_rows
@@ -26,6 +25,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--column", help='column of a table: a name in its header or a number from 1 (default: "text")')
     add_form(sub)
     sub.add_argument("--overlong", choices=["truncate", "error", "window"], default="truncate", help="pairs beyond the limit")
+    add_int8(sub)
     sub.add_argument("--json", action="store_true", help="print JSON lines")
     sub.add_argument("--progress", action="store_true", help="show the progress bar even if stderr is not a terminal")
 
@@ -42,7 +42,7 @@ def rank(args: argparse.Namespace) -> None:
     with ExitStack() as stack:
         part = None if args.output is None else stack.enter_context(files.replacing(args.output))  # fails before the work
         reranker = Reranker.from_pretrained(args.model, args.device, args.dtype, local_files_only=args.local_files_only)
-        fastbert.prepack(reranker.model)
+        prepack(reranker, documents, args)
         found = reranker.rank(args.query, documents, args.top_k, True, overlong=args.overlong, show_progress=how_to_show(args))
         rows = [{"row": one["corpus_id"] + 1, "score": one["score"], "text": one["text"]} for one in found]
         if part is not None:

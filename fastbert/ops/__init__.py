@@ -4,7 +4,8 @@ dispatch.py   every op, as the model calls it         reference.py      what is 
 paths.py      which path runs an op, and why
 cpu.py        ops whose plain form is slow on a CPU   cpu_attention.py  attention with dropout there, and its gradient
 cpu_inference.py  the ops of a layer there that ask no questions
-onednn.py     float32 matrix products on a CPU        recorded.py       training repeats itself bit by bit
+onednn.py     float32 matrix products on a CPU        int8.py           int8 products there
+kept.py       copies of weights in another form       recorded.py       training repeats itself bit by bit
 backends.py   the backend in force, and who listens    side_by_side.py   weights that are one product without a copy
 states.py     hidden states for sums and for products
 custom_ops/   the kernels as PyTorch operators with gradients: imported where a kernel runs, as Triton comes with them
@@ -22,6 +23,7 @@ from fastbert.ops.dispatch import (
     ffn,
     ffn_join,
     for_layers,
+    forget_copies,
     joined_linear,
     layer_norm,
     linear,
@@ -29,6 +31,7 @@ from fastbert.ops.dispatch import (
     linear_join,
     masked_attention,
     prepack,
+    quantize,
 )
 from fastbert.ops.states import States
 
@@ -48,6 +51,7 @@ __all__ = [
     "ffn",
     "ffn_join",
     "for_layers",
+    "forget_copies",
     "joined_linear",
     "layer_norm",
     "linear",
@@ -56,6 +60,7 @@ __all__ = [
     "masked_attention",
     "plan_attention",
     "prepack",
+    "quantize",
     "recording",
     "set_backend",
     "tapping",

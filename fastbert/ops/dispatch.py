@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastbert.errors import BackendError
-from fastbert.ops import cpu, cpu_inference, onednn, reference
+from fastbert.ops import cpu, cpu_inference, int8, onednn, reference
 from fastbert.ops.backends import current_backend, heard_calls, heard_decisions
 from fastbert.ops.cpu import Plan
 from fastbert.ops.paths import choose, fall_back, is_kernel, library, record, runs_kernel, width_obstacle
@@ -128,6 +128,16 @@ def joined_linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
     return _linear_backend(x).joined_linear(x, weights, biases)
 
 
+def quantize(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
+    """Keeps int8 copies of weights and their biases for the products on a CPU: see `int8`."""
+    int8.keep(weights, biases)
+
+
+def forget_copies(*weights: Tensor) -> None:
+    """Drops the copies that `prepack` and `quantize` made of weights."""
+    onednn.forget(*weights)
+
+
 def prepack(weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> None:
     """Lays weights out for the device's matrix product: a copy by `onednn.prepack` on a CPU, side by side on a GPU."""
     kinds = {t.device.type for t in (*weights, *biases)}
@@ -135,6 +145,7 @@ def prepack(weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> None:
         place_side_by_side(weights)
         place_side_by_side(biases)
     elif onednn.AVAILABLE and kinds == {"cpu"} and all(t.dtype == torch.float32 for t in (*weights, *biases)):
+        int8.forget(*weights)
         onednn.prepack(weights, biases)
 
 

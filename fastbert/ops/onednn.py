@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import register_flop_formula
-from torch.utils.weak import WeakIdKeyDictionary
 
+from fastbert.ops import int8
+from fastbert.ops.kept import Kept
 from fastbert.ops.recorded import records
 
 # oneDNN keeps what it compiled for a shape, 1,024 times over, and batches of real lengths rarely have the same shape twice: a
@@ -48,15 +48,13 @@ _ROWS_FOR_GELU = 64
 
 
 class _Prepacked(NamedTuple):
-    """Weights in oneDNN's layout, and the state of the originals, to notice changes."""
+    """Weights in oneDNN's layout."""
 
-    state: tuple[tuple[int, int, int], ...]
     weight: Tensor
     bias: Tensor | None
-    storages: tuple[StorageWeakRef, ...]  # while they are here, no other storage gets the number of one of these
 
 
-_prepacked: Any = WeakIdKeyDictionary()  # first weight -> _Prepacked
+_prepacked: Kept[_Prepacked] = Kept()
 
 
 def fits(x: Tensor, weight: Tensor) -> bool:
@@ -80,8 +78,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: str = "none", algorithm: str = "") -> Tensor:
-    """`linear` where no gradient is recorded, by the prepacked weight where there is one; "gelu" for GELU of it."""
-    kept = _lookup((weight,))
+    """`linear` where no gradient is recorded, by the copy of the weight where there is one; "gelu" for GELU of it."""
+    quantized = int8.product(x, (weight,), (bias,))
+    if quantized is not None:
+        return torch.ops.aten.gelu_(quantized, approximate=algorithm) if epilogue == "gelu" else quantized
+    kept = _prepacked.find((weight,))
     packed = weight if kept is None else kept.weight
     if epilogue == "gelu" and not GELU_IN_PRODUCT and x.shape[0] >= _ROWS_FOR_GELU:
         return torch.ops.aten.gelu_(_product(x, packed, bias), approximate=algorithm)
@@ -102,7 +103,10 @@ def joined_linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
 
 def joined_product(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor | None:
     """`joined_linear` where no gradient is recorded."""
-    kept = _lookup((*weights, *biases))
+    quantized = int8.product(x, weights, biases)
+    if quantized is not None:
+        return quantized
+    kept = _prepacked.find((*weights, *biases))
     return None if kept is None else _product(x, kept.weight, kept.bias)
 
 
@@ -116,29 +120,13 @@ def prepack(weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> None:
         joined = torch.cat([w.detach() for w in weights]) if len(weights) > 1 else weights[0].detach()
         packed = torch.ops.mkldnn._reorder_linear_weight(joined.contiguous(), None)
         bias = torch.cat([b.detach() for b in biases]) if biases else None
-    sources = (*weights, *biases)
-    storages = tuple(StorageWeakRef(t.untyped_storage()) for t in sources)
-    _prepacked[weights[0]] = _Prepacked(_state(sources), packed, bias, storages)
+    _prepacked.put((*weights, *biases), _Prepacked(packed, bias))
 
 
 def forget(*weights: Tensor) -> None:
-    """Drops the copies of weights, where there are any."""
-    if _prepacked:
-        for weight in weights:
-            _prepacked.pop(weight, None)
-
-
-def _lookup(tensors: Sequence[Tensor]) -> _Prepacked | None:
-    kept: _Prepacked | None = _prepacked.get(tensors[0]) if _prepacked else None
-    if kept is not None and kept.state != _state(tensors):
-        forget(tensors[0])
-        return None
-    return kept
-
-
-def _state(tensors: Sequence[Tensor]) -> tuple[tuple[int, int, int], ...]:
-    """Storage, place in it, and version of each tensor. An address alone may be used again, as by `half().float()`."""
-    return tuple((t.untyped_storage()._cdata, t.data_ptr(), -1 if t.is_inference() else t._version) for t in tensors)
+    """Drops the copies of weights, in int8 as well, where there are any."""
+    _prepacked.forget(*weights)
+    int8.forget(*weights)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: str = "none", algorithm: str = "") -> Tensor:

@@ -1,0 +1,170 @@
+"""int8 inference on a CPU, taken only where it is faster and as good: the gate, and what it found.
+
+Of three sets of the layers' linears, largest first, the first one is taken that passes on a sample of real texts:
+
+    all of them  ->  all but the second one of the feed-forward block, whose inputs reach furthest  ->  those of attention
+
+A set passes if the encoder is at least `MIN_GAIN` times as fast as with prepacked float32 weights, and if the mean cosine
+between the texts' vectors (means of their tokens' states) in int8 and in float32 is at least `MIN_COSINE`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from fastbert import ops
+from fastbert.errors import BackendError, InputError
+from fastbert.model.calling import evaluating
+from fastbert.model.pooling import pool
+from fastbert.model.pretrained import BertPreTrainedModel
+from fastbert.ops import int8
+from fastbert.packing import PackedBatch, pack, token_budget_batches
+from fastbert.packing.batching import CPU_BATCH_TOKENS
+
+MIN_GAIN, MIN_COSINE = 1.1, 0.995
+_ROUNDS = 5
+_MOST_TOKENS = 4 * CPU_BATCH_TOKENS  # of the sample that are run
+_SETS: tuple[tuple[str, Callable[[str], bool]], ...] = (
+    ("all linears of the layers", lambda name: True),
+    ("all but the second of the feed-forward block", lambda name: not name.endswith("output.dense") or "attention" in name),
+    ("those of attention", lambda name: "attention" in name),
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was measured of one set of linears.
+
+    Attributes:
+        what: the set.
+        gain: how many times as fast as float32 the encoder was.
+        cosine: mean cosine between the vectors of int8 and of float32.
+    """
+
+    what: str
+    gain: float
+    cosine: float
+
+    @property
+    def why_not(self) -> str:
+        """Why it was not taken; "" where it was."""
+        if self.cosine < MIN_COSINE:
+            return f"cosine below {MIN_COSINE}"
+        return f"gain below {MIN_GAIN}" if self.gain < MIN_GAIN else ""
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.gain:.2f}x float32, cosine {self.cosine:.4f}: {self.why_not or 'taken'}"
+
+
+def quantize(model: BertPreTrainedModel, sample: Sequence[Sequence[int]], say: Callable[[str], None]) -> None:
+    """Keeps int8 copies of the weights of the first set of linears that passes the gate.
+
+    Args:
+        model: in float32 on a CPU, with prepacked weights.
+        sample: token ids of real texts, special tokens included.
+        say: called with a line for each set that was tried.
+
+    Raises:
+        InputError: no sample, or a model of another type or device. BackendError: no set passes, or PyTorch has no such product
+            here; the model stays as it was.
+    """
+    if not isinstance(model, BertPreTrainedModel) or model.dtype != torch.float32 or model.device.type != "cpu":
+        where = f"{model.dtype} on {model.device}" if isinstance(model, BertPreTrainedModel) else "of another library"
+        raise InputError(f"dtype = 'int8' is for fastbert's models in float32 on a CPU; this one is {where}")
+    rows = [list(row) for row in sample if len(row)]
+    if not rows:
+        raise InputError(
+            "dtype = 'int8' needs sample: token ids of some of your texts, on which speed and accuracy are measured"
+        )
+    if not int8.AVAILABLE:
+        raise BackendError("int8 cannot run here: this PyTorch has no quantised linear")
+    some = _some(rows)
+    trials = []
+    with evaluating(model), torch.inference_mode():
+        groups = token_budget_batches([len(row) for row in some], CPU_BATCH_TOKENS)
+        packed = [pack([some[i] for i in group]) for group in groups]
+        tokens = sum(batch.num_tokens for batch in packed)
+        say(f"int8 on {len(some)} texts of the sample, {tokens} tokens, {torch.get_num_threads()} threads")
+        everything = list(linear_groups(model.base_model))
+        _forget(everything)  # of an earlier call
+        prepack_float(everything)
+        wanted = _vectors(model.base_model, packed)
+        for what, takes in _SETS:
+            chosen = [group for group in everything if takes(group[0][0])]
+            trial = _tried(model.base_model, what, chosen, packed, wanted)
+            trials.append(trial)
+            say(str(trial))
+            if not trial.why_not:
+                return
+            _forget(chosen)
+            prepack_float(chosen)
+    raise BackendError(f"int8 is refused: {'; '.join(f'{trial.what}: {trial.why_not}' for trial in trials)}")
+
+
+def linear_groups(encoder: nn.Module) -> Iterator[list[tuple[str, nn.Linear]]]:
+    """The linears of the layers, with their names; query, key and value together, as they are one product."""
+    for name, module in encoder.named_modules():
+        parts = module._modules
+        if ".layer." not in f".{name}." or not parts:
+            continue
+        joined = [(f"{name}.{part}", parts[part]) for part in ("query", "key", "value") if part in parts]
+        if joined:
+            yield joined
+        elif type(parts.get("dense")) is nn.Linear:
+            yield [(f"{name}.dense", parts["dense"])]
+
+
+def prepack_float(groups: Sequence[Sequence[tuple[str, nn.Linear]]]) -> None:
+    """Lays weights out for the product in float32."""
+    for group in groups:
+        linears = [linear for _, linear in group]
+        biases = [linear.bias for linear in linears] if len(linears) > 1 else []
+        ops.prepack([linear.weight for linear in linears], biases)
+
+
+def _some(rows: Sequence[list[int]]) -> list[list[int]]:
+    """Rows from all over, of at most `_MOST_TOKENS` together, but at least one."""
+    step = max(1, -(-sum(map(len, rows)) // _MOST_TOKENS))
+    return list(rows[::step])
+
+
+def _tried(
+    encoder: nn.Module,
+    what: str,
+    groups: Sequence[Sequence[tuple[str, nn.Linear]]],
+    packed: Sequence[PackedBatch],
+    wanted: Tensor,
+) -> Trial:
+    """Measures a set, whose int8 copies are kept at the end. The two forms run in turns, as other work comes and goes."""
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(_ROUNDS):
+        for in_int8 in (False, True):
+            _forget(groups)
+            if in_int8:
+                for group in groups:
+                    ops.quantize([linear.weight for _, linear in group], [linear.bias for _, linear in group])
+            else:
+                prepack_float(groups)
+            encoder(packed[-1])  # what is made once
+            started = time.perf_counter()
+            for batch in packed:
+                encoder(batch)
+            seconds[in_int8].append(time.perf_counter() - started)
+    cosine = torch.nn.functional.cosine_similarity(_vectors(encoder, packed), wanted).mean()
+    return Trial(what, median(seconds[False]) / median(seconds[True]), float(cosine))
+
+
+def _vectors(encoder: nn.Module, packed: Sequence[PackedBatch]) -> Tensor:
+    """(texts, N) means of the tokens' states, in the order of the batches."""
+    states = ((encoder(batch, return_dict=True).last_hidden_state, batch) for batch in packed)
+    return torch.cat([pool(one, batch.cu_seqlens, "mean") for one, batch in states])
+
+
+def _forget(groups: Sequence[Sequence[tuple[str, nn.Linear]]]) -> None:
+    ops.forget_copies(*(linear.weight for group in groups for _, linear in group))
