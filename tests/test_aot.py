@@ -124,7 +124,10 @@ def test_the_emulator_refuses_a_row_with_a_race() -> None:
     ("op", "limits", "row", "fault"),
     [
         # 128 x 128 scores and 128 x 128 sums in float32, in the registers of four warps
-        ("attention_short_fwd", (2, 128, 128), "4, BLOCK_M=128, BLOCK_N=128", "does not fit: stack"),
+        pytest.param(
+            *("attention_short_fwd", (2, 128, 128), "4, BLOCK_M=128, BLOCK_N=128", "does not fit: stack"),
+            marks=pytest.mark.thorough,
+        ),
         # a row that was shipped: Triton waits too late for the products of dk and dv
         ("attention_long_dkv", (2, 128), "8, 2, BLOCK_M=32, BLOCK_N=64", "hazard: "),
     ],
@@ -184,6 +187,7 @@ def test_tune_says_that_it_needs_a_gpu() -> None:
     assert run.stderr.startswith("tune.py needs a CUDA device")
 
 
+@pytest.mark.thorough
 def test_the_host_time_of_a_layer_is_measured_without_a_gpu(tmp_path: Path) -> None:
     env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     command = [sys.executable, "benchmarks/kernels/host.py", "--output", str(tmp_path / "host.jsonl")]

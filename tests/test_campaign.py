@@ -29,6 +29,7 @@ CPU = ("--device", "cpu", "--dtype", "float32", "--only", "fastbert,eager", "--r
 OPS = ("--suite", "ops", "--quick", "--cases", "embedding,layer_norm")
 
 
+@pytest.mark.thorough
 def test_a_part_that_was_stopped_keeps_its_rows_and_goes_on(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,7 +38,8 @@ def model_of(name: str) -> Any:
     return getattr(fastbert, name)(config).eval()
 
 
-THOROUGH = ("BertForMultipleChoice", "XLMRobertaForMaskedLM")
+# The command exports a fourth head.
+THOROUGH = ("BertForSequenceClassification", "BertForMultipleChoice", "XLMRobertaForMaskedLM")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.thorough) if n in THOROUGH else n for n in MODELS])

@@ -354,7 +354,11 @@ def test_outputs_give_fields_by_attribute_name_and_index() -> None:
 
 @pytest.mark.parametrize(
     ("name", "backend"),
-    [("BertModel", "eager"), ("BertForSequenceClassification", "aot_eager"), ("BertForTokenClassification", "eager")],
+    [
+        ("BertModel", "eager"),
+        ("BertForSequenceClassification", "aot_eager"),
+        pytest.param("BertForTokenClassification", "eager", marks=pytest.mark.thorough),
+    ],
 )
 def test_compiles_to_a_full_graph(name: str, backend: str) -> None:
     """aot_eager also traces the operators of a graph: once, for a head that reads all rows in one layer, some in the last."""

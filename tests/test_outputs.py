@@ -89,7 +89,7 @@ def test_libraries_rebuild_it() -> None:
     assert (doubled.loss, doubled.nsp_loss) == (2, 4)
 
 
-@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("strict", [pytest.param(True, marks=pytest.mark.thorough), False])
 def test_exported_programs_return_it_for_any_shape(strict: bool) -> None:
     model, _ = make_pair("BertForSequenceClassification", num_hidden_layers=1)
     batch = ragged([9, 4, 6])

@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from any_tokenizer import folder_of
 from conftest import SMALL, worst
 from torch import Tensor, nn
 
 import fastbert
 from fastbert.errors import BackendError, InputError
 from fastbert.integrations.patched import PatchedForward
+from fastbert.model import quantizing
+from fastbert.tasks import Embedder
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "Bert": {**SMALL},
@@ -580,10 +583,20 @@ def test_the_page_s_examples_run(minilm: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)  # where Trainer makes its folder
     page = (Path(__file__).parents[1] / "docs/integrations.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 7
+    folder = folder_of("unigram", tmp_path / "xlm-r")
+    config = fastbert.XLMRobertaConfig(**{**SMALL, "vocab_size": 500, "pad_token_id": 1, "max_position_embeddings": 70})
+    fastbert.XLMRobertaForMaskedLM(config).save_pretrained(folder)
+    names = {"sentence-transformers/all-MiniLM-L6-v2": str(minilm), "FacebookAI/xlm-roberta-base": str(folder)}
+    monkeypatch.setattr(quantizing, "MIN_GAIN", 0.0)  # whatever else runs on this machine
+    monkeypatch.setattr(quantizing, "_ROUNDS", 1)
+    documents = [f"Text {i} of those that the page calls your own." for i in range(20)]
     for block in blocks:
         model = fastbert.BertForSequenceClassification(fastbert.BertConfig(**SMALL))
         scope: dict[str, Any] = {"fastbert": fastbert, "model": model, "dataset": [{"input_ids": [2, 5, 3], "labels": 1}]}
-        exec(block.replace("sentence-transformers/all-MiniLM-L6-v2", str(minilm)), scope)
+        scope |= {"documents": documents, "Embedder": Embedder, "folder": minilm}
+        for name, place in names.items():
+            block = block.replace(name, place)
+        exec(block, scope)
         shapes = {"vectors": (2, 384), "short": (2, 128), "bits": (2, 48), "chunks": (2, 384)}
         assert all(scope[name].shape == shape for name, shape in shapes.items() if name in scope)

@@ -140,3 +140,29 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     source.write_text("")
     assert cli.main(common) == 2
     assert "holds no text" in capsys.readouterr().err
+
+
+def test_the_benchmark_compares_scores_and_counts_pairs(
+    minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import reranking
+
+    monkeypatch.setattr(reranking, "BATCHES", (2,))
+    out = tmp_path / "rows.jsonl"
+    assert reranking.main(["--pairs", "3", "--rounds", "1", "--output", str(out)]) == 0
+    rows = [json.loads(line) for line in out.open()]
+    assert [row["batch"] for row in rows] == [None, 2, 32, 2, 32]
+    assert all(len(row["seconds"]) == 1 for row in rows)
+    assert len(capsys.readouterr().out.splitlines()) == 6
+    monkeypatch.setattr(reranking, "CLOSE", -1.0)
+    assert reranking.main(["--pairs", "3", "--rounds", "1", "--output", str(out)]) == 2
+    assert "gives scores that differ by" in capsys.readouterr().err
+
+
+def test_patching_gains_what_the_committed_rows_say() -> None:
+    """On pairs with a short and a long side, on a CPU."""
+    rows = [json.loads(line) for line in (Path(__file__).parents[1] / "benchmarks/results/reranking.jsonl").open()]
+    seconds = {row["way"]: row["median_s"] for row in rows}
+    assert seconds["CrossEncoder"] / seconds["CrossEncoder, patched"] > 1.5
+    assert seconds["CrossEncoder, as it comes"] / seconds["CrossEncoder, patched, as it comes"] > 2.2
+    assert seconds["CrossEncoder"] / seconds["fastbert Reranker"] > 1.5

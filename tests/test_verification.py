@@ -14,7 +14,10 @@ from fastbert.kernels import ffn, layer_norm
 from fastbert.ops import paths
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("BertModel", torch.float16), ("BertForMaskedLM", torch.float32)])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("BertModel", torch.float16), pytest.param("BertForMaskedLM", torch.float32, marks=pytest.mark.thorough)],
+)
 def test_kernels_pass_on_every_op_and_layer(name: str, dtype: torch.dtype) -> None:
     model, _ = make_pair(name, hidden_size=64, initializer_range=0.05)
     model.to(dtype)

@@ -56,7 +56,7 @@ def _work(row: Row) -> str:
 def _best(group: Sequence[Row], name: str | None = None, ours: bool = False, from_text: bool = False) -> Row | None:
     """The fastest row that passed its check: ours, or a candidate's, or that of the best float32 rival."""
     found = [row for row in measured(group) if row["from_text"] == from_text and row["ours"] == ours]
-    return fastest(row for row in found if (row["candidate"] == name if name else ours or row["rival"]))
+    return fastest(row for row in found if (row["candidate"] == name if name else row["rival"]))
 
 
 def _gain(group: Sequence[Row], name: str | None) -> float | None:

@@ -58,7 +58,7 @@ def _select(groups: Groups, **facts: str) -> Iterator[list[Row]]:
 
 def _mine(group: Sequence[Row]) -> Row | None:
     """Our fastest row."""
-    return fastest(row for row in measured(group) if row["ours"] and not row["from_text"])
+    return fastest(row for row in measured(group) if row["ours"] and row["rival"] and not row["from_text"])
 
 
 def _rival(group: Sequence[Row], mine: Row, *names: str, needs: Sequence[str] = ()) -> Row | None:

@@ -99,6 +99,9 @@ def _is_watched(module: nn.Module) -> bool:
 
 def call(module: nn.Module, batch: PackedBatch | None, *rows: Tensor) -> Tensor:
     """A module on packed rows (T, ...); where it is watched, or may mix rows, on (B, S, ...), if the caller's batch was."""
+    below = module._modules.get("base_layer")
+    if isinstance(below, nn.Linear):  # an adapter's: merged, it is another weight, and nothing shows it
+        ops.forget_copies(below.weight)
     if batch is None or not batch.padded or not (is_watched(module) or not maps_rows(module)):
         return module(*rows)
     return batch.pack(module(*(batch.unpack(value) for value in rows)))

@@ -30,8 +30,9 @@ def prepack(model: Model, dtype: str | None = None, sample: Sequence[Sequence[in
     except the commands, in whose process nobody edits a model.
 
     On a CPU `train()`, a forward that records gradients, in-place edits, `load_state_dict` and `.to` drop the copies they
-    touch, so training goes on as ever; call `prepack` again afterwards. Edits through `weight.data`, as merged adapters make
-    them, cannot be seen: prepack after them, not before.
+    touch, so training goes on as ever; call `prepack` again afterwards. Linears under an adapter are left alone, and a forward
+    through one drops their copies, as merging edits them through `weight.data`, which cannot be seen: prepack after merging an
+    adapter that was put on a prepacked model and never ran.
 
     Args:
         model: any model of this package, or one that `fastbert.patch` was given; it is returned.
@@ -61,6 +62,6 @@ def _prepack(model: nn.Module) -> None:
         if linears and all(linear.bias is not None for linear in linears):
             joined.update(linears)
             ops.prepack([linear.weight for linear in linears], [linear.bias for linear in linears])
-    for module in model.modules():
-        if type(module) is nn.Linear and module not in joined:
+    for name, module in model.named_modules():
+        if type(module) is nn.Linear and module not in joined and not name.endswith("base_layer"):
             ops.prepack([module.weight])

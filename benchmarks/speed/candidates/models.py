@@ -202,6 +202,21 @@ class Fastbert(Work):
         return self.model(batch).last_hidden_state  # type: ignore[no-any-return]
 
 
+class FastbertInt8(Fastbert):
+    """fastbert's model with int8 products, where `prepack` does not refuse them on the very texts."""
+
+    quantised = False
+
+    def take(self, inputs: Inputs) -> None:
+        """See `Work.take`."""
+        import fastbert
+
+        super().take(inputs)
+        if not self.quantised:
+            fastbert.prepack(self.model, "int8", inputs.rows)
+            self.quantised = True
+
+
 class FastbertCaptured(Fastbert):
     """fastbert's model replayed as CUDA graphs, one per bucket of sizes."""
 
