@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "fastbert"
 HEAVY = {"transformers", "sklearn", "scipy", "seqeval", "matplotlib", "sentence_transformers", "datasets"}
-HEAVY |= {"tensorboard", "pytorch_optimizer", "torchmetrics"}
+HEAVY |= {"tensorboard", "pytorch_optimizer", "torchmetrics", "onnx", "onnxruntime", "onnxscript", "peft", "pyarrow"}
 
 # What each room or file of the package may import of it, from the lowest to the highest.
 BASE = {"choices", "errors", "files", "forking", "interop", "progress", "schema", "stopping", "terminal", "threads"}
@@ -138,6 +138,14 @@ def test_nothing_imports_benchmarks_or_tests_and_extras_are_never_needed() -> No
         assert not roots & {"benchmarks", "tests"}, path
         at_import = {name.split(".")[0] for name in imports(path, everywhere=False)}
         assert not at_import & HEAVY, path  # imported where they are used, in functions
+
+
+def test_no_extra_asks_for_a_torch() -> None:
+    """Installing one leaves the torch that is there."""
+    text = (ROOT / "setup.py").read_text(encoding="utf-8")
+    extras = text[text.index("extras_require") : text.index("entry_points")]
+    assert '"onnx": [' in extras
+    assert not re.search(r'"(torch|triton)\W', extras)
 
 
 def test_triton_stays_in_kernels() -> None:

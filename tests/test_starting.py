@@ -56,7 +56,9 @@ def test_importing_the_package_does_not_import_torch_and_every_name_is_there() -
         "assert fastbert.tasks.Embedder and fastbert.training.pretrain and fastbert.graphs.CapturedModel\n"
         "assert fastbert.reference is fastbert.ops.reference\n"
         "for name in fastbert.__all__:\n    assert getattr(fastbert, name) is not None\n"
-        "assert set(fastbert.__all__) <= set(dir(fastbert))"
+        "assert set(fastbert.__all__) <= set(dir(fastbert))\n"
+        "heavy = {'transformers', 'sentence_transformers', 'peft', 'onnx', 'onnxruntime', 'datasets', 'pyarrow', 'sklearn'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     found = run("-c", code)
     assert found.returncode == 0, found.stderr
