@@ -11,6 +11,8 @@ import pytest
 import transformers
 from any_tokenizer import KINDS, TEXTS, folder_of
 from test_tokenizer import AWKWARD, sample
+from tokenizers import Tokenizer as LibraryTokenizer
+from tokenizers import models, pre_tokenizers, processors
 
 import fastbert
 from fastbert import BertTokenizer, Tokenizer
@@ -18,6 +20,7 @@ from fastbert.data import read_texts
 from fastbert.errors import CheckpointError, CheckpointNotFoundError
 from fastbert.text.framing import frame
 
+WINDOWS = {"return_overflowing_tokens": True, "return_offsets_mapping": True}
 WORDS = [["Hello", ",", "World", "!"], ["naïve", "café"], ["日本語", "x" * 40], []]
 
 
@@ -47,14 +50,14 @@ def test_awkward_texts_pairs_and_limits_equal_transformers(pair: tuple[Tokenizer
     for options in (
         {},
         {"padding": True},
-        {"truncation": True, "max_length": 9},
-        {"truncation": "only_first", "max_length": 12, "stride": 2, "return_overflowing_tokens": True},
+        {"truncation": True, "max_length": 9, "return_offsets_mapping": True},
+        {"truncation": "only_first", "max_length": 12, "stride": 2, **WINDOWS},
         {"padding": "max_length", "max_length": 40, "truncation": True, "padding_side": "left"},
     ):
         a, b = ours(shown, **options), theirs(shown, **options)
         assert dict(a) == dict(b), options
     assert dict(ours(shown, shown[::-1])) == dict(theirs(shown, shown[::-1]))
-    cut = {"truncation": True, "max_length": 20, "padding": True}
+    cut = {"truncation": True, "max_length": 20, "padding": True, "return_offsets_mapping": True}
     assert dict(ours(shown, shown[::-1], **cut)) == dict(theirs(shown, shown[::-1], **cut))
 
 
@@ -85,9 +88,14 @@ def test_words_are_read_with_the_space_before_them(folder: Path, pair: tuple[Tok
     if hasattr(step, "add_prefix_space"):  # what transformers' add_prefix_space=True does to it
         step.add_prefix_space = True
         theirs.backend_tokenizer.pre_tokenizer = step
-    a = ours(WORDS, is_split_into_words=True, padding=True)
-    b = theirs(WORDS, is_split_into_words=True, padding=True)
+        ends = theirs.backend_tokenizer.post_processor
+        ends.add_prefix_space = True
+        theirs.backend_tokenizer.post_processor = ends
+    a = ours(WORDS, is_split_into_words=True, padding=True, return_offsets_mapping=True)
+    b = theirs(WORDS, is_split_into_words=True, padding=True, return_offsets_mapping=True)
     assert dict(a) == dict(b)
+    short = {"is_split_into_words": True, "truncation": True, "max_length": 6, "return_offsets_mapping": True}
+    assert dict(ours(WORDS, **short)) == dict(theirs(WORDS, **short))
     assert [a.word_ids(i) for i in range(len(WORDS))] == [b.word_ids(i) for i in range(len(WORDS))]
 
 
@@ -156,6 +164,44 @@ def test_a_tokenizer_json_alone_has_its_usual_special_tokens(tmp_path: Path) -> 
     ours = Tokenizer.from_pretrained(tmp_path)
     assert (ours.cls_token, ours.sep_token, ours.pad_token_id, ours.mask_token) == ("<s>", "</s>", 1, "<mask>")
     assert ours.model_max_length is None
+
+
+def test_a_space_before_the_first_word_is_put_where_the_settings_say(tmp_path: Path) -> None:
+    folder_of("byte-level bpe", tmp_path)
+    rewritten(tmp_path, "tokenizer_config.json", tokenizer_class="RobertaTokenizer", add_prefix_space=True)
+    ours, theirs = Tokenizer.from_pretrained(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for one in (ours, Tokenizer.from_pretrained(tmp_path, add_prefix_space=True)):
+        assert one("Hello World")["input_ids"] == theirs("Hello World")["input_ids"]
+    plain = Tokenizer.from_pretrained(tmp_path, add_prefix_space=False)
+    assert plain("Hello World")["input_ids"] != theirs("Hello World")["input_ids"]
+    ours.save_pretrained(tmp_path / "again")
+    assert Tokenizer.from_pretrained(tmp_path / "again")("Hello")["input_ids"] == ours("Hello")["input_ids"]
+
+
+def test_offsets_of_cut_texts_are_those_of_whole_ones(pair: tuple[Tokenizer, Any]) -> None:
+    ours, _ = pair
+    text = "Masked words are guessed from what stands on either side of them."
+    whole = ours(text, return_offsets_mapping=True)["offset_mapping"]
+    cut = ours(text, truncation=True, max_length=12, return_offsets_mapping=True)["offset_mapping"]
+    assert cut[:11] == whole[:11]
+
+
+def test_a_tokenizer_json_without_a_post_processor_has_one_segment(tmp_path: Path) -> None:
+    folder_of("unigram", tmp_path)
+    rewritten(tmp_path, "tokenizer.json", post_processor=None)
+    assert set(Tokenizer.from_pretrained(tmp_path)("a", "b")) == {"input_ids", "attention_mask"}
+
+
+def test_wordpiece_with_other_special_tokens_is_read(tmp_path: Path) -> None:
+    pieces = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": 4, "hello": 5, "a": 6, "##b": 7}
+    made = LibraryTokenizer(models.WordPiece(pieces, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ends = [("<s>", 0), ("</s>", 2)]
+    made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=ends)
+    names = {"pad_token": "<pad>", "unk_token": "<unk>"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=made, **names).save_pretrained(tmp_path)
+    ours, theirs = Tokenizer.from_pretrained(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert dict(ours(["hello ab", "b"], ["a", "hello"])) == dict(theirs(["hello ab", "b"], ["a", "hello"]))
 
 
 def test_limits_leave_room_for_the_positions_before_the_first(tmp_path: Path) -> None:

@@ -144,6 +144,35 @@ def test_what_int8_needs_is_said(embedder: Embedder) -> None:
         fastbert.prepack(torch.nn.Linear(2, 2), "int8", [[1]])
 
 
+@pytest.mark.parametrize("form", ["call", "padded", "one", "long"])
+def test_a_sample_has_any_form_of_a_tokenizers(
+    embedder: Embedder, fast: None, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = embedder.tokenizer
+    texts = [TEXTS[0], TEXTS[2]]
+    samples: dict[str, Any] = {
+        "call": tokenizer(texts),
+        "padded": tokenizer(texts, padding=True, return_tensors="pt")["input_ids"],
+        "one": tokenizer(texts[0])["input_ids"],
+        "long": tokenizer(["word " * 600])["input_ids"],
+    }
+    tokens = {"one": len(tokenizer(texts[0])["input_ids"]), "long": 512}.get(form, sum(map(len, tokenizer(texts)["input_ids"])))
+    fastbert.prepack(embedder.model, "int8", samples[form])
+    assert f"of the sample, {tokens} tokens" in capsys.readouterr().err
+
+
+def test_a_linear_without_a_bias_stays_float32_and_a_bad_id_is_named(embedder: Embedder, fast: None) -> None:
+    embedder.model.encoder.layer[0].output.dense = torch.nn.Linear(1536, 384, bias=False)
+    fastbert.prepack(embedder.model.eval(), "int8", ids(embedder))
+    assert embedder.model.encoder.layer[0].output.dense.weight not in int8._quantized
+    for wrong, why in (
+        ([[5], [40_000]], r"sample\[1\] = \[40000\] is no list of ids from 0 to 30521"),
+        (["a"], r"sample\[0\] = 'a' is no list of ids"),
+    ):
+        with pytest.raises(InputError, match=why):
+            fastbert.prepack(embedder.model, "int8", wrong)
+
+
 def test_the_commands_take_it(minilm: Path, fast: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts, out = tmp_path / "texts.txt", tmp_path / "v.npy"
     texts.write_text("\n".join(TEXTS), encoding="utf-8")

@@ -587,14 +587,17 @@ def test_the_page_s_examples_run(minilm: Path, tmp_path: Path, monkeypatch: pyte
     folder = folder_of("unigram", tmp_path / "xlm-r")
     config = fastbert.XLMRobertaConfig(**{**SMALL, "vocab_size": 500, "pad_token_id": 1, "max_position_embeddings": 70})
     fastbert.XLMRobertaForMaskedLM(config).save_pretrained(folder)
-    names = {"sentence-transformers/all-MiniLM-L6-v2": str(minilm), "FacebookAI/xlm-roberta-base": str(folder)}
+    names = {
+        "sentence-transformers/all-MiniLM-L6-v2": str(minilm),
+        "FacebookAI/xlm-roberta-base": str(folder),
+        "my-model/": str(minilm),
+    }
     monkeypatch.setattr(quantizing, "MIN_GAIN", 0.0)  # whatever else runs on this machine
     monkeypatch.setattr(quantizing, "_ROUNDS", 1)
-    documents = [f"Text {i} of those that the page calls your own." for i in range(20)]
     for block in blocks:
         model = fastbert.BertForSequenceClassification(fastbert.BertConfig(**SMALL))
         scope: dict[str, Any] = {"fastbert": fastbert, "model": model, "dataset": [{"input_ids": [2, 5, 3], "labels": 1}]}
-        scope |= {"documents": documents, "Embedder": Embedder, "folder": minilm}
+        scope |= {"Embedder": Embedder}
         for name, place in names.items():
             block = block.replace(name, place)
         exec(block, scope)

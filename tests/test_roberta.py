@@ -129,6 +129,18 @@ def test_ragged_lists_and_packed_batches_give_what_padding_gives(name: str, tmp_
             assert torch.equal(b[key], again[key])
 
 
+def test_a_fully_masked_row_is_classified_as_zeros(tmp_path: Path) -> None:
+    model, _ = pair_of("RobertaForSequenceClassification", tmp_path)
+    batch = {name: inputs_of("RobertaForSequenceClassification")[name] for name in ("input_ids", "attention_mask")}
+    batch["attention_mask"][2] = 0
+    batch["input_ids"][2] = 1
+    with torch.no_grad():
+        wanted = model.classifier(torch.zeros(1, model.config.hidden_size))
+        assert worst(model(**batch).logits[2:3], wanted) < 1e-6
+        compiled = torch.compile(model, fullgraph=True, backend="eager")(**batch).logits
+        assert worst(compiled, model(**batch).logits) < 1e-5
+
+
 def test_positions_follow_ids_masks_and_what_is_given(tmp_path: Path) -> None:
     ours, theirs = pair_of("RobertaModel", tmp_path)
     batch = inputs_of("RobertaModel", "left")

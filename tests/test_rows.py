@@ -85,7 +85,8 @@ def test_a_data_set_is_read_like_its_file(name: str, tmp_path: Path) -> None:
     kind, dataset, options = DATA[name]
     wanted = read_split(kind, written(dataset, tmp_path / "train.jsonl"), "train", options)
     plain = [dict(row) for row in dataset] if name in ("numbers", "questions", "choices", "other columns") else dataset
-    for given in (dataset, dataset.with_format("numpy"), plain):
+    frame = dataset.to_pandas() if plain is not dataset and name in ("numbers", "other columns") else plain
+    for given in (dataset, dataset.with_format("numpy"), plain, frame):
         found = read_split(kind, given, "train", options)
         assert [repr(e) for e in found.examples] == [repr(e) for e in wanted.examples]
         assert found.marks == wanted.marks
@@ -109,6 +110,31 @@ def test_fine_tuning_on_a_data_set_gives_the_bits_of_its_file(tmp_path: Path) ->
     assert len(found) == 4
 
 
+def test_null_is_an_empty_text_in_every_form(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"text": null, "label": "x"}\n{"text": "a", "label": "y"}\n')
+    for given in (path, Dataset.from_dict({"text": [None, "a"], "label": ["x", "y"]})):
+        split = read_split("classify", given, "train", ReadOptions())
+        assert [example.text for example in split.examples] == ["", "a"]
+        assert "1 examples have an empty text" in split.notes[0]
+        with pytest.raises(InputError, match=r"(line|row) 1: the text is empty"):
+            read_split("classify", given, "train", ReadOptions(strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"epochs": 1.5}, r"epochs = 1.5 must be a whole number"),
+        ({"epochs": "2"}, r"epochs = '2' must be a whole number"),
+        ({"batch_size": True}, r"batch_size = True must be a whole number"),
+        ({"lr": "fast"}, r"lr = 'fast' must be a number"),
+    ],
+)
+def test_options_of_another_type_are_refused(options: dict[str, Any], why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        FineTuneOptions(**options).resolved("classify")
+
+
 def test_columns_of_a_data_set_are_texts(tmp_path: Path) -> None:
     embedder = Embedder.from_pretrained(save_encoder(tmp_path), "cpu")
     data = DATA["labels"][1]
@@ -129,6 +155,10 @@ def test_columns_of_a_data_set_are_texts(tmp_path: Path) -> None:
         (
             Dataset.from_dict({"words": ["a"], "label": [1]}),
             r"train has no column known to hold text; name one of words, label",
+        ),
+        (
+            {"text": ["a"], "label": ["x"]},
+            r"train is a mapping of columns: pass rows, such as datasets.Dataset",
         ),
         (Dataset.from_dict({"text": [1], "label": [1]}), r"train, row 1: 'text' is a int; expected text"),
         (Dataset.from_dict({"text": ["a"], "label": [None]}), r"train: all 1 examples have no label"),

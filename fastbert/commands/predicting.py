@@ -155,8 +155,12 @@ def _inputs(args: argparse.Namespace, kind: str) -> tuple[list[Any], Rows]:
             return [(e.text, e.choices) for e in split.examples], split.marks
         return [list(sentence.words) for sentence in split.examples], split.marks
     if not is_table(args.input):
-        if how.id is not None or how.keep:
-            raise InputError(f"--id and --keep name columns of a table; {args.input} is read line by line")
+        columns = (how.id, how.text, how.pair, how.label)
+        if how.keep or any(column is not None for column in columns):
+            raise InputError(
+                f"--id, --keep, --text-column, --pair-column and --label-column name columns of a table; {args.input} is read "
+                "line by line"
+            )
         texts = list(read_texts(args.input, form=form_of(args)))
         return texts, [{"row": row} for row in range(1, len(texts) + 1)]
     if kind == "ner":

@@ -135,10 +135,11 @@ def _is_missing(value: Any, kind: str, names: Collection[str]) -> bool:
 
 
 def _texts(table: Table, column: str) -> list[str]:
-    for row, value in enumerate(table.values[column]):
+    values = ["" if value is None else value for value in table.values[column]]  # null is an empty text
+    for row, value in enumerate(values):
         if not isinstance(value, str):
             raise InputError(f"{table.place(row)}: {column!r} is a {type(value).__name__}; expected text")
-    return table.values[column]
+    return values
 
 
 def _name(value: Any, place: str) -> str:

@@ -96,7 +96,7 @@ def lines(
             except UnicodeDecodeError as error:
                 if errors == "strict":
                     place = f"byte {offset + error.start + 1} of the line"
-                    advice = "; if it is Latin-1, name it: encoding = 'latin-1'" if name == "utf-8" else ""
+                    advice = _other_encoding(raw) if name == "utf-8" else ""
                     raise InputError(f"{path}, line {number}: not {name.upper()} text ({place}){advice}") from None
                 text, damaged = raw.decode(name, "replace"), damaged + 1
             yield text if keep_ends else text.rstrip("\r\n")
@@ -105,6 +105,12 @@ def lines(
         warnings.warn(
             f"{path}: {damaged} lines were not {encoding.upper()}; invalid bytes were replaced by U+FFFD", stacklevel=2
         )
+
+
+def _other_encoding(raw: bytes) -> str:
+    """Advice for a line that is not UTF-8."""
+    marked = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return "; it begins as UTF-16 does: encoding = 'utf-16'" if marked else "; if it is Latin-1, name it: encoding = 'latin-1'"
 
 
 def arriving_lines(encoding: str = "utf-8") -> Iterator[list[str]]:

@@ -35,7 +35,11 @@ class Rows:
             InputError: several data sets by name, no row, or rows with different columns.
         """
         if isinstance(rows, Mapping):
+            if any(isinstance(value, list | tuple) for value in rows.values()):
+                raise InputError(f"{name} is a mapping of columns: pass rows, such as datasets.Dataset.from_dict({name})")
             raise InputError(f"{name} holds several data sets: pass one of {', '.join(map(str, rows))}")
+        if _is_frame(rows):
+            rows = rows.to_dict("records")  # type: ignore[attr-defined]
         features = getattr(rows, "features", None) or {}
         if hasattr(rows, "with_format"):
             rows = rows.with_format(None)  # plain values, not arrays
@@ -52,10 +56,15 @@ class Rows:
 
 
 def is_rows(values: Any) -> bool:
-    """Whether values are rows with named columns: a data set, or a list that begins with a mapping."""
-    if hasattr(values, "column_names") or isinstance(values, Mapping):
+    """Whether values are rows with named columns: a data set, a DataFrame, or a list that begins with a mapping."""
+    if hasattr(values, "column_names") or isinstance(values, Mapping) or _is_frame(values):
         return True
     return isinstance(values, list | tuple) and bool(values) and isinstance(values[0], Mapping)
+
+
+def _is_frame(values: Any) -> bool:
+    """Whether values are a DataFrame of pandas."""
+    return hasattr(values, "itertuples") and hasattr(values, "to_dict")
 
 
 def _classes(feature: Any) -> list[str] | None:

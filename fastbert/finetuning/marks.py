@@ -30,7 +30,7 @@ def columns_to_keep(identity: str | None, keep: Sequence[str], text: str) -> lis
     """
     for name in keep:
         if name in OWN_KEYS and not name == text == "text":
-            advice = "; name it as the label's column, and it is kept as 'gold'" if name in ("label", "labels") else ""
+            advice = "; name it as the label's column in place of keep: it stands under 'gold' then" if "label" in name else ""
             raise InputError(f"keep = {name!r}: each prediction has a {name!r} of its own{advice}")
     return [*([] if identity is None else [identity]), *keep]
 

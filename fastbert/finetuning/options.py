@@ -124,6 +124,10 @@ class FineTuneOptions:
             self._one_of("layers", tuple(LAYERS))
         if self.pooling is not None:
             check_modes(self.pooling)
+        for name in ("epochs", "batch_size", "checkpoint_every", "bilstm", "overlap", "doc_stride", "max_length", "seed"):
+            self._is_number(name, int, "a whole number")
+        for name in ("lr", "warmup", "dropout", "weight_decay", "max_grad_norm"):
+            self._is_number(name, int | float, "a number")
         at_least = {"epochs": 1, "batch_size": 1, "checkpoint_every": 1, "bilstm": 0, "overlap": 0, "doc_stride": 1}
         for name, least in at_least.items():
             value = getattr(self, name)
@@ -153,6 +157,11 @@ class FineTuneOptions:
                     raise InputError(f"class_weights: the weight of {name!r} is {weight!r}; expected a number above 0")
         elif given not in (None, "balanced"):
             raise InputError(f"class_weights = {given!r} is neither 'balanced' nor weights by label")
+
+    def _is_number(self, name: str, kind: Any, what: str) -> None:
+        value = getattr(self, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+            raise InputError(f"{name} = {value!r} must be {what}")
 
     def _one_of(self, name: str, values: tuple[str, ...]) -> None:
         value = getattr(self, name)

@@ -180,7 +180,7 @@ def _run(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _example(model: Any, size: int, length: int, seed: int = 0) -> dict[str, Tensor]:
-    """Random tokens, the second half of every second row padding; three choices of each for multiple choice."""
+    """Random tokens, the second half of every second row and all of every fifth padding; three choices for multiple choice."""
     config = model.config
     choices = (3,) if type(model).__name__.endswith("ForMultipleChoice") else ()
     shape = (size, *choices, length)
@@ -188,6 +188,7 @@ def _example(model: Any, size: int, length: int, seed: int = 0) -> dict[str, Ten
     ids = torch.randint(0, config.vocab_size, shape, generator=generator)
     mask = torch.ones(shape, dtype=torch.long)
     mask[1::2, ..., (length + 1) // 2 :] = 0
+    mask[4::5] = 0  # and a row of padding alone
     if config.pad_token_id is not None:
         ids = torch.where(ids == config.pad_token_id, (config.pad_token_id + 1) % config.vocab_size, ids)
         ids = ids.where(mask.bool(), config.pad_token_id)

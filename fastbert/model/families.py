@@ -67,7 +67,9 @@ def class_named(name: str | None, folder: Path) -> type[BertPreTrainedModel]:
         kind.__name__: kind for kind in classes if kind.__name__.startswith((f"{prefix}For", f"{prefix}LM", f"{prefix}Model"))
     }
     if name is not None and name not in known:
-        raise InputError(f"head = {name!r} is not one of {', '.join(sorted(known))}")
+        name = prefix + name.removeprefix("Bert")  # BERT's name of the same head
+    if name is not None and name not in known:
+        raise InputError(f"head = {name!r} is not one of {', '.join(sorted(known))}, the classes for {folder}")
     said = next(iter(values.get("architectures") or []), "")
     return known[name] if name is not None else known.get(str(said), known[f"{prefix}Model"])
 

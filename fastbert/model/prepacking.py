@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from torch import nn
@@ -18,7 +17,7 @@ Model = TypeVar("Model", bound=nn.Module)
 _PROJECTIONS = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"))
 
 
-def prepack(model: Model, dtype: str | None = None, sample: Sequence[Sequence[int]] | None = None) -> Model:
+def prepack(model: Model, dtype: str | None = None, sample: Any = None) -> Model:
     """Keeps weights as the device's matrix product wants them.
 
     On a CPU in float32 a copy of every linear's weights, query, key and value joined, in oneDNN's layout: batches of some 2,000
@@ -39,7 +38,8 @@ def prepack(model: Model, dtype: str | None = None, sample: Sequence[Sequence[in
         dtype: "int8" also runs products of the layers in int8 on a CPU, where that is faster and as good on `sample`: what was
             measured is printed on stderr, see `model.quantizing`. Weights and training stay in float32; whatever drops the
             copies drops these too. None: float32.
-        sample: for int8, token ids of some of your texts, as a tokenizer's call returns them.
+        sample: for int8, what a tokenizer's call returns for some of your texts, or its input_ids; padding is left out, and
+            what is longer than the model's positions is cut.
 
     Raises:
         BackendError: int8 is slower or less accurate, and refused; the model stays prepacked in float32.

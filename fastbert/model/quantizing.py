@@ -11,16 +11,18 @@ between the texts' vectors (means of their tokens' states) in int8 and in float3
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastbert import ops
+from fastbert import ops, schema
 from fastbert.errors import BackendError, InputError
 from fastbert.model.calling import evaluating
+from fastbert.model.config import BertConfig
 from fastbert.model.pooling import pool
 from fastbert.model.pretrained import BertPreTrainedModel
 from fastbert.ops import int8
@@ -62,12 +64,12 @@ class Trial:
         return f"{self.what}: {self.gain:.2f}x float32, cosine {self.cosine:.4f}: {self.why_not or 'taken'}"
 
 
-def quantize(model: BertPreTrainedModel, sample: Sequence[Sequence[int]], say: Callable[[str], None]) -> None:
+def quantize(model: BertPreTrainedModel, sample: Any, say: Callable[[str], None]) -> None:
     """Keeps int8 copies of the weights of the first set of linears that passes the gate.
 
     Args:
         model: in float32 on a CPU, with prepacked weights.
-        sample: token ids of real texts, special tokens included.
+        sample: what a tokenizer's call returns for real texts, or its input_ids.
         say: called with a line for each set that was tried.
 
     Raises:
@@ -77,7 +79,7 @@ def quantize(model: BertPreTrainedModel, sample: Sequence[Sequence[int]], say: C
     if not isinstance(model, BertPreTrainedModel) or model.dtype != torch.float32 or model.device.type != "cpu":
         where = f"{model.dtype} on {model.device}" if isinstance(model, BertPreTrainedModel) else "of another library"
         raise InputError(f"dtype = 'int8' is for fastbert's models in float32 on a CPU; this one is {where}")
-    rows = [list(row) for row in sample if len(row)]
+    rows = _rows(sample, model.config)
     if not rows:
         raise InputError(
             "dtype = 'int8' needs sample: token ids of some of your texts, on which speed and accuracy are measured"
@@ -97,7 +99,11 @@ def quantize(model: BertPreTrainedModel, sample: Sequence[Sequence[int]], say: C
         wanted = _vectors(model.base_model, packed)
         for what, takes in _SETS:
             chosen = [group for group in everything if takes(group[0][0])]
-            trial = _tried(model.base_model, what, chosen, packed, wanted)
+            try:
+                trial = _tried(model.base_model, what, chosen, packed, wanted)
+            except BaseException:
+                _forget(everything)
+                raise
             trials.append(trial)
             say(str(trial))
             if not trial.why_not:
@@ -107,6 +113,27 @@ def quantize(model: BertPreTrainedModel, sample: Sequence[Sequence[int]], say: C
     raise BackendError(f"int8 is refused: {'; '.join(f'{trial.what}: {trial.why_not}' for trial in trials)}")
 
 
+def _rows(sample: Any, config: BertConfig) -> list[list[int]]:
+    """The rows of a sample without padding, cut to the model's positions.
+
+    Raises:
+        InputError: something else than ids of the vocabulary, with its place.
+    """
+    sample = sample["input_ids"] if isinstance(sample, Mapping) and "input_ids" in sample else sample
+    values = sample.tolist() if hasattr(sample, "tolist") else list(sample)
+    if values and all(isinstance(value, int) for value in values):
+        values = [values]  # one text
+    rows = []
+    for number, row in enumerate(values):
+        row = row.tolist() if hasattr(row, "tolist") else row
+        good = isinstance(row, list | tuple) and all(isinstance(i, int) and 0 <= i < config.vocab_size for i in row)
+        if not good:
+            raise InputError(f"sample[{number}] = {schema.shown(row)} is no list of ids from 0 to {config.vocab_size - 1}")
+        ids = [i for i in row if i != config.pad_token_id]
+        rows.append(ids[: config.longest_sequence])
+    return [row for row in rows if row]
+
+
 def linear_groups(encoder: nn.Module) -> Iterator[list[tuple[str, nn.Linear]]]:
     """The linears of the layers, with their names; query, key and value together, as they are one product."""
     for name, module in encoder.named_modules():
@@ -114,10 +141,10 @@ def linear_groups(encoder: nn.Module) -> Iterator[list[tuple[str, nn.Linear]]]:
         if ".layer." not in f".{name}." or not parts:
             continue
         joined = [(f"{name}.{part}", parts[part]) for part in ("query", "key", "value") if part in parts]
-        if joined:
-            yield joined
-        elif type(parts.get("dense")) is nn.Linear:
-            yield [(f"{name}.dense", parts["dense"])]
+        group = joined or [(f"{name}.dense", parts.get("dense"))]
+        found = [(path, part) for path, part in group if type(part) is nn.Linear and part.bias is not None]
+        if len(found) == len(group):  # not under adapters, and none without a bias
+            yield found
 
 
 def prepack_float(groups: Sequence[Sequence[tuple[str, nn.Linear]]]) -> None:

@@ -165,8 +165,10 @@ class RobertaForSequenceClassification(_RobertaHead, BertForSequenceClassificati
         if rows is None:
             first = states.new_zeros(batch.batch_size, states.shape[-1])
             if batch.num_tokens:
-                first = states.index_select(0, batch.first_rows())
+                first = batch.blank_empty(states.index_select(0, batch.first_rows()))
             states = torch.cat([first[:, None], batch.unpack(states)[:, 1:]], dim=1) if seen else first
+        else:
+            states = batch.blank_empty(states)
         return self.classifier(states), encoded
 
 

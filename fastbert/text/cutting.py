@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from functools import partial
 from typing import Any
 
-from tokenizers import Encoding, Tokenizer, pre_tokenizers
+from tokenizers import Encoding, Tokenizer
 
 from fastbert.errors import InputError
+from fastbert.text.byte_level import prefixes_spaces, trims_offsets, with_prefix_space, without_post_processor
 from fastbert.text.encoding import (
     pair_lengths,
 )
@@ -19,14 +19,6 @@ from fastbert.text.saved import SavedTokenizer
 _CHARACTERS_A_TOKEN = 64
 _RUN = re.compile(r"[0-9A-Za-z]{2048,}")
 _BLANKS = re.compile(r"[ \t\n\r]{2048,}")
-
-
-def _wants_spaces(step: Any) -> bool:
-    """Whether a pre-tokenizer is byte-level, without a space before the first word."""
-    if isinstance(step, pre_tokenizers.Sequence):
-        steps: Any = step
-        return any(_wants_spaces(steps[i]) for i in range(len(steps)))
-    return isinstance(step, pre_tokenizers.ByteLevel) and not step.add_prefix_space
 
 
 class CutTexts(SavedTokenizer):
@@ -40,22 +32,23 @@ class CutTexts(SavedTokenizer):
             self._literal = literal
         return self._literal
 
-    def _reading(self, words: bool) -> Tokenizer:
+    def _reading(self, words: bool, bare: bool = False) -> Tokenizer:
         """The tokenizer of texts, or of words that a text was split into before.
 
-        Byte-level BPE writes the space before a word into its first token, so that a word alone is read with a space.
+        Byte-level BPE writes the space before a word into its first token, so that a word alone is read with a space. Its
+        post-processor takes that space out of the offsets, which must not happen twice: a `bare` tokenizer has none.
         """
-        if not words or not _wants_spaces(self._tokenizer.pre_tokenizer):
+        words = words and not prefixes_spaces(self._tokenizer)
+        bare = bare and trims_offsets(self._tokenizer)
+        if not words and not bare:
             return self._tokenizer
-        if self._of_words is None:
-            content = json.loads(self._tokenizer.to_str())
-            steps = content["pre_tokenizer"].get("pretokenizers", [content["pre_tokenizer"]])
-            for step in steps:
-                if step["type"] == "ByteLevel":
-                    step["add_prefix_space"] = True
-            self._of_words = Tokenizer.from_str(json.dumps(content))
-            self._of_words.encode_special_tokens = self._tokenizer.encode_special_tokens
-        return self._of_words
+        if (words, bare) not in self._forms:
+            made = with_prefix_space(self._tokenizer, True) if words else Tokenizer.from_str(self._tokenizer.to_str())
+            if bare:
+                made = without_post_processor(made)
+            made.encode_special_tokens = self._tokenizer.encode_special_tokens
+            self._forms[words, bare] = made
+        return self._forms[words, bare]
 
     def _beginning(self, text: str, tokens: int, squeeze: bool = False) -> str:
         """A beginning of a text that has its first `tokens` tokens and more, or the whole text.
@@ -101,7 +94,7 @@ class CutTexts(SavedTokenizer):
         parts = given if isinstance(given, tuple) else (given,)
         if strategy == "only_second" and len(parts) == 1:
             raise InputError(f"truncation = 'only_second' cannot shorten text[{place}]: it is a single text")
-        encode = partial(self._reading(split).encode, is_pretokenized=split, add_special_tokens=False)
+        encode = partial(self._reading(split, bare=True).encode, is_pretokenized=split, add_special_tokens=False)
         first = encode(parts[0])
         # The second one beside an empty first one: then its windows have its segment.
         second = [encode([] if split else "", part) for part in parts[1:]]
@@ -119,5 +112,5 @@ class CutTexts(SavedTokenizer):
             encoding.truncate(length, stride=stride, direction=self.truncation_side)
         if second and not second[0].overflowing:
             second = [encode(parts[1])]
-        framed = self._tokenizer.post_process(first, second[0] if second else None, add_special_tokens=special)
+        framed = self._reading(split).post_process(first, second[0] if second else None, add_special_tokens=special)
         return [framed, *framed.overflowing]

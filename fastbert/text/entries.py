@@ -52,7 +52,7 @@ class Entries(_Joining):
 
     _tokenizer: Tokenizer
     _literal: Tokenizer | None  # a copy that reads special tokens in a text as characters
-    _of_words: Tokenizer | None  # a copy that reads words one by one
+    _forms: dict[tuple[bool, bool], Tokenizer]  # copies that read words, and without a post-processor: see `_reading`
     _names: dict[str, str]  # text of each named special token
     _extra: list[str]  # texts of the other special tokens
     clean_up_tokenization_spaces: bool
@@ -248,7 +248,7 @@ class Entries(_Joining):
         literal = self._tokenizer.encode_special_tokens
         self._tokenizer = with_added(self._tokenizer, settings)
         self._tokenizer.encode_special_tokens = literal
-        self._literal = self._of_words = None
+        self._literal, self._forms = None, {}
 
 
 def _ids(values: Any, name: str) -> list[int]:

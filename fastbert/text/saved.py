@@ -12,6 +12,7 @@ from tokenizers.models import WordPiece
 from fastbert import files, interop
 from fastbert.errors import CheckpointNotFoundError, InputError
 from fastbert.files.pushing import Pushes, push_if_asked
+from fastbert.text.byte_level import prefixes_spaces, with_prefix_space
 from fastbert.text.encoding import check_counts, check_side
 from fastbert.text.entries import Entries
 from fastbert.text.tokenizer_files import (
@@ -65,7 +66,7 @@ class SavedTokenizer(Pushes, Entries):
             raise CheckpointNotFoundError(f"{folder} has neither tokenizer.json nor vocab.txt")
         kind = cls._class_for(tokenizer)
         made = kind.__new__(kind)
-        made._adopt(tokenizer, settings)
+        made._adopt(tokenizer, settings, (folder / "tokenizer.json").is_file())
         made.name_or_path = str(pretrained_model_name_or_path)
         return made
 
@@ -131,12 +132,16 @@ class SavedTokenizer(Pushes, Entries):
         """All that decides how texts become ids, as tokenizer.json holds it."""
         return self._tokenizer.to_str()
 
-    def _adopt(self, tokenizer: Tokenizer, settings: FolderSettings) -> None:
+    def _adopt(self, tokenizer: Tokenizer, settings: FolderSettings, whole: bool = False) -> None:
+        """Takes the library's tokenizer; a `whole` one, of a tokenizer.json, may lack special tokens that nobody names."""
         interop.join(Entries)
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer = with_added(tokenizer, settings)
-        usual = usual_names(tokenizer)
+        prefix_space = settings.settings.get("add_prefix_space")
+        if prefix_space is not None and prefix_space != prefixes_spaces(tokenizer):
+            tokenizer = with_prefix_space(tokenizer, prefix_space)
+        usual = usual_names(tokenizer, whole)
         all_names = {**{name: usual[name] for name in usual if name not in settings.absent}, **settings.names}
         names = {name: all_names[name] for name in SPECIAL_TOKENS if name in all_names}
         blank = [name for name, token in names.items() if not token.strip()]
@@ -149,7 +154,7 @@ class SavedTokenizer(Pushes, Entries):
         tokenizer.add_special_tokens([as_added(token, True) for token in names.values() if token not in matched])
         self._tokenizer = tokenizer
         self._literal: Tokenizer | None = None  # see `encode_ids`
-        self._of_words: Tokenizer | None = None
+        self._forms: dict[tuple[bool, bool], Tokenizer] = {}
         self._names = all_names
         self._written_class = settings.tokenizer_class if self.kinds is None else "BertTokenizer"
         self._written_class = self._written_class or "PreTrainedTokenizerFast"
@@ -163,7 +168,8 @@ class SavedTokenizer(Pushes, Entries):
         self.clean_up_tokenization_spaces = bool(kept.pop("clean_up_tokenization_spaces", False))
         tokenizer.encode_special_tokens = bool(kept.pop("split_special_tokens", False))
         self._settings = kept
-        if tokenizer.post_processor is None and isinstance(tokenizer.model, WordPiece):
+        framed = "cls_token" in names and "sep_token" in names
+        if tokenizer.post_processor is None and isinstance(tokenizer.model, WordPiece) and framed:
             cls, sep = names["cls_token"], names["sep_token"]
             tokenizer.post_processor = processors.TemplateProcessing(
                 single=f"{cls}:0 $A:0 {sep}:0",
@@ -171,6 +177,7 @@ class SavedTokenizer(Pushes, Entries):
                 special_tokens=[(cls, tokenizer.token_to_id(cls)), (sep, tokenizer.token_to_id(sep))],
             )
         check_encodes(tokenizer)
-        segments = isinstance(tokenizer.model, WordPiece) or any(tokenizer.encode("a", "a").type_ids)
+        probe = str(all_names.get("sep_token") or all_names.get("unk_token") or "a")
+        segments = tokenizer.post_processor is not None and any(tokenizer.encode(probe, probe).type_ids)
         beside = ["token_type_ids"] if segments else []
         self.model_input_names = names_of_inputs or ["input_ids", *beside, "attention_mask"]

@@ -50,7 +50,7 @@ class Tokenizer(Calls):
 
     def __getstate__(self) -> dict[str, Any]:
         literal = self._tokenizer.encode_special_tokens  # the library's own state is without it
-        return {**self.__dict__, "_literal": None, "_of_words": None, "_reads_literally": literal}
+        return {**self.__dict__, "_literal": None, "_forms": {}, "_reads_literally": literal}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -72,7 +72,7 @@ class Tokenizer(Calls):
         if lower_cases(normalizer):
             return self
         copied = type(self).__new__(type(self))
-        copied.__dict__.update({**self.__dict__, "_literal": None, "_of_words": None})
+        copied.__dict__.update({**self.__dict__, "_literal": None, "_forms": {}})
         copied._tokenizer = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
         steps = [normalizers.Lowercase(), *([] if normalizer is None else [normalizer])]
         copied._tokenizer.normalizer = normalizers.Sequence(steps)

@@ -93,6 +93,7 @@ SETTINGS = {
     "padding_side": schema.choice("right", "left"),
     "truncation_side": schema.choice("right", "left"),
     "split_special_tokens": schema.flag(),
+    "add_prefix_space": schema.flag(),
     "clean_up_tokenization_spaces": schema.flag(),
     "model_input_names": schema.list_of(schema.text(null=False)),
     "added_tokens_decoder": schema.object_of(_LISTED),

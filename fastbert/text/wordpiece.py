@@ -75,9 +75,9 @@ def with_added(tokenizer: Tokenizer, settings: FolderSettings) -> Tokenizer:
 _OTHERS = {"unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>", "cls_token": "<s>", "mask_token": "<mask>"}
 
 
-def usual_names(tokenizer: Tokenizer) -> dict[str, str]:
-    """The usual special tokens of a tokenizer's kind: BERT's, or of RoBERTa's or BERT's those that the vocabulary has."""
-    if isinstance(tokenizer.model, WordPiece):
+def usual_names(tokenizer: Tokenizer, whole: bool) -> dict[str, str]:
+    """The usual special tokens: BERT's, of which a vocab.txt may lack none; of a `whole` tokenizer those that it has."""
+    if isinstance(tokenizer.model, WordPiece) and not (whole and tokenizer.post_processor is not None):
         return dict(SPECIAL_TOKENS)
     found = [
         {name: text for name, text in names.items() if tokenizer.token_to_id(text) is not None}

@@ -236,9 +236,12 @@ def build_model(recipe: Recipe, sources: Sources) -> Any:
         raise InputError(f"vocab_size = {config.vocab_size} is below the {len(sources.tokenizer)} entries of the corpus")
     if config.type_vocab_size < 2 and "+" in recipe.data.objective:
         raise InputError(f"type_vocab_size = {config.type_vocab_size}: {recipe.data.objective} has two segments")
-    longest = max(source.max_length for source in sources.examples)
-    if longest > config.max_position_embeddings:
-        raise InputError(f"max_length = {longest} is above max_position_embeddings = {config.max_position_embeddings}")
+    for number, source in enumerate(sources.examples):
+        if source.max_length > config.max_position_embeddings:
+            raise InputError(
+                f"phases.{number}.max_length = {source.max_length} is above max_position_embeddings = "
+                f"{config.max_position_embeddings}"
+            )
     if recipe.run.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     return model
