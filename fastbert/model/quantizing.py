@@ -26,12 +26,12 @@ from fastbert.model.config import BertConfig
 from fastbert.model.pooling import pool
 from fastbert.model.pretrained import BertPreTrainedModel
 from fastbert.ops import int8
-from fastbert.packing import PackedBatch, pack, token_budget_batches
-from fastbert.packing.batching import CPU_BATCH_TOKENS
+from fastbert.packing import PackedBatch
+from fastbert.packing.batching import list_batches
 
 MIN_GAIN, MIN_COSINE = 1.1, 0.995
 _ROUNDS = 5
-_MOST_TOKENS = 4 * CPU_BATCH_TOKENS  # of the sample that are run
+_MOST_TOKENS = 8192  # of the sample that are run
 _SETS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("all linears of the layers", lambda name: True),
     ("all but the second of the feed-forward block", lambda name: not name.endswith("output.dense") or "attention" in name),
@@ -89,8 +89,7 @@ def quantize(model: BertPreTrainedModel, sample: Any, say: Callable[[str], None]
     some = _some(rows)
     trials = []
     with evaluating(model), torch.inference_mode():
-        groups = token_budget_batches([len(row) for row in some], CPU_BATCH_TOKENS)
-        packed = [pack([some[i] for i in group]) for group in groups]
+        packed = list_batches(some)
         tokens = sum(batch.num_tokens for batch in packed)
         say(f"int8 on {len(some)} texts of the sample, {tokens} tokens, {torch.get_num_threads()} threads")
         everything = list(linear_groups(model.base_model))

@@ -20,6 +20,7 @@ from torch import Tensor
 from fastbert.errors import InputError
 from fastbert.packing.batch import Origin, PackedBatch
 from fastbert.packing.inputs import Limits
+from fastbert.packing.packer import pack
 from fastbert.progress import Show, progress
 from fastbert.text.framing import Framed, Ints
 
@@ -73,6 +74,12 @@ def batches(
     limit = min(batch_tokens, CPU_BATCH_TOKENS) if device.type == "cpu" else batch_tokens
     for rows in token_budget_batches(framed.lengths, limit, most):
         yield rows, pack_rows(framed, rows, device, own=True)
+
+
+def list_batches(rows: Sequence[Sequence[int]]) -> list[PackedBatch]:
+    """Lists of ids in packed batches for a CPU, longest first."""
+    groups = token_budget_batches([len(row) for row in rows], CPU_BATCH_TOKENS)
+    return [pack([rows[i] for i in group]) for group in groups]
 
 
 def token_budget_batches(
