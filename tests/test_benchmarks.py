@@ -458,6 +458,7 @@ def test_readme_figures_are_made_from_committed_results(tmp_path: Path) -> None:
     assert records.newest(found), "no results are committed"
 
 
+@pytest.mark.thorough
 def test_pytest_benchmark_runs_the_same_cases() -> None:
     command = [sys.executable, "-m", "pytest", "benchmarks", "-q", "-k", "layer_norm and forward", "-p", "no:cacheprovider"]
     apart = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}

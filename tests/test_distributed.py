@@ -108,6 +108,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(corpus: Corpus, alon
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_sharded_run_with_berts_adam_stops_and_goes_on(corpus: Corpus, tmp_path: Path) -> None:
     """Weights and optimiser are gathered for the checkpoint and dealt out again."""
     changes = ("optimizer.name=bert-adam", "run.checkpoint_every=5")

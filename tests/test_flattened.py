@@ -121,7 +121,7 @@ def test_patched_models_take_them(family: str, kind: str) -> None:
 
 
 @pytest.mark.skipif(not NEW, reason="models of transformers 4 pass no such arguments on")
-@pytest.mark.parametrize("library", ["fastbert", "transformers"])
+@pytest.mark.parametrize("library", ["fastbert", pytest.param("transformers", marks=pytest.mark.thorough)])
 def test_trainer_trains_a_classifier_without_padding(library: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     fields = {**SMALL, "num_labels": 2, "num_hidden_layers": 2}

@@ -41,8 +41,8 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def spearman_on_sts_b(embedder: Embedder, folder: Path) -> float:
-    """In points, on every second pair of the test split."""
-    rows = [line.split("\t") for line in (folder / "stsb/sts-test.tsv").read_text(encoding="utf-8").splitlines()][::2]
+    """In points, on every third pair of the test split."""
+    rows = [line.split("\t") for line in (folder / "stsb/sts-test.tsv").read_text(encoding="utf-8").splitlines()][::3]
     first, second = (embedder.encode([row[column] for row in rows], normalize=True) for column in (5, 6))
     return 100 * float(spearmanr((first * second).sum(1), [float(row[4]) for row in rows]).statistic)
 

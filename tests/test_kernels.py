@@ -111,7 +111,8 @@ def test_every_class_equals_the_reference_with_all_gradients(name: str, lengths:
             assert worst(found[key], expected[key]) < 1e-5, key
 
 
-@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.thorough), 0.1])
+@pytest.mark.thorough
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_ten_training_steps_follow_the_reference(dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """With dropout the reference gets the kernels' masks in place of its own."""
     if dropout:

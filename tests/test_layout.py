@@ -177,6 +177,7 @@ def test_kernels_is_a_link_to_a_folder_without_init() -> None:
     assert not (ROOT / "conftest.py").exists()
 
 
+@pytest.mark.thorough
 def test_transformers_imports_from_the_root_beside_a_package_named_kernels(tmp_path: Path) -> None:
     """Hugging Face's package `kernels` must win over the root's folder of that name, and its absence must not matter."""
     package = tmp_path / "kernels"

@@ -144,6 +144,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.thorough
 def test_berts_adam_goes_on_from_states_of_earlier_versions_with_sharded_weights() -> None:
     result = subprocess.run([sys.executable, "-c", SHARDED], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-2000:]

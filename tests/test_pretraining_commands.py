@@ -230,6 +230,7 @@ def test_the_suites_print_the_papers_rows_beside_ours(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_right_neighbour_is_seen_in_two_directions_or_through_a_bilstm_only(tmp_path: Path) -> None:
     """Row D3: near 100 % in two directions, near chance left to right."""
     from fastbert import BertConfig, BertModel

@@ -20,6 +20,7 @@ BertTokenizer.train(Sentences(["python:pydoc_data.topics"]), 3000).save_pretrain
 """
 
 
+@pytest.mark.thorough
 def test_two_trainings_in_two_processes_give_the_same_bytes(tmp_path: Path) -> None:
     """The library's own trainer does not: its ties go by the order of a hash table, which each process seeds anew."""
     runs = [subprocess.Popen([sys.executable, "-c", TRAIN, str(tmp_path / name)]) for name in "abc"]

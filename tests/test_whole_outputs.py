@@ -68,6 +68,7 @@ def state_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
+@pytest.mark.thorough
 def test_a_vocabulary_is_never_a_mixture_of_two(tmp_path: Path) -> None:
     folder = tmp_path / "vocabulary"
     (tmp_path / "a.txt").write_text(TEXT)
@@ -438,6 +439,7 @@ print(json.dumps(codes))
 """
 
 
+@pytest.mark.thorough
 def test_broken_and_closed_streams(tmp_path: Path) -> None:
     model = save_encoder(tmp_path / "model")
     save_head(tmp_path / "head", "BertForSequenceClassification")
