@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fastbert.errors import InputError
@@ -53,6 +54,11 @@ class Rows:
                 raise InputError(f"{name}, row {number}: expected the columns {', '.join(columns)}; it has {keys}")
         classes = {column: _classes(features.get(column)) for column in columns}
         return cls(name, {column: [_named(row[column], classes[column]) for row in found] for column in columns})
+
+
+def place_in(source: Path | Rows, number: int) -> str:
+    """What messages call a line of a file, or a row in memory."""
+    return f"{source}, {'row' if isinstance(source, Rows) else 'line'} {number}"
 
 
 def is_rows(values: Any) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbert.data.lines import PLAIN, Form, lines
-from fastbert.data.rows import Rows
+from fastbert.data.rows import Rows, place_in
 from fastbert.data.tables import is_json, json_rows, missing_key
 from fastbert.errors import InputError
 
@@ -74,7 +74,7 @@ def question_of_line(row: Any, path: Path | Rows, number: int, count: int) -> Qu
     Raises:
         InputError: a line without a question or context, or with answers of another form.
     """
-    place = f"{path}, {'row' if isinstance(path, Rows) else 'line'} {number}"
+    place = place_in(path, number)
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("question", "context")):
         raise missing_key(path, number, row, "text under 'question' and 'context'")
     entry = {"id": str(count), **row}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbert.data.lines import PLAIN, Form, ending, lines
-from fastbert.data.rows import Rows
+from fastbert.data.rows import Rows, place_in
 from fastbert.errors import InputError
 
 TABLES = (".tsv", ".csv", ".jsonl", ".ndjson")
@@ -33,7 +33,6 @@ class Table:
         lines: for each row, the line of the file at which it starts.
         rows: for each row, its number in the file from 1; the header and blank lines are no rows.
         skipped: number of rows left out because their number of columns was wrong.
-        unit: what messages call a line.
     """
 
     path: Path | Rows
@@ -41,14 +40,13 @@ class Table:
     lines: list[int]
     rows: list[int]
     skipped: int = 0
-    unit: str = "line"
 
     def __len__(self) -> int:
         return len(self.lines)
 
     def place(self, row: int) -> str:
         """File and line of a row, for messages."""
-        return f"{self.path}, {self.unit} {self.lines[row]}"
+        return place_in(self.path, self.lines[row])
 
 
 def read_table(path: str | Path | Rows, columns: Sequence[str], *, skip_ragged: bool = False, form: Form = PLAIN) -> Table:
@@ -74,7 +72,7 @@ def read_table(path: str | Path | Rows, columns: Sequence[str], *, skip_ragged: 
         if absent:
             raise InputError(f"{path} has no column {absent[0]!r}; it has {', '.join(path.values)}")
         numbers = list(range(1, len(path) + 1))
-        return _checked(Table(path, {name: path.values[name] for name in columns}, numbers, numbers, unit="row"))
+        return _checked(Table(path, {name: path.values[name] for name in columns}, numbers, numbers))
     if is_json(path):
         return _read_json(path, columns, form)
     numbered = [name.isdecimal() for name in columns]
@@ -121,14 +119,14 @@ def columns_of(path: str | Path | Rows, form: Form = PLAIN) -> list[str]:
     return header_of(rows(stream, path, form), path)
 
 
-def is_table(path: str | Path | Rows) -> bool:
-    """Whether a file is a table, judged by its ending; rows in memory are one."""
-    return isinstance(path, Rows) or ending(path) in TABLES
+def is_table(path: str | Path) -> bool:
+    """Whether a file is a table, judged by its ending."""
+    return ending(path) in TABLES
 
 
-def is_json(path: str | Path | Rows) -> bool:
-    """Whether a file holds JSON lines, judged by its ending; rows in memory count as such."""
-    return isinstance(path, Rows) or ending(path) in (".jsonl", ".ndjson")
+def is_json(path: str | Path) -> bool:
+    """Whether a file holds JSON lines, judged by its ending."""
+    return ending(path) in (".jsonl", ".ndjson")
 
 
 def rows(stream: Iterable[str], path: Path, form: Form = PLAIN) -> Iterator[tuple[int, list[str]]]:
@@ -206,7 +204,7 @@ def json_rows(stream: Iterable[str], path: Path, first: int = 1) -> Iterator[tup
 def missing_key(path: Path | Rows, number: int, row: Any, what: str) -> InputError:
     """The error for a JSON line that lacks `what`; its message lists the keys that the line has."""
     keys = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
-    return InputError(f"{path}, line {number}: no {what}; it has {keys or 'nothing'}")
+    return InputError(f"{place_in(path, number)}: no {what}; it has {keys or 'nothing'}")
 
 
 def other_delimiter(header: Sequence[str], path: Path, form: Form) -> str:

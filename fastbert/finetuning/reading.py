@@ -14,7 +14,7 @@ from fastbert.data.conll import read_tagged
 from fastbert.data.labelled import read_choice_examples, read_text_examples
 from fastbert.data.layouts import LAYOUTS, Layout, find_layout
 from fastbert.data.lines import PLAIN, Form, ending
-from fastbert.data.rows import Rows
+from fastbert.data.rows import Rows, place_in
 from fastbert.data.squad import read_questions
 from fastbert.data.tables import is_table
 from fastbert.errors import InputError
@@ -113,8 +113,8 @@ def _read_file(kind: str, path: str | Path | Rows, name: str, options: ReadOptio
         return Split(name, questions, lambda number: f"{path}, question {questions[number].id!r}")
     word, tag = options.word_column, options.tag_column
     sentences = read_tagged(path, word_column=word, tag_column=tag, tagged=labelled, form=options.form)
-    unit = "row" if isinstance(path, Rows) else "line"
-    return Split(name, sentences, lambda number: f"{path}, {unit} {sentences[number].line}")
+    source = path if isinstance(path, Rows) else Path(path)
+    return Split(name, sentences, lambda number: place_in(source, sentences[number].line))
 
 
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
