@@ -16,12 +16,12 @@ _TRIMMING = ("ByteLevel", "RobertaProcessing")  # post-processors that look at s
 
 def prefixes_spaces(tokenizer: Tokenizer) -> bool:
     """Whether the first word of a text is read as those behind a space: true of all that is not byte-level."""
-    return all(step.get("add_prefix_space", True) for step in _steps(_content(tokenizer)["pre_tokenizer"], ("ByteLevel",)))
+    return all(step.get("add_prefix_space", True) for step in _steps(_state(tokenizer.pre_tokenizer), ("ByteLevel",)))
 
 
 def trims_offsets(tokenizer: Tokenizer) -> bool:
     """Whether the post-processor changes offsets."""
-    return bool(_steps(_content(tokenizer)["post_processor"], _TRIMMING))
+    return bool(_steps(_state(tokenizer.post_processor), _TRIMMING))
 
 
 def with_prefix_space(tokenizer: Tokenizer, wanted: bool) -> Tokenizer:
@@ -38,10 +38,9 @@ def without_post_processor(tokenizer: Tokenizer) -> Tokenizer:
     return Tokenizer.from_str(json.dumps({**json.loads(tokenizer.to_str()), "post_processor": None}))
 
 
-def _content(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The two parts, without the vocabulary, which takes long to write."""
-    parts = {"pre_tokenizer": tokenizer.pre_tokenizer, "post_processor": tokenizer.post_processor}
-    return {name: None if part is None else json.loads(part.__getstate__()) for name, part in parts.items()}
+def _state(part: Any) -> Any:
+    """A part of a tokenizer as tokenizer.json has it."""
+    return None if part is None else json.loads(part.__getstate__())
 
 
 def _steps(part: Any, kinds: tuple[str, ...]) -> list[dict[str, Any]]:

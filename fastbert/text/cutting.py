@@ -38,13 +38,11 @@ class CutTexts(SavedTokenizer):
         Byte-level BPE writes the space before a word into its first token, so that a word alone is read with a space. Its
         post-processor takes that space out of the offsets, which must not happen twice: a `bare` tokenizer has none.
         """
-        words = words and not prefixes_spaces(self._tokenizer)
-        bare = bare and trims_offsets(self._tokenizer)
-        if not words and not bare:
-            return self._tokenizer
         if (words, bare) not in self._forms:
-            made = with_prefix_space(self._tokenizer, True) if words else Tokenizer.from_str(self._tokenizer.to_str())
-            if bare:
+            made = self._tokenizer
+            if words and not prefixes_spaces(made):
+                made = with_prefix_space(made, True)
+            if bare and trims_offsets(made):
                 made = without_post_processor(made)
             made.encode_special_tokens = self._tokenizer.encode_special_tokens
             self._forms[words, bare] = made

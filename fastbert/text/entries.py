@@ -52,7 +52,7 @@ class Entries(_Joining):
 
     _tokenizer: Tokenizer
     _literal: Tokenizer | None  # a copy that reads special tokens in a text as characters
-    _forms: dict[tuple[bool, bool], Tokenizer]  # copies that read words, and without a post-processor: see `_reading`
+    _forms: dict[tuple[bool, bool], Tokenizer]  # those that read words, and without a post-processor: see `_reading`
     _names: dict[str, str]  # text of each named special token
     _extra: list[str]  # texts of the other special tokens
     clean_up_tokenization_spaces: bool

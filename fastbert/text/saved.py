@@ -50,7 +50,8 @@ class SavedTokenizer(Pushes, Entries):
         hub, keywords = files.split_hub_options(options)
         folder = files.locate(pretrained_model_name_or_path, PATTERNS, **hub)
         settings = read_settings(folder, keywords)
-        if (folder / "tokenizer.json").is_file():
+        whole = (folder / "tokenizer.json").is_file()
+        if whole:
             tokenizer = load_tokenizer_json(folder / "tokenizer.json", cls.kinds)
             current = tokenizer.normalizer
             if settings.text and isinstance(current, normalizers.BertNormalizer):  # as transformers: the settings win
@@ -66,7 +67,7 @@ class SavedTokenizer(Pushes, Entries):
             raise CheckpointNotFoundError(f"{folder} has neither tokenizer.json nor vocab.txt")
         kind = cls._class_for(tokenizer)
         made = kind.__new__(kind)
-        made._adopt(tokenizer, settings, (folder / "tokenizer.json").is_file())
+        made._adopt(tokenizer, settings, whole)
         made.name_or_path = str(pretrained_model_name_or_path)
         return made
 
@@ -128,6 +129,11 @@ class SavedTokenizer(Pushes, Entries):
             settings["tokenize_chinese_chars"] = normalizer.handle_chinese_chars
         return settings
 
+    @property
+    def _probe(self) -> str:
+        """A text of one token, where the tokenizer has special ones."""
+        return str(self.sep_token or self.cls_token or self.unk_token or "a")
+
     def to_json(self) -> str:
         """All that decides how texts become ids, as tokenizer.json holds it."""
         return self._tokenizer.to_str()
@@ -177,7 +183,6 @@ class SavedTokenizer(Pushes, Entries):
                 special_tokens=[(cls, tokenizer.token_to_id(cls)), (sep, tokenizer.token_to_id(sep))],
             )
         check_encodes(tokenizer)
-        probe = str(all_names.get("sep_token") or all_names.get("unk_token") or "a")
-        segments = tokenizer.post_processor is not None and any(tokenizer.encode(probe, probe).type_ids)
+        segments = tokenizer.post_processor is not None and any(tokenizer.encode(self._probe, self._probe).type_ids)
         beside = ["token_type_ids"] if segments else []
         self.model_input_names = names_of_inputs or ["input_ids", *beside, "attention_mask"]

@@ -81,8 +81,7 @@ class Tokenizer(Calls):
 
     def template(self, pair: bool) -> Template:
         """What is put around a text, or a pair."""
-        probe = self.sep_token or self.cls_token or self.unk_token or "a"
-        return Template.of(self._tokenizer, str(probe), pair, self.segments_pairs)
+        return Template.of(self._tokenizer, self._probe, pair, self.segments_pairs)
 
     @property
     def segments_pairs(self) -> bool:
