@@ -55,6 +55,12 @@ def quantised(model: torch.nn.Module) -> int:
     return sum(parameter in int8._quantized for parameter in model.parameters())
 
 
+def test_the_page_names_the_limits_of_the_gate() -> None:
+    page = " ".join((Path(__file__).parents[1] / "docs/integrations.md").read_text(encoding="utf-8").split())
+    assert f"at least {quantizing.MIN_GAIN} times as fast as float32" in page
+    assert f"a mean cosine of at least {quantizing.MIN_COSINE} with float32's" in page
+
+
 def test_a_real_model_keeps_its_accuracy(
     embedder: Embedder, fast: None, test_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

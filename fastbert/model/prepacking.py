@@ -6,15 +6,12 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from fastbert import ops
 from fastbert.errors import InputError
+from fastbert.model.products import prepack_group, product_groups
 from fastbert.model.quantizing import quantize
 from fastbert.terminal import show_status
 
 Model = TypeVar("Model", bound=nn.Module)
-
-# Linears of one input, which are one product: in BERT, RoBERTa and ELECTRA, and in DistilBERT.
-_PROJECTIONS = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"))
 
 
 def prepack(model: Model, dtype: str | None = None, sample: Any = None) -> Model:
@@ -47,21 +44,8 @@ def prepack(model: Model, dtype: str | None = None, sample: Any = None) -> Model
     """
     if dtype not in (None, "int8"):
         raise InputError(f"dtype = {dtype!r} is not 'int8' or None")
-    _prepack(model)
+    for _, linears in product_groups(model):
+        prepack_group(linears)
     if dtype == "int8":
         quantize(model, [] if sample is None else sample, show_status)  # type: ignore[arg-type]
     return model
-
-
-def _prepack(model: nn.Module) -> None:
-    joined: set[nn.Module] = set()
-    for module in model.modules():
-        parts = module._modules
-        found = [names for names in _PROJECTIONS if all(type(parts.get(name)) is nn.Linear for name in names)]
-        linears: list[Any] = [parts[name] for names in found for name in names]
-        if linears and all(linear.bias is not None for linear in linears):
-            joined.update(linears)
-            ops.prepack([linear.weight for linear in linears], [linear.bias for linear in linears])
-    for name, module in model.named_modules():
-        if type(module) is nn.Linear and module not in joined and not name.endswith("base_layer"):
-            ops.prepack([module.weight])

@@ -11,7 +11,7 @@ between the texts' vectors (means of their tokens' states) in int8 and in float3
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastbert import ops, schema
+from fastbert import schema
 from fastbert.errors import BackendError, InputError
 from fastbert.model.calling import evaluating
 from fastbert.model.config import BertConfig
 from fastbert.model.pooling import pool
 from fastbert.model.pretrained import BertPreTrainedModel
+from fastbert.model.products import prepack_group, product_groups, quantize_group
 from fastbert.ops import int8
 from fastbert.packing import PackedBatch
 from fastbert.packing.batching import list_batches
@@ -92,23 +93,23 @@ def quantize(model: BertPreTrainedModel, sample: Any, say: Callable[[str], None]
         packed = list_batches(some)
         tokens = sum(batch.num_tokens for batch in packed)
         say(f"int8 on {len(some)} texts of the sample, {tokens} tokens, {torch.get_num_threads()} threads")
-        everything = list(linear_groups(model.base_model))
-        _forget(everything)  # of an earlier call
-        prepack_float(everything)
+        groups = [
+            (name, linears)
+            for name, linears in product_groups(model.base_model)
+            if ".layer." in name and all(linear.bias is not None for linear in linears)
+        ]
         wanted = _vectors(model.base_model, packed)
-        for what, takes in _SETS:
-            chosen = [group for group in everything if takes(group[0][0])]
-            try:
-                trial = _tried(model.base_model, what, chosen, packed, wanted)
-            except BaseException:
-                _forget(everything)
-                raise
-            trials.append(trial)
-            say(str(trial))
-            if not trial.why_not:
-                return
-            _forget(chosen)
-            prepack_float(chosen)
+        try:
+            for what, takes in _SETS:
+                chosen = [linears for name, linears in groups if takes(name)]
+                trials.append(_tried(model.base_model, what, chosen, packed, wanted))
+                say(str(trials[-1]))
+                if not trials[-1].why_not:
+                    return
+                _apply(prepack_group, chosen)
+        except BaseException:
+            _apply(prepack_group, [linears for _, linears in groups])
+            raise
     raise BackendError(f"int8 is refused: {'; '.join(f'{trial.what}: {trial.why_not}' for trial in trials)}")
 
 
@@ -133,27 +134,6 @@ def _rows(sample: Any, config: BertConfig) -> list[list[int]]:
     return [row for row in rows if row]
 
 
-def linear_groups(encoder: nn.Module) -> Iterator[list[tuple[str, nn.Linear]]]:
-    """The linears of the layers, with their names; query, key and value together, as they are one product."""
-    for name, module in encoder.named_modules():
-        parts = module._modules
-        if ".layer." not in f".{name}." or not parts:
-            continue
-        joined = [(f"{name}.{part}", parts[part]) for part in ("query", "key", "value") if part in parts]
-        group = joined or [(f"{name}.dense", parts.get("dense"))]
-        found = [(path, part) for path, part in group if type(part) is nn.Linear and part.bias is not None]
-        if len(found) == len(group):  # not under adapters, and none without a bias
-            yield found
-
-
-def prepack_float(groups: Sequence[Sequence[tuple[str, nn.Linear]]]) -> None:
-    """Lays weights out for the product in float32."""
-    for group in groups:
-        linears = [linear for _, linear in group]
-        biases = [linear.bias for linear in linears] if len(linears) > 1 else []
-        ops.prepack([linear.weight for linear in linears], biases)
-
-
 def _some(rows: Sequence[list[int]]) -> list[list[int]]:
     """Rows from all over, of at most `_MOST_TOKENS` together, but at least one."""
     step = max(1, -(-sum(map(len, rows)) // _MOST_TOKENS))
@@ -163,7 +143,7 @@ def _some(rows: Sequence[list[int]]) -> list[list[int]]:
 def _tried(
     encoder: nn.Module,
     what: str,
-    groups: Sequence[Sequence[tuple[str, nn.Linear]]],
+    groups: Sequence[Sequence[nn.Linear]],
     packed: Sequence[PackedBatch],
     wanted: Tensor,
 ) -> Trial:
@@ -171,12 +151,7 @@ def _tried(
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(_ROUNDS):
         for in_int8 in (False, True):
-            _forget(groups)
-            if in_int8:
-                for group in groups:
-                    ops.quantize([linear.weight for _, linear in group], [linear.bias for _, linear in group])
-            else:
-                prepack_float(groups)
+            _apply(quantize_group if in_int8 else prepack_group, groups)
             encoder(packed[-1])  # what is made once
             started = time.perf_counter()
             for batch in packed:
@@ -186,11 +161,12 @@ def _tried(
     return Trial(what, median(seconds[False]) / median(seconds[True]), float(cosine))
 
 
+def _apply(lay_out: Callable[[Sequence[nn.Linear]], None], groups: Sequence[Sequence[nn.Linear]]) -> None:
+    for linears in groups:
+        lay_out(linears)
+
+
 def _vectors(encoder: nn.Module, packed: Sequence[PackedBatch]) -> Tensor:
     """(texts, N) means of the tokens' states, in the order of the batches."""
     states = ((encoder(batch, return_dict=True).last_hidden_state, batch) for batch in packed)
     return torch.cat([pool(one, batch.cu_seqlens, "mean") for one, batch in states])
-
-
-def _forget(groups: Sequence[Sequence[tuple[str, nn.Linear]]]) -> None:
-    ops.forget_copies(*(linear.weight for group in groups for _, linear in group))

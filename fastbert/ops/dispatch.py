@@ -129,7 +129,8 @@ def joined_linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
 
 
 def quantize(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
-    """Keeps int8 copies of weights and their biases for the products on a CPU: see `int8`."""
+    """Keeps int8 copies of weights and their biases for the products on a CPU, in the place of others: see `int8`."""
+    onednn.forget(*weights)
     int8.keep(weights, biases)
 
 
