@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from fastbert import files
-from fastbert.commands.adding import Commands, add, add_threads, check_outputs, model_path
+from fastbert.commands.adding import Commands, add, add_threads, model_path
 from fastbert.terminal import show_status
 
 
@@ -27,7 +27,6 @@ def export(args: argparse.Namespace) -> None:
     from fastbert.tasks.loading import PATTERNS, check_complete, load_tokenizer
 
     folder = files.locate(args.model, PATTERNS, local_files_only=args.local_files_only)
-    check_outputs([args.output], [])
     kind = class_named(args.head, folder)
     model, _ = kind.from_pretrained(folder, dtype="float32", output_loading_info=True)
     check_complete(model, args.model, new=() if args.head else ("pooler.",))

@@ -83,7 +83,7 @@ def export_onnx(model: BertPreTrainedModel, folder: str | Path, tokenizer: Any =
         raise InputError(f"the model is {model.dtype} on {model.device}: export takes float32 on the CPU")
     with evaluating(model), tempfile.TemporaryDirectory() as place, backend("auto"):
         inputs = _example(model, 2, 9)
-        outputs = tuple(name for name, value in _run(model, inputs).items())
+        outputs = tuple(_run(model, inputs))
         path = Path(place, FILE)
         _export(model, inputs, outputs, path)
         error = _compare(model, path, onnxruntime)
@@ -100,8 +100,8 @@ def export_onnx(model: BertPreTrainedModel, folder: str | Path, tokenizer: Any =
                 with files.replacing(target / written.name) as part:
                     shutil.copyfile(written, part)
             files.write_text(target / "config.json", model.config.to_json_string())
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(target)
     return Exported(Path(folder, FILE), opset, tuple(inputs), outputs, error, onnxruntime.__version__)
 
 

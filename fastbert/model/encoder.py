@@ -302,13 +302,10 @@ class BertModel(BertPreTrainedModel):
         """(T, N) -> pooled (B, N); an empty sequence gives zeros."""
         if not batch.num_tokens:
             return hidden_states.new_zeros(batch.batch_size, hidden_states.shape[-1])
-        first = hidden_states.index_select(0, batch.first_rows())
         if self.pools_rows(batch):
-            return self.pool_rows(first, batch)
+            return self.pool_rows(hidden_states.index_select(0, batch.first_rows()), batch)
         assert self.pooler is not None
-        # What transformers' pooler is given; a row that is padded on the left has its first token in a place that is free.
-        padded = torch.cat([first[:, None], batch.unpack(hidden_states)[:, 1:]], dim=1)
-        return batch.blank_empty(self.pooler(padded))
+        return batch.blank_empty(self.pooler(first_token_first(hidden_states, batch)))
 
     def pools_rows(self, batch: PackedBatch) -> bool:
         """Whether the pooler may be given first tokens alone: not where it is of another class, or watched."""
@@ -319,6 +316,12 @@ class BertModel(BertPreTrainedModel):
         """(B, N) first tokens' states -> pooled (B, N); an empty sequence gives zeros."""
         assert self.pooler is not None
         return batch.blank_empty(self.pooler(first_token_states))
+
+
+def first_token_first(hidden_states: Tensor, batch: PackedBatch) -> Tensor:
+    """(T, N) -> (B, S, N), what transformers' poolers are given; left padding has a place free for the first token."""
+    first = hidden_states.index_select(0, batch.first_rows())
+    return torch.cat([first[:, None], batch.unpack(hidden_states)[:, 1:]], dim=1)
 
 
 def as_asked(output: Any, return_dict: bool | None, config: BertConfig) -> Any:

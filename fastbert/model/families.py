@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,18 @@ from fastbert.model.roberta import RobertaConfig, XLMRobertaConfig
 _CONFIGS: dict[str, type[BertConfig]] = {kind.model_type: kind for kind in (BertConfig, RobertaConfig, XLMRobertaConfig)}
 
 
-def config_class(values: Mapping[str, Any], source: str | Path) -> type[BertConfig]:
-    """The class for the content of a config.json, which is BERT's where it names no type.
+def config_of(folder: Path, **overrides: Any) -> BertConfig:
+    """The configuration in a folder, BERT's where it names no type; keywords override its fields.
 
     Raises:
-        CheckpointError: a type that fastbert does not run; the message names it and `source`.
+        CheckpointError: a type that fastbert does not run, by its name.
     """
+    path = folder / "config.json"
+    values = files.read_json(path)
     name = values.get("model_type", "bert")
     if not isinstance(name, str) or name not in _CONFIGS:
-        raise CheckpointError(f"{source} has model_type = {schema.shown(name)}: fastbert runs {', '.join(_CONFIGS)}")
-    return _CONFIGS[name]
-
-
-def config_of(folder: Path, **overrides: Any) -> BertConfig:
-    """The configuration in a folder, of whichever family; keywords override its fields."""
-    values = files.read_json(folder / "config.json")
-    return config_class(values, folder / "config.json").from_dict({**values, "_name_or_path": str(folder)}, **overrides)
+        raise CheckpointError(f"{path} has model_type = {schema.shown(name)}: fastbert runs {', '.join(_CONFIGS)}")
+    return _CONFIGS[name].from_dict({**values, "_name_or_path": str(folder)}, **overrides)
 
 
 def class_for(kind: type[BertPreTrainedModel], folder: Path) -> type[BertPreTrainedModel]:
@@ -41,11 +36,10 @@ def class_for(kind: type[BertPreTrainedModel], folder: Path) -> type[BertPreTrai
     Raises:
         InputError: the family has no such class, as RoBERTa has none for pairs of sentences that follow each other.
     """
-    path = folder / "config.json"
-    prefix = FAMILIES[config_class(files.read_json(path), path).model_type]
-    name = prefix + kind.__name__.removeprefix("Bert")
+    prefix = FAMILIES[config_of(folder).model_type]
     if prefix == "Bert":
         return kind
+    name = prefix + kind.__name__.removeprefix("Bert")
     found = getattr(roberta, name, None)
     if found is None:
         raise InputError(f"{folder} is no BERT, and there is no {name}: only BERT was trained for {kind.__name__}")
@@ -58,20 +52,19 @@ def class_named(name: str | None, folder: Path) -> type[BertPreTrainedModel]:
     Raises:
         InputError: a name that no class of the folder's family has.
     """
-    path = folder / "config.json"
-    values = files.read_json(path)
-    prefix = FAMILIES[config_class(values, path).model_type]
+    config = config_of(folder)
+    prefix = FAMILIES[config.model_type]
     defined = [value for module in (encoder, heads, lm_heads, roberta) for value in vars(module).values()]
     classes = [kind for kind in defined if isinstance(kind, type) and issubclass(kind, BertPreTrainedModel)]
     known = {
         kind.__name__: kind for kind in classes if kind.__name__.startswith((f"{prefix}For", f"{prefix}LM", f"{prefix}Model"))
     }
-    if name is not None and name not in known:
-        name = prefix + name.removeprefix("Bert")  # BERT's name of the same head
-    if name is not None and name not in known:
+    if name is None:
+        return known.get((config.architectures or [""])[0], known[f"{prefix}Model"])
+    found = known.get(name) or known.get(prefix + name.removeprefix("Bert"))  # BERT's name of the same head will do
+    if found is None:
         raise InputError(f"head = {name!r} is not one of {', '.join(sorted(known))}, the classes for {folder}")
-    said = next(iter(values.get("architectures") or []), "")
-    return known[name] if name is not None else known.get(str(said), known[f"{prefix}Model"])
+    return found
 
 
 def bert_name(name: str) -> str:

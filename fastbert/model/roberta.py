@@ -20,7 +20,7 @@ from fastbert import ops, schema
 from fastbert.errors import ConfigError
 from fastbert.model.calling import dense, dense_and_activation, is_plain, is_watched
 from fastbert.model.config import BertConfig
-from fastbert.model.encoder import BertModel
+from fastbert.model.encoder import BertModel, first_token_first
 from fastbert.model.heads import (
     BertForMultipleChoice,
     BertForQuestionAnswering,
@@ -160,16 +160,11 @@ class RobertaForSequenceClassification(_RobertaHead, BertForSequenceClassificati
         self, batch: PackedBatch, hidden_states: bool | None, attentions: bool | None
     ) -> tuple[Tensor, BertModelOutput]:
         seen = batch.padded and is_watched(*self.classifier.modules())
-        rows = None if seen or not batch.num_tokens else batch.first_rows()
+        rows = batch.first_rows() if batch.num_tokens and not seen else None
         states, encoded = self._encode(batch, rows, hidden_states, attentions)
-        if rows is None:
-            first = states.new_zeros(batch.batch_size, states.shape[-1])
-            if batch.num_tokens:
-                first = batch.blank_empty(states.index_select(0, batch.first_rows()))
-            states = torch.cat([first[:, None], batch.unpack(states)[:, 1:]], dim=1) if seen else first
-        else:
-            states = batch.blank_empty(states)
-        return self.classifier(states), encoded
+        if not batch.num_tokens:
+            return self.classifier(states.new_zeros(batch.batch_size, states.shape[-1])), encoded
+        return self.classifier(batch.blank_empty(first_token_first(states, batch) if seen else states)), encoded
 
 
 class RobertaForTokenClassification(_RobertaHead, BertForTokenClassification):
