@@ -68,6 +68,7 @@ setup(
         ],
         "train": train,
         "tasks": tasks,
+        "bulk": ["pyarrow"],
     },
     entry_points={"console_scripts": ["fastbert = fastbert.cli:main"]},
     classifiers=[

@@ -9,6 +9,7 @@ The map of the program:
     model/           the encoder and its heads as the paper has them; fields, weights, outputs
     data/            readers, corpora, examples, batches
     tasks/           from texts to labels, tags, answers, vectors, words at a mask
+    bulk/            tasks over files of any number and size: bounded memory, parts, manifests, several processes
     training/        pre-training: recipes, steps, resume        recipes/      runs as TOML files
     finetuning/      from examples to models of tasks            studies/      claims of the paper, measured
     integrations/    inside other libraries: transformers' own models run by fastbert

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import fastbert
-from fastbert.commands import benchmarking, evaluating, exporting, finetuning, inference, pretraining, ranking
+from fastbert.commands import benchmarking, embedding, evaluating, exporting, finetuning, inference, pretraining, ranking
 from fastbert.commands.adding import with_flags
 from fastbert.commands.config_file import with_config
 from fastbert.errors import FastbertError, StoppedError
@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastbert", description="BERT without padding.")
     parser.add_argument("--version", action="version", version=f"fastbert {fastbert.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    embedding.register(commands)
     inference.register(commands)
     ranking.register(commands)
     benchmarking.register(commands)

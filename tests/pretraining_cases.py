@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def forks() -> Any:
     """Makes processes, forked from one that has imported what they need."""
     found = multiprocessing.get_context("forkserver")
     needed = ["pytest", "fastbert.training", "torch._dynamo", "torch.distributed.fsdp", "matplotlib.figure"]
+    needed += ["fastbert.cli", "fastbert.bulk", "pyarrow.parquet"]
     found.set_forkserver_preload(needed)
     return found
 
@@ -100,6 +102,13 @@ def life(recipe: dict[str, Any], folder: str, threads: int, die: int | None) -> 
 def run_in_a_group(recipe: dict[str, Any], folder: str) -> None:
     os.setsid()
     raise SystemExit(128 if pretrain(Recipe.from_dict(recipe), folder, "cpu").stopped_by else 0)
+
+
+def free_port() -> int:
+    """A port that nothing listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def one_of_several(given: list[str], rank: int, count: int, port: int, output: str) -> None:

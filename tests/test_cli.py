@@ -85,7 +85,7 @@ def test_an_output_that_cannot_be_written_stops_before_the_work(
     assert embed(model, tmp_path / "a.txt", tmp_path / "no" / "out.npy") == 2
     assert "cannot write" in capsys.readouterr().err
     assert embed(model, tmp_path / "a.txt", tmp_path) == 2
-    assert "it is a directory" in capsys.readouterr().err
+    assert "is not empty and has no _manifest.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_an_output_that_cannot_be_written_stops_before_the_work(
     [
         ("a.txt", b"fine\n\xff\xfe broken\n", [], r"a.txt, line 2: not UTF-8 text (byte 1 of the line)"),
         ("a.txt", b"", [], "holds no text"),
-        ("a.txt", b"x\n", ["--column", "2"], "--column '2' needs a .tsv, .csv or .jsonl file"),
+        ("a.txt", b"x\n", ["--column", "2"], "--column '2' needs a .tsv, .csv, .jsonl or .parquet file"),
         ("a.tsv", b"id\ttitle\n1\tx\n", [], "has no column 'text'; it has id, title"),
         ("a.tsv", b"a\tb\nc\n", ["--column", "2"], "line 2: 1 columns, column 2 is wanted"),
         ("a.tsv", b"a\tb\n", ["--column", "0"], "columns count from 1"),

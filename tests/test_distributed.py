@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pretraining_cases import forks, make_corpus, make_recipe, one_of_several
+from pretraining_cases import forks, free_port, make_corpus, make_recipe, one_of_several
 
 import fastbert
 from fastbert.cli import main
@@ -45,10 +44,7 @@ def arguments(count: int, corpus: Corpus, folder: Path, changes: tuple[str, ...]
     """Those of the command, and a free port."""
     recipe = folder.parent / f"{folder.name}-{count}.json"
     recipe.write_text(json.dumps(make_recipe(corpus.folder, *STILL, *STEPS, *changes).to_dict()))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return ["pretrain", str(recipe), "-o", str(folder), "--device", "cpu"], port
+    return ["pretrain", str(recipe), "-o", str(folder), "--device", "cpu"], free_port()
 
 
 def torchrun(count: int, corpus: Corpus, folder: Path, *changes: str) -> subprocess.Popen[str]:

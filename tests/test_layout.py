@@ -15,12 +15,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "fastbert"
 HEAVY = {"transformers", "sklearn", "scipy", "seqeval", "matplotlib", "sentence_transformers", "datasets"}
+HEAVY |= {"ray", "fastapi", "uvicorn"}
 HEAVY |= {"tensorboard", "pytorch_optimizer", "torchmetrics", "onnx", "onnxruntime", "onnxscript", "peft", "pyarrow"}
 
 # What each room or file of the package may import of it, from the lowest to the highest.
 BASE = {"choices", "errors", "files", "forking", "interop", "progress", "schema", "stopping", "terminal", "threads"}
 MODEL = BASE | {"text", "packing", "ops", "model"}
-ABOVE = {"diagnostics", "verification", "graphs", "data", "tasks", "training", "finetuning", "studies", "integrations"}
+ABOVE = {"diagnostics", "verification", "graphs", "data", "tasks", "bulk", "training", "finetuning", "studies", "integrations"}
 ALLOWED = {
     "choices": set(),
     "errors": set(),
@@ -45,6 +46,7 @@ ALLOWED = {
     "verification": MODEL | {"diagnostics"},
     "data": {"choices", "errors", "files", "text", "packing", "data"},
     "tasks": MODEL | {"data", "tasks"},
+    "bulk": MODEL | {"data", "tasks", "training", "bulk"},
     "training": MODEL | {"data", "diagnostics", "graphs", "training"},
     "finetuning": MODEL | {"data", "diagnostics", "tasks", "training", "finetuning"},
     "studies": MODEL | {"data", "diagnostics", "training", "finetuning", "studies"},

@@ -35,7 +35,7 @@ Encode = Callable[[Sequence[str]], Any]  # texts -> (n, D) float32 array
 def register(commands: Commands) -> None:
     """Adds the command."""
     sub = add(commands, "bench", bench, "fastbert bench texts.txt --model sentence-transformers/all-MiniLM-L6-v2")
-    sub.add_argument("input", help="a text file, a .tsv, .csv or .jsonl table, or - for standard input")
+    sub.add_argument("input", help="a text file, a .tsv, .csv, .jsonl or .parquet table, or - for standard input")
     add_model(sub)
     sub.add_argument("--column", help='column of a table: a name in its header or a number from 1 (default: "text")')
     add_form(sub)

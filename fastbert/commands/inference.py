@@ -1,43 +1,21 @@
-"""Commands that run models: embed, fill-mask, params, explain, verify."""
+"""Commands that run models: fill-mask, params, explain, verify."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-import time
 import warnings
 from typing import Any
 
 import fastbert
 from fastbert import files
 from fastbert.choices import BACKENDS, SIZES
-from fastbert.commands.adding import Commands, add, add_form, add_int8, add_model, check_outputs, model_path
-from fastbert.commands.options import form_of, how_to_show, prepack
-from fastbert.data import read_texts
-from fastbert.errors import InputError, printable
-from fastbert.files.rows import check_ending
+from fastbert.commands.adding import Commands, add, add_model, model_path
+from fastbert.errors import printable
 
 
 def register(commands: Commands) -> None:
     """Adds the commands."""
-    sub = add(
-        commands, "embed", embed, "fastbert embed sentences.txt -o vectors.npy --model sentence-transformers/all-MiniLM-L6-v2"
-    )
-    sub.add_argument("input", help="a text file, a .tsv, .csv or .jsonl table, or - for standard input")
-    sub.add_argument("-o", "--output", required=True, help="the .npy file to write: float32, one row per text")
-    add_model(sub)
-    sub.add_argument("--column", help='column of a table: a name in its header or a number from 1 (default: "text")')
-    add_form(sub)
-    sub.add_argument(
-        "--batch-tokens", type=int, default=16384, help="tokens per batch (default: 16384; a CPU takes at most 2048)"
-    )
-    sub.add_argument("--pooling", help="cls, mean, max, ... or several, separated by commas (default: the model's, else mean)")
-    sub.add_argument("--normalize", action=argparse.BooleanOptionalAction, help="unit vectors (default: the model's own)")
-    sub.add_argument("--overlong", choices=["truncate", "error", "window"], default="truncate", help="texts beyond the limit")
-    add_int8(sub)
-    sub.add_argument("--progress", action="store_true", help="show the progress bar even if stderr is not a terminal")
-
     sub = add(
         commands,
         "fill-mask",
@@ -70,39 +48,6 @@ def register(commands: Commands) -> None:
 
 def _add_backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", choices=BACKENDS, help="how the ops are run (default: FASTBERT_BACKEND, or auto)")
-
-
-def embed(args: argparse.Namespace) -> None:
-    """Embeds the texts of a file, and writes the vectors to a .npy file."""
-    import numpy as np
-
-    from fastbert.tasks import Embedder
-
-    check_outputs([args.output], [args.input, args.model])
-    check_ending(args.output, (".npy",), "vectors")
-    with files.replacing(args.output) as part:  # first, so that an unwritable output fails early
-        texts = list(read_texts(args.input, args.column, form_of(args)))
-        if not texts:
-            raise InputError(f"{args.input} holds no text")
-        embedder = Embedder.from_pretrained(args.model, args.device, args.dtype, local_files_only=args.local_files_only)
-        prepack(embedder, texts, args)
-        started = time.perf_counter()
-        vectors = embedder.encode(
-            texts,
-            batch_tokens=args.batch_tokens,
-            pooling=args.pooling.split(",") if args.pooling else None,
-            normalize=args.normalize,
-            show_progress=how_to_show(args),
-            overlong=args.overlong,
-        )
-        seconds = time.perf_counter() - started
-        with part.open("wb") as stream:
-            np.save(stream, vectors)
-    shape = f"{vectors.shape[0]} x {vectors.shape[1]} float32"
-    print(
-        f"{len(texts):,} texts in {seconds:.2f} s ({len(texts) / seconds:,.0f} a second) -> {args.output}: {shape}",
-        file=sys.stderr,
-    )
 
 
 def fill_mask(args: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ def register(commands: Commands) -> None:
     """Adds the command."""
     sub = add(commands, "rank", rank, 'fastbert rank "who wrote it?" documents.txt --model cross-encoder/ms-marco-MiniLM-L6-v2')
     sub.add_argument("query", help="a text")
-    sub.add_argument("input", help="the documents: a text file, a .tsv, .csv or .jsonl table, or - for standard input")
+    sub.add_argument("input", help="the documents: a text file, a .tsv, .csv, .jsonl or .parquet table, or - (stdin)")
     add_model(sub)
     sub.add_argument("-o", "--output", help="the file to write, .jsonl, .csv, .tsv or .parquet (default: lines to stdout)")
     sub.add_argument("--top-k", type=int, help="how many documents (default: all)")

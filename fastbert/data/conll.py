@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbert.data.lines import PLAIN, Form, lines
+from fastbert.data.parquet import is_parquet
 from fastbert.data.rows import Rows
 from fastbert.data.tables import columns_of, is_json, read_table
 from fastbert.errors import InputError
@@ -37,7 +38,7 @@ def read_tagged(
     """Reads a CoNLL file (one word per line, blank lines between sentences), or JSON lines with `tokens` and `tags`.
 
     Args:
-        path: .jsonl and .ndjson hold JSON lines, as rows in memory do; anything else is CoNLL.
+        path: .jsonl and .ndjson hold JSON lines, .parquet holds such rows, as rows in memory are; anything else is CoNLL.
         word_column, tag_column: columns of a CoNLL file, counted from 1; None means the last one. A line with a tab is split at
             tabs, others at white space. Blank lines separate sentences; lines that start with -DOCSTART- are left out.
         tagged: whether to read tags.
@@ -47,8 +48,8 @@ def read_tagged(
         InputError: a line without the columns, or unequal numbers of words and tags, with the line number; a file without a
             word.
     """
-    if isinstance(path, Rows) or is_json(path):
-        return _read_json(path, tagged, form)
+    if isinstance(path, Rows) or is_json(path) or is_parquet(path):
+        return _read_rows(path, tagged, form)
     path = Path(path)
     for name, column in (("word_column", word_column), ("tag_column", tag_column)):
         if column is not None and column < 1:
@@ -85,7 +86,7 @@ def _lines_and_end(path: Path, form: Form) -> Iterator[tuple[int, str]]:
     yield number + 1, ""
 
 
-def _read_json(path: str | Path | Rows, tagged: bool, form: Form) -> list[TaggedSentence]:
+def _read_rows(path: str | Path | Rows, tagged: bool, form: Form) -> list[TaggedSentence]:
     keys = columns_of(path, form)
     word_key = next((key for key in _WORDS if key in keys), None)
     tag_key = next((key for key in _TAGS if key in keys), None)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastbert.data.lines import PLAIN, Form
+from fastbert.data.parquet import is_parquet
 from fastbert.data.rows import Rows
 from fastbert.data.tables import columns_of, is_json, other_delimiter
 from fastbert.errors import InputError
@@ -99,7 +100,7 @@ def find_layout(
             raise InputError(f"text = {text} is the number of a column: name the number of the label's column as well")
         return Layout(text, pair or "", label or "", (), tuple(choices))
     header = columns_of(path, form)
-    hint = "" if isinstance(path, Rows) or is_json(path) else other_delimiter(header, Path(path), form)
+    hint = "" if isinstance(path, Rows) or is_json(path) or is_parquet(path) else other_delimiter(header, Path(path), form)
     if text is None and pair is None:
         found = next((names for names in _PAIRS if set(names) <= set(header)), None)
         text, pair = found or (next((name for name in _TEXTS if name in header), None), "")

@@ -81,10 +81,10 @@ def lines(
     """
     number, offset, damaged = 1, 0, 0
     rest = b""
-    with _opened(path) as packed:
+    with opened(path) as packed:
         wide = "\n".encode(encoding) != b"\n"  # UTF-16, UTF-32, and those of mainframes
         stream, name = (_Recoded(packed, encoding), "utf-8") if wide else (packed, encoding)
-        while raw := rest + _read(stream, -1 if at_most is None else at_most, path):
+        while raw := rest + read_line(stream, -1 if at_most is None else at_most, path):
             rest = b""
             ended = raw.endswith(b"\n")
             if not ended and at_most is not None and len(raw) >= at_most:
@@ -95,9 +95,7 @@ def lines(
                 text = raw.decode("utf-8-sig" if name == "utf-8" and number == 1 and not offset else name)
             except UnicodeDecodeError as error:
                 if errors == "strict":
-                    place = f"byte {offset + error.start + 1} of the line"
-                    advice = _other_encoding(raw) if name == "utf-8" else ""
-                    raise InputError(f"{path}, line {number}: not {name.upper()} text ({place}){advice}") from None
+                    raise not_text(path, number, raw, name, offset + error.start) from None
                 text, damaged = raw.decode(name, "replace"), damaged + 1
             yield text if keep_ends else text.rstrip("\r\n")
             number, offset = (number + 1, 0) if ended else (number, offset + len(raw))
@@ -105,6 +103,12 @@ def lines(
         warnings.warn(
             f"{path}: {damaged} lines were not {encoding.upper()}; invalid bytes were replaced by U+FFFD", stacklevel=2
         )
+
+
+def not_text(path: Path, number: int, raw: bytes, encoding: str, at: int) -> InputError:
+    """The error for a line that is not text in an encoding from a byte on, counted from 0."""
+    advice = _other_encoding(raw) if encoding == "utf-8" else ""
+    return InputError(f"{path}, line {number}: not {encoding.upper()} text (byte {at + 1} of the line){advice}")
 
 
 def _other_encoding(raw: bytes) -> str:
@@ -119,7 +123,7 @@ def arriving_lines(encoding: str = "utf-8") -> Iterator[list[str]]:
     Raises:
         InputError: standard input is closed, or holds bytes that are not text.
     """
-    stream = _opened(Path("-"))
+    stream = opened(Path("-"))
     decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)()
     number, rest = 1, ""
     while True:
@@ -138,7 +142,12 @@ def arriving_lines(encoding: str = "utf-8") -> Iterator[list[str]]:
             return
 
 
-def _opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> BinaryIO:
+    """The bytes of a file, unpacked, or of standard input.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     if str(path) == "-":
         if sys.stdin is None:
             raise InputError("cannot read standard input: it is closed")
@@ -159,7 +168,12 @@ class _Recoded:
         return self._text.readline(at_most).encode("utf-8")
 
 
-def _read(stream: BinaryIO | _Recoded, at_most: int, path: Path) -> bytes:
+def read_line(stream: BinaryIO | _Recoded, at_most: int, path: Path) -> bytes:
+    """The next line of a stream with its end, or a piece of so many bytes; empty behind the last one.
+
+    Raises:
+        InputError: the file is damaged, or can no longer be read.
+    """
     try:
         return stream.readline(at_most)
     except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeError) as error:

@@ -57,8 +57,9 @@ class Rows:
 
 
 def place_in(source: Path | Rows, number: int) -> str:
-    """What messages call a line of a file, or a row in memory."""
-    return f"{source}, {'row' if isinstance(source, Rows) else 'line'} {number}"
+    """What messages call a line of a file, or a row of Parquet or in memory."""
+    has_lines = not isinstance(source, Rows) and source.suffix.lower() != ".parquet"
+    return f"{source}, {'line' if has_lines else 'row'} {number}"
 
 
 def is_rows(values: Any) -> bool:

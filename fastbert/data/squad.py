@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbert.data.lines import PLAIN, Form, lines
+from fastbert.data.parquet import is_parquet, parquet_rows, parquet_types
 from fastbert.data.rows import Rows, place_in
 from fastbert.data.tables import is_json, json_rows, missing_key
 from fastbert.errors import InputError
@@ -45,7 +46,7 @@ class Question:
 
 
 def read_questions(path: str | Path | Rows, form: Form = PLAIN) -> list[Question]:
-    """The questions of a file, or of rows: .jsonl and .ndjson hold JSON lines, anything else is SQuAD's JSON (`read_squad`).
+    """The questions of a file, or of rows: JSON lines, Parquet, or under any other ending SQuAD's JSON (`read_squad`).
 
     Raises:
         InputError: see `read_squad` and `question_of_line`.
@@ -54,6 +55,10 @@ def read_questions(path: str | Path | Rows, form: Form = PLAIN) -> list[Question
         rows = [dict(zip(path.values, row, strict=True)) for row in zip(*path.values.values(), strict=True)]
         return _checked([question_of_line(row, path, number, number) for number, row in enumerate(rows, 1)], path)
     path = Path(path)
+    if is_parquet(path):
+        names = list(parquet_types(path))
+        values = (dict(zip(names, row, strict=True)) for row in parquet_rows(path, names))
+        return _checked([question_of_line(row, path, number, number) for number, row in enumerate(values, 1)], path)
     if not is_json(path):
         return read_squad(path, form)
     found = json_rows(lines(path, encoding=form.encoding), path)

@@ -1,4 +1,4 @@
-"""Tables of examples: TSV, CSV and JSON lines with named columns; every row is checked and every error names its line.
+"""Tables of examples: TSV, CSV, JSON lines and Parquet with named columns; every row is checked, every error names its line.
 
 TSV is read as is usual in NLP: tabs separate, quotes are ordinary text. CSV follows RFC 4180: a quoted cell may hold lines.
 Blank lines are no rows. Each JSON line is an object; its keys are the columns.
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from fastbert.data.lines import PLAIN, Form, ending, lines
+from fastbert.data.parquet import is_parquet, parquet_rows, parquet_types
 from fastbert.data.rows import Rows, place_in
 from fastbert.errors import InputError
 
-TABLES = (".tsv", ".csv", ".jsonl", ".ndjson")
+TABLES = (".tsv", ".csv", ".jsonl", ".ndjson", ".parquet")
 _MAX_FIELD = 1 << 30  # characters; csv's own limit of 131,072 is shorter than real documents
 _DELIMITERS = ";,\t|"  # that a table may have been written with
 _NAMES = {"\t": "a tab"}
@@ -30,7 +31,7 @@ class Table:
     Attributes:
         path: the file, or the rows in its place.
         values: each column by its name, one value per row: text, or any JSON value.
-        lines: for each row, the line of the file at which it starts.
+        lines: for each row, the line of the file at which it starts; of Parquet the row.
         rows: for each row, its number in the file from 1; the header and blank lines are no rows.
         skipped: number of rows left out because their number of columns was wrong.
     """
@@ -50,7 +51,7 @@ class Table:
 
 
 def read_table(path: str | Path | Rows, columns: Sequence[str], *, skip_ragged: bool = False, form: Form = PLAIN) -> Table:
-    """Reads columns of a .tsv, .txt, .csv, .jsonl or .ndjson file (.txt as TSV), or of rows in memory.
+    """Reads columns of a .tsv, .txt, .csv, .jsonl, .ndjson or .parquet file (.txt as TSV), or of rows in memory.
 
     Args:
         columns: names from the header row (or JSON keys); or, for a table without a header, all numbers, counted from 1.
@@ -75,6 +76,11 @@ def read_table(path: str | Path | Rows, columns: Sequence[str], *, skip_ragged: 
         return _checked(Table(path, {name: path.values[name] for name in columns}, numbers, numbers))
     if is_json(path):
         return _read_json(path, columns, form)
+    if is_parquet(path):
+        values_of = zip(*parquet_rows(path, columns), strict=True)
+        found_values = {name: list(column) for name, column in zip(columns, values_of, strict=False)}
+        counted = list(range(1, len(next(iter(found_values.values()), [])) + 1))
+        return _checked(Table(path, found_values, counted, counted))
     numbered = [name.isdecimal() for name in columns]
     if any(numbered) and not all(numbered):
         raise InputError(f"columns {', '.join(columns)}: either all are names, or all are numbers of a table without a header")
@@ -109,6 +115,8 @@ def columns_of(path: str | Path | Rows, form: Form = PLAIN) -> list[str]:
     if isinstance(path, Rows):
         return list(path.values)
     path = Path(path)
+    if is_parquet(path):
+        return list(parquet_types(path))
     stream = lines(path, encoding=form.encoding, keep_ends=True)
     if is_json(path):
         for number, row in json_rows(stream, path):
@@ -129,28 +137,28 @@ def is_json(path: str | Path) -> bool:
     return ending(path) in (".jsonl", ".ndjson")
 
 
-def rows(stream: Iterable[str], path: Path, form: Form = PLAIN) -> Iterator[tuple[int, list[str]]]:
+def rows(stream: Iterable[str], path: Path, form: Form = PLAIN, first: int = 1) -> Iterator[tuple[int, list[str]]]:
     """The rows of a TSV or CSV file, given its lines with their ends, each with the line at which it starts.
 
-    Blank lines are no rows.
+    Blank lines are no rows. The number of the first line given is `first`.
     """
     delimiter = form.between(path)
     if ending(path) != ".csv":
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(stream, first):
             if text := line.rstrip("\r\n"):
                 yield number, text.split(delimiter)
         return
     csv.field_size_limit(_MAX_FIELD)
     record: list[str] = []  # lines of the row that is being read
     reader = csv.reader(_noted(stream, record), delimiter=delimiter)
-    start = 1
+    start = first
     try:
         for row in reader:
             if _never_closed(record, delimiter):
                 raise InputError(f"{path}, line {start}: a quote is opened and never closed")
             if row:
                 yield start, row
-            start = reader.line_num + 1
+            start = first + reader.line_num
             record.clear()
     except csv.Error as error:
         raise InputError(f"{path}, line {start}: {error}") from None
@@ -191,14 +199,22 @@ def json_rows(stream: Iterable[str], path: Path, first: int = 1) -> Iterator[tup
     for number, line in enumerate(stream, first):
         if not line.strip():
             continue
-        try:
-            value = json.loads(line.rstrip("\r\n"))
-        except ValueError as error:
-            advice = ""
-            if number == 1 and line.lstrip().startswith(("[", "{")):
-                advice = "; an array, or an object over several lines, is JSON and not JSON lines"
-            raise InputError(f"{path}, line {number}: not JSON ({error}){advice}") from None
-        yield number, value
+        yield number, json_value(line, path, number)
+
+
+def json_value(line: str, path: Path, number: int) -> Any:
+    """The value of a JSON line.
+
+    Raises:
+        InputError: it is not JSON.
+    """
+    try:
+        return json.loads(line.rstrip("\r\n"))
+    except (ValueError, RecursionError) as error:
+        advice = ""
+        if number == 1 and line.lstrip().startswith(("[", "{")):
+            advice = "; an array, or an object over several lines, is JSON and not JSON lines"
+        raise InputError(f"{path}, line {number}: not JSON ({error}){advice}") from None
 
 
 def missing_key(path: Path | Rows, number: int, row: Any, what: str) -> InputError:

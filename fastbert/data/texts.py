@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastbert.data.lines import PLAIN, Form, ending, lines
+from fastbert.data.parquet import is_parquet, parquet_rows
 from fastbert.data.tables import TABLES, header_of, is_json, json_rows, missing_key, place_of, rows
 from fastbert.errors import InputError
 
@@ -14,8 +15,8 @@ def read_texts(path: str | Path, column: str | None = None, form: Form = PLAIN) 
     """Yields the texts of a file, in order, empty ones included; blank lines of a table are no rows.
 
     Args:
-        path: .tsv, .csv, .jsonl or .ndjson are tables; anything else, and "-" (standard input), holds one text a line. Each may
-            be gzipped (.gz).
+        path: .tsv, .csv, .jsonl, .ndjson and .parquet are tables; anything else, and "-" (standard input), holds one text a
+            line. Each but Parquet may be gzipped (.gz).
         column: column of a table: a name from the header row (or a JSON key), or, for a table without a header, a number from
             1, as in `cut -f`. Defaults to the name "text".
         form: encoding and delimiter.
@@ -28,11 +29,20 @@ def read_texts(path: str | Path, column: str | None = None, form: Form = PLAIN) 
         raise InputError(f"{path} is JSON, whose lines are no texts; JSON lines, an object a line, end in .jsonl")
     if ending(path) not in TABLES:
         if column is not None:
-            raise InputError(f"column = {column!r} needs a .tsv, .csv or .jsonl file; {path} is read line by line")
+            raise InputError(f"column = {column!r} needs a .tsv, .csv, .jsonl or .parquet file; {path} is read line by line")
         if form.delimiter is not None:
             raise InputError(f"delimiter = {form.delimiter!r} needs a .tsv or .csv file; {path} is read line by line")
         return lines(path, encoding=form.encoding)
+    if is_parquet(path):
+        return _parquet_texts(path, "text" if column is None else column)
     return column_texts(lines(path, encoding=form.encoding, keep_ends=True), path, "text" if column is None else column, form)
+
+
+def _parquet_texts(path: Path, column: str) -> Iterator[str]:
+    for number, (text,) in enumerate(parquet_rows(path, [column]), 1):
+        if not isinstance(text, str):
+            raise InputError(f"{path}, row {number}: {column!r} is {text!r}; expected a text")
+        yield text
 
 
 def column_texts(stream: Iterator[str], path: Path, column: str, form: Form = PLAIN) -> Iterator[str]:

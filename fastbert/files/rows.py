@@ -30,9 +30,15 @@ def check_ending(path: str | Path, known: Collection[str], what: str) -> str:
         raise InputError(f"cannot write {path}: it is a directory")
     if ending not in known:
         raise InputError(f"cannot write {path}: {what} can be written to files that end in {', '.join(known)}")
-    if ending == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise InputError(f"cannot write {path}: .parquet needs the package pyarrow (pip install 'fastbert-triton[tasks]')")
+    if ending == ".parquet":
+        need_pyarrow(f"write {path}")
     return ending
+
+
+def need_pyarrow(what: str) -> None:
+    """Raises InputError where the library for Parquet is not installed; `what` cannot be done then."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise InputError(f"cannot {what}: .parquet needs the package pyarrow (pip install 'fastbert-triton[bulk]')")
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], ending: str) -> None:

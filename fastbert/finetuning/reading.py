@@ -167,7 +167,7 @@ def _sizes(groups: Collection[list[int]], count: int) -> list[int]:
 
 def _layout(kind: str, path: str | Path | Rows, options: ReadOptions, labelled: bool) -> Layout:
     if not isinstance(path, Rows) and not is_table(path) and ending(path) != ".txt":
-        raise InputError(f"{path} is not a table: expected .tsv, .csv, .jsonl or .txt (tabs), each also with .gz")
+        raise InputError(f"{path} is not a table: expected .tsv, .csv, .jsonl, .parquet or .txt (tabs)")
     o = options
     layout = find_layout(path, o.layout, o.text, o.pair, o.label, o.choices, labelled, o.form)
     if kind == "choice" and not layout.choices:

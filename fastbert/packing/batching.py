@@ -38,6 +38,7 @@ def run(
     most: int | None = None,
     name: str,
     show: Show = False,
+    advance: Callable[[int], object] | None = None,
 ) -> Iterator[tuple[Ints, list[Tensor]]]:
     """Runs all rows in batches: yields the row numbers of each batch, and the results of `step` for it, on the CPU.
 
@@ -49,6 +50,7 @@ def run(
         most: rows of a batch; None for any number.
         name: of the work, for the bar.
         show: see `fastbert.progress`.
+        advance: called with the number of texts that each batch completes.
     """
     owners = np.asarray(framed.owners, dtype=np.int64)
     done, rows_left = 0, np.bincount(owners, minlength=framed.num_texts)
@@ -64,7 +66,10 @@ def run(
             done += tokens
             bar.work = done / framed.num_tokens  # long texts come first: counts of texts alone would overrate what is left
             np.subtract.at(rows_left, owners[rows], 1)
-            bar.update(np.count_nonzero(rows_left[np.unique(owners[rows])] == 0))
+            completed = int(np.count_nonzero(rows_left[np.unique(owners[rows])] == 0))
+            bar.update(completed)
+            if advance is not None:
+                advance(completed)
 
 
 def batches(

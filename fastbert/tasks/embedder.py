@@ -135,7 +135,7 @@ class Embedder(Prompted):
         show = False if alone else show_progress
         framed = self.frame(texts, overlong, show, prompt=before)
         batches: dict[str, Any] = {"batch_tokens": batch_tokens, "most": batch_size, "name": "embed", "show": show}
-        finish = partial(self._finish, normalize=normalize, truncate_dim=truncate_dim, precision=precision, ranges=ranges)
+        finish = partial(self.finish, normalize=normalize, truncate_dim=truncate_dim, precision=precision, ranges=ranges)
         if output_value == "token_embeddings" or chunks is not None:
             found: Any = tokens.states_of(self.model, framed, **batches)
             if chunks is not None:
@@ -148,6 +148,13 @@ class Embedder(Prompted):
             return found[0] if alone else found
         if output_value != "sentence_embedding":
             raise InputError(f"output_value = {output_value!r} is not one of sentence_embedding, token_embeddings")
+        found = finish(self.pooled(framed, modes, before, **batches))
+        found = torch.from_numpy(found).to(self.model.device) if convert_to_tensor else found
+        return found[0] if alone else found
+
+    @torch.inference_mode()
+    def pooled(self, framed: Framed, modes: Sequence[str], before: str, **batches: Any) -> np.ndarray:
+        """float32 (n, D): the pooled states of each text, its windows together; `batches` are options of `batching.run`."""
         skipped = 0
         if before and not self.include_prompt and len(framed):  # the prompt, and what the template puts before it
             skipped = len(self.tokenizer.encode(before, add_special_tokens=False)) + int(framed.columns[0])
@@ -159,14 +166,16 @@ class Embedder(Prompted):
 
         for rows, (of_texts,) in run(framed, vectors_of, self.model.device, **batches):
             vectors[rows] = of_texts.numpy()
-        if len(framed) != len(texts):
-            vectors = _mean_of_windows(vectors, framed)
-        found = finish(vectors)
-        found = torch.from_numpy(found).to(self.model.device) if convert_to_tensor else found
-        return found[0] if alone else found
+        return vectors if len(framed) == framed.num_texts else _mean_of_windows(vectors, framed)
 
-    def _finish(
-        self, pooled: np.ndarray, normalize: bool | None, truncate_dim: int | None, precision: str, ranges: Any
+    @torch.inference_mode()
+    def finish(
+        self,
+        pooled: np.ndarray,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        precision: str = "float32",
+        ranges: Any = None,
     ) -> np.ndarray:
         """What stands behind pooling: (n, D) float32 -> (n, D') of the precision."""
         vectors: np.ndarray = self.layers(torch.from_numpy(pooled)).numpy() if len(self.layers) else pooled

@@ -21,8 +21,11 @@ from fastbert.tasks.sentence_folder import SENTENCE_FILES
 from fastbert.tasks.sequences import split_pairs
 from fastbert.text import tokenizer_files
 from fastbert.text.encoding import pair_lengths
-from fastbert.text.framing import Framed, frame
+from fastbert.text.framing import Framed, Place, frame
 from fastbert.text.tokenizer import Tokenizer
+
+_OWN = (*checkpoint.PATTERNS, *tokenizer_files.PATTERNS)
+PATTERNS = [*SENTENCE_FILES, *_OWN, *(f"*/{pattern}" for pattern in _OWN)]  # files that an embedder reads
 
 
 class Prompted:
@@ -82,8 +85,7 @@ class Prompted:
                 message names it.
         """
         target = default_device(device)
-        own = [*checkpoint.PATTERNS, *tokenizer_files.PATTERNS]
-        folder = files.locate(path_or_hub_id, [*SENTENCE_FILES, *own, *(f"*/{pattern}" for pattern in own)], **hub)
+        folder = files.locate(path_or_hub_id, PATTERNS, **hub)
         place, settings = cls._read_settings(folder)
         kind = class_for(cls.model_class, place)
         model, _ = kind.from_pretrained(place, dtype=dtype, device=target, output_loading_info=True, **cls.loading)
@@ -124,7 +126,26 @@ class Prompted:
 
         Pairs are cut as the `tokenizers` library does it, to give the same vectors as sentence-transformers.
         """
-        first, second = split_pairs(texts, "texts")
+        framed = self.frame_quietly(texts, overlong, show, prompt=prompt)
+        cut = np.count_nonzero(framed.cut)
+        if cut:
+            warnings.warn(
+                f"{cut} of {len(texts)} texts have more than {self.max_length} tokens and were cut; overlong='window' uses all",
+                stacklevel=4,  # skips `encode` and the inference-mode decorator
+            )
+        return framed
+
+    def frame_quietly(
+        self,
+        texts: Sequence[Any],
+        overlong: str = "truncate",
+        show: Show = False,
+        *,
+        prompt: str | None = None,
+        place: Place | str = "texts",
+    ) -> Framed:
+        """As `frame`, without the warning: `Framed.cut` says what was cut. `place` is what messages call a text."""
+        first, second = split_pairs(texts, place)
         prompt = self.prompt if prompt is None else prompt
         if prompt:
             first = [prompt + text for text in first]
@@ -136,18 +157,12 @@ class Prompted:
             max_length=self.max_length,
             overlong=how,
             overlap=0,
-            place="texts",
+            place=place,
             cut=lambda a, b, room: pair_lengths(a, b, room, "longest_first"),
             show=show,
         )
         cut = np.flatnonzero(framed.cut)
         if len(cut) and how != overlong:
             tokens = framed.lengths[cut[0]] + framed.cut[cut[0]]
-            raise InputError(f"texts[{cut[0]}] is a pair of {tokens} tokens: windows are for single texts; truncate it")
-        if len(cut):
-            warnings.warn(
-                f"{len(cut)} of {len(texts)} texts have more than {self.max_length} tokens and were cut; overlong='window' "
-                "uses all",
-                stacklevel=4,  # skips `encode` and the inference-mode decorator
-            )
+            raise InputError(f"{framed.place(cut[0])} is a pair of {tokens} tokens: windows are for single texts; truncate it")
         return framed

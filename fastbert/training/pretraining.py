@@ -143,17 +143,11 @@ class _Run:
 
     def _alone(self, work: Callable[[], object]) -> None:
         """Runs `work` in rank 0 while the other processes wait; if it fails, all processes stop."""
-        failure: Exception | None = None
-        if self.world.leads:
-            try:
-                work()
-            except Exception as error:  # raised only after the other processes know of it
-                failure = error
-        failed = self.world.sum([failure is not None])[0]
-        if failure is not None:
-            raise failure
-        if failed:
-            raise TrainingError("the first process of the run failed; its message says why")
+
+        def run() -> None:
+            work()
+
+        self.world.from_first(run)
 
     def _load_checkpoint(self, model: Any) -> dict[str, Any]:
         """Loads the weights of the newest intact checkpoint into the model; returns its state, empty if there is none."""

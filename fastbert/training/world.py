@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from fastbert.errors import InputError, TrainingError
+
+T = TypeVar("T")
 
 _PATIENCE = timedelta(days=1)  # other ranks wait while rank 0 trains a vocabulary and builds a corpus
 
@@ -78,6 +80,32 @@ class World:
         except RuntimeError as error:
             raise LostProcessError(error) from error
         return [float(value) for value in total.tolist()]
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What rank 0 makes, in every process; all must call it. If it raises there, all processes stop.
+
+        Raises:
+            LostProcessError: another process is gone. TrainingError: rank 0 failed; its own message says why.
+        """
+        if self.size == 1:
+            return make()
+        failure: Exception | None = None
+        packet: list[Any] = [None, False]
+        if self.leads:
+            try:
+                packet = [make(), True]
+            except Exception as error:  # raised only after the other processes know of it
+                failure = error
+        try:
+            dist.broadcast_object_list(packet, 0, self.control)
+        except RuntimeError as error:
+            raise LostProcessError(error) from error
+        if failure is not None:
+            raise failure
+        if not packet[1]:
+            raise TrainingError("the first process of the run failed; its message says why")
+        made: T = packet[0]
+        return made
 
     def wrap(self, model: nn.Module, sharded: bool) -> nn.Module:
         """Wraps the model for training by several processes: in DDP, or in FSDP2 if `sharded`."""

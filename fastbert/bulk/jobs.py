@@ -1,0 +1,110 @@
+"""What a bulk job computes: its settings, which decide the output, and the work on the texts of a part.
+
+A job can be sent to another process; what it opens there holds the model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fastbert import files
+from fastbert.text.framing import Place
+
+Advance = Callable[[int], object]  # called with numbers of texts that are done
+
+
+@dataclass(frozen=True)
+class Results:
+    """What was computed of the texts of a part.
+
+    Attributes:
+        columns: of the output: (n,) or (n, D) arrays, or lists of n values.
+        cut: texts that were longer than the model reads.
+    """
+
+    columns: Mapping[str, Any]
+    cut: int = 0
+
+
+class Opened(ABC):
+    """A job with its model."""
+
+    @abstractmethod
+    def prepare(self, texts: Sequence[Any], place: Place) -> Any:
+        """What is done ahead, in another thread, while the model is busy with the part before.
+
+        Args:
+            texts: texts, or pairs as tuples.
+            place: what messages call a text.
+        """
+
+    @abstractmethod
+    def compute(self, prepared: Any, advance: Advance) -> Results:
+        """The results for what was prepared."""
+
+    def types(self) -> dict[str, Any]:
+        """Arrow's types of the columns that are lists; arrays have their own."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Job(ABC):
+    """The work, apart from its inputs and its output.
+
+    Attributes:
+        model: a directory or a hub id.
+        device, dtype, local_files_only: as of the tasks' `from_pretrained`.
+        batch_tokens: tokens processed at once.
+    """
+
+    name: ClassVar[str]
+    part_rows: ClassVar[int]  # of an output file, where none is asked for
+    own_columns: ClassVar[tuple[str, ...]]  # of the output
+    patterns: ClassVar[Sequence[str]]  # files of the model that it reads
+
+    model: str
+    device: str | None = None
+    dtype: str | None = None
+    local_files_only: bool = False
+    batch_tokens: int = 16384
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What the output depends on beside the model and the inputs, as JSON holds it."""
+
+    @abstractmethod
+    def open(self, settled: Mapping[str, Any]) -> Opened:
+        """The work of this process, given what `settle` found."""
+
+    def settle(self, sample: Callable[[], Sequence[Any]]) -> dict[str, Any]:
+        """What is decided once for all parts; `sample` gives some of the texts."""
+        return {}
+
+    @abstractmethod
+    def load(self) -> Any:
+        """The task with its model, from `folder`."""
+
+    @cached_property
+    def task(self) -> Any:
+        """The task, loaded once in a process."""
+        return self.load()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the task: another process loads its own."""
+        return {name: value for name, value in self.__dict__.items() if name != "task"}
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the model is on this machine."""
+        return files.locate(self.model, list(self.patterns), local_files_only=self.local_files_only)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the model's files."""
+        return files.fingerprint(self.folder, self.patterns)

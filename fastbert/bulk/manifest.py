@@ -1,0 +1,160 @@
+"""The folder of a bulk job: what it is made of stands in its manifest, so that a second start goes on with the first.
+
+manifest.json        job, model, settings, inputs, and the rows of every part; "complete" once all are there
+part-00000.parquet   rows of the output, whole or not there at all
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fastbert import files
+from fastbert.bulk.inputs import state_of
+from fastbert.bulk.jobs import Job
+from fastbert.bulk.plan import Part, Plan
+from fastbert.bulk.rows import Columns
+from fastbert.bulk.writing import name_of, rows_of_file
+from fastbert.data.lines import Form
+from fastbert.errors import CheckpointError, InputError
+
+MANIFEST = "_manifest.json"  # readers of a folder of Parquet files pass over names that begin so
+_VERSION = 1
+_ADVICE = "give the same as before, or name another folder"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a folder is made of.
+
+    Attributes:
+        work: job, model, settings, columns and form: what must be the same at a second start.
+        settled: what the job decided once for all parts.
+        plan: the inputs and the parts.
+        complete: whether all parts are there.
+    """
+
+    work: dict[str, Any]
+    settled: dict[str, Any]
+    plan: Plan
+    complete: bool = False
+
+    @property
+    def form(self) -> str:
+        """The form of the parts."""
+        return str(self.work["format"])
+
+    def missing(self, folder: Path) -> list[Part]:
+        """The parts that are not there yet."""
+        return [part for part in self.plan.parts if not (folder / name_of(part, self.form)).is_file()]
+
+    def write(self, folder: Path) -> None:
+        """Writes the manifest."""
+        plan = self.plan.to_json()
+        summary = {"rows": self.plan.rows, "skipped": self.plan.skipped}
+        content = {"version": _VERSION, "complete": self.complete, **self.work, **summary, "settled": self.settled, **plan}
+        files.write_text(folder / MANIFEST, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
+def work_of(job: Job, columns: Columns, form: Form, part_rows: int, file_form: str) -> dict[str, Any]:
+    """What must be the same whenever a folder is worked on."""
+    return {
+        "job": job.name,
+        "model": {"name": job.model, "sha256": job.fingerprint},
+        "settings": json.loads(json.dumps(job.settings)),
+        "columns": json.loads(json.dumps(asdict(columns))),
+        "reading": asdict(form),
+        "part_rows": part_rows,
+        "format": file_form,
+    }
+
+
+def open_manifest(
+    folder: Path,
+    work: Mapping[str, Any],
+    inputs: Sequence[Path],
+    make: Callable[[], tuple[dict[str, Any], Plan]],
+) -> Manifest:
+    """The manifest of a folder: a new one, or that of the start before, if this start would make the same.
+
+    Args:
+        folder: the output, which exists.
+        work: see `work_of`.
+        inputs: the files.
+        make: gives what is settled and the plan, where the folder is new.
+
+    Raises:
+        InputError: the folder holds something else, or was made from other inputs, with another model or other settings.
+    """
+    if not (folder / MANIFEST).is_file():
+        if not files.holds_nothing(folder):
+            raise InputError(f"{folder} is not empty and has no {MANIFEST}: name a new folder")
+        settled, plan = make()
+        found = Manifest(dict(work), settled, plan)
+        found.write(folder)
+        return found
+    found = _read(folder)
+    _check_same(folder, found.work, work)
+    _check_inputs(folder, found.plan, inputs)
+    return found
+
+
+def close_manifest(folder: Path, manifest: Manifest) -> None:
+    """Checks all parts, and marks the folder as complete.
+
+    Raises:
+        InputError: a part that is damaged or has not as many rows as planned.
+    """
+    for part in manifest.plan.parts:
+        path = folder / name_of(part, manifest.form)
+        rows = rows_of_file(path)
+        if rows != part.rows:
+            raise InputError(
+                f"{path} has {rows:,} rows in place of {part.rows:,}: remove it, and the same command makes it again"
+            )
+    if not manifest.complete:
+        Manifest(manifest.work, manifest.settled, manifest.plan, True).write(folder)
+
+
+def _read(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    found = files.read_json(path)
+    if found.get("version") != _VERSION:
+        raise CheckpointError(f"{path} has version {found.get('version')!r}; this fastbert reads version {_VERSION}")
+    keys = ("job", "model", "settings", "columns", "reading", "part_rows", "format")
+    try:
+        work = {key: found[key] for key in keys}
+        return Manifest(work, found["settled"], Plan.of_json(found), bool(found["complete"]))
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): name a new folder") from None
+
+
+def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for key, value in now.items():
+        old = before[key]
+        if key == "model":
+            if old["sha256"] != value["sha256"]:
+                raise InputError(f"{folder} was begun with another model, {old['name']}; now it is {value['name']}: {_ADVICE}")
+        elif isinstance(value, dict):
+            for name, inner in value.items():
+                if old.get(name) != inner:
+                    raise InputError(f"{folder} was begun with {name} = {old.get(name)!r}; now it is {inner!r}: {_ADVICE}")
+        elif old != value:
+            raise InputError(f"{folder} was begun with {key} = {old!r}; now it is {value!r}: {_ADVICE}")
+
+
+def _check_inputs(folder: Path, plan: Plan, inputs: Sequence[Path]) -> None:
+    before, now = [source.path for source in plan.sources], [str(path) for path in inputs]
+    if before != now:
+        new, gone = [path for path in now if path not in before], [path for path in before if path not in now]
+        what = f"{new[0]} is new" if new else f"{gone[0]} is not among them" if gone else "their order is another"
+        raise InputError(f"{folder} was begun with other inputs: {what}; {_ADVICE}")
+    for source, path in zip(plan.sources, inputs, strict=True):
+        size, modified = state_of(path)
+        if (size, modified) != (source.size, source.modified) and (
+            size != source.size or not source.sha256 or files.sha256(path) != source.sha256
+        ):
+            raise InputError(f"{path} has changed since {folder} was begun: name another folder")

@@ -1,0 +1,181 @@
+"""The rows of one file from any place on: lines of text, rows of CSV and TSV, JSON lines, Parquet.
+
+A row that cannot be used does not end the reading: the error that names it stands in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fastbert.data.lines import Form, not_text, opened, read_line
+from fastbert.data.parquet import is_parquet, parquet_rows
+from fastbert.data.rows import place_in
+from fastbert.data.tables import header_of, is_json, is_table, json_value, missing_key, place_of, rows
+from fastbert.errors import InputError
+
+Values = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is read of each row.
+
+    Attributes:
+        texts: columns of the text, or of the two texts of a pair. A file that is no table has one, "text", its lines.
+        id: the column that names a row; None where its file and number do.
+        keep: columns that go into the output as they are.
+    """
+
+    texts: tuple[str, ...] = ("text",)
+    id: str | None = None
+    keep: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All columns, each once: the texts first, then the others as in the output."""
+        return tuple(dict.fromkeys((*self.texts, *self.others)))
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The column of the id and those that are kept, each once."""
+        return tuple(dict.fromkeys(((self.id,) if self.id is not None else ()) + self.keep))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row is: `row` counts from 0; the line, from 1, and the byte are where reading it begins (not of Parquet)."""
+
+    row: int = 0
+    line: int = 1
+    offset: int = 0
+
+
+START = Place()
+
+
+def read_rows(path: Path, columns: Columns, form: Form, start: Place = START) -> Iterator[tuple[Place, Values | InputError]]:
+    """The rows of a file from a place on, each with its place: the values of `columns.names`, or what is wrong with the row.
+
+    Raises:
+        InputError: a file that cannot be read or is damaged, a column that its header lacks, or a quote that is never closed.
+    """
+    if is_parquet(path):
+        for number, values in enumerate(parquet_rows(path, columns.names, start.row), start.row):
+            yield Place(number, 0, 0), _checked(values, path, number + 1, columns)
+        return
+    with opened(path) as stream:
+        lines = _Lines(stream, path, form)
+        found = _reader(lines, path, columns, form, start)
+        place = Place(start.row, lines.line, lines.offset)
+        for row in found:
+            yield place, row if lines.bad is None else lines.bad
+            place, lines.bad = Place(place.row + 1, lines.line, lines.offset), None
+
+
+class _Lines:
+    """The lines of a stream with their ends, and how far it has been read.
+
+    Attributes:
+        line, offset: number and first byte of the line that comes next.
+        bad: what is wrong with a line that was read; whoever reads it sets it back.
+    """
+
+    def __init__(self, stream: BinaryIO, path: Path, form: Form) -> None:
+        self._stream, self._path, self._encoding = stream, path, form.encoding
+        self.line, self.offset = START.line, START.offset
+        self.bad: InputError | None = None
+        if "\n".encode(form.encoding) != b"\n":
+            raise InputError(
+                f"encoding = {form.encoding!r}: a bulk job reads encodings whose line ends are the byte 10: convert {path}"
+            )
+
+    def go_to(self, place: Place) -> None:
+        """Goes on from a place that is not before the line that comes next."""
+        self._stream.seek(place.offset)
+        self.line, self.offset = place.line, place.offset
+
+    def __iter__(self) -> Iterator[str]:
+        while raw := read_line(self._stream, -1, self._path):
+            name = "utf-8-sig" if self._encoding == "utf-8" and self.offset == 0 else self._encoding
+            try:
+                text = raw.decode(name)
+            except UnicodeDecodeError as error:
+                self.bad = not_text(self._path, self.line, raw, self._encoding, error.start)
+                text = raw.decode(name, "replace")
+            self.line, self.offset = self.line + 1, self.offset + len(raw)
+            yield text
+
+
+def _reader(lines: _Lines, path: Path, columns: Columns, form: Form, start: Place) -> Iterator[Values | InputError]:
+    """Values of the rows from a place on; the lines have been brought to it."""
+    if is_json(path):
+        lines.go_to(start)
+        return _json(lines, path, columns)
+    if is_table(path):
+        return _table(lines, path, columns, form, start)
+    if columns.names != ("text",):
+        raise InputError(f"{path} is read line by line: columns, {', '.join(columns.names)}, need a table")
+    if form.delimiter is not None:
+        raise InputError(f"delimiter = {form.delimiter!r} needs a .tsv or .csv file; {path} is read line by line")
+    lines.go_to(start)
+    return ((line.rstrip("\r\n"),) for line in lines)
+
+
+def _table(lines: _Lines, path: Path, columns: Columns, form: Form, start: Place) -> Iterator[Values | InputError]:
+    names = columns.names
+    numbered = [name.isdecimal() for name in names]
+    if any(numbered) and not all(numbered):
+        raise InputError(f"columns {', '.join(names)}: either all are names, or all are numbers of a table without a header")
+    width = None
+    if all(numbered):
+        places = [int(name) - 1 for name in names]
+        if min(places) < 0:
+            raise InputError(f"columns {', '.join(names)}: columns count from 1")
+    else:
+        header = header_of(rows(iter(lines), path, form), path)
+        if lines.bad is not None:
+            raise lines.bad
+        places, width = [place_of(header, name, path, form) for name in names], len(header)
+    if start.row:
+        lines.go_to(start)
+    return _cells(lines, path, form, names, places, width)
+
+
+def _cells(
+    lines: _Lines, path: Path, form: Form, names: Sequence[str], places: Sequence[int], width: int | None
+) -> Iterator[Values | InputError]:
+    for number, cells in rows(iter(lines), path, form, first=lines.line):
+        if len(cells) == width or (width is None and len(cells) > max(places)):
+            yield tuple(cells[place] for place in places)
+        else:
+            wanted = f"the header has {width}" if width is not None else f"column {max(places) + 1} is wanted"
+            yield InputError(f"{path}, line {number}: {len(cells)} columns, {wanted}")
+
+
+def _json(lines: _Lines, path: Path, columns: Columns) -> Iterator[Values | InputError]:
+    for line in lines:
+        if not line.strip():
+            continue
+        number = lines.line - 1
+        try:
+            row = json_value(line, path, number)
+        except InputError as error:
+            yield error
+            continue
+        absent = columns.names if not isinstance(row, dict) else [name for name in columns.names if name not in row]
+        if absent:
+            yield missing_key(path, number, row, f"key {absent[0]!r}")
+        else:
+            yield _checked(tuple(row[name] for name in columns.names), path, number, columns)
+
+
+def _checked(values: Values, path: Path, number: int, columns: Columns) -> Values | InputError:
+    """The values, or the error where a text is none."""
+    for name, value in zip(columns.texts, values, strict=False):
+        if not isinstance(value, str):
+            shown = "null" if value is None else f"a {type(value).__name__}"
+            return InputError(f"{place_in(path, number)}: {name!r} is {shown}; expected a text")
+    return values

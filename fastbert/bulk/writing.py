@@ -1,0 +1,162 @@
+"""Writes a part of the output whole: Parquet, .npy with JSON lines beside it, or JSON lines."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from fastbert import files
+from fastbert.bulk.jobs import Opened, Results
+from fastbert.bulk.plan import Part, Plan
+from fastbert.bulk.reading import PartRows
+from fastbert.bulk.rows import Columns
+from fastbert.errors import InputError
+from fastbert.files.rows import line_of, need_pyarrow
+
+FORMS = ("parquet", "npy", "jsonl")
+_MARKS = ("file", "row")  # what names a row where no column does
+
+
+def name_of(part: Part, form: str) -> str:
+    """The file of a part; of .npy the one that is written last."""
+    return f"part-{part.number:05d}.{form}"
+
+
+def check_form(form: str) -> None:
+    """Raises InputError for an unknown form, or where its library is not installed."""
+    if form not in FORMS:
+        raise InputError(f"format = {form!r} is not one of {', '.join(FORMS)}")
+    if form == "parquet":
+        need_pyarrow("write Parquet")
+
+
+def check_columns(columns: Columns, own: tuple[str, ...]) -> None:
+    """Checks that the columns that are kept leave the output its own.
+
+    Raises:
+        InputError: a column to keep has the name of one that the output has anyway.
+    """
+    taken = (*(_MARKS if columns.id is None else ("id",)), *own)
+    for name in columns.keep:
+        if name in taken and name != columns.id:
+            raise InputError(f"keep = {name!r}: the output has a column {name!r} of its own")
+
+
+def write_part(
+    folder: Path, part: Part, plan: Plan, rows: PartRows, results: Results, columns: Columns, form: str, opened: Opened
+) -> None:
+    """Writes a part under its name, which it has only once it is whole."""
+    marks = _marks(rows, columns)
+    path = folder / name_of(part, form)
+    if form == "parquet":
+        with files.replacing(path) as unfinished, unfinished.open("wb") as stream:
+            _write_parquet(stream, plan, marks, results, columns, opened)
+            _to_disk(stream)
+        return
+    if form == "npy":
+        (vectors,) = results.columns.values()
+        _write_lines(path.with_suffix(".jsonl"), marks)
+        with files.replacing(path) as unfinished, unfinished.open("wb") as stream:
+            np.save(stream, vectors)
+            _to_disk(stream)
+        return
+    _write_lines(path, {**marks, **results.columns})
+
+
+def rows_of_file(path: Path) -> int:
+    """How many rows a part's file holds.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        if path.suffix == ".parquet":
+            from pyarrow.parquet import read_metadata
+
+            return int(read_metadata(path).num_rows)
+        if path.suffix == ".npy":
+            return len(np.load(path, mmap_mode="r"))
+        with path.open("rb") as stream:
+            return sum(1 for _ in stream)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}): remove it, and the same command makes it again") from None
+
+
+def _marks(rows: PartRows, columns: Columns) -> dict[str, list[Any]]:
+    """What names each row, and what is kept of it, column by column."""
+    others = dict(zip(columns.others, map(list, zip(*rows.others, strict=True)), strict=False))
+    if columns.id is None:
+        found: dict[str, list[Any]] = {"file": rows.files, "row": [place.row + 1 for place in rows.places]}
+    else:
+        found = {"id": others[columns.id]}
+    return found | {name: others[name] for name in columns.keep if name != columns.id}
+
+
+def _write_parquet(
+    stream: BinaryIO, plan: Plan, marks: Mapping[str, list[Any]], results: Results, columns: Columns, opened: Opened
+) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    from fastbert.bulk.columns import to_arrow
+
+    arrays, inputs = {}, [source.path for source in plan.sources if source.rows]
+    for name, values in marks.items():
+        column = columns.id if name == "id" and columns.id is not None else name
+        kind = {"file": "string", "row": "int64"}[name] if columns.id is None and name in _MARKS else plan.types[column]
+        arrays[name] = to_arrow(values, kind, column, inputs)
+    vectors = []
+    for name, values in results.columns.items():
+        if isinstance(values, np.ndarray) and values.ndim == 2:
+            arrays[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+            vectors.append(f"{name}.list.element")
+        else:
+            arrays[name] = pa.array(values, opened.types().get(name))
+    table = pa.table(arrays)
+    plain = [path for path in _leaves(table.schema) if path not in vectors]
+    parquet.write_table(  # numbers of vectors hardly repeat: compressing them costs time and saves nothing
+        table,
+        stream,
+        row_group_size=max(1, table.num_rows),
+        use_dictionary=plain,
+        write_statistics=plain,
+        compression={**dict.fromkeys(plain, "snappy"), **dict.fromkeys(vectors, "none")},
+    )
+
+
+def _leaves(schema: Any) -> list[str]:
+    """The paths of the columns of a Parquet file that hold the values of a schema."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    sink = pa.BufferOutputStream()
+    parquet.ParquetWriter(sink, schema).close()
+    found = parquet.read_metadata(pa.BufferReader(sink.getvalue())).schema
+    return [found.column(at).path for at in range(len(found))]
+
+
+def _write_lines(path: Path, columns: Mapping[str, Any]) -> None:
+    """Writes columns as JSON lines."""
+    lists = [values.tolist() if isinstance(values, np.ndarray) else values for values in columns.values()]
+    with files.replacing(path) as unfinished, unfinished.open("wb") as stream:
+        for row in zip(*lists, strict=True):
+            stream.write(_line(dict(zip(columns, row, strict=True))).encode())
+        _to_disk(stream)
+
+
+def _line(row: dict[str, Any]) -> str:
+    try:
+        return line_of(row)
+    except TypeError:  # dates, bytes, decimals of Parquet
+        return json.dumps(row, ensure_ascii=False, default=str) + "\n"
+
+
+def _to_disk(stream: BinaryIO) -> None:
+    """Has the bytes on the disk before the name is given: a part with its name is whole whatever happens to the machine."""
+    stream.flush()
+    os.fsync(stream.fileno())

@@ -1,0 +1,86 @@
+"""What the commands that write folders share: their arguments, and the run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastbert.commands.adding import check_outputs
+from fastbert.commands.options import form_of, how_to_show, names_of
+from fastbert.errors import InputError, printable
+
+
+def add_bulk(parser: argparse.ArgumentParser, forms: Sequence[str]) -> None:
+    """Arguments for an output that is a folder."""
+    group = parser.add_argument_group("for an output that is a folder: the same command goes on with what is missing")
+    group.add_argument("--id", help="column that names a row (default: its file and its number in it)")
+    group.add_argument("--keep", help="columns of the inputs to keep in the output, separated by commas")
+    group.add_argument("--format", choices=forms, help=f"of its parts (default: {forms[0]})")
+    group.add_argument("--part-rows", type=int, help="rows of a part")
+    group.add_argument(
+        "--errors", choices=["strict", "skip"], help="rows that cannot be used: refused, or counted and left out"
+    )
+    group.add_argument("--workers", type=int, help="processes on this machine (default: 1); on several machines, use torchrun")
+
+
+def is_folder(args: argparse.Namespace, *endings: str) -> bool:
+    """Whether the output is a folder: an existing one, a name with a slash at its end, or one without an ending.
+
+    Raises:
+        InputError: an argument for folders where the output is a file.
+    """
+    output = Path(args.output)
+    if output.is_dir() or args.output.endswith(("/", os.sep)) or not output.suffix:
+        return True
+    given = next(
+        (name for name in ("id", "keep", "format", "part_rows", "errors", "workers") if vars(args)[name] is not None), None
+    )
+    if given is not None:
+        raise InputError(
+            f"{given} = {vars(args)[given]!r} needs a folder as output; {args.output} is a file: write {output.stem}/"
+        )
+    return False
+
+
+def run_in_bulk(args: argparse.Namespace, job: Any, texts: tuple[str, ...]) -> None:
+    """Runs a job into the folder, and says what was done."""
+    from fastbert.bulk import Columns, run_job
+
+    check_outputs([], [args.model])
+    found = run_job(
+        job,
+        args.input,
+        args.output,
+        Columns(texts, args.id, names_of(args.keep) or ()),
+        form_of(args),
+        file_form=args.format or "parquet",
+        part_rows=args.part_rows,
+        errors=args.errors or "strict",
+        workers=1 if args.workers is None else args.workers,
+        show_progress=how_to_show(args),
+    )
+    if not found.leads:
+        return
+    if found.skipped or found.unreadable:
+        bad = f"{counted(found.skipped, 'row')} and {counted(found.unreadable, 'file')}"
+        _say(f"{bad} could not be used: the manifest counts them")
+    if found.cut:
+        _say(f"{counted(found.cut, 'text')} of {found.made:,} longer than the model reads, and cut")
+    rate = (
+        f" in {found.seconds:.2f} s ({found.made / found.seconds:,.0f} a second)" if found.made else ", all of them made before"
+    )
+    whole = f"{counted(found.rows, 'row')} in {counted(found.parts, 'part')}"
+    _say(f"{counted(found.made or found.rows, 'row')}{rate} -> {found.folder}: {whole}")
+
+
+def counted(count: int, unit: str) -> str:
+    """A number of things, such as "1 row" and "2,000 rows"."""
+    return f"{count:,} {unit}" + ("" if count == 1 else "s")
+
+
+def _say(text: str) -> None:
+    print(printable(f"fastbert: {text}"), file=sys.stderr)
