@@ -59,6 +59,7 @@ setup(
             "accelerate>=1",
             "peft>=0.17",
             "datasets>=4",
+            "ray[data]>=2.40",
             "onnxscript",
             "onnxruntime; platform_system == 'Linux'",
             *model,
@@ -69,6 +70,7 @@ setup(
         "train": train,
         "tasks": tasks,
         "bulk": ["pyarrow"],
+        "ray": ["ray[data]>=2.40", "pyarrow"],
     },
     entry_points={"console_scripts": ["fastbert = fastbert.cli:main"]},
     classifiers=[

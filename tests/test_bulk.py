@@ -289,12 +289,12 @@ def test_another_model_other_settings_or_other_inputs_are_refused(
     inputs = [str(corpus / "*")]
     cases: list[tuple[str, Any, list[str], dict[str, Any]]] = [
         (f"another model, {model}; now it is {other}", job(other), inputs, {}),
-        ("normalize = None; now it is True", job(model, normalize=True), inputs, {}),
-        ("pooling = None; now it is \\['cls'\\]", job(model, pooling=("cls",)), inputs, {}),
-        ("precision = 'float32'; now it is 'int8'", job(model, precision="int8"), inputs, {}),
-        ("part_rows = 16; now it is 17", job(model), inputs, {"part_rows": 17}),
-        ("format = 'parquet'; now it is 'npy'", job(model), inputs, {"file_form": "npy"}),
-        ("keep = \\[\\]; now it is \\['text'\\]", job(model), inputs, {"columns": Columns(keep=("text",))}),
+        ("begun without normalize, and is now named with normalize = True", job(model, normalize=True), inputs, {}),
+        ("begun without pooling, and is now named with pooling = \\['cls'\\]", job(model, pooling=("cls",)), inputs, {}),
+        ("with precision = 'float32', and is now named with precision = 'int8'", job(model, precision="int8"), inputs, {}),
+        ("with part_rows = 16, and is now named with part_rows = 17", job(model), inputs, {"part_rows": 17}),
+        ("with format = 'parquet', and is now named with format = 'npy'", job(model), inputs, {"file_form": "npy"}),
+        ("without keep, and is now named with keep = \\['text'\\]", job(model), inputs, {"columns": Columns(keep=("text",))}),
         ("other inputs: .*c.jsonl is not among them", job(model), [str(corpus / "[ab].*")], {}),
     ]
     for message, work, given, options in cases:

@@ -41,7 +41,7 @@ ALLOWED = {
     "composed": {"model"},
     "pooling": {"model"},
     "graphs": {"errors", "packing", "ops", "model"},
-    "integrations": MODEL | {"integrations"},
+    "integrations": MODEL | {"tasks", "bulk", "integrations"},
     "diagnostics": MODEL,
     "verification": MODEL | {"diagnostics"},
     "data": {"choices", "errors", "files", "text", "packing", "data"},

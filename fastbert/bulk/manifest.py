@@ -96,7 +96,7 @@ def open_manifest(
         found = Manifest(dict(work), settled, plan)
         found.write(folder)
         return found
-    found = _read(folder)
+    found = read_manifest(folder)
     _check_same(folder, found.work, work)
     _check_inputs(folder, found.plan, inputs)
     return found
@@ -119,7 +119,12 @@ def close_manifest(folder: Path, manifest: Manifest) -> None:
         Manifest(manifest.work, manifest.settled, manifest.plan, True).write(folder)
 
 
-def _read(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
     path = folder / MANIFEST
     found = files.read_json(path)
     if found.get("version") != _VERSION:
@@ -140,10 +145,17 @@ def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any])
                 raise InputError(f"{folder} was begun with another model, {old['name']}; now it is {value['name']}: {_ADVICE}")
         elif isinstance(value, dict):
             for name, inner in value.items():
-                if old.get(name) != inner:
-                    raise InputError(f"{folder} was begun with {name} = {old.get(name)!r}; now it is {inner!r}: {_ADVICE}")
-        elif old != value:
-            raise InputError(f"{folder} was begun with {key} = {old!r}; now it is {value!r}: {_ADVICE}")
+                _check_equal(folder, name, old.get(name), inner)
+        else:
+            _check_equal(folder, key, old, value)
+
+
+def _check_equal(folder: Path, name: str, old: Any, new: Any) -> None:
+    if old == new:
+        return
+    before = f"without {name}" if old in (None, []) else f"with {name} = {old!r}"
+    now = "without it" if new in (None, []) else f"with {name} = {new!r}"
+    raise InputError(f"{folder} was begun {before}, and is now named {now}: {_ADVICE}")
 
 
 def _check_inputs(folder: Path, plan: Plan, inputs: Sequence[Path]) -> None:

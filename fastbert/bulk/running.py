@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fastbert import files
 from fastbert.bulk.inputs import find_inputs
-from fastbert.bulk.jobs import Job
+from fastbert.bulk.jobs import Advance, Job
 from fastbert.bulk.manifest import Manifest, close_manifest, open_manifest, work_of
 from fastbert.bulk.pipeline import make_parts
-from fastbert.bulk.plan import Plan, make_plan
+from fastbert.bulk.plan import Part, Plan, make_plan
 from fastbert.bulk.reading import sample_texts
 from fastbert.bulk.rows import Columns
 from fastbert.bulk.workers import make_parts_by_workers
@@ -25,6 +26,7 @@ from fastbert.progress import Show, progress
 from fastbert.training.world import World
 
 ERRORS = ("strict", "skip")
+Engine = Callable[[Path, Manifest, Job, Sequence[Part], Advance], int]  # as `make_parts`
 _SAMPLE = 2048  # texts on which a job settles what holds for all parts
 
 
@@ -63,7 +65,8 @@ def run_job(
     file_form: str = "parquet",
     part_rows: int | None = None,
     errors: str = "strict",
-    workers: int = 1,
+    workers: int | None = None,
+    engine: Engine | None = None,
     show_progress: Show = None,
 ) -> Summary:
     """Runs a job over files into a folder, or does what an earlier start left undone.
@@ -77,7 +80,8 @@ def run_job(
         file_form: "parquet", "npy" (vectors only, with JSON lines of ids beside them) or "jsonl".
         part_rows: rows of a part; None takes the job's own number.
         errors: "strict" stops at the first row that cannot be used, before any work is done; "skip" counts them.
-        workers: processes on this machine; on CUDA devices one after the other, on a CPU they share its threads.
+        workers: processes on this machine, None for this one: one after the other on its CUDA devices, or sharing its threads.
+        engine: makes the parts in the place of this process and its workers, such as one for a cluster.
         show_progress: see `fastbert.progress`.
 
     Raises:
@@ -87,12 +91,14 @@ def run_job(
     folder, columns = Path(output).expanduser(), columns or Columns()
     if errors not in ERRORS:
         raise InputError(f"errors = {errors!r} is not one of {', '.join(ERRORS)}")
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
         raise InputError(f"workers = {workers!r} must be a whole number of at least 1")
     world = World.join(job.device)
     try:
-        if world.size > 1 and workers > 1:
+        if world.size > 1 and (workers is not None or engine is not None):
             raise InputError(f"workers = {workers}: torchrun has started {world.size} processes already")
+        if workers is not None and workers > 1 and engine is None:
+            engine = partial(make_parts_by_workers, count=workers)
         with ExitStack() as claim:
 
             def begin() -> Manifest:
@@ -110,18 +116,17 @@ def run_job(
 
             manifest = world.from_first(begin)
             placed = job if world.size == 1 else replace(job, device=str(world.device))
-            return _finish(folder, manifest, placed, world, workers, show_progress)
+            return _finish(folder, manifest, placed, world, engine, show_progress)
     finally:
         world.leave()
 
 
-def _finish(folder: Path, manifest: Manifest, job: Job, world: World, workers: int, show: Show) -> Summary:
+def _finish(folder: Path, manifest: Manifest, job: Job, world: World, engine: Engine | None, show: Show) -> Summary:
     """Makes the missing parts and closes the manifest."""
     plan = manifest.plan
     missing = world.from_first(lambda: manifest.missing(folder))
     own = missing[world.rank :: world.size]
-    by_workers = workers > 1 and len(own) > 1
-    if own and not by_workers:
+    if own and engine is None:
         _ = job.task  # loaded before the clock starts
     started = time.perf_counter()
     done = plan.rows - sum(part.rows for part in missing)
@@ -130,10 +135,7 @@ def _finish(folder: Path, manifest: Manifest, job: Job, world: World, workers: i
     total = plan.rows if world.size == 1 else sum(part.rows for part in own)
     with progress(total, "row", job.name, shown, initial=initial) as bar:
         try:
-            if by_workers:
-                cut = make_parts_by_workers(folder, manifest, job, own, workers, bar.update)
-            else:
-                cut = make_parts(folder, manifest, job, own, bar.update)
+            cut = (engine or make_parts)(folder, manifest, job, own, bar.update) if own else 0
         except CheckpointError as error:
             left = len(manifest.missing(folder))
             raise CheckpointError(

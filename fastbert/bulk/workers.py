@@ -22,7 +22,7 @@ _SECONDS = 0.2  # between two looks at the workers
 
 
 def make_parts_by_workers(
-    folder: Path, manifest: Manifest, job: Job, parts: Sequence[Part], count: int, advance: Advance
+    folder: Path, manifest: Manifest, job: Job, parts: Sequence[Part], advance: Advance, *, count: int
 ) -> int:
     """As `make_parts`, by new processes.
 

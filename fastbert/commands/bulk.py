@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastbert.commands.adding import check_outputs
 from fastbert.commands.options import form_of, how_to_show, names_of
 from fastbert.errors import InputError, printable
+
+_OF_FOLDERS = ("id", "keep", "format", "part_rows", "errors", "workers", "engine", "address")
 
 
 def add_bulk(parser: argparse.ArgumentParser, forms: Sequence[str]) -> None:
@@ -24,7 +27,9 @@ def add_bulk(parser: argparse.ArgumentParser, forms: Sequence[str]) -> None:
     group.add_argument(
         "--errors", choices=["strict", "skip"], help="rows that cannot be used: refused, or counted and left out"
     )
-    group.add_argument("--workers", type=int, help="processes on this machine (default: 1); on several machines, use torchrun")
+    group.add_argument("--workers", type=int, help="processes on this machine (default: 1), or in a cluster; or use torchrun")
+    group.add_argument("--engine", choices=["ray"], help="have a Ray cluster do it, whose nodes all see inputs and output")
+    group.add_argument("--address", help="of the cluster, as ray.init takes it (default: auto)")
 
 
 def is_folder(args: argparse.Namespace, *endings: str) -> bool:
@@ -36,9 +41,7 @@ def is_folder(args: argparse.Namespace, *endings: str) -> bool:
     output = Path(args.output)
     if output.is_dir() or args.output.endswith(("/", os.sep)) or not output.suffix:
         return True
-    given = next(
-        (name for name in ("id", "keep", "format", "part_rows", "errors", "workers") if vars(args)[name] is not None), None
-    )
+    given = next((name for name in _OF_FOLDERS if vars(args)[name] is not None), None)
     if given is not None:
         raise InputError(
             f"{given} = {vars(args)[given]!r} needs a folder as output; {args.output} is a file: write {output.stem}/"
@@ -50,7 +53,9 @@ def run_in_bulk(args: argparse.Namespace, job: Any, texts: tuple[str, ...]) -> N
     """Runs a job into the folder, and says what was done."""
     from fastbert.bulk import Columns, run_job
 
-    check_outputs([], [args.model])
+    if args.address is not None and args.engine is None:
+        raise InputError(f"address = {args.address!r} needs --engine ray")
+    engine = None if args.engine is None else _on_ray(args)
     found = run_job(
         job,
         args.input,
@@ -60,7 +65,8 @@ def run_in_bulk(args: argparse.Namespace, job: Any, texts: tuple[str, ...]) -> N
         file_form=args.format or "parquet",
         part_rows=args.part_rows,
         errors=args.errors or "strict",
-        workers=1 if args.workers is None else args.workers,
+        workers=args.workers,
+        engine=engine,
         show_progress=how_to_show(args),
     )
     if not found.leads:
@@ -75,6 +81,14 @@ def run_in_bulk(args: argparse.Namespace, job: Any, texts: tuple[str, ...]) -> N
     )
     whole = f"{counted(found.rows, 'row')} in {counted(found.parts, 'part')}"
     _say(f"{counted(found.made or found.rows, 'row')}{rate} -> {found.folder}: {whole}")
+
+
+def _on_ray(args: argparse.Namespace) -> Any:
+    if importlib.util.find_spec("ray") is None:
+        raise InputError("engine = 'ray' needs the package ray (pip install 'fastbert-triton[ray]')")
+    from fastbert.integrations.ray import make_parts_on_cluster
+
+    return partial(make_parts_on_cluster, address=args.address or "auto", workers=args.workers)
 
 
 def counted(count: int, unit: str) -> str:
