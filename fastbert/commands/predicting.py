@@ -74,70 +74,36 @@ def _predictions(args: argparse.Namespace, folder: Path, kind: str) -> Iterator[
 
 def _predictor(args: argparse.Namespace, folder: Path, kind: str) -> Predict:
     """A function that runs the model on inputs: texts, pairs, questions with contexts, texts with choices, lists of words."""
-    from fastbert import tasks
-    from fastbert.tasks.classifier import one_label, several_labels
+    from fastbert.tasks.predicting import open_predictor, shown
 
-    place = {"device": args.device, "dtype": args.dtype}
     show: Any = how_to_show(args) if args.progress or args.input != "-" else False
-    if kind == "ner":
-        tagger = tasks.TokenTagger.from_pretrained(folder, **place)
-        if _is_raw(args.input):
-            return lambda texts: [
-                {"text": text, "entities": found}
-                for text, found in zip(texts, tagger.predict(texts, args.aggregation, show_progress=show), strict=True)
-            ]
-        return lambda sentences: [
-            {"words": words, "tags": tags}
-            for words, tags in zip(sentences, tagger.tag(sentences, show_progress=show), strict=True)
-        ]
-    if kind == "qa":
-        answerer = tasks.QuestionAnswerer.from_pretrained(folder, **place)
-        if args.null_threshold is not None:
-            answerer.null_threshold = args.null_threshold
-        top_k = 1 if args.top_k is None else args.top_k
+    words = kind == "ner" and not _is_raw(args.input)
+    predictor = open_predictor(kind, folder, how_to_predict(args), words)
 
-        def answer(pairs: Sequence[Any]) -> Rows:
-            found = answerer.predict(pairs, top_k, show_progress=show)
-            answers = [row if isinstance(row, dict) else {"answers": row} for row in found]
-            return [{"question": pair[0], **row} for pair, row in zip(pairs, answers, strict=True)]
+    def given(value: Any) -> dict[str, Any]:
+        if kind == "choice":
+            return {}  # its predictions have the text themselves
+        if kind == "qa":
+            return {"question": value[0]}
+        return {"words": value} if words else shown(value)
 
-        return answer
-    if kind == "choice":
-        chooser = tasks.MultipleChoice.from_pretrained(folder, **place)
-        return lambda examples: chooser.predict(examples, overlong=args.overlong, show_progress=show)
-    if kind == "next-sentence":
-        follows = tasks.NextSentence.from_pretrained(folder, **place)
-        return lambda pairs: [
-            {**_shown(pair), **one_label(["next", "random"], [row["next"], 1 - row["next"]], args.top_k)}
-            for pair, row in zip(pairs, follows.predict(pairs, show_progress=show), strict=True)
-        ]
-    if kind == "zero-shot":
-        labels = names_of(args.candidates)
-        if labels is None:
-            raise InputError("zero-shot classification needs --candidates: labels, separated by commas")
-        model = tasks.NLI.from_pretrained(folder, **place)
+    return lambda inputs: [{**given(value), **row} for value, row in zip(inputs, predictor.run(inputs, show), strict=True)]
 
-        def zero_shot(texts: Sequence[Any]) -> Rows:
-            found = model.zero_shot(texts, labels, hypothesis_template=args.template, show_progress=show)
-            return [
-                {"text": row["sequence"], **one_label(row["labels"], row["scores"], args.top_k), "labels": row["labels"]}
-                for row in found
-            ]
 
-        return zero_shot
-    task: Any = (tasks.NLI if kind == "nli" else tasks.Classifier).from_pretrained(folder, **place)
-    several = task.problem_type == "multi_label_classification"
-    names = task.relations if kind == "nli" else task.labels
+def how_to_predict(args: argparse.Namespace) -> Any:
+    """The options of predictions."""
+    from fastbert.tasks.predicting import HowToPredict
 
-    def classify(inputs: Sequence[Any]) -> Rows:
-        logits = task.logits(task.frame(inputs, args.overlong), show_progress=show)
-        if kind == "regress":
-            return [{**_shown(text), "score": row[0]} for text, row in zip(inputs, logits.tolist(), strict=True)]
-        scores = task.probabilities(logits).tolist()
-        found = [several_labels(names, row) if several else one_label(names, row, args.top_k) for row in scores]
-        return [{**_shown(text), **row} for text, row in zip(inputs, found, strict=True)]
-
-    return classify
+    return HowToPredict(
+        args.device,
+        args.dtype,
+        args.top_k,
+        args.overlong,
+        args.aggregation,
+        names_of(args.candidates),
+        args.template,
+        args.null_threshold,
+    )
 
 
 def _inputs(args: argparse.Namespace, kind: str) -> tuple[list[Any], Rows]:
@@ -202,8 +168,3 @@ def _of_lines(args: argparse.Namespace, kind: str, lines: list[str], before: int
 def _is_raw(path: str) -> bool:
     """Whether a file holds raw texts, not words."""
     return path == "-" or ending(path) == ".txt" or is_table(path)
-
-
-def _shown(value: Any) -> dict[str, str]:
-    """A text or a pair, as predictions have it."""
-    return {"text": value} if isinstance(value, str) else {"text": value[0], "text_pair": value[1]}
