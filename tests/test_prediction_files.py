@@ -82,7 +82,7 @@ def test_tags_of_words_are_written_as_conll(tagger: Path, tmp_path: Path) -> Non
         ("predict", "p.txt"),
         ("predict", "p.json"),
         ("predict", "p.conll"),
-        ("predict", "p"),
+        ("predict", "p.xlsx"),
         ("embed", "v.csv"),
         ("features", "f.npy"),
         ("eval", "m.csv"),

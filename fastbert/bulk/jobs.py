@@ -12,7 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from fastbert import files
+from fastbert.errors import InputError
 from fastbert.text.framing import Place
 
 Advance = Callable[[int], object]  # called with numbers of texts that are done
@@ -47,9 +50,13 @@ class Opened(ABC):
     def compute(self, prepared: Any, advance: Advance) -> Results:
         """The results for what was prepared."""
 
-    def types(self) -> dict[str, Any]:
-        """Arrow's types of the columns that are lists; arrays have their own."""
-        return {}
+    def arrow(self, name: str, values: Any) -> Any:
+        """A column of the results as an Arrow array: (n, D) as lists of a fixed size."""
+        import pyarrow as pa
+
+        if isinstance(values, np.ndarray) and values.ndim == 2:
+            return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+        return pa.array(values)
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,11 @@ class Job(ABC):
     def settle(self, sample: Callable[[], Sequence[Any]]) -> dict[str, Any]:
         """What is decided once for all parts; `sample` gives some of the texts."""
         return {}
+
+    def check_texts(self, texts: Sequence[str]) -> None:
+        """Raises InputError unless these are as many columns of text as the job reads."""
+        if len(texts) != 1:
+            raise InputError(f"{self.name} reads one column of text; named are {', '.join(texts)}")
 
     @abstractmethod
     def load(self) -> Any:

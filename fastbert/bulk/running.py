@@ -104,6 +104,7 @@ def run_job(
             def begin() -> Manifest:
                 check_form(file_form)
                 check_columns(columns, job.own_columns)
+                job.check_texts(columns.texts)
                 paths = find_inputs(inputs, folder)
                 work = work_of(job, columns, form, job.part_rows if part_rows is None else part_rows, file_form)
                 claim.enter_context(files.claimed(folder))

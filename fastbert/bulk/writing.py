@@ -110,14 +110,9 @@ def _write_parquet(
         column = columns.id if name == "id" and columns.id is not None else name
         kind = {"file": "string", "row": "int64"}[name] if columns.id is None and name in _MARKS else plan.types[column]
         arrays[name] = to_arrow(values, kind, column, inputs)
-    vectors = []
-    for name, values in results.columns.items():
-        if isinstance(values, np.ndarray) and values.ndim == 2:
-            arrays[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-            vectors.append(f"{name}.list.element")
-        else:
-            arrays[name] = pa.array(values, opened.types().get(name))
+    arrays |= {name: opened.arrow(name, values) for name, values in results.columns.items()}
     table = pa.table(arrays)
+    vectors = [f"{field.name}{'.list.element' * deep}" for field in table.schema if (deep := _depth_of_vectors(field.type))]
     plain = [path for path in _leaves(table.schema) if path not in vectors]
     parquet.write_table(  # numbers of vectors hardly repeat: compressing them costs time and saves nothing
         table,
@@ -127,6 +122,16 @@ def _write_parquet(
         write_statistics=plain,
         compression={**dict.fromkeys(plain, "snappy"), **dict.fromkeys(vectors, "none")},
     )
+
+
+def _depth_of_vectors(kind: Any) -> int:
+    """How many lists lie around the numbers of a column of vectors; 0 of any other column."""
+    from pyarrow import types
+
+    depth, fixed = 0, False
+    while types.is_list(kind) or types.is_fixed_size_list(kind):
+        depth, fixed, kind = depth + 1, types.is_fixed_size_list(kind), kind.value_type
+    return depth if fixed else 0
 
 
 def _leaves(schema: Any) -> list[str]:

@@ -14,14 +14,15 @@ from typing import Any
 from fastbert.commands.options import form_of, how_to_show, names_of
 from fastbert.errors import InputError, printable
 
-_OF_FOLDERS = ("id", "keep", "format", "part_rows", "errors", "workers", "engine", "address")
+_OF_FOLDERS = ("format", "part_rows", "errors", "workers", "engine", "address")
 
 
-def add_bulk(parser: argparse.ArgumentParser, forms: Sequence[str]) -> None:
-    """Arguments for an output that is a folder."""
+def add_bulk(parser: argparse.ArgumentParser, forms: Sequence[str], has_marks: bool = False) -> None:
+    """Arguments for an output that is a folder; a command may have `--id` and `--keep` itself."""
     group = parser.add_argument_group("for an output that is a folder: the same command goes on with what is missing")
-    group.add_argument("--id", help="column that names a row (default: its file and its number in it)")
-    group.add_argument("--keep", help="columns of the inputs to keep in the output, separated by commas")
+    if not has_marks:
+        group.add_argument("--id", help="column that names a row (default: its file and its number in it)")
+        group.add_argument("--keep", action="append", help="columns to keep in the output, separated by commas")
     group.add_argument("--format", choices=forms, help=f"of its parts (default: {forms[0]})")
     group.add_argument("--part-rows", type=int, help="rows of a part")
     group.add_argument(
@@ -32,25 +33,38 @@ def add_bulk(parser: argparse.ArgumentParser, forms: Sequence[str]) -> None:
     group.add_argument("--address", help="of the cluster, as ray.init takes it (default: auto)")
 
 
-def is_folder(args: argparse.Namespace, *endings: str) -> bool:
+def is_folder(args: argparse.Namespace, has_marks: bool = False) -> bool:
     """Whether the output is a folder: an existing one, a name with a slash at its end, or one without an ending.
 
     Raises:
         InputError: an argument for folders where the output is a file.
     """
-    output = Path(args.output)
-    if output.is_dir() or args.output.endswith(("/", os.sep)) or not output.suffix:
+    output = None if args.output is None else Path(args.output)
+    if output is not None and (
+        output.is_dir() or args.output.endswith(("/", os.sep)) or not (output.suffix or output.exists())
+    ):
         return True
-    given = next((name for name in _OF_FOLDERS if vars(args)[name] is not None), None)
+    own = () if has_marks else ("id", "keep")
+    given = next((name for name in (*own, *_OF_FOLDERS) if vars(args)[name] is not None), None)
     if given is not None:
-        raise InputError(
-            f"{given} = {vars(args)[given]!r} needs a folder as output; {args.output} is a file: write {output.stem}/"
-        )
+        where = "" if output is None else f"; {output} is a file: write {output.stem}/"
+        raise InputError(f"{given} = {vars(args)[given]!r} needs a folder as output{where}")
     return False
 
 
-def run_in_bulk(args: argparse.Namespace, job: Any, texts: tuple[str, ...]) -> None:
-    """Runs a job into the folder, and says what was done."""
+def one_input(args: argparse.Namespace) -> None:
+    """Checks that there is one input, where the output is a file, and makes it the input.
+
+    Raises:
+        InputError: there are several.
+    """
+    if len(args.input) > 1:
+        raise InputError(f"{len(args.input)} inputs need a folder as output, such as -o out/")
+    (args.input,) = args.input
+
+
+def run_in_bulk(args: argparse.Namespace, job: Any, texts: tuple[str, ...]) -> bool:
+    """Runs a job into the folder, and says what was done; returns whether this process is to report."""
     from fastbert.bulk import Columns, run_job
 
     if args.address is not None and args.engine is None:
@@ -60,7 +74,7 @@ def run_in_bulk(args: argparse.Namespace, job: Any, texts: tuple[str, ...]) -> N
         job,
         args.input,
         args.output,
-        Columns(texts, args.id, names_of(args.keep) or ()),
+        Columns(texts, args.id, tuple(name for names in args.keep or () for name in names_of(names) or ())),
         form_of(args),
         file_form=args.format or "parquet",
         part_rows=args.part_rows,
@@ -70,7 +84,7 @@ def run_in_bulk(args: argparse.Namespace, job: Any, texts: tuple[str, ...]) -> N
         show_progress=how_to_show(args),
     )
     if not found.leads:
-        return
+        return False
     if found.skipped or found.unreadable:
         bad = f"{counted(found.skipped, 'row')} and {counted(found.unreadable, 'file')}"
         _say(f"{bad} could not be used: the manifest counts them")
@@ -81,6 +95,7 @@ def run_in_bulk(args: argparse.Namespace, job: Any, texts: tuple[str, ...]) -> N
     )
     whole = f"{counted(found.rows, 'row')} in {counted(found.parts, 'part')}"
     _say(f"{counted(found.made or found.rows, 'row')}{rate} -> {found.folder}: {whole}")
+    return True
 
 
 def _on_ray(args: argparse.Namespace) -> Any:

@@ -48,7 +48,7 @@ def register(commands: Commands) -> None:
 def embed(args: argparse.Namespace) -> None:
     """Embeds texts of files as vectors: into one .npy file, or into a folder, resumable and in bounded memory."""
     pooling = args.pooling.split(",") if args.pooling else None
-    if not is_folder(args, ".npy"):
+    if not is_folder(args):
         _embed_into_one_file(args, pooling)
         return
     from fastbert.bulk.embedding import Embed

@@ -11,13 +11,13 @@ from typing import Any
 from fastbert import files
 from fastbert.choices import LAYERS, OVERLONG, POOLINGS
 from fastbert.commands.adding import Commands, add, add_form, add_group, add_model, add_threads, check_outputs, model_path
+from fastbert.commands.bulk import add_bulk, is_folder, one_input, run_in_bulk
 from fastbert.commands.options import form_of, how_to_show, labels_of, read_options
 from fastbert.commands.predicting import predict
 from fastbert.data import read_texts
 from fastbert.data.layouts import LAYOUTS
 from fastbert.errors import InputError
 from fastbert.files.rows import check_ending
-from fastbert.progress import LINES
 
 EXAMPLES = {
     "classify": "fastbert finetune classify --train train.tsv --dev dev.tsv -o sentiment/ --model my-bert/",
@@ -51,13 +51,17 @@ def register(commands: Commands) -> None:
         sub.add_argument("--config", help="a TOML file of these options, such as epochs = 3; those given here come first")
 
     sub = add(commands, "predict", predict, "fastbert predict texts.txt --model sentiment/model -o predictions.jsonl")
-    sub.add_argument("input", help="a table, a .txt of texts, CoNLL words, questions (SQuAD's JSON, .jsonl), or - (stdin)")
+    sub.add_argument(
+        "input",
+        nargs="+",
+        help="tables, .txt of texts, CoNLL words, questions (SQuAD's JSON, .jsonl), or - (stdin)",
+    )
     add_model(sub)
     sub.add_argument(
         "-o",
         "--output",
         help="a .jsonl, .csv, .tsv or .parquet file; of words also .conll, of questions also .json, SQuAD's form (default: "
-        "JSON lines to stdout)",
+        "JSON lines to stdout); or a folder, for jobs of any size",
     )
     sub.add_argument("--task", choices=[*EXAMPLES, "zero-shot", "next-sentence"], help="default: the model's own")
     add_reading(sub, None)
@@ -70,19 +74,24 @@ def register(commands: Commands) -> None:
     sub.add_argument("--template", default="This example is {}.", help="zero-shot classification: the hypothesis template")
     sub.add_argument("--null-threshold", type=float, help='questions: the margin above which "no answer" is chosen')
     sub.add_argument("--progress", action="store_true", help="show the progress bar even if stderr is not a terminal")
+    add_bulk(sub, ("parquet", "jsonl"), has_marks=True)
 
     sub = add(
         commands, "features", features, "fastbert features texts.txt -o features.jsonl --layers=-1,-2,-3,-4 --model my-bert/"
     )
-    sub.add_argument("input", help="a text file, a table, or - for standard input")
+    sub.add_argument("input", nargs="+", help="text files, tables, patterns, or - for standard input")
     add_model(sub)
-    sub.add_argument("-o", "--output", required=True, help=".npz, or .jsonl in the format of google's extract_features")
+    sub.add_argument(
+        "-o", "--output", required=True, help=".npz, .jsonl in the format of google's extract_features, or a folder of Parquet"
+    )
     sub.add_argument("--layers", default="-1", help="separated by commas: 0 is the embeddings, -1 the last layer (default: -1)")
     sub.add_argument("--column", help="text column of a table (default: text)")
     add_form(sub)
     sub.add_argument(
         "--overlong", "--on-long", choices=OVERLONG, default="error", help="texts beyond the limit (default: error)"
     )
+    sub.add_argument("--progress", action="store_true", help="show the progress bar even if stderr is not a terminal")
+    add_bulk(sub, ("parquet",))
 
 
 def add_training(parser: argparse.ArgumentParser, kind: str | None) -> None:
@@ -230,18 +239,25 @@ def features(args: argparse.Namespace) -> None:
     from fastbert.tasks.features import extract_features, write_features
     from fastbert.tasks.loading import load_encoder, load_tokenizer
 
-    check_outputs([args.output], [args.input, args.model])
     try:
         layers = [int(layer) for layer in args.layers.split(",")]
     except ValueError:
         raise InputError(f"layers = {args.layers!r}: expected numbers separated by commas, such as -1,-2") from None
+    if is_folder(args):
+        from fastbert.bulk import Features
+
+        job = Features(args.model, args.device, args.dtype, args.local_files_only, layers=tuple(layers), overlong=args.overlong)
+        run_in_bulk(args, job, ("text" if args.column is None else args.column,))
+        return
+    one_input(args)
+    check_outputs([args.output], [args.input, args.model])
     check_ending(args.output, (".npz", ".jsonl", ".ndjson"), "features")
     texts = list(read_texts(args.input, args.column, form_of(args)))
     if not texts:
         raise InputError(f"{args.input} holds no text")
     model = load_encoder(args.model, args.device, args.dtype, pooler=False, local_files_only=args.local_files_only)
     tokenizer = load_tokenizer(args.model, model, local_files_only=args.local_files_only)
-    found = extract_features(model, tokenizer, texts, layers, overlong=args.overlong, show_progress=LINES)
+    found = extract_features(model, tokenizer, texts, layers, overlong=args.overlong, show_progress=how_to_show(args))
     write_features(args.output, found, layers)
     tokens = sum(len(one.tokens) for one in found)
     print(f"{len(texts):,} texts, {tokens:,} tokens, {len(layers)} layers -> {args.output}", file=sys.stderr)

@@ -13,6 +13,7 @@ from typing import Any
 
 from fastbert import files
 from fastbert.commands.adding import check_outputs
+from fastbert.commands.bulk import is_folder, one_input, run_in_bulk
 from fastbert.commands.options import form_of, how_to_show, names_of, read_options
 from fastbert.data import read_texts
 from fastbert.data.lines import arriving_lines, ending
@@ -28,9 +29,13 @@ def predict(args: argparse.Namespace) -> None:
     """Predicts with a trained model on new texts, questions or words."""
     from fastbert.finetuning.evaluation import PATTERNS, task_of_model
 
-    check_outputs([args.output], [args.input, args.model])
     folder = files.locate(args.model, PATTERNS, local_files_only=args.local_files_only)
     kind = args.task or task_of_model(folder)
+    if is_folder(args, has_marks=True):
+        _predict_in_bulk(args, kind)
+        return
+    one_input(args)
+    check_outputs([args.output], [args.input, args.model])
     if kind == "choice" and args.input == "-":
         raise InputError("choice does not read standard input: name a file")
     form = "" if args.output is None else check_ending(args.output, _endings(args, kind), f"predictions of {kind}")
@@ -49,6 +54,25 @@ def predict(args: argparse.Namespace) -> None:
             write_rows(part, rows, form)
     if args.output is not None:
         print(f"{len(rows):,} predictions -> {args.output}", file=sys.stderr)
+
+
+def _predict_in_bulk(args: argparse.Namespace, kind: str) -> None:
+    from fastbert.bulk import Predict
+    from fastbert.bulk.inputs import find_inputs
+    from fastbert.data.layouts import find_layout
+
+    texts: tuple[str, ...] = ("text",)
+    how = read_options(args)
+    first = find_inputs(args.input, Path(args.output))[0]
+    if kind == "qa":
+        texts = ("question", "context")
+    elif kind == "ner" and is_table(first):
+        texts = ("text" if how.text is None else how.text,)
+    elif is_table(first):
+        layout = find_layout(first, how.layout, how.text, how.pair, "", (), False, how.form)
+        texts = (layout.text, layout.pair) if layout.pair else (layout.text,)
+    given = (args.model, args.device, args.dtype, args.local_files_only)
+    run_in_bulk(args, Predict(*given, kind=kind, how=how_to_predict(args)), texts)
 
 
 def _endings(args: argparse.Namespace, kind: str) -> tuple[str, ...]:

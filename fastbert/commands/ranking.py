@@ -5,35 +5,50 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 from fastbert import files
 from fastbert.commands.adding import Commands, add, add_form, add_int8, add_model, check_outputs
+from fastbert.commands.bulk import add_bulk, is_folder, one_input, run_in_bulk
 from fastbert.commands.options import form_of, how_to_show, prepack
 from fastbert.data import read_texts
 from fastbert.errors import InputError, printable
 from fastbert.files.rows import ROWS, check_ending, line_of, write_rows
+
+_BEST = 10  # documents that are printed if no number is given
 
 
 def register(commands: Commands) -> None:
     """Adds the command."""
     sub = add(commands, "rank", rank, 'fastbert rank "who wrote it?" documents.txt --model cross-encoder/ms-marco-MiniLM-L6-v2')
     sub.add_argument("query", help="a text")
-    sub.add_argument("input", help="the documents: a text file, a .tsv, .csv, .jsonl or .parquet table, or - (stdin)")
+    sub.add_argument(
+        "input", nargs="+", help="the documents: text files, .tsv, .csv, .jsonl or .parquet tables, patterns, or - (stdin)"
+    )
     add_model(sub)
-    sub.add_argument("-o", "--output", help="the file to write, .jsonl, .csv, .tsv or .parquet (default: lines to stdout)")
-    sub.add_argument("--top-k", type=int, help="how many documents (default: all)")
+    sub.add_argument(
+        "-o",
+        "--output",
+        help="a .jsonl, .csv, .tsv or .parquet file (default: lines to stdout); or a folder of all scores",
+    )
+    sub.add_argument("--top-k", type=int, help="how many documents (default: all; of a folder 10)")
     sub.add_argument("--column", help='column of a table: a name in its header or a number from 1 (default: "text")')
     add_form(sub)
     sub.add_argument("--overlong", choices=["truncate", "error", "window"], default="truncate", help="pairs beyond the limit")
     add_int8(sub)
     sub.add_argument("--json", action="store_true", help="print JSON lines")
     sub.add_argument("--progress", action="store_true", help="show the progress bar even if stderr is not a terminal")
+    add_bulk(sub, ("parquet",))
 
 
 def rank(args: argparse.Namespace) -> None:
-    """Ranks the documents of a file by how well they answer a query."""
+    """Ranks documents of files by how well they answer a query."""
+    if is_folder(args):
+        _rank_in_bulk(args)
+        return
     from fastbert.tasks import Reranker
 
+    one_input(args)
     check_outputs([args.output], [args.input, args.model])
     ending = "" if args.output is None else check_ending(args.output, ROWS, "ranked documents")
     documents = list(read_texts(args.input, args.column, form_of(args)))
@@ -52,3 +67,16 @@ def rank(args: argparse.Namespace) -> None:
         return
     for row in rows:
         sys.stdout.write(line_of(row) if args.json else f"{row['score']:.4f}\t{row['row']}\t{printable(row['text'])}\n")
+
+
+def _rank_in_bulk(args: argparse.Namespace) -> None:
+    """Scores all documents into a folder, and prints the best of them."""
+    from fastbert.bulk import Rank, best_rows
+
+    if args.int8:
+        raise InputError("int8 = True chooses by measuring, which differs from start to start: only an output file takes it")
+    job = Rank(args.model, args.device, args.dtype, args.local_files_only, query=args.query, overlong=args.overlong)
+    if not run_in_bulk(args, job, ("text" if args.column is None else args.column,)):
+        return
+    for row in best_rows(Path(args.output), _BEST if args.top_k is None else args.top_k):
+        sys.stdout.write(line_of(row))

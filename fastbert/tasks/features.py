@@ -20,6 +20,7 @@ from fastbert.packing.batching import BATCH_TOKENS, run
 from fastbert.progress import Show
 from fastbert.tasks.loading import longest_row
 from fastbert.tasks.sequences import frame_texts, warn_of_cuts
+from fastbert.text.framing import Framed
 from fastbert.text.tokenizer import Tokenizer
 
 
@@ -62,13 +63,25 @@ def extract_features(
     Returns:
         The features in the order of the inputs.
     """
-    count = model.config.num_hidden_layers
-    for layer in layers:
-        if not -count - 1 <= layer <= count:
-            raise InputError(f"layer = {layer} is not one of the {count + 1} hidden states: {-count - 1}..{count}")
+    check_layers(model.config.num_hidden_layers, layers)
     longest = longest_row(model.config, tokenizer)
     framed = frame_texts(tokenizer, inputs, max_length=longest, overlong=overlong)
     warn_of_cuts(framed, longest)
+    return features_of(model, tokenizer, framed, layers, batch_tokens=batch_tokens, show=show_progress)
+
+
+def check_layers(count: int, layers: Sequence[int]) -> None:
+    """Raises InputError unless a model of so many layers has these hidden states."""
+    for layer in layers:
+        if not -count - 1 <= layer <= count:
+            raise InputError(f"layer = {layer} is not one of the {count + 1} hidden states: {-count - 1}..{count}")
+
+
+@torch.inference_mode()
+def features_of(
+    model: BertModel, tokenizer: Tokenizer, framed: Framed, layers: Sequence[int], **options: Any
+) -> list[TokenFeatures]:
+    """As `extract_features`, of rows of tokens; `options` are those of `batching.run`."""
     found: list[TokenFeatures | None] = [None] * len(framed)
     model.eval()
 
@@ -76,7 +89,7 @@ def extract_features(
         hidden = model(batch, output_hidden_states=True, return_dict=True).hidden_states
         return [hidden[layer].float() for layer in layers]
 
-    for rows, results in run(framed, states, model.device, batch_tokens, name="features", show=show_progress):
+    for rows, results in run(framed, states, model.device, name="features", **options):
         sizes = framed.lengths[rows].tolist()
         for i, *of_layers in zip(rows, *(layer.split(sizes) for layer in results), strict=True):
             tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(framed.row(i).tolist())]

@@ -15,6 +15,7 @@ from fastbert.tasks.next_sentence import NextSentence
 from fastbert.tasks.nli import NLI
 from fastbert.tasks.question_answerer import QuestionAnswerer
 from fastbert.tasks.token_tagger import TokenTagger
+from fastbert.text.framing import Framed, Place
 
 Rows = list[dict[str, Any]]
 
@@ -48,6 +49,7 @@ class Predictor:
 
     Attributes:
         run: inputs to one prediction each: texts, pairs, (question, context), (text, choices), or with `words` lists of words.
+        frame, of_rows: the two halves of `run` for tasks of whole texts: inputs to rows of tokens, rows to predictions.
         labels: the names under "scores", if predictions have such.
         several: whether a text may have several labels.
     """
@@ -55,6 +57,8 @@ class Predictor:
     run: Callable[[Sequence[Any], Show], Rows]
     labels: tuple[str, ...] = ()
     several: bool = False
+    frame: Callable[[Sequence[Any], Place], Framed] | None = None
+    of_rows: Callable[[Framed, Show, Callable[[int], object] | None], Rows] | None = None
 
 
 def open_predictor(kind: str, folder: Path, how: HowToPredict, words: bool = False) -> Predictor:
@@ -137,11 +141,17 @@ def _classifier(task: Classifier, kind: str, how: HowToPredict) -> Predictor:
     several = task.problem_type == "multi_label_classification"
     names = task.relations if isinstance(task, NLI) else task.labels
 
-    def run(inputs: Sequence[Any], show: Show) -> Rows:
-        logits = task.logits(task.frame(inputs, how.overlong), show_progress=show)
+    def frame(inputs: Sequence[Any], place: Place) -> Framed:
+        return task.frame_quietly(inputs, how.overlong, place)
+
+    def of_rows(framed: Framed, show: Show, advance: Callable[[int], object] | None = None) -> Rows:
+        logits = task.logits(framed, show_progress=show, advance=advance)
         if kind == "regress":
             return [{"score": row[0]} for row in logits.tolist()]
         scores = task.probabilities(logits).tolist()
         return [several_labels(names, row) if several else one_label(names, row, how.top_k) for row in scores]
 
-    return Predictor(run, () if kind == "regress" else tuple(names), several)
+    def run(inputs: Sequence[Any], show: Show) -> Rows:
+        return of_rows(task.frame(inputs, how.overlong), show)
+
+    return Predictor(run, () if kind == "regress" else tuple(names), several, frame, of_rows)

@@ -6,7 +6,7 @@ Texts that are too long are cut (with a warning), rejected, or read in windows w
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,26 +67,36 @@ class SequenceTask(HeadTask):
         Raises:
             InputError: an input of another type, with its place, or, with overlong "error", one that is too long.
         """
-        how = self.overlong if overlong is None else overlong
-        framed = frame_texts(
+        framed = self.frame_quietly(inputs, overlong, place)
+        warn_of_cuts(framed, self.max_length)
+        return framed
+
+    def frame_quietly(self, inputs: Sequence[Any], overlong: str | None = None, place: Place | str = "inputs") -> Framed:
+        """As `frame`, without the warning: `Framed.cut` says what was cut."""
+        return frame_texts(
             self.tokenizer,
             inputs,
             max_length=self.max_length,
-            overlong=how,
+            overlong=self.overlong if overlong is None else overlong,
             overlap=self.overlap,
             place=place,
             cut=self._pair_cut(),
         )
-        warn_of_cuts(framed, self.max_length)
-        return framed
 
     def _pair_cut(self) -> Cut | None:
         """How pairs that are too long are cut; None is the rule of `framing.frame`."""
         return None
 
     @torch.inference_mode()
-    def logits(self, framed: Framed, batch_tokens: int = BATCH_TOKENS, show_progress: Show = False, **options: Any) -> Tensor:
-        """float32 (texts, C) scores on the CPU, with the scores of windows combined."""
+    def logits(
+        self,
+        framed: Framed,
+        batch_tokens: int = BATCH_TOKENS,
+        show_progress: Show = False,
+        advance: Callable[[int], object] | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """float32 (texts, C) scores on the CPU, with the scores of windows combined; `advance` as of `batching.run`."""
         rows: Tensor | None = None
         done = run(
             framed,
@@ -95,6 +105,7 @@ class SequenceTask(HeadTask):
             batch_tokens,
             name="classify",
             show=show_progress,
+            advance=advance,
         )
         for numbers, (scores,) in done:
             if rows is None:
