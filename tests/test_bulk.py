@@ -7,6 +7,8 @@ import gzip
 import json
 import os
 import random
+import re
+import shlex
 import shutil
 import signal
 import time
@@ -22,6 +24,7 @@ from pretraining_cases import forks, free_port, one_of_several
 from pyarrow import parquet
 from task_cases import save_encoder, texts
 
+from benchmarks import bulk
 from fastbert import cli
 from fastbert.bulk import Columns, Embed, plan, run_job, writing
 from fastbert.bulk.rows import read_rows
@@ -428,3 +431,52 @@ def test_a_worker_that_is_gone_is_named(model: Path, corpus: Path, tmp_path: Pat
     shutil.rmtree(tmp_path / "model")
     with pytest.raises((InputError, CheckpointError), match="model"):
         run_job(work, [str(corpus / "*")], tmp_path / "out", part_rows=16, workers=2)
+
+
+# -- the page ------------------------------------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[1] / "docs/bulk.md"
+
+
+def test_the_page_s_commands_are_commands_and_its_python_runs(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    lines = re.findall(r"^(?:torchrun .* -m )?(fastbert (?:embed|predict|rank|features) .*)$", page, re.M)
+    assert len(lines) == 7
+    for line in lines:
+        cli._parser().parse_args(shlex.split(line)[1:])
+    monkeypatch.chdir(tmp_path)
+    Path("corpus").mkdir()
+    rows = [{"doc_id": n, "text": one.text, "title": f"t{n}", "url": "u"} for n, one in enumerate(texts(20, seed=1))]
+    Path("corpus/a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (block,) = (one for one in re.findall(r"```python\n(.*?)```", page, re.S) if "run_job" in one)
+    exec(block.replace("my-model/", str(model)), {})
+    wanted = parquet.read_table("vectors/")
+    assert wanted.column_names == ["id", "title", "vector"]
+
+    import datasets
+    import pandas as pd
+
+    found = datasets.load_dataset("parquet", data_files="vectors/*.parquet", split="train", cache_dir=str(tmp_path / "cache"))
+    assert list(found["title"]) == list(pd.read_parquet("vectors/")["title"]) == [row["title"] for row in rows]
+
+
+def test_the_page_s_figures_are_the_committed_ones_and_reach_their_aims() -> None:
+    rows = [json.loads(line) for line in bulk.RESULTS.open()]
+    page = PAGE.read_text(encoding="utf-8")
+    begin, end = bulk.MARKS
+    assert begin + page.split(begin)[1].split(end)[0] + end == bulk.block(rows)
+    seconds = {row["way"]: row["median_s"] for row in rows}
+    assert seconds["from ids"] / seconds["from a file to a folder"] > 0.9
+    assert seconds["sentence-transformers' encode, as it comes"] / seconds["from a file to a folder"] > 2.2
+
+
+def test_the_benchmark_compares_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    out = tmp_path / "rows.jsonl"
+    assert bulk.main(["--texts", "5", "--rounds", "1", "--output", str(out)]) == 0
+    assert next(json.loads(line)["way"] for line in out.open()) == "from ids"
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    monkeypatch.setattr(bulk, "CLOSE", -1.0)
+    assert bulk.main(["--texts", "5", "--rounds", "1", "--output", str(out)]) == 2
+    assert "gives vectors that differ by" in capsys.readouterr().err

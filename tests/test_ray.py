@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from task_cases import save_encoder, texts
 
@@ -61,12 +63,17 @@ def test_two_nodes_make_the_same_bytes_and_the_actor_class_the_same_vectors(
         assert cli.main(other) == 2
         assert "long.txt, line 2 has 101 tokens, the limit is 64" in capsys.readouterr().err
 
-        rows = ray.data.from_items([{"text": text, "n": n} for n, text in enumerate(values)])
-        added = rows.map_batches(
-            Embedder, fn_constructor_args=[str(model)], compute=ray.data.ActorPoolStrategy(size=2), batch_size=64
-        )
-        found = sorted(added.take_all(), key=lambda row: row["n"])
-        assert np.allclose([row["vector"] for row in found], OwnEmbedder.from_pretrained(model).encode(values), atol=1e-6)
+        from pyarrow import parquet
+
+        parquet.write_table(pa.table({"text": values, "n": list(range(200))}), Path("corpus.parquet"))
+        page = (Path(__file__).parents[1] / "docs/bulk.md").read_text(encoding="utf-8")
+        (block,) = (one for one in re.findall(r"```python\n(.*?)```", page, re.S) if "import ray" in one)
+        for name, here in (("corpus/", "corpus.parquet"), ("my-model/", str(model)), ("size=4", "size=2")):
+            assert name in block
+            block = block.replace(name, here)
+        exec(block, {})
+        found = parquet.read_table("vectors").sort_by("n")
+        assert np.allclose(found["vector"].to_pylist(), OwnEmbedder.from_pretrained(model).encode(values), atol=1e-6)
     finally:
         ray.shutdown()
 
