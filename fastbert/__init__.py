@@ -12,6 +12,7 @@ The map of the program:
     bulk/            tasks over files of any number and size: bounded memory, parts, manifests, several processes
     training/        pre-training: recipes, steps, resume        recipes/      runs as TOML files
     finetuning/      from examples to models of tasks            studies/      claims of the paper, measured
+    serving/         a model behind HTTP: one loop for all requests, routes of known APIs
     integrations/    inside other libraries: transformers' own models run by fastbert
     commands/        what the commands do                        cli.py, __main__.py  the `fastbert` command
 

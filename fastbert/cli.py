@@ -16,7 +16,17 @@ from functools import partial
 from typing import Any
 
 import fastbert
-from fastbert.commands import benchmarking, embedding, evaluating, exporting, finetuning, inference, pretraining, ranking
+from fastbert.commands import (
+    benchmarking,
+    embedding,
+    evaluating,
+    exporting,
+    finetuning,
+    inference,
+    pretraining,
+    ranking,
+    serving,
+)
 from fastbert.commands.adding import with_flags
 from fastbert.commands.config_file import with_config
 from fastbert.errors import FastbertError, StoppedError
@@ -88,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     finetuning.register(commands)
     evaluating.register(commands)
     exporting.register(commands)
+    serving.register(commands)
     return parser
 
 

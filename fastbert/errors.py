@@ -37,6 +37,10 @@ class InputError(FastbertError, ValueError):
     """A value that the model, the tokenizer or a file reader cannot accept; the message names it, its place and the limit."""
 
 
+class TooLongError(InputError):
+    """A text with more tokens than the model reads, where such texts are not cut."""
+
+
 class ArgumentError(FastbertError, TypeError):
     """A keyword argument that does not exist or does not apply to BERT."""
 

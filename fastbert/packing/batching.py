@@ -8,7 +8,9 @@ brought back: nothing waits for the device but the reading of results that have 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import chain, pairwise
 from typing import Any
 
@@ -28,10 +30,14 @@ from fastbert.text.framing import Framed, Ints
 CPU_BATCH_TOKENS = 2048
 BATCH_TOKENS = 16384
 
+Step = Callable[[PackedBatch], Sequence[Tensor]]
+SharedLoop = Callable[[Framed, Step, Hashable], Iterator[tuple[Ints, list[Tensor]]]]
+_shared: ContextVar[SharedLoop | None] = ContextVar("fastbert_shared_loop", default=None)
+
 
 def run(
     framed: Framed,
-    step: Callable[[PackedBatch], Sequence[Tensor]],
+    step: Step,
     device: torch.device,
     batch_tokens: int = BATCH_TOKENS,
     *,
@@ -39,6 +45,7 @@ def run(
     name: str,
     show: Show = False,
     advance: Callable[[int], object] | None = None,
+    key: Hashable = None,
 ) -> Iterator[tuple[Ints, list[Tensor]]]:
     """Runs all rows in batches: yields the row numbers of each batch, and the results of `step` for it, on the CPU.
 
@@ -51,12 +58,18 @@ def run(
         name: of the work, for the bar.
         show: see `fastbert.progress`.
         advance: called with the number of texts that each batch completes.
+        key: what `step` depends on beside the batch: where a loop is shared, steps of one name and key share batches; None for
+            a step that no other one equals.
     """
+    shared = _shared.get()
+    if shared is not None:
+        yield from shared(framed, step, None if key is None else (name, key))
+        return
     owners = np.asarray(framed.owners, dtype=np.int64)
     done, rows_left = 0, np.bincount(owners, minlength=framed.num_texts)
     with progress(framed.num_texts, "text", name, show) as bar:
         started = (
-            (rows, batch.num_tokens, _bring_back(step(batch), device))
+            (rows, batch.num_tokens, bring_back(step(batch), device))
             for rows, batch in batches(framed, batch_tokens, device, most)
         )
         for one, _ in pairwise(chain(started, [None])):  # the next batch is started before this one's results are read
@@ -70,6 +83,16 @@ def run(
             bar.update(completed)
             if advance is not None:
                 advance(completed)
+
+
+@contextmanager
+def sharing(loop: SharedLoop) -> Iterator[None]:
+    """In this context and thread, `run` gives its rows to a loop that others use as well, such as a server's."""
+    token = _shared.set(loop)
+    try:
+        yield
+    finally:
+        _shared.reset(token)
 
 
 def batches(
@@ -157,7 +180,7 @@ def pack_rows(
     return batch
 
 
-def _bring_back(results: Sequence[Tensor], device: torch.device) -> Callable[[], list[Tensor]]:
+def bring_back(results: Sequence[Tensor], device: torch.device) -> Callable[[], list[Tensor]]:
     """Starts copying results to the host; the returned function waits for them."""
     if device.type != "cuda":
         return lambda: [result.cpu() for result in results]

@@ -127,7 +127,7 @@ class Embedder(Prompted):
         """
         if theirs:
             show_progress, normalize = _their_options(theirs, show_progress, normalize, convert_to_tensor)
-        before = self._prompt(prompt, prompt_name)
+        before = self.prompt_of(prompt, prompt_name)
         alone = isinstance(texts, str)
         texts = [texts] if isinstance(texts, str) else list(texts)
         modes = self.pooling if pooling is None else check_modes(pooling)
@@ -164,7 +164,7 @@ class Embedder(Prompted):
             states = self.model(batch, return_dict=True).last_hidden_state
             return [pool(*without_first(states, batch.cu_seqlens, skipped), modes)]
 
-        for rows, (of_texts,) in run(framed, vectors_of, self.model.device, **batches):
+        for rows, (of_texts,) in run(framed, vectors_of, self.model.device, key=(skipped, tuple(modes)), **batches):
             vectors[rows] = of_texts.numpy()
         return vectors if len(framed) == framed.num_texts else _mean_of_windows(vectors, framed)
 

@@ -54,6 +54,7 @@ class NextSentence(HeadTask):
             batch_tokens,
             name="next sentence",
             show=show_progress,
+            key=(),
         )
         for rows, (probabilities,) in done:
             for row, (follows, random) in zip(rows.tolist(), probabilities.tolist(), strict=True):

@@ -110,7 +110,8 @@ class Prompted:
         given = options.get("prompt") is not None or options.get("prompt_name") is not None
         return options if given or known is None else {**options, "prompt_name": known}
 
-    def _prompt(self, prompt: str | None, name: str | None) -> str:
+    def prompt_of(self, prompt: str | None, name: str | None) -> str:
+        """The text put before every text: the one given, that of a name, or the embedder's own."""
         if prompt is not None or name is None:
             return self.prompt if prompt is None else prompt
         if name not in self.prompts:

@@ -200,7 +200,8 @@ class QuestionAnswerer(HeadTask):
             out = self.model(batch, return_dict=True)
             return [out.start_logits.float(), out.end_logits.float()]
 
-        for rows, results in run(framed, score, self.model.device, batch_tokens, name="answer", show=show_progress):
+        done = run(framed, score, self.model.device, batch_tokens, name="answer", show=show_progress, key=())
+        for rows, results in done:
             sizes = framed.lengths[rows].tolist()
             for i, start, end in zip(rows, *(part.split(sizes) for part in results), strict=True):
                 first, count, column = int(framed.firsts[i]), int(framed.counts[i]), int(framed.columns[i])

@@ -106,6 +106,7 @@ class SequenceTask(HeadTask):
             name="classify",
             show=show_progress,
             advance=advance,
+            key=tuple(sorted(options.items())),
         )
         for numbers, (scores,) in done:
             if rows is None:

@@ -126,7 +126,7 @@ class SparseEmbedder(Prompted):
         if overlong == "window":
             raise InputError("overlong = 'window': a text's words are not combined over windows; use 'truncate' or 'error'")
         listed = [texts] if isinstance(texts, str) else list(texts)
-        framed = self.frame(listed, overlong, show_progress, prompt=self._prompt(prompt, prompt_name))
+        framed = self.frame(listed, overlong, show_progress, prompt=self.prompt_of(prompt, prompt_name))
         counts = np.zeros(len(framed), dtype=np.int64)
         found: list[Any] = [None] * len(framed)
 

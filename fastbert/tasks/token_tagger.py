@@ -207,6 +207,7 @@ class TokenTagger(HeadTask):
             batch_tokens,
             name="tag",
             show=show_progress,
+            key=(),
         )
         for rows, (scores,) in done:
             for i, part in zip(rows, scores.split(framed.lengths[rows].tolist()), strict=True):

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbert.choices import OVERLONG
-from fastbert.errors import InputError
+from fastbert.errors import InputError, TooLongError
 from fastbert.progress import Show, progress
 from fastbert.text.encoding import check_text
 from fastbert.text.template import Template
@@ -68,6 +68,17 @@ class Framed:
         none = np.zeros_like(lengths)
         owners = np.arange(len(rows))
         return cls(ids, np.zeros(len(ids), np.int8), starts, owners, none, none, lengths, none, place_of(place))
+
+    @classmethod
+    def merged(cls, parts: Sequence[tuple[Framed, Ints]]) -> Framed:
+        """Rows taken from several of these, each for itself: a text of its own, whatever it was part of."""
+        lengths = np.concatenate([framed.lengths[rows] for framed, rows in parts])
+        starts = np.concatenate([[0], lengths.cumsum()])
+        spans = [(framed, slice(framed.starts[row], framed.starts[row + 1])) for framed, rows in parts for row in rows]
+        ids = np.concatenate([framed.ids[span] for framed, span in spans])
+        segments = np.concatenate([framed.segments[span] for framed, span in spans])
+        none = np.zeros_like(lengths)
+        return cls(ids, segments, starts, np.arange(len(lengths)), none, none, lengths, none, place_of("rows"))
 
     def __len__(self) -> int:
         """R."""
@@ -132,7 +143,7 @@ class Framer:
         room = self.max_length - self._template(b is not None).size
         total = len(a) + len(b or ())
         if total > room and overlong == "error":
-            raise InputError(
+            raise TooLongError(
                 f"{self.place(len(self._cut))} has {total + self.max_length - room} tokens, the limit is {self.max_length}"
             )
         if total > room and overlong == "window":

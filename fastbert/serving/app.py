@@ -1,0 +1,291 @@
+"""The HTTP side: routes for the clients of OpenAI, Cohere and text-embeddings-inference. It parses; the workers compute."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.exceptions import HTTPException
+
+import fastbert
+from fastbert.errors import FastbertError, InputError, TooLongError
+from fastbert.serving import requests
+from fastbert.serving.gate import Gate
+from fastbert.serving.metrics import Metrics
+from fastbert.serving.settings import Settings
+from fastbert.serving.workers import GoneError, OverloadedError, Workers
+
+# The status of each error, and its type as text-embeddings-inference names it; the first that fits.
+STATUS: tuple[tuple[type[Exception], int, str], ...] = (
+    (OverloadedError, 429, "Overloaded"),
+    (GoneError, 503, "Unhealthy"),
+    (TooLongError, 413, "Validation"),
+    (InputError, 422, "Validation"),
+    (FastbertError, 424, "Inference"),
+)
+
+
+def make_app(settings: Settings, workers: Workers) -> FastAPI:
+    """The application; its workers start and end with it."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, workers)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await workers.start()
+        yield
+        await workers.stop()
+
+    app = FastAPI(title="fastbert", version=fastbert.__version__, lifespan=lifespan)
+    app.state.workers = workers
+    asker = _Asker(settings, workers, metrics)
+    _add_errors(app)
+    _add_embeddings(app, settings, asker)
+    _add_scores(app, settings, asker)
+    _add_facts(app, settings, workers, registry)
+    app.add_middleware(Gate, settings=settings, metrics=metrics)
+    return app
+
+
+class _Asker:
+    """Hands requests to the workers, and drops them when their clients leave."""
+
+    def __init__(self, settings: Settings, workers: Workers, metrics: Metrics) -> None:
+        self.settings, self.workers, self.metrics = settings, workers, metrics
+
+    async def __call__(self, request: Request, name: str, payload: dict[str, Any], inputs: int) -> Any:
+        if inputs == 0:
+            raise InputError("the request holds no input")
+        if inputs > self.settings.max_client_batch_size:
+            most = self.settings.max_client_batch_size
+            raise HTTPException(413, f"the request holds {inputs} inputs; at most {most} are allowed (max_client_batch_size)")
+        began = time.perf_counter()
+        asking = asyncio.ensure_future(self.workers.ask(name, payload))
+        leaving = asyncio.ensure_future(_left(request))
+        try:
+            await asyncio.wait({asking, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                self.metrics.left.inc()
+                asking.cancel()
+                raise HTTPException(499, "the client has gone")
+            found = asking.result()
+        finally:
+            leaving.cancel()
+            if not asking.done():
+                asking.cancel()
+        self.metrics.answered(name, inputs, time.perf_counter() - began)
+        return found
+
+    def truncates(self, asked: bool | None) -> bool:
+        """Whether texts that are too long are cut."""
+        return self.settings.auto_truncate if asked is None else asked
+
+
+async def _left(request: Request) -> None:
+    """Waits until the client closes the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, status, media_type="application/json")
+
+
+def problem(status: int, kind: str, message: str) -> Response:
+    """An error as a response."""
+    return _json({"message": message, "type": kind}, status)
+
+
+def _add_errors(app: FastAPI) -> None:
+    async def of_ours(_: Request, error: Exception) -> Response:
+        status, kind = next((status, kind) for one, status, kind in STATUS if isinstance(error, one))
+        return problem(status, kind, str(error))
+
+    async def of_body(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        broken = first["type"] in ("json_invalid", "model_attributes_type")
+        place = ".".join(str(part) for part in first["loc"] if part != "body")
+        text = f"{place}: {first['msg']}" if place and not broken else str(first["msg"])
+        return problem(400 if broken else 422, "Validation", FastbertError(text).args[0])
+
+    async def of_http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return problem(error.status_code, "Validation" if error.status_code in (400, 413, 422) else "Error", str(error.detail))
+
+    async def unforeseen(_: Request, error: Exception) -> Response:
+        return problem(500, "Backend", f"{type(error).__name__}")
+
+    app.add_exception_handler(FastbertError, of_ours)
+    app.add_exception_handler(RequestValidationError, of_body)
+    app.add_exception_handler(HTTPException, of_http)
+    app.add_exception_handler(Exception, unforeseen)
+
+
+def _listed(inputs: Any) -> list[Any]:
+    """The inputs of a request as a list: of texts, or of lists of ids."""
+    if isinstance(inputs, str) or (isinstance(inputs, list) and inputs and isinstance(inputs[0], int)):
+        return [inputs]
+    return list(inputs)
+
+
+def _add_embeddings(app: FastAPI, settings: Settings, ask: _Asker) -> None:
+    @app.post("/v1/embeddings", summary="Vectors, as OpenAI's clients ask for them")
+    async def openai(request: Request, body: requests.OpenAIEmbeddings) -> Response:
+        inputs = _listed(body.input)
+        payload = {"inputs": inputs, "dimensions": body.dimensions, "truncate": settings.auto_truncate}
+        vectors, tokens = await ask(request, "embed", payload, len(inputs))
+        rows: Sequence[Any] = vectors
+        if body.encoding_format == "base64":
+            rows = [base64.b64encode(np.ascontiguousarray(row, dtype="<f4").tobytes()).decode() for row in vectors]
+        data = [{"object": "embedding", "index": at, "embedding": row} for at, row in enumerate(rows)]
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return _json({"object": "list", "data": data, "model": body.model or settings.name, "usage": usage})
+
+    @app.post("/embed", summary="Vectors, as text-embeddings-inference's clients ask for them")
+    async def embed(request: Request, body: requests.Embed) -> Response:
+        inputs = _listed(body.inputs)
+        payload = {
+            "inputs": inputs,
+            "dimensions": body.dimensions,
+            "truncate": ask.truncates(body.truncate),
+            "normalize": body.normalize,
+            "prompt_name": body.prompt_name,
+        }
+        vectors, _ = await ask(request, "embed", payload, len(inputs))
+        return _json(vectors)
+
+
+def _add_scores(app: FastAPI, settings: Settings, ask: _Asker) -> None:
+    async def rerank(request: Request, body: requests.Rerank) -> Response:
+        if (body.documents is None) == (body.texts is None):
+            raise InputError("expected documents (as Cohere's clients send them) or texts, one of both")
+        texts = body.texts if body.texts is not None else [d if isinstance(d, str) else d.text for d in body.documents or ()]
+        payload = {
+            "query": body.query,
+            "texts": texts,
+            "truncate": ask.truncates(body.truncate),
+            "raw_scores": body.raw_scores,
+        }
+        scores, tokens = await ask(request, "rerank", payload, len(texts))
+        best = sorted(range(len(texts)), key=lambda at: -scores[at])[: body.top_n]
+        if body.texts is not None:
+            shown = [{"text": texts[at]} if body.return_text else {} for at in best]
+            return _json([{"index": at, "score": scores[at], **text} for at, text in zip(best, shown, strict=True)])
+        results: list[dict[str, Any]] = [{"index": at, "relevance_score": scores[at]} for at in best]
+        if body.return_documents:
+            results = [{**row, "document": {"text": texts[row["index"]]}} for row in results]
+        meta = {"api_version": {"version": "1"}, "billed_units": {"input_tokens": tokens, "search_units": 1}}
+        return _json({"id": str(uuid.uuid4()), "results": results, "meta": meta})
+
+    for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
+        app.post(path, summary="Documents by their score for a query, best first")(rerank)
+
+    @app.post("/predict", summary="Labels, entities, answers or words at masks, by the model's head")
+    async def predict(request: Request, body: requests.Predict) -> Response:
+        kind = ask.workers.info.get("kind")
+        inputs, alone = _of_predict(body.inputs, str(kind))
+        payload: dict[str, Any] = {
+            "inputs": inputs,
+            "truncate": ask.truncates(body.truncate),
+            "raw_scores": body.raw_scores,
+        }
+        if body.top_k is not None and kind in ("qa", "fill-mask"):
+            payload["top_k"] = body.top_k
+        if body.aggregation is not None and kind == "ner":
+            payload["aggregation"] = body.aggregation
+        found = await ask(request, "predict", payload, len(inputs))
+        if body.top_k is not None and kind in ("classify", "nli"):
+            found = [row[: body.top_k] for row in found]
+        return _json(found[0] if alone else found)
+
+    @app.post("/tokenize", summary="The pieces of texts")
+    async def tokenize(request: Request, body: requests.Tokenize) -> Response:
+        inputs = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+        payload = {"inputs": inputs, "add_special_tokens": body.add_special_tokens}
+        return _json(await ask(request, "tokenize", payload, len(inputs)))
+
+
+def _of_predict(inputs: Any, kind: str) -> tuple[list[Any], bool]:
+    """The inputs as the task takes them, and whether the request holds one that stands alone.
+
+    Raises:
+        InputError: inputs of another form than the model's task reads.
+    """
+    if kind == "qa":
+        questions = [inputs] if isinstance(inputs, requests.Question) else inputs
+        if not isinstance(questions, list) or not all(isinstance(one, requests.Question) for one in questions):
+            raise InputError("inputs: this model answers questions: expected {question, context}, or a list of such")
+        return [(one.question, one.context) for one in questions], isinstance(inputs, requests.Question)
+    if isinstance(inputs, str):
+        found: list[Any] = [inputs]
+    elif isinstance(inputs, list) and all(isinstance(one, str) for one in inputs):
+        if kind in ("nli", "next-sentence") or (kind == "classify" and len(inputs) == 2):  # one pair
+            found, inputs = [tuple(inputs)], ""
+        else:
+            found = inputs
+    elif isinstance(inputs, list) and all(isinstance(one, list) for one in inputs):
+        found = [one[0] if len(one) == 1 else tuple(one) for one in inputs]
+    else:
+        raise InputError("inputs: expected a text, a pair of texts, or a list of texts or pairs")
+    pairs = kind in ("nli", "next-sentence")
+    if any(isinstance(one, tuple) and len(one) != 2 for one in found) or (pairs and any(isinstance(o, str) for o in found)):
+        raise InputError("inputs: expected pairs of texts, two each")
+    if kind in ("ner", "fill-mask") and not all(isinstance(one, str) for one in found):
+        raise InputError("inputs: this model reads single texts")
+    return found, isinstance(inputs, str)
+
+
+def _add_facts(app: FastAPI, settings: Settings, workers: Workers, registry: CollectorRegistry) -> None:
+    @app.get("/health", summary="Whether the model is loaded")
+    async def health() -> Response:
+        if not workers.healthy:
+            return problem(503, "Unhealthy", "the model is not loaded")
+        return _json({})
+
+    @app.get("/info", summary="Facts of the model and the limits")
+    async def info() -> Response:
+        facts = workers.info
+        kinds = {"embed": {"embedding": {"pooling": ",".join(facts.get("pooling", []))}}, "rerank": {"reranker": {}}}
+        labels = dict(enumerate(facts.get("labels", [])))
+        known = {"id2label": {str(at): name for at, name in labels.items()}}
+        return _json(
+            {
+                "model_id": settings.model_id,
+                "model_sha": None,
+                "model_dtype": facts.get("dtype"),
+                "model_type": kinds.get(str(facts.get("kind")), {"classifier": known}),
+                "served_model_name": settings.name,
+                "task": facts.get("kind"),
+                "device": facts.get("device"),
+                "dimensions": facts.get("dimensions"),
+                "prompts": facts.get("prompts", []),
+                "mask_token": facts.get("mask"),
+                "max_concurrent_requests": settings.max_concurrent_requests,
+                "max_input_length": facts.get("max_input_length"),
+                "max_batch_tokens": settings.max_batch_tokens,
+                "max_client_batch_size": settings.max_client_batch_size,
+                "payload_limit": settings.payload_limit,
+                "auto_truncate": settings.auto_truncate,
+                "version": fastbert.__version__,
+            }
+        )
+
+    @app.get("/v1/models", summary="The model, as OpenAI's clients list it")
+    async def models() -> Response:
+        return _json({"object": "list", "data": [{"id": settings.name, "object": "model", "owned_by": "fastbert"}]})
+
+    @app.get("/metrics", summary="Counts and times for Prometheus")
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,30 @@
+"""uvicorn's server, which says where it listens once it does."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import uvicorn
+
+from fastbert.serving.settings import Settings
+
+
+class Server(uvicorn.Server):
+    """A server.
+
+    Args:
+        config: of uvicorn.
+        settings: the name and the address for the line on stderr.
+    """
+
+    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
+        super().__init__(config)
+        self._settings = settings
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to listen."""
+        await super().startup(sockets)
+        if self.started:
+            port = self.servers[0].sockets[0].getsockname()[1]
+            print(f"fastbert: {self._settings.name} at http://{self._settings.hostname}:{port}", file=sys.stderr, flush=True)
