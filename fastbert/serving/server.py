@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
+import sys
 
 from fastbert.errors import BackendError, InputError
 from fastbert.serving.settings import Settings
+from fastbert.stopping import Stopped
 
 _NEEDED = ("fastapi", "uvicorn", "orjson", "prometheus_client")
 _SECONDS = 60  # that requests in flight have to end once the server is told to stop
@@ -39,7 +42,7 @@ def serve(settings: Settings) -> None:
     """Serves until SIGTERM or Ctrl-C; then answers what it has accepted, and ends.
 
     Raises:
-        InputError: see above. CheckpointError: the model cannot be loaded. BackendError: the port is taken.
+        InputError: see above. CheckpointError: the model cannot be loaded.
     """
     check_installed()
     import uvicorn
@@ -62,16 +65,36 @@ def serve(settings: Settings) -> None:
     app = make_app(settings, workers)
     config = uvicorn.Config(
         app,
-        host=settings.hostname,
-        port=settings.port,
-        log_level="error",
+        log_level="critical",
         access_log=False,
         timeout_graceful_shutdown=_SECONDS,
         lifespan="on",
     )
-    server = Server(config, settings)
-    server.run()
-    if workers.failure is not None:
-        raise workers.failure
-    if not server.started:
-        raise BackendError(f"cannot listen at {settings.hostname}:{settings.port}: is another server there?")
+    with _listening(settings) as place:
+        try:
+            Server(config, settings).run(sockets=[place])
+        except (Stopped, KeyboardInterrupt):  # uvicorn raises the signal anew once it has drained
+            print("fastbert: stopped; what was accepted has been answered", file=sys.stderr)
+        except SystemExit:
+            raise workers.failure or BackendError("the server could not start") from None
+
+
+def _listening(settings: Settings) -> socket.socket:
+    """A socket at the address, taken before the model is loaded.
+
+    Raises:
+        InputError: the address is taken, or is none of this machine.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(settings.hostname, settings.port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind)
+        try:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(address)
+        except OSError:
+            found.close()
+            raise
+    except OSError as error:
+        why = error.strerror or error
+        raise InputError(f"cannot listen at hostname = {settings.hostname!r}, port = {settings.port}: {why}") from None
+    return found

@@ -6,6 +6,7 @@ import asyncio
 import multiprocessing
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from queue import SimpleQueue
@@ -166,7 +167,8 @@ class Workers:
             except (EOFError, OSError):
                 break
             self._loop.call_soon_threadsafe(self._take, worker, ready, found)
-        self._loop.call_soon_threadsafe(self._ended, worker, ready)
+        with suppress(RuntimeError):  # the server has ended as well
+            self._loop.call_soon_threadsafe(self._ended, worker, ready)
 
     def _take(self, worker: _Worker, ready: asyncio.Future[None], found: list[Any]) -> None:
         for message in found:
