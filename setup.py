@@ -24,7 +24,7 @@ setup(
     python_requires=">=3.11",
     packages=["fastbert.kernels", *find_packages(include=["fastbert", "fastbert.*"], exclude=["fastbert.kernels"])],
     package_dir={"fastbert.kernels": "kernels"},
-    package_data={"fastbert": ["py.typed", "recipes/*.toml"]},
+    package_data={"fastbert": ["py.typed", "recipes/*.toml", "serving/page.html"]},
     install_requires=[
         "torch>=2.11",
         "triton>=3.6; platform_system == 'Linux'",

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (InputError, 422, "Validation"),
     (FastbertError, 424, "Inference"),
 )
+_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+_PAGE_HEADERS = {"content-security-policy": _POLICY, "x-content-type-options": "nosniff"}
 
 
 def make_app(settings: Settings, workers: Workers) -> FastAPI:
@@ -248,6 +251,12 @@ def _of_predict(inputs: Any, kind: str) -> tuple[list[Any], bool]:
 
 
 def _add_facts(app: FastAPI, settings: Settings, workers: Workers, registry: CollectorRegistry) -> None:
+    page = (Path(__file__).parent / "page.html").read_bytes()
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        return Response(page, media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
+
     @app.get("/health", summary="Whether the model is loaded")
     async def health() -> Response:
         if not workers.healthy:
