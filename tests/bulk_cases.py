@@ -24,7 +24,7 @@ def die_at(given: list[str], place: str, count: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     if place == "disk":
-        writing._to_disk = counted  # type: ignore[assignment]
+        writing.to_disk = counted  # type: ignore[assignment]
     else:
         replace = Path.replace
 

@@ -97,7 +97,7 @@ def test_all_documents_are_scored_and_the_best_printed(tmp_path: Path, capsys: p
     given = ["rank", "where is the cat ?", str(tmp_path / "in.jsonl"), "--model", str(tmp_path / "model"), "--device", "cpu"]
     assert cli.main([*given, "-o", f"{tmp_path / 'out'}/", "--keep", "text", "--top-k", "3", "--part-rows", "4"]) == 0
     shown = capsys.readouterr()
-    assert "1 text of 25 longer than the model reads, and cut" in shown.err
+    assert "1 text of 25 was longer than the model reads, and was cut" in shown.err
     reranker = Reranker.from_pretrained(tmp_path / "model", "cpu")
     wanted = reranker.predict([("where is the cat ?", text) for text in values])
     table = parquet.read_table(tmp_path / "out")
@@ -135,8 +135,8 @@ def test_features_are_lists_of_vectors_for_each_token(tmp_path: Path, capsys: py
     [
         ("BertForTokenClassification", ["words"], [], "has no column 'text'|no key 'text'"),
         ("BertForQuestionAnswering", ["question", "text"], [], "no key 'context'"),
-        ("BertForMultipleChoice", ["text"], [], "--task choice has no output of parts"),
-        ("BertForNextSentencePrediction", ["text"], [], "next-sentence reads two columns of text; named are text"),
+        ("BertForMultipleChoice", ["text"], [], "--task choice cannot be written to a folder"),
+        ("BertForNextSentencePrediction", ["text"], [], "next-sentence reads two columns of text, not text"),
     ],
 )
 def test_what_a_task_cannot_read_is_said(

@@ -57,7 +57,7 @@ def test_two_nodes_make_the_same_bytes_and_the_actor_class_the_same_vectors(
         assert len(said.splitlines()) <= 3, "Ray's own reports"
         assert everything(Path("out")) == everything(Path("alone"))
         assert cli.main([*given[:-4], "--overlong", "error", "--pooling", "max", "--engine", "ray"]) == 2
-        assert "out was begun without pooling, and is now named with --pooling ['max']" in capsys.readouterr().err
+        assert "out was begun without pooling, and is now given with --pooling ['max']" in capsys.readouterr().err
         Path("long.txt").write_text("cat\n" + "cat " * 99)
         other = ["embed", "long.txt", "-o", "other", "--model", str(model), "--overlong", "error", "--engine", "ray"]
         assert cli.main(other) == 2

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fastbert.data.parquet import is_parquet, parquet_types
-from fastbert.errors import InputError
 
 TEXT, WHOLE, NUMBER, TRUTH = "string", "int64", "double", "bool"  # Arrow's names
-_MOST = 1 << 63
+_LARGE = "large"  # whole numbers that no double holds exactly
+_MOST, _EXACT = 1 << 63, 1 << 53
 
 
 class Kinds:
@@ -19,57 +19,50 @@ class Kinds:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._seen: dict[str, set[str | None]] = {name: set() for name in names}
-        self._typed: dict[str, Any] = {}
 
     def note(self, values: Iterable[Any]) -> None:
         """Notes the values of a row, in the order of the names."""
         for seen, value in zip(self._seen.values(), values, strict=True):
             seen.add(_kind(value))
 
-    def note_file(self, path: Path) -> None:
-        """Notes the types that a Parquet file gives the columns itself.
-
-        Raises:
-            InputError: another file gave one of them another type.
-        """
-        if not is_parquet(path):
-            return
-        types = parquet_types(path)
-        for name in self._seen:
-            kind = self._typed.setdefault(name, types.get(name, None))
-            if name in types and types[name] != kind:
-                raise InputError(f"{path}: the column {name!r} is {types[name]}, in a file before it {kind}")
-
-    def types(self, all_parquet: bool) -> dict[str, str]:
-        """The type of each column: that of the Parquet files if all are such, else one that holds all values."""
-        if all_parquet:
-            return {name: str(self._typed[name]) for name in self._seen}
-        return {name: _common(seen) for name, seen in self._seen.items()}
+    def types(self, read: Sequence[Path]) -> dict[str, str]:
+        """The type of each column: that of the files that were read, if all are Parquet and agree, else one for all values."""
+        typed = [parquet_types(path) for path in read] if all(map(is_parquet, read)) else [{}]
+        found = {}
+        for name, seen in self._seen.items():
+            kinds = {str(types.get(name)) for types in typed}
+            found[name] = kinds.pop() if len(kinds) == 1 and name in typed[0] else _common(seen)
+        return found
 
 
 def _kind(value: Any) -> str | None:
     if value is None:
         return None
-    if isinstance(value, str):
-        return TEXT
     if isinstance(value, bool):
         return TRUTH
     if isinstance(value, int):
-        return WHOLE if -_MOST <= value < _MOST else TEXT
+        return (WHOLE if abs(value) <= _EXACT else _LARGE) if -_MOST <= value < _MOST else TEXT
     return NUMBER if isinstance(value, float) else TEXT
 
 
 def _common(seen: set[str | None]) -> str:
-    """One type for values of several: text where nothing else holds them."""
+    """One type for values of several: text where no other one holds them all."""
     kinds = seen - {None}
+    if kinds and kinds <= {WHOLE, _LARGE}:
+        return WHOLE
     if kinds == {WHOLE, NUMBER}:
         return NUMBER
     return kinds.pop() or TEXT if len(kinds) == 1 else TEXT
 
 
 def as_text(value: Any) -> str | None:
-    """A value as a column of texts holds it: other values than texts as JSON."""
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    """A value as a column of texts holds it: what JSON has as JSON, anything else as Python writes it."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    is_json = isinstance(value, bool | int | float | list | dict)
+    return json.dumps(value, ensure_ascii=False, default=str) if is_json else str(value)
 
 
 def to_arrow(values: Sequence[Any], kind: str, name: str, inputs: Sequence[str]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbert.bulk.jobs import Advance, Job, Opened, Results
+from fastbert.bulk.jobs import Advance, Job, Opened, Results, Sample
 from fastbert.errors import InputError
 from fastbert.model.pooling import check_modes
 from fastbert.model.prepacking import prepack
@@ -29,7 +29,6 @@ class Embed(Job):
 
     name = "embed"
     part_rows = 32768
-    own_columns = ("vector",)
     patterns = PATTERNS
 
     pooling: tuple[str, ...] | None = None
@@ -52,12 +51,22 @@ class Embed(Job):
         names = {"pooling": pooling, "normalize": self.normalize, "overlong": self.overlong}
         return {**names, "precision": self.precision, "dtype": self.dtype}
 
-    def settle(self, sample: Callable[[], Sequence[Any]]) -> dict[str, Any]:
+    @property
+    def own_columns(self) -> tuple[str, ...]:
+        """See `Job.own_columns`."""
+        return ("vector",)
+
+    def probe(self) -> None:
+        """See `Job.probe`; a single vector has no ranges."""
+        opened = self.open({})
+        opened.pooled(opened.prepare(["a"], str), lambda count: None)
+
+    def settle(self, sample: Callable[[], Sample]) -> dict[str, Any]:
         """The ranges of the dimensions, where a precision needs them."""
         if self.precision not in ("int8", "uint8"):
             return {}
         opened = self.open({})
-        pooled = opened.pooled(opened.prepare(sample(), str), lambda count: None)
+        pooled = opened.pooled(opened.prepare(*sample()), lambda count: None)
         vectors = opened.embedder.finish(pooled, self.normalize)
         return {"ranges": [vectors.min(axis=0).tolist(), vectors.max(axis=0).tolist()]}
 

@@ -28,8 +28,7 @@ class Features(Job):
     """
 
     name = "features"
-    part_rows = 1024  # a text of 128 tokens has 400 KiB a layer in a model of the base size
-    own_columns = ("tokens",)
+    part_rows = 256  # of texts of 512 tokens 384 MiB a layer in a model of the base size
     patterns = PATTERNS
 
     layers: tuple[int, ...] = (-1,)
@@ -38,12 +37,17 @@ class Features(Job):
     def __post_init__(self) -> None:
         """Checks what can be checked without the model."""
         if self.overlong not in _OVERLONG:
-            raise InputError(f"overlong = {self.overlong!r} has no output of parts; those that have: {', '.join(_OVERLONG)}")
+            raise InputError(f"overlong = {self.overlong!r} cannot be written to a folder; these can: {', '.join(_OVERLONG)}")
 
     @property
     def settings(self) -> dict[str, Any]:
         """See `Job.settings`."""
         return {"layers": list(self.layers), "overlong": self.overlong, "dtype": self.dtype}
+
+    @property
+    def own_columns(self) -> tuple[str, ...]:
+        """See `Job.own_columns`."""
+        return ("tokens", *(f"layer_{layer}" for layer in self.layers))
 
     def open(self, settled: Mapping[str, Any]) -> _Features:
         """See `Job.open`."""

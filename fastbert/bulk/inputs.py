@@ -38,7 +38,7 @@ def find_inputs(given: Iterable[str], output: Path | None) -> list[Path]:
             if not paths:
                 raise InputError(f"no file matches {name}")
         for one in paths:
-            _check(one)
+            _check(one, twice=output is not None)
             found.setdefault(one.resolve(), one)
     return list(found.values())
 
@@ -47,12 +47,12 @@ def _is_inside(path: Path, folder: Path) -> bool:
     return folder.resolve() in path.resolve().parents
 
 
-def _check(path: Path) -> None:
+def _check(path: Path, twice: bool) -> None:
     if path.is_dir():
         raise InputError(f"{path} is a folder: name its files, such as {path / '*.jsonl'}")
     if not path.exists():
         raise InputError(f"cannot read {path}: No such file or directory")
-    if not path.is_file():
+    if twice and not path.is_file():
         raise InputError(f"{path} is not a regular file: a bulk job reads its inputs twice")
     if ending(path) == ".json":
         raise InputError(f"{path} is JSON, whose lines are no texts; JSON lines, an object a line, end in .jsonl")

@@ -19,6 +19,7 @@ from fastbert.errors import InputError
 from fastbert.text.framing import Place
 
 Advance = Callable[[int], object]  # called with numbers of texts that are done
+Sample = tuple[Sequence[Any], Place]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,6 @@ class Job(ABC):
 
     name: ClassVar[str]
     part_rows: ClassVar[int]  # of an output file, where none is asked for
-    own_columns: ClassVar[tuple[str, ...]]  # of the output
     patterns: ClassVar[Sequence[str]]  # files of the model that it reads
 
     model: str
@@ -89,8 +89,23 @@ class Job(ABC):
     def open(self, settled: Mapping[str, Any]) -> Opened:
         """The work of this process, given what `settle` found."""
 
-    def settle(self, sample: Callable[[], Sequence[Any]]) -> dict[str, Any]:
-        """What is decided once for all parts; `sample` gives some of the texts."""
+    @property
+    @abstractmethod
+    def own_columns(self) -> tuple[str, ...]:
+        """Columns of the output that the job makes, or may make."""
+
+    def probe(self) -> None:
+        """Loads the model and runs a text, so that options and a model that do not go together are said before the work."""
+        opened = self.open({})
+        opened.compute(opened.prepare([self.probe_text], str), lambda count: None)
+
+    @property
+    def probe_text(self) -> Any:
+        """A text as the job reads them, or a pair."""
+        return "a"
+
+    def settle(self, sample: Callable[[], Sample]) -> dict[str, Any]:
+        """What is decided once for all parts; `sample` gives some of the texts, and what messages call them."""
         return {}
 
     def check_texts(self, texts: Sequence[str]) -> None:

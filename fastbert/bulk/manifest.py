@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from fastbert import files
 from fastbert.bulk.inputs import state_of
 from fastbert.bulk.jobs import Job
 from fastbert.bulk.plan import Part, Plan
+from fastbert.bulk.reading import check_unchanged
 from fastbert.bulk.rows import Columns
-from fastbert.bulk.writing import name_of, rows_of_file
+from fastbert.bulk.writing import is_there, name_of, rows_of_file, to_disk
 from fastbert.data.lines import Form
 from fastbert.errors import CheckpointError, InputError
 
@@ -49,14 +50,16 @@ class Manifest:
 
     def missing(self, folder: Path) -> list[Part]:
         """The parts that are not there yet."""
-        return [part for part in self.plan.parts if not (folder / name_of(part, self.form)).is_file()]
+        return [part for part in self.plan.parts if not is_there(folder, part, self.form)]
 
     def write(self, folder: Path) -> None:
         """Writes the manifest."""
         plan = self.plan.to_json()
         summary = {"rows": self.plan.rows, "skipped": self.plan.skipped}
         content = {"version": _VERSION, "complete": self.complete, **self.work, **summary, "settled": self.settled, **plan}
-        files.write_text(folder / MANIFEST, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        with files.replacing(folder / MANIFEST) as unfinished, unfinished.open("wb") as stream:
+            stream.write((json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
+            to_disk(stream)
 
 
 def work_of(job: Job, columns: Columns, form: Form, part_rows: int, file_form: str) -> dict[str, Any]:
@@ -90,6 +93,7 @@ def open_manifest(
         InputError: the folder holds something else, or was made from other inputs, with another model or other settings.
     """
     if not (folder / MANIFEST).is_file():
+        files.clear_leftovers(folder / MANIFEST)
         if not files.holds_nothing(folder):
             raise InputError(f"{folder} is not empty and has no {MANIFEST}: name a new folder")
         settled, plan = make()
@@ -97,13 +101,21 @@ def open_manifest(
         found.write(folder)
         return found
     found = read_manifest(folder)
-    _check_same(folder, found.work, work)
-    _check_inputs(folder, found.plan, inputs)
-    return found
+    before = dict(found.work)
+    overlong = before["settings"].get("overlong")
+    if overlong == "error":  # no text was too long so far: the parts are the same, whatever is done with those that come
+        before["settings"] = {**before["settings"], "overlong": work["settings"].get("overlong")}
+    _check_same(folder, before, work)
+    plan = _same_inputs(folder, found.plan, inputs)
+    now = replace(found, work={**before, "model": found.work["model"]}, plan=plan)
+    now = replace(now, complete=found.complete and not now.missing(folder))
+    if now != found:
+        now.write(folder)
+    return now
 
 
 def close_manifest(folder: Path, manifest: Manifest) -> None:
-    """Checks all parts, and marks the folder as complete.
+    """Checks all parts and inputs, and marks the folder as complete.
 
     Raises:
         InputError: a part that is damaged or has not as many rows as planned.
@@ -115,6 +127,8 @@ def close_manifest(folder: Path, manifest: Manifest) -> None:
             raise InputError(
                 f"{path} has {rows:,} rows in place of {part.rows:,}: remove it, and the same command makes it again"
             )
+    for source in manifest.plan.sources:
+        check_unchanged(source)
     if not manifest.complete:
         Manifest(manifest.work, manifest.settled, manifest.plan, True).write(folder)
 
@@ -132,8 +146,10 @@ def read_manifest(folder: Path) -> Manifest:
     keys = ("job", "model", "settings", "columns", "reading", "part_rows", "format")
     try:
         work = {key: found[key] for key in keys}
+        if not all(isinstance(work[key], dict) for key in ("model", "settings", "columns", "reading")):
+            raise TypeError("something in it is no object")
         return Manifest(work, found["settled"], Plan.of_json(found), bool(found["complete"]))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): name a new folder") from None
 
 
@@ -155,18 +171,22 @@ def _check_equal(folder: Path, name: str, old: Any, new: Any) -> None:
         return
     before = f"without {name}" if old in (None, []) else f"with {name} = {old!r}"
     now = "without it" if new in (None, []) else f"with {name} = {new!r}"
-    raise InputError(f"{folder} was begun {before}, and is now named {now}: {_ADVICE}")
+    raise InputError(f"{folder} was begun {before}, and is now given {now}: {_ADVICE}")
 
 
-def _check_inputs(folder: Path, plan: Plan, inputs: Sequence[Path]) -> None:
+def _same_inputs(folder: Path, plan: Plan, inputs: Sequence[Path]) -> Plan:
+    """The plan, with the times of files that were touched and hold what they held."""
     before, now = [source.path for source in plan.sources], [str(path) for path in inputs]
     if before != now:
         new, gone = [path for path in now if path not in before], [path for path in before if path not in now]
         what = f"{new[0]} is new" if new else f"{gone[0]} is not among them" if gone else "their order is another"
         raise InputError(f"{folder} was begun with other inputs: {what}; {_ADVICE}")
+    sources = []
     for source, path in zip(plan.sources, inputs, strict=True):
         size, modified = state_of(path)
         if (size, modified) != (source.size, source.modified) and (
             size != source.size or not source.sha256 or files.sha256(path) != source.sha256
         ):
             raise InputError(f"{path} has changed since {folder} was begun: name another folder")
+        sources.append(replace(source, modified=modified))
+    return replace(plan, sources=tuple(sources))

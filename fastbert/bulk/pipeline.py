@@ -15,7 +15,7 @@ from typing import Any
 from fastbert.bulk.jobs import Advance, Job, Results
 from fastbert.bulk.manifest import Manifest
 from fastbert.bulk.plan import Part
-from fastbert.bulk.reading import PartRows, read_part
+from fastbert.bulk.reading import PartRows, Reader
 from fastbert.bulk.rows import Columns
 from fastbert.bulk.writing import write_part
 from fastbert.data.lines import Form
@@ -40,10 +40,11 @@ def make_parts(folder: Path, manifest: Manifest, job: Job, parts: Iterable[Part]
         return 0
     columns, form = columns_of(manifest), Form(**manifest.work["reading"])
     opened = job.open(manifest.settled)
+    reading = Reader(manifest.plan, columns, form)
     cut = 0
 
     def load(part: Part) -> tuple[Part, PartRows, Any]:
-        rows = read_part(manifest.plan, part, columns, form)
+        rows = reading.read(part)
         return part, rows, opened.prepare(rows.texts, rows.place)
 
     def write(part: Part, rows: PartRows, results: Results) -> None:

@@ -10,9 +10,8 @@ from typing import Any, Self
 from fastbert import files
 from fastbert.bulk.columns import Kinds
 from fastbert.bulk.inputs import state_of
-from fastbert.bulk.rows import Columns, Place, read_rows
+from fastbert.bulk.rows import START, Columns, Place, read_rows
 from fastbert.data.lines import Form
-from fastbert.data.parquet import is_parquet
 from fastbert.errors import InputError
 from fastbert.progress import Show, progress
 
@@ -148,19 +147,12 @@ class _Making:
     def add(self, path: Path, bar: Any) -> None:
         """Reads a file; one that cannot be read to its end is left out from there on."""
         good = bad = 0
-        first: Place | None = None
-        count, noted = 0, 0
-
-        def close() -> None:
-            nonlocal first, count
-            if first is not None and count:
-                self.spans.append(Span(len(self.sources), first, count))
-            first, count = None, 0
-
+        begin, begun = START, 0  # of the span that is being filled: its place, and how many rows came before it
         state = state_of(path)
         try:
-            self.kinds.note_file(path)
-            for place, values in read_rows(path, self.columns, self.form):
+            for place, _, values in read_rows(path, self.columns, self.form):
+                if good + bad == begun:
+                    begin = place
                 if isinstance(values, InputError):
                     if not self.skip_errors:
                         raise values
@@ -168,28 +160,28 @@ class _Making:
                 else:
                     good += 1
                     self.kinds.note([values[at] for at in self.others])
-                if first is None:
-                    first = place
-                count += 1
-                if not isinstance(values, InputError):
                     self.rows += 1
-                    if self.rows == self.part_rows:
-                        close()
-                        self._end_part()
-                if good + bad - noted == _AT_ONCE:
+                if self.rows == self.part_rows:
+                    self._end_span(begin, good + bad - begun)
+                    begun = good + bad
+                    self._end_part()
+                if (good + bad) % _AT_ONCE == 0:
                     bar.update(_AT_ONCE)
-                    noted += _AT_ONCE
             digest = files.sha256(path)
         except (InputError, OSError) as error:
             if not self.skip_errors:
                 raise
             self.unreadable.append((str(path), str(error)))
             digest = ""
-        bar.update(good + bad - noted)
-        close()
+        bar.update((good + bad) % _AT_ONCE)
+        self._end_span(begin, good + bad - begun)
         if state_of(path) != state:
             raise InputError(f"{path} was changed while it was read")
         self.sources.append(Source(str(path), *state, digest, good, bad))
+
+    def _end_span(self, begin: Place, count: int) -> None:
+        if count:
+            self.spans.append(Span(len(self.sources), begin, count))
 
     def _end_part(self) -> None:
         self.parts.append(Part(len(self.parts), self.rows, tuple(self.spans)))
@@ -203,6 +195,4 @@ class _Making:
             why = f": {self.unreadable[0][1]}" if self.unreadable else ""
             raise InputError(f"{', '.join(source.path for source in self.sources)}: no text that can be used{why}")
         read = [Path(source.path) for source in self.sources if source.rows]
-        return Plan(
-            tuple(self.sources), tuple(self.unreadable), self.kinds.types(all(map(is_parquet, read))), tuple(self.parts)
-        )
+        return Plan(tuple(self.sources), tuple(self.unreadable), self.kinds.types(read), tuple(self.parts))

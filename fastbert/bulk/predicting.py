@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from fastbert.tasks.predicting import HowToPredict, Predictor, open_predictor
 from fastbert.text.framing import Framed, Place
 
 _KINDS = ("classify", "regress", "nli", "next-sentence", "zero-shot", "ner", "qa")
+_ARGUMENT = re.compile(r"^(?:inputs|pairs|texts)\[(\d+)\]")  # how a task's message names a text
 _PAIRS = ("nli", "next-sentence", "qa")
 
 
@@ -30,7 +32,6 @@ class Predict(Job):
 
     name = "predict"
     part_rows = 8192
-    own_columns = ("label", "labels", "score", "scores", "entities", "answer", "answers", "start", "end")
     patterns = PATTERNS
 
     kind: str = "classify"
@@ -39,7 +40,7 @@ class Predict(Job):
     def __post_init__(self) -> None:
         """Checks the task."""
         if self.kind not in _KINDS:
-            raise InputError(f"task = {self.kind!r} has no output of parts; those that have: {', '.join(_KINDS)}")
+            raise InputError(f"task = {self.kind!r} cannot be written to a folder; these can: {', '.join(_KINDS)}")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -51,7 +52,21 @@ class Predict(Job):
         """See `Job.check_texts`."""
         if (self.kind in _PAIRS) != (len(texts) == 2) and self.kind not in ("classify", "regress"):
             wanted = "two columns of text" if self.kind in _PAIRS else "one column of text"
-            raise InputError(f"{self.kind} reads {wanted}; named are {', '.join(texts)}")
+            raise InputError(f"{self.kind} reads {wanted}, not {' and '.join(texts)}")
+
+    @property
+    def probe_text(self) -> Any:
+        """See `Job.probe_text`."""
+        return ("a", "a") if self.kind in _PAIRS else "a"
+
+    @property
+    def own_columns(self) -> tuple[str, ...]:
+        """See `Job.own_columns`."""
+        if self.kind == "qa":
+            return ("answer", "score", "start", "end") if self.how.top_k in (None, 1) else ("answers",)
+        if self.kind in ("ner", "regress"):
+            return ("entities",) if self.kind == "ner" else ("score",)
+        return ("label", "labels", "score", "scores")
 
     def open(self, settled: Mapping[str, Any]) -> _Predicting:
         """See `Job.open`."""
@@ -79,7 +94,7 @@ class _Predicting(Opened):
         try:
             rows = self.predictor.run(texts, False)
         except InputError as error:
-            raise InputError(f"{place(0)} to {place(len(texts) - 1)}: {error}") from None
+            raise InputError(_ARGUMENT.sub(lambda found: place(int(found[1])), str(error))) from None
         advance(len(rows))
         return self._results(rows, 0)
 
@@ -89,14 +104,10 @@ class _Predicting(Opened):
     @cached_property
     def _names(self) -> tuple[str, ...]:
         """The columns of the task's predictions."""
-        kind = self.job.kind
-        if kind == "qa":
-            return ("answer", "score", "start", "end") if self.job.how.top_k in (None, 1) else ("answers",)
-        if kind in ("ner", "regress"):
-            return ("entities",) if kind == "ner" else ("score",)
-        if self.predictor.several:
-            return ("labels", "scores")
-        return ("label", "score", "scores", "labels") if kind == "zero-shot" else ("label", "score", "scores")
+        if self.job.kind == "zero-shot":
+            return ("label", "score", "scores", "labels")
+        without = ("label", "score") if self.predictor.several else ("labels",)
+        return tuple(name for name in self.job.own_columns if not self.predictor.labels or name not in without)
 
     def arrow(self, name: str, values: Any) -> Any:
         """One type a column, also of parts in which a value of it never occurs."""

@@ -30,7 +30,6 @@ class Rank(Job):
 
     name = "rank"
     part_rows = 8192
-    own_columns = ("score",)
     patterns = Reranker.patterns
 
     query: str = ""
@@ -44,6 +43,11 @@ class Rank(Job):
     def settings(self) -> dict[str, Any]:
         """See `Job.settings`."""
         return {"query": self.query, "overlong": self.overlong, "dtype": self.dtype}
+
+    @property
+    def own_columns(self) -> tuple[str, ...]:
+        """See `Job.own_columns`."""
+        return ("score",)
 
     def open(self, settled: Mapping[str, Any]) -> _Ranking:
         """See `Job.open`."""

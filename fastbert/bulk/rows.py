@@ -5,6 +5,7 @@ A row that cannot be used does not end the reading: the error that names it stan
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,22 +57,25 @@ class Place:
 START = Place()
 
 
-def read_rows(path: Path, columns: Columns, form: Form, start: Place = START) -> Iterator[tuple[Place, Values | InputError]]:
-    """The rows of a file from a place on, each with its place: the values of `columns.names`, or what is wrong with the row.
+def read_rows(
+    path: Path, columns: Columns, form: Form, start: Place = START
+) -> Iterator[tuple[Place, int, Values | InputError]]:
+    """The rows of a file from a place on: its place, what messages call its line (of Parquet its row), and the values of
+    `columns.names`, or what is wrong with the row.
 
     Raises:
         InputError: a file that cannot be read or is damaged, a column that its header lacks, or a quote that is never closed.
     """
     if is_parquet(path):
         for number, values in enumerate(parquet_rows(path, columns.names, start.row), start.row):
-            yield Place(number, 0, 0), _checked(values, path, number + 1, columns)
+            yield Place(number, 0, 0), number + 1, _checked(values, path, number + 1, columns)
         return
     with opened(path) as stream:
         lines = _Lines(stream, path, form)
         found = _reader(lines, path, columns, form, start)
         place = Place(start.row, lines.line, lines.offset)
-        for row in found:
-            yield place, row if lines.bad is None else lines.bad
+        for number, row in found:
+            yield place, number, row if lines.bad is None else lines.bad
             place, lines.bad = Place(place.row + 1, lines.line, lines.offset), None
 
 
@@ -109,7 +113,7 @@ class _Lines:
             yield text
 
 
-def _reader(lines: _Lines, path: Path, columns: Columns, form: Form, start: Place) -> Iterator[Values | InputError]:
+def _reader(lines: _Lines, path: Path, columns: Columns, form: Form, start: Place) -> Iterator[tuple[int, Values | InputError]]:
     """Values of the rows from a place on; the lines have been brought to it."""
     if is_json(path):
         lines.go_to(start)
@@ -117,14 +121,14 @@ def _reader(lines: _Lines, path: Path, columns: Columns, form: Form, start: Plac
     if is_table(path):
         return _table(lines, path, columns, form, start)
     if columns.names != ("text",):
-        raise InputError(f"{path} is read line by line: columns, {', '.join(columns.names)}, need a table")
+        raise InputError(f"{path} is read line by line: the columns {', '.join(columns.names)} need a table")
     if form.delimiter is not None:
         raise InputError(f"delimiter = {form.delimiter!r} needs a .tsv or .csv file; {path} is read line by line")
     lines.go_to(start)
-    return ((line.rstrip("\r\n"),) for line in lines)
+    return ((lines.line - 1, (line.rstrip("\r\n"),)) for line in lines)
 
 
-def _table(lines: _Lines, path: Path, columns: Columns, form: Form, start: Place) -> Iterator[Values | InputError]:
+def _table(lines: _Lines, path: Path, columns: Columns, form: Form, start: Place) -> Iterator[tuple[int, Values | InputError]]:
     names = columns.names
     numbered = [name.isdecimal() for name in names]
     if any(numbered) and not all(numbered):
@@ -146,16 +150,16 @@ def _table(lines: _Lines, path: Path, columns: Columns, form: Form, start: Place
 
 def _cells(
     lines: _Lines, path: Path, form: Form, names: Sequence[str], places: Sequence[int], width: int | None
-) -> Iterator[Values | InputError]:
+) -> Iterator[tuple[int, Values | InputError]]:
     for number, cells in rows(iter(lines), path, form, first=lines.line):
         if len(cells) == width or (width is None and len(cells) > max(places)):
-            yield tuple(cells[place] for place in places)
+            yield number, tuple(cells[place] for place in places)
         else:
             wanted = f"the header has {width}" if width is not None else f"column {max(places) + 1} is wanted"
-            yield InputError(f"{path}, line {number}: {len(cells)} columns, {wanted}")
+            yield number, InputError(f"{path}, line {number}: {len(cells)} columns, {wanted}")
 
 
-def _json(lines: _Lines, path: Path, columns: Columns) -> Iterator[Values | InputError]:
+def _json(lines: _Lines, path: Path, columns: Columns) -> Iterator[tuple[int, Values | InputError]]:
     for line in lines:
         if not line.strip():
             continue
@@ -163,13 +167,26 @@ def _json(lines: _Lines, path: Path, columns: Columns) -> Iterator[Values | Inpu
         try:
             row = json_value(line, path, number)
         except InputError as error:
-            yield error
+            yield number, error
             continue
         absent = columns.names if not isinstance(row, dict) else [name for name in columns.names if name not in row]
         if absent:
-            yield missing_key(path, number, row, f"key {absent[0]!r}")
+            yield number, missing_key(path, number, row, f"key {absent[0]!r}")
+            continue
+        values = tuple(row[name] for name in columns.names)
+        if "\\u" in line and not _is_text(values):
+            yield number, InputError(f"{path}, line {number}: holds half of a surrogate pair, which is no character")
         else:
-            yield _checked(tuple(row[name] for name in columns.names), path, number, columns)
+            yield number, _checked(values, path, number, columns)
+
+
+def _is_text(values: Values) -> bool:
+    """Whether all texts in values can be written as UTF-8; JSON's escapes may name halves of characters."""
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _checked(values: Values, path: Path, number: int, columns: Columns) -> Values | InputError:

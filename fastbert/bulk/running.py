@@ -12,11 +12,11 @@ from typing import Any
 
 from fastbert import files
 from fastbert.bulk.inputs import find_inputs
-from fastbert.bulk.jobs import Advance, Job
+from fastbert.bulk.jobs import Advance, Job, Sample
 from fastbert.bulk.manifest import Manifest, close_manifest, open_manifest, work_of
 from fastbert.bulk.pipeline import make_parts
 from fastbert.bulk.plan import Part, Plan, make_plan
-from fastbert.bulk.reading import sample_texts
+from fastbert.bulk.reading import Reader, sample
 from fastbert.bulk.rows import Columns
 from fastbert.bulk.workers import make_parts_by_workers
 from fastbert.bulk.writing import check_columns, check_form
@@ -96,7 +96,8 @@ def run_job(
     world = World.join(job.device)
     try:
         if world.size > 1 and (workers is not None or engine is not None):
-            raise InputError(f"workers = {workers}: torchrun has started {world.size} processes already")
+            what = f"workers = {workers}" if engine is None else "an engine"
+            raise InputError(f"{what}: torchrun has started {world.size} processes already")
         if workers is not None and workers > 1 and engine is None:
             engine = partial(make_parts_by_workers, count=workers)
         with ExitStack() as claim:
@@ -110,8 +111,9 @@ def run_job(
                 claim.enter_context(files.claimed(folder))
 
                 def make() -> tuple[dict[str, Any], Plan]:
+                    (job if engine is None else replace(job, device="cpu")).probe()  # a cluster's head may have no GPU
                     plan = make_plan(paths, columns, form, work["part_rows"], skip_errors=errors == "skip", show=show_progress)
-                    return job.settle(lambda: sample_texts(plan, columns, form, _SAMPLE)), plan
+                    return job.settle(lambda: _sample(Reader(plan, columns, form), plan)), plan
 
                 return open_manifest(folder, work, paths, make)
 
@@ -122,11 +124,16 @@ def run_job(
         world.leave()
 
 
+def _sample(reader: Reader, plan: Plan) -> Sample:
+    rows = sample(reader, plan.parts, _SAMPLE)
+    return rows.texts, rows.place
+
+
 def _finish(folder: Path, manifest: Manifest, job: Job, world: World, engine: Engine | None, show: Show) -> Summary:
     """Makes the missing parts and closes the manifest."""
     plan = manifest.plan
     missing = world.from_first(lambda: manifest.missing(folder))
-    own = missing[world.rank :: world.size]
+    own = missing[len(missing) * world.rank // world.size : len(missing) * (world.rank + 1) // world.size]
     if own and engine is None:
         _ = job.task  # loaded before the clock starts
     started = time.perf_counter()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -85,6 +87,14 @@ def _check(workers: Sequence[Any], failures: Any) -> None:
             raise TrainingError(f"worker {number} is gone ({name}); the same command makes the parts that are missing")
 
 
+def _end_with_parent() -> None:
+    """Ends this process when the first one is gone, whose lock of the folder went with it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def _work(
     job: Job,
     threads: int,
@@ -101,6 +111,7 @@ def _work(
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the first process, which stops the others
     torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def mine() -> Iterator[Part]:
         while True:

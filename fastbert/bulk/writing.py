@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +24,12 @@ _MARKS = ("file", "row")  # what names a row where no column does
 def name_of(part: Part, form: str) -> str:
     """The file of a part; of .npy the one that is written last."""
     return f"part-{part.number:05d}.{form}"
+
+
+def is_there(folder: Path, part: Part, form: str) -> bool:
+    """Whether a part has been written."""
+    path = folder / name_of(part, form)
+    return path.is_file() and (form != "npy" or path.with_suffix(".jsonl").is_file())
 
 
 def check_form(form: str) -> None:
@@ -56,14 +61,14 @@ def write_part(
     if form == "parquet":
         with files.replacing(path) as unfinished, unfinished.open("wb") as stream:
             _write_parquet(stream, plan, marks, results, columns, opened)
-            _to_disk(stream)
+            to_disk(stream)
         return
     if form == "npy":
         (vectors,) = results.columns.values()
         _write_lines(path.with_suffix(".jsonl"), marks)
         with files.replacing(path) as unfinished, unfinished.open("wb") as stream:
             np.save(stream, vectors)
-            _to_disk(stream)
+            to_disk(stream)
         return
     _write_lines(path, {**marks, **results.columns})
 
@@ -80,10 +85,14 @@ def rows_of_file(path: Path) -> int:
 
             return int(read_metadata(path).num_rows)
         if path.suffix == ".npy":
-            return len(np.load(path, mmap_mode="r"))
+            count = len(np.load(path, mmap_mode="r"))
+            beside = rows_of_file(path.with_suffix(".jsonl"))
+            if beside != count:
+                raise ValueError(f"{count} vectors, and {beside} lines in {path.with_suffix('.jsonl').name}")
+            return count
         with path.open("rb") as stream:
             return sum(1 for _ in stream)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path} is damaged ({error}): remove it, and the same command makes it again") from None
 
 
@@ -91,7 +100,7 @@ def _marks(rows: PartRows, columns: Columns) -> dict[str, list[Any]]:
     """What names each row, and what is kept of it, column by column."""
     others = dict(zip(columns.others, map(list, zip(*rows.others, strict=True)), strict=False))
     if columns.id is None:
-        found: dict[str, list[Any]] = {"file": rows.files, "row": [place.row + 1 for place in rows.places]}
+        found: dict[str, list[Any]] = {"file": rows.files, "row": rows.rows}
     else:
         found = {"id": others[columns.id]}
     return found | {name: others[name] for name in columns.keep if name != columns.id}
@@ -112,7 +121,7 @@ def _write_parquet(
         arrays[name] = to_arrow(values, kind, column, inputs)
     arrays |= {name: opened.arrow(name, values) for name, values in results.columns.items()}
     table = pa.table(arrays)
-    vectors = [f"{field.name}{'.list.element' * deep}" for field in table.schema if (deep := _depth_of_vectors(field.type))]
+    vectors = [f"{field.name}{'.list.element' * deep}" for field in table.schema if (deep := _depth_of_floats(field.type))]
     plain = [path for path in _leaves(table.schema) if path not in vectors]
     parquet.write_table(  # numbers of vectors hardly repeat: compressing them costs time and saves nothing
         table,
@@ -124,14 +133,17 @@ def _write_parquet(
     )
 
 
-def _depth_of_vectors(kind: Any) -> int:
-    """How many lists lie around the numbers of a column of vectors; 0 of any other column."""
+def _depth_of_floats(kind: Any) -> int:
+    """How many lists lie around the numbers of a column of vectors of floats; 0 of any other column.
+
+    Of whole numbers, which Parquet keeps in four bytes, a dictionary makes one byte each.
+    """
     from pyarrow import types
 
     depth, fixed = 0, False
     while types.is_list(kind) or types.is_fixed_size_list(kind):
         depth, fixed, kind = depth + 1, types.is_fixed_size_list(kind), kind.value_type
-    return depth if fixed else 0
+    return depth if fixed and types.is_floating(kind) else 0
 
 
 def _leaves(schema: Any) -> list[str]:
@@ -150,18 +162,11 @@ def _write_lines(path: Path, columns: Mapping[str, Any]) -> None:
     lists = [values.tolist() if isinstance(values, np.ndarray) else values for values in columns.values()]
     with files.replacing(path) as unfinished, unfinished.open("wb") as stream:
         for row in zip(*lists, strict=True):
-            stream.write(_line(dict(zip(columns, row, strict=True))).encode())
-        _to_disk(stream)
+            stream.write(line_of(dict(zip(columns, row, strict=True))).encode())
+        to_disk(stream)
 
 
-def _line(row: dict[str, Any]) -> str:
-    try:
-        return line_of(row)
-    except TypeError:  # dates, bytes, decimals of Parquet
-        return json.dumps(row, ensure_ascii=False, default=str) + "\n"
-
-
-def _to_disk(stream: BinaryIO) -> None:
+def to_disk(stream: BinaryIO) -> None:
     """Has the bytes on the disk before the name is given: a part with its name is whole whatever happens to the machine."""
     stream.flush()
     os.fsync(stream.fileno())

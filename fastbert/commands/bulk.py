@@ -39,6 +39,8 @@ def is_folder(args: argparse.Namespace, has_marks: bool = False) -> bool:
     Raises:
         InputError: an argument for folders where the output is a file.
     """
+    if args.output == "-":
+        raise InputError("output = '-': name a file or a folder")
     output = None if args.output is None else Path(args.output)
     if output is not None and (
         output.is_dir() or args.output.endswith(("/", os.sep)) or not (output.suffix or output.exists())
@@ -47,8 +49,9 @@ def is_folder(args: argparse.Namespace, has_marks: bool = False) -> bool:
     own = () if has_marks else ("id", "keep")
     given = next((name for name in (*own, *_OF_FOLDERS) if vars(args)[name] is not None), None)
     if given is not None:
-        where = "" if output is None else f"; {output} is a file: write {output.stem}/"
-        raise InputError(f"{given} = {vars(args)[given]!r} needs a folder as output{where}")
+        where = "" if output is None else f", such as {output.with_suffix('')}/ in the place of {output}"
+        value = vars(args)[given]
+        raise InputError(f"{given} = {value[0] if isinstance(value, list) else value!r} needs a folder as output{where}")
     return False
 
 
@@ -63,18 +66,30 @@ def one_input(args: argparse.Namespace) -> None:
     (args.input,) = args.input
 
 
-def run_in_bulk(args: argparse.Namespace, job: Any, texts: tuple[str, ...]) -> bool:
-    """Runs a job into the folder, and says what was done; returns whether this process is to report."""
+def run_in_bulk(args: argparse.Namespace, job: Any, texts: tuple[str, ...], keep: Sequence[str] | None = None) -> Path | None:
+    """Runs a job into the folder, and says what was done.
+
+    Args:
+        args: of the command.
+        job: what is computed.
+        texts: columns of text.
+        keep: columns to keep, where the command has a `--keep` of its own.
+
+    Returns:
+        The folder; None in processes of torchrun that are not to report.
+    """
     from fastbert.bulk import Columns, run_job
 
     if args.address is not None and args.engine is None:
         raise InputError(f"address = {args.address!r} needs --engine ray")
     engine = None if args.engine is None else _on_ray(args)
+    if keep is None:
+        keep = [name for names in args.keep or () for name in names_of(names) or ()]
     found = run_job(
         job,
         args.input,
         args.output,
-        Columns(texts, args.id, tuple(name for names in args.keep or () for name in names_of(names) or ())),
+        Columns(texts, args.id, tuple(keep)),
         form_of(args),
         file_form=args.format or "parquet",
         part_rows=args.part_rows,
@@ -84,18 +99,21 @@ def run_in_bulk(args: argparse.Namespace, job: Any, texts: tuple[str, ...]) -> b
         show_progress=how_to_show(args),
     )
     if not found.leads:
-        return False
+        return None
     if found.skipped or found.unreadable:
-        bad = f"{counted(found.skipped, 'row')} and {counted(found.unreadable, 'file')}"
-        _say(f"{bad} could not be used: the manifest counts them")
+        bad = (
+            f"{counted(found.skipped, 'row')} could not be used, and {counted(found.unreadable, 'file')} not be read to the end"
+        )
+        _say(f"{bad}: the manifest has them")
     if found.cut:
-        _say(f"{counted(found.cut, 'text')} of {found.made:,} longer than the model reads, and cut")
+        were = "was" if found.cut == 1 else "were"
+        _say(f"{counted(found.cut, 'text')} of {found.made:,} {were} longer than the model reads, and {were} cut")
     rate = (
         f" in {found.seconds:.2f} s ({found.made / found.seconds:,.0f} a second)" if found.made else ", all of them made before"
     )
     whole = f"{counted(found.rows, 'row')} in {counted(found.parts, 'part')}"
     _say(f"{counted(found.made or found.rows, 'row')}{rate} -> {found.folder}: {whole}")
-    return True
+    return found.folder
 
 
 def _on_ray(args: argparse.Namespace) -> Any:

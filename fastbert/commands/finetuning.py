@@ -79,7 +79,9 @@ def register(commands: Commands) -> None:
     sub = add(
         commands, "features", features, "fastbert features texts.txt -o features.jsonl --layers=-1,-2,-3,-4 --model my-bert/"
     )
-    sub.add_argument("input", nargs="+", help="text files, tables, patterns, or - for standard input")
+    sub.add_argument(
+        "input", nargs="+", help="a text file, a table, or - for standard input; into a folder several, and patterns"
+    )
     add_model(sub)
     sub.add_argument(
         "-o", "--output", required=True, help=".npz, .jsonl in the format of google's extract_features, or a folder of Parquet"

@@ -21,6 +21,7 @@ from fastbert.data.tables import is_table, json_rows, read_table
 from fastbert.errors import InputError
 from fastbert.files.rows import ROWS, check_ending, line_of, write_rows
 
+_NOT_IN_BULK = ("label_column", "skip_ragged", "multi_label", "choice_columns", "tag_column")  # of files with labels
 Rows = list[dict[str, Any]]
 Predict = Callable[[Sequence[Any]], Rows]  # one prediction for each input
 
@@ -63,7 +64,21 @@ def _predict_in_bulk(args: argparse.Namespace, kind: str) -> None:
 
     texts: tuple[str, ...] = ("text",)
     how = read_options(args)
-    first = find_inputs(args.input, Path(args.output))[0]
+    ignored = [name for name in _NOT_IN_BULK if vars(args)[name] not in (None, False)]
+    ignored += ["word_column"] if args.word_column != 1 else []
+    if ignored:
+        raise InputError(
+            f"{ignored[0]} = {vars(args)[ignored[0]]!r} is not for a folder as output: name a file, or leave it out"
+        )
+    found = find_inputs(args.input, Path(args.output).expanduser())
+    first = found[0]
+    lines = next((path for path in found if not is_table(path)), None)
+    if lines is not None and kind == "ner" and not _is_raw(str(lines)):
+        raise InputError(f"{lines}: tagged words go into one file, such as -o predictions.conll; a folder takes texts")
+    columns = [name for name in ("text_column", "pair_column", "layout") if vars(args)[name] is not None]
+    if columns and (lines is not None or kind == "qa"):
+        why = f"{lines} is read line by line" if lines is not None else "questions are read from question and context"
+        raise InputError(f"{columns[0]} = {vars(args)[columns[0]]!r} names columns of a table; {why}")
     if kind == "qa":
         texts = ("question", "context")
     elif kind == "ner" and is_table(first):
@@ -72,7 +87,7 @@ def _predict_in_bulk(args: argparse.Namespace, kind: str) -> None:
         layout = find_layout(first, how.layout, how.text, how.pair, "", (), False, how.form)
         texts = (layout.text, layout.pair) if layout.pair else (layout.text,)
     given = (args.model, args.device, args.dtype, args.local_files_only)
-    run_in_bulk(args, Predict(*given, kind=kind, how=how_to_predict(args)), texts)
+    run_in_bulk(args, Predict(*given, kind=kind, how=how_to_predict(args)), texts, how.keep)
 
 
 def _endings(args: argparse.Namespace, kind: str) -> tuple[str, ...]:

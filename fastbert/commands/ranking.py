@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 
 from fastbert import files
 from fastbert.commands.adding import Commands, add, add_form, add_int8, add_model, check_outputs
@@ -23,7 +22,9 @@ def register(commands: Commands) -> None:
     sub = add(commands, "rank", rank, 'fastbert rank "who wrote it?" documents.txt --model cross-encoder/ms-marco-MiniLM-L6-v2')
     sub.add_argument("query", help="a text")
     sub.add_argument(
-        "input", nargs="+", help="the documents: text files, .tsv, .csv, .jsonl or .parquet tables, patterns, or - (stdin)"
+        "input",
+        nargs="+",
+        help="the documents: a text file, a .tsv, .csv, .jsonl or .parquet table, or - (stdin); into a folder several",
     )
     add_model(sub)
     sub.add_argument(
@@ -72,11 +73,15 @@ def rank(args: argparse.Namespace) -> None:
 def _rank_in_bulk(args: argparse.Namespace) -> None:
     """Scores all documents into a folder, and prints the best of them."""
     from fastbert.bulk import Rank, best_rows
+    from fastbert.tasks.loading import check_top_k
 
     if args.int8:
         raise InputError("int8 = True chooses by measuring, which differs from start to start: only an output file takes it")
     job = Rank(args.model, args.device, args.dtype, args.local_files_only, query=args.query, overlong=args.overlong)
-    if not run_in_bulk(args, job, ("text" if args.column is None else args.column,)):
+    top_k = _BEST if args.top_k is None else args.top_k
+    check_top_k(top_k)
+    folder = run_in_bulk(args, job, ("text" if args.column is None else args.column,))
+    if folder is None:
         return
-    for row in best_rows(Path(args.output), _BEST if args.top_k is None else args.top_k):
+    for row in best_rows(folder, top_k):
         sys.stdout.write(line_of(row))

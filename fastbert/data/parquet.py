@@ -13,8 +13,15 @@ _AT_ONCE = 4096  # rows that are turned into Python values together
 
 
 def is_parquet(path: str | Path) -> bool:
-    """Whether a file is Parquet, judged by its ending."""
-    return Path(path).suffix.lower() == ".parquet"
+    """Whether a file is Parquet, judged by its ending.
+
+    Raises:
+        InputError: it is Parquet, but packed.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".gz" and Path(path.stem).suffix.lower() == ".parquet":
+        raise InputError(f"{path}: Parquet is compressed inside; unpack the file")
+    return path.suffix.lower() == ".parquet"
 
 
 def parquet_rows(path: Path, columns: Sequence[str], start: int = 0) -> Iterator[tuple[Any, ...]]:

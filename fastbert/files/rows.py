@@ -70,8 +70,8 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], ending: str) -> No
 
 
 def line_of(row: Mapping[str, Any]) -> str:
-    """A row as a line of JSON, with its end."""
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    """A row as a line of JSON, with its end; dates, decimals and the like of Parquet as texts."""
+    return json.dumps(row, ensure_ascii=False, default=str) + "\n"
 
 
 def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
