@@ -37,7 +37,7 @@ def register(commands: Commands) -> None:
 def serve(args: argparse.Namespace) -> None:
     """Serves a model over HTTP to clients of OpenAI's, Cohere's and text-embeddings-inference's APIs.
 
-    Every flag is an environment variable too, such as MAX_BATCH_TOKENS.
+    Names, limits and the key are environment variables too, such as MAX_BATCH_TOKENS.
     """
     from fastbert.errors import InputError
     from fastbert.serving.server import serve as run

@@ -1,4 +1,4 @@
-"""What a server is told: flags, and environment variables of the same names, as text-embeddings-inference has them."""
+"""What a server is told: flags, and environment variables, by text-embeddings-inference's names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import Any
 
 from fastbert.errors import InputError
 
+FROM_ENVIRONMENT = (  # names that text-embeddings-inference reads too, but HOSTNAME, which shells set for something else
+    *("model_id", "served_model_name", "pooling", "dtype", "port", "api_key", "auto_truncate"),
+    *("max_concurrent_requests", "max_batch_tokens", "max_client_batch_size", "payload_limit"),
+)
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
@@ -80,7 +84,7 @@ def from_environment(given: Mapping[str, Any], environment: Mapping[str, str] | 
     environment = os.environ if environment is None else environment
     found = {name: value for name, value in given.items() if value is not None}
     for field in fields(Settings):
-        text = environment.get(field.name.upper())
+        text = environment.get(field.name.upper()) if field.name in FROM_ENVIRONMENT else None
         if field.name not in found and text is not None and text != "":
             found[field.name] = _value(field.name, str(field.type), text)
     return Settings(**found)
