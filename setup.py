@@ -65,6 +65,7 @@ setup(
             "openai",
             "cohere",
             "httpx",
+            "selenium",
             *serve,
             "onnxscript",
             "onnxruntime; platform_system == 'Linux'",

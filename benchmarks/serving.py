@@ -4,8 +4,8 @@
     python benchmarks/serving.py --rounds 5 --seconds 10 --output serving.jsonl
 
 A request holds one paragraph of the Python language reference, of natural length; 1, 8 and 64 clients each send the next one as
-soon as they have an answer. The model is all-MiniLM-L6-v2. Both servers run all the time and are measured in turns, on the cores
-that wrk uses too; their vectors are compared first. Needs wrk.
+soon as they have an answer. The model is all-MiniLM-L6-v2. Both servers run all the time and are measured in turns, on the
+cores that wrk uses too; their vectors are compared first. Needs wrk.
 """
 
 from __future__ import annotations

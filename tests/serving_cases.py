@@ -6,13 +6,17 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from fastapi.testclient import TestClient
 
 from fastbert.packing.batching import sharing
@@ -59,6 +63,24 @@ def client_of(folder: Path, kind: str | None = None, pooling: str | None = None,
     workers = InProcess(model=str(folder), kind=kind, device="cpu", pooling=pooling)
     with TestClient(make_app(Settings("my-model", **settings), workers), raise_server_exceptions=False) as client:
         yield client
+
+
+@contextmanager
+def listening(folder: Path, kind: str | None = None, **settings: Any) -> Iterator[str]:
+    """The address of an application in this process, for a browser."""
+    workers = InProcess(model=str(folder), kind=kind, device="cpu", pooling=None)
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(make_app(Settings("my-model", **settings), workers), log_level="critical"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{place.getsockname()[1]}/"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 class Running:

@@ -18,14 +18,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from serving_cases import Running, client_of
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from serving_cases import Running, client_of, listening
 from task_cases import save_encoder, save_head, texts
 
+from benchmarks import serving
 from fastbert import cli
 from fastbert.errors import InputError
 from fastbert.packing.batching import run
 from fastbert.serving.loop import CancelledError, Loop, Ticket
-from fastbert.serving.settings import Settings, from_environment
+from fastbert.serving.settings import FROM_ENVIRONMENT, Settings, from_environment
 from fastbert.tasks import NLI, Classifier, Embedder, FillMask, NextSentence, QuestionAnswerer, Reranker, TokenTagger
 from fastbert.text.framing import Framed
 
@@ -245,10 +248,10 @@ def test_every_other_head_answers_under_predict(tmp_path: Path) -> None:
         ("BertForQuestionAnswering", {}, None, QuestionAnswerer, questions, [pairs, {}]),
         ("BertForMaskedLM", {}, None, FillMask, masked, [masked, {}]),
     ]
-    for number, (name, fields, kind, task, inputs, (given, options)) in enumerate(cases):
+    for number, (name, fields, kind, task, inputs, (asked, options)) in enumerate(cases):
         folder = tmp_path / str(number)
         save_head(folder, name, **fields)
-        wanted = task.from_pretrained(folder, "cpu").predict(given, **options)
+        wanted = task.from_pretrained(folder, "cpu").predict(asked, **options)
         if task is NextSentence:
             wanted = [[row] for row in wanted]
         with client_of(folder, kind) as client:
@@ -298,8 +301,8 @@ def test_bad_requests_are_one_sentence(encoder: Path, path: str, body: bytes, st
 
 
 def test_texts_that_are_too_long_are_cut_where_asked(encoder: Path) -> None:
-    for settings, body in (({"auto_truncate": True}, {}), ({}, {"truncate": True})):
-        with client_of(encoder, **settings) as client:
+    for limits, body in (({"auto_truncate": True}, {}), ({}, {"truncate": True})):
+        with client_of(encoder, **limits) as client:
             assert client.post("/embed", json={"inputs": "cat " * 100, **body}).status_code == 200
 
 
@@ -338,6 +341,35 @@ def test_a_model_that_cannot_be_served_is_one_sentence(tmp_path: Path, capsys: p
     assert "Address already in use" in capsys.readouterr().err
     assert cli.main(["serve"]) == 2
     assert "no model: name one, or set MODEL_ID" in capsys.readouterr().err
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+FIELDS = ["input", "inputs", "query", "texts", "documents", "dimensions", "truncate", "top_n", "encoding_format", "prompt_name"]
+TEXTLIKE = (
+    st.text() | st.lists(st.text() | st.integers(-5, 200), max_size=3) | st.lists(st.lists(st.integers(0, 60), max_size=3))
+)
+BODIES = st.dictionaries(st.sampled_from(FIELDS), TEXTLIKE | ANYTHING, max_size=5) | ANYTHING
+
+
+@pytest.fixture(scope="module")
+def client(encoder: Path) -> Iterator[Any]:
+    with client_of(encoder) as found:
+        yield found
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(path=st.sampled_from(["/embed", "/v1/embeddings", "/rerank", "/predict", "/tokenize"]), body=BODIES | st.binary())
+def test_hostile_requests_are_never_a_500(client: Any, path: str, body: Any) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode("utf-8", "surrogatepass")
+    answer = client.post(path, content=content)
+    assert answer.status_code in (200, 400, 413, 422), answer.text
+    if answer.status_code != 200:
+        assert set(answer.json()) == {"message", "type"}
+        assert answer.json()["message"]
 
 
 # -- the command ---------------------------------------------------------------------------------------------------------------
@@ -416,3 +448,58 @@ def test_sigterm_answers_what_was_accepted(encoder: Path) -> None:
     assert server.process.returncode == 0
     assert statuses.count(200) >= 1
     assert set(statuses) <= {200, 0}
+
+
+def test_cohere_s_client_ranks_documents(tmp_path: Path) -> None:
+    import cohere
+
+    save_head(tmp_path, "BertForSequenceClassification", num_labels=1)
+    scores = Reranker.from_pretrained(tmp_path, "cpu").predict([("where is the cat ?", text) for text in VALUES])
+    with listening(tmp_path) as url:
+        for client in (
+            cohere.ClientV2(api_key="k", base_url=url.rstrip("/")),
+            cohere.Client(api_key="k", base_url=url.rstrip("/")),
+        ):
+            found = client.rerank(model="any", query="where is the cat ?", documents=VALUES, top_n=3).results
+            assert [row.index for row in found] == np.argsort(-scores, kind="stable")[:3].tolist()
+            assert np.allclose([row.relevance_score for row in found], np.sort(scores)[::-1][:3], atol=1e-6)
+
+
+# -- the page of the docs ------------------------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[1] / "docs/server.md"
+
+
+def test_the_docs_say_what_there_is(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for line in re.findall(r"^fastbert serve .*$", page, re.M):
+        cli._parser().parse_args(line.split()[1:])
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    exec(block.replace("http://127.0.0.1:8080", running.url).replace('"none"', '"k"'), {})
+    assert capsys.readouterr().out == "64\n"
+    defaults = Settings("m")
+    for flag, variable in re.findall(r"^\| `--([a-z-]+)` \| `([A-Z_]+)` \|", page, re.M):
+        name = flag.replace("-", "_")
+        assert variable == name.upper()
+        assert name in FROM_ENVIRONMENT
+        assert hasattr(defaults, name)
+    assert f"| `--payload-limit` | `PAYLOAD_LIMIT` | {defaults.payload_limit} bytes" in page
+    assert f"| `--port` | `PORT` | {defaults.port} |" in page
+    known = requests_of(running.url)
+    for path in re.findall(r"`(?:POST |GET )?(/[a-z0-9/]*)`", page.split("## Limits")[0]):
+        assert path in known or path in ("/", "/docs"), path
+
+
+def requests_of(url: str) -> set[str]:
+    connection = http.client.HTTPConnection(url.removeprefix("http://"))
+    connection.request("GET", "/openapi.json", headers={"Authorization": "Bearer k"})
+    return {*json.loads(connection.getresponse().read())["paths"], "/openapi.json"}
+
+
+def test_the_docs_figures_are_the_committed_ones_and_reach_their_aims() -> None:
+    rows = [json.loads(line) for line in serving.RESULTS.open()]
+    page = PAGE.read_text(encoding="utf-8")
+    begin, end = serving.MARKS
+    assert begin + page.split(begin)[1].split(end)[0] + end == serving.block(rows)
+    rate = {(row["server"], row["clients"]): row["median_requests_per_s"] for row in rows}
+    assert rate[serving.OURS, 64] / rate[serving.PLAIN, 64] > 2
