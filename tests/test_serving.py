@@ -7,7 +7,9 @@ import base64
 import concurrent.futures
 import http.client
 import json
+import os
 import re
+import signal
 import socket
 import threading
 import time
@@ -81,11 +83,14 @@ def collect(loop: Loop, framed: Framed, step: Any, key: Any = ("x",), ticket: Ti
 
 
 def test_rows_of_several_requests_share_batches_and_come_back_to_each() -> None:
-    loop, step = Loop(torch.device("cpu"), 64, wait=0.2), Recorder()
-    given = [rows_of(5, 9, 3, first=10), rows_of(7, first=20), rows_of(2, 30, first=30)]
+    loop, step = Loop(torch.device("cpu"), 64, wait=5), Recorder()
+    asked = [rows_of(5, 9, 3, first=10), rows_of(7, first=20), rows_of(2, 30, first=30)]
+    tickets = [Ticket() for _ in asked]
+    for ticket in tickets:
+        loop.announce(ticket)
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(lambda framed: collect(loop, framed, step), given))
-    for framed, results in zip(given, found, strict=True):
+        found = list(pool.map(lambda pair: collect(loop, pair[0], step, ticket=pair[1]), zip(asked, tickets, strict=True)))
+    for framed, results in zip(asked, found, strict=True):
         for row, (one, ids) in enumerate(results):
             assert ids == framed.row(row).tolist()
             assert one == ids[0]
@@ -115,10 +120,13 @@ def test_a_short_request_passes_a_long_one_and_both_end() -> None:
 
 
 def test_steps_of_other_keys_have_batches_of_their_own_and_a_row_above_the_budget_goes_alone() -> None:
-    loop, one, other = Loop(torch.device("cpu"), 16, wait=0.1), Recorder(), Recorder()
+    loop, one, other = Loop(torch.device("cpu"), 16, wait=5), Recorder(), Recorder()
+    tickets = [Ticket() for _ in range(4)]
+    for ticket in tickets:
+        loop.announce(ticket)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         jobs = [
-            pool.submit(collect, loop, rows_of(4, first=at), step, key)
+            pool.submit(collect, loop, rows_of(4, first=at), step, key, tickets[at])
             for at, (step, key) in enumerate([(one, ("a",)), (other, ("b",)), (one, None), (one, ("a",))])
         ]
         assert [job.result(10)[0][0] for job in jobs] == [0, 1, 2, 3]
@@ -428,6 +436,22 @@ def test_a_client_that_leaves_is_counted_and_others_are_answered(running: Runnin
     connection = http.client.HTTPConnection(host)
     connection.request("GET", "/metrics", headers={"Authorization": "Bearer k"})
     assert re.search(r"te_request_left_total [1-4]\.0", connection.getresponse().read().decode())
+
+
+def test_a_model_s_process_that_ends_is_started_anew(running: Running) -> None:
+    children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text().split()
+    (worker,) = [int(one) for one in children if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
+    os.kill(worker, signal.SIGKILL)
+    end = time.monotonic() + 60
+    seen = set()
+    while time.monotonic() < end:
+        status, answer = post(running.url, {"inputs": "cat"})
+        seen.add(status)
+        if status == 200 and 503 in seen:
+            break
+        assert status in (200, 503), answer
+        time.sleep(0.05)
+    assert seen == {200, 503}
 
 
 def test_sigterm_answers_what_was_accepted(encoder: Path) -> None:

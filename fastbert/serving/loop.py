@@ -32,10 +32,15 @@ class CancelledError(FastbertError):
 
 
 class Ticket:
-    """A request's place in the loop: whether somebody still waits for it."""
+    """A request, as the loop knows it.
+
+    Attributes:
+        cancelled: nobody waits for it any more.
+        coming: it is being tokenised: its rows will come soon.
+    """
 
     def __init__(self) -> None:
-        self.cancelled = False
+        self.cancelled = self.coming = False
 
 
 @dataclass(eq=False)
@@ -66,7 +71,7 @@ class Loop:
     Args:
         device: of the model.
         batch_tokens: tokens of a batch; a CPU takes at most `CPU_BATCH_TOKENS`.
-        wait: seconds that an idle device waits for more rows to fill a batch.
+        wait: most seconds that an idle device waits for rows that are coming.
     """
 
     def __init__(self, device: torch.device, batch_tokens: int, wait: float = 0.002) -> None:
@@ -76,11 +81,26 @@ class Loop:
         self.batches = self.tokens_done = 0  # what has been computed
         self._rows: dict[Hashable, _Picked] = {}  # heaps of waiting rows, by what they can share a batch with
         self._clock = 0  # tokens taken so far
+        self._coming = 0  # requests that are being tokenised
         self._numbers = count()
         self._change = threading.Condition()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="loop", daemon=True)
         self._thread.start()
+
+    def announce(self, ticket: Ticket) -> None:
+        """A request has come, whose rows will follow."""
+        with self._change:
+            ticket.coming = True
+            self._coming += 1
+
+    def arrived(self, ticket: Ticket) -> None:
+        """Rows of an announced request have come, or it has ended without any."""
+        with self._change:
+            if ticket.coming:
+                ticket.coming = False
+                self._coming -= 1
+                self._change.notify_all()
 
     def runner(self, ticket: Ticket) -> Callable[[Framed, Step, Hashable], Iterator[tuple[Ints, list[Tensor]]]]:
         """What `batching.sharing` takes: runs rows of one request in this loop."""
@@ -90,6 +110,7 @@ class Loop:
                 return
             work = _Work(framed, step, ticket)
             self._add(work, key)
+            self.arrived(ticket)
             left = len(framed)
             while left:
                 found = work.done.get()
@@ -143,7 +164,7 @@ class Loop:
                 self._change.wait()
             if idle:
                 end = time.monotonic() + self.wait
-                while self.queued_tokens < self.batch_tokens and not self._stopped:
+                while self._coming and self.queued_tokens < self.batch_tokens and not self._stopped:
                     left = end - time.monotonic()
                     if left <= 0 or not self._change.wait(left):
                         break

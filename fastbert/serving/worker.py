@@ -64,6 +64,7 @@ def _begin(ask: Ask, served: Any, loop: Any, pool: ThreadPoolExecutor, tickets: 
     from fastbert.serving.loop import CancelledError, Ticket
 
     ticket = tickets[ask.number] = Ticket()
+    loop.announce(ticket)
 
     def run() -> None:
         try:
@@ -79,6 +80,7 @@ def _begin(ask: Ask, served: Any, loop: Any, pool: ThreadPoolExecutor, tickets: 
             answer = (None, "input", str(error))
         except Exception as error:  # whatever it is, the others go on
             answer = (None, "failed", f"{type(error).__name__}: {error}")
+        loop.arrived(ticket)
         tickets.pop(ask.number, None)
         answers.put(Answer(ask.number, *answer, loop.queued_tokens, loop.batches, loop.tokens_done))
 
