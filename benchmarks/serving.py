@@ -75,7 +75,7 @@ def plain_server(port: int) -> None:
 
     embed.__annotations__["given"] = body
     app.post("/embed")(embed)
-    app.get("/health")(lambda: {})
+    app.get("/health")(dict)
     uvicorn.run(app, port=port, log_level="critical")
 
 

@@ -34,13 +34,10 @@ class InProcess(Workers):
         super().__init__(model)
         self.served = Served(**model)
         self.loop = Loop(self.served.task.model.device, 16384)
+        self.info = self.served.info()
 
     async def start(self) -> dict[str, Any]:
         return self.info
-
-    @property
-    def info(self) -> dict[str, Any]:
-        return self.served.info()
 
     @property
     def healthy(self) -> bool:

@@ -112,6 +112,7 @@ def test_heaviest_launches_compile_and_fit(arch: str, compiled: dict[str, list[d
             assert wide, f"{what}: scores are not loaded 16 bytes at a time: {row['memory']}"
 
 
+@pytest.mark.thorough
 def test_the_emulator_refuses_a_row_with_a_race() -> None:
     """As `tune.py` and `kernel_report.py --emulate` ask it; the first row was shipped once."""
     row = {"BLOCK_M": 32, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}

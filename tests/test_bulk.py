@@ -551,6 +551,7 @@ def test_int8_takes_a_byte_a_number_and_its_ranges_are_from_all_over(model: Path
     assert np.allclose([low, high], [vectors.min(0), vectors.max(0)], atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_workers_end_with_the_process_that_started_them(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("cat dog fox\n" * 60_000)
     out = tmp_path / "out"

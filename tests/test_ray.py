@@ -16,7 +16,7 @@ from task_cases import save_encoder, texts
 from fastbert import cli
 from fastbert.bulk import Embed, run_job
 from fastbert.errors import InputError
-from fastbert.integrations.ray import Embedder
+from fastbert.integrations.ray import Embedder, _Maker
 from fastbert.tasks import Embedder as OwnEmbedder
 
 
@@ -58,10 +58,6 @@ def test_two_nodes_make_the_same_bytes_and_the_actor_class_the_same_vectors(
         assert everything(Path("out")) == everything(Path("alone"))
         assert cli.main([*given[:-4], "--overlong", "error", "--pooling", "max", "--engine", "ray"]) == 2
         assert "out was begun without pooling, and is now given with --pooling ['max']" in capsys.readouterr().err
-        Path("long.txt").write_text("cat\n" + "cat " * 99)
-        other = ["embed", "long.txt", "-o", "other", "--model", str(model), "--overlong", "error", "--engine", "ray"]
-        assert cli.main(other) == 2
-        assert "long.txt, line 2 has 101 tokens, the limit is 64" in capsys.readouterr().err
 
         from pyarrow import parquet
 
@@ -77,6 +73,17 @@ def test_two_nodes_make_the_same_bytes_and_the_actor_class_the_same_vectors(
         assert np.allclose(found["vector"].to_pylist(), OwnEmbedder.from_pretrained(model).encode(values), atol=1e-6)
     finally:
         ray.shutdown()
+
+
+def test_an_actor_that_makes_parts_sends_back_what_it_refuses(model: Path, tmp_path: Path) -> None:
+    """Ray itself would send only a text of it."""
+    (tmp_path / "long.txt").write_text("cat\n" + "cat " * 99)
+    work = Embed(str(model), "cpu", overlong="error")
+    with pytest.raises(InputError):
+        run_job(work, [str(tmp_path / "long.txt")], tmp_path / "out")
+    found = _Maker(tmp_path / "out", work, Path.cwd())({"number": np.array([0])})
+    assert found["kind"].tolist() == ["TooLongError"]
+    assert "long.txt, line 2 has 101 tokens, the limit is 64" in found["failure"][0]
 
 
 def test_the_actor_class_takes_options_and_names_a_missing_column(model: Path) -> None:

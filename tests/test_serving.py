@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -200,6 +201,24 @@ def test_vectors_under_every_name(encoder: Path, vectors: np.ndarray) -> None:
         assert 'te_request_count_total{path="/v1/embeddings",status="200"} 5.0' in client.get("/metrics").text
 
 
+def test_a_prompt_stands_before_texts_and_before_ids(encoder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(encoder, tmp_path / "model")
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    modules.append({"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 64, "pooling_mode_mean_tokens": True, "include_prompt": False}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {"q": "where is "}}))
+    embedder = Embedder.from_pretrained(folder, "cpu")
+    wanted = embedder.encode(VALUES[:3], prompt_name="q")
+    with client_of(folder) as client:
+        ids = [embedder.tokenizer.encode(text, add_special_tokens=False) for text in VALUES[:3]]
+        for inputs in (VALUES[:3], ids):
+            found = client.post("/embed", json={"inputs": inputs, "prompt_name": "q", "normalize": False}).json()
+            assert np.abs(np.array(found) - wanted).max() < 1e-6
+
+
 def test_pieces_have_their_characters(encoder: Path) -> None:
     with client_of(encoder) as client:
         (row,) = client.post("/tokenize", json={"inputs": "the cats!"}).json()
@@ -229,6 +248,8 @@ def test_a_reranker_answers_as_cohere_s_and_as_text_embeddings_inference_does(tm
         assert [row["index"] for row in rows] == order
         assert rows[0]["text"] == VALUES[order[0]]
         assert client.post("/rerank", json={"query": "x"}).status_code == 422
+        assert client.post("/", json={"query": "where is the cat ?", "texts": VALUES, "return_text": True}).json() == rows
+        assert client.post("/", content=b"{").status_code == 400
         answer = client.post("/v1/embeddings", json={"input": "x"})
         assert (answer.status_code, answer.json()) == (
             422,
@@ -249,7 +270,7 @@ def test_every_other_head_answers_under_predict(tmp_path: Path) -> None:
     masked = [f"the [MASK] {text}" for text in VALUES[:3]]
     questions = [{"question": a, "context": b} for a, b in pairs]
     cases: list[tuple[str, dict[str, Any], str | None, Any, Any, list[Any]]] = [
-        ("BertForSequenceClassification", THREE, None, Classifier, VALUES, [VALUES, {"top_k": None}]),
+        ("BertForSequenceClassification", THREE, None, Classifier, [[v] for v in VALUES], [VALUES, {"top_k": None}]),
         ("BertForSequenceClassification", THREE, "nli", NLI, pairs, [pairs, {"top_k": None}]),
         ("BertForNextSentencePrediction", {}, None, NextSentence, pairs, [pairs, {}]),
         ("BertForTokenClassification", TAGS, None, TokenTagger, VALUES, [VALUES, {}]),
@@ -268,6 +289,11 @@ def test_every_other_head_answers_under_predict(tmp_path: Path) -> None:
             assert close(found.json(), wanted), name
             if task is Classifier:
                 assert close(client.post("/predict", json={"inputs": VALUES[0], "top_k": 2}).json(), wanted[0][:2])
+                pair = client.post("/predict", json={"inputs": VALUES[:2]}).json()
+                assert close(pair, Classifier.from_pretrained(folder, "cpu").predict([tuple(VALUES[:2])], None)[0])
+                assert client.post("/predict", json={"inputs": VALUES}).status_code == 422
+                answer = client.post("/predict", json={"inputs": VALUES[0], "aggregation": "max"})
+                assert answer.json()["message"] == "aggregation = 'max' is not for this model, which answers classify"
             if task is QuestionAnswerer:
                 assert close(client.post("/predict", json={"inputs": questions[0]}).json(), wanted[0])
                 assert client.post("/predict", json={"inputs": "x"}).status_code == 422
@@ -282,13 +308,16 @@ def test_every_other_head_answers_under_predict(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "status", "message"),
     [
-        ("/embed", b'{"inputs": ', 400, "JSON decode error"),
+        ("/embed", b'{"inputs": ', 400, "the body is not JSON: Expecting value"),
+        ("/embed", b"", 400, "the body must be a JSON object"),
         ("/embed", b"\xff\xfe", 400, ""),
-        ("/embed", b"[1]", 400, "Input should be a valid dictionary"),
+        ("/embed", b"[1]", 400, "the body must be a JSON object"),
+        ("/embed", b'{"inputs": 5}', 422, "inputs: Input should be a valid string, or a valid list"),
+        ("/embed", b'{"inputs": "a", "truncation_direction": "Left"}', 422, "truncation_direction: Input should be 'Right'"),
         ("/embed", b"{}", 422, "inputs: Field required"),
         ("/embed", b'{"inputs": []}', 422, "the request holds no input"),
         ("/embed", b'{"inputs": ["a", 5]}', 422, "inputs"),
-        ("/embed", b'{"inputs": "a", "dimensions": 65}', 422, "truncate_dim = 65 must be a whole number from 1 to 64"),
+        ("/embed", b'{"inputs": "a", "dimensions": 65}', 422, "dimensions = 65 must be from 1 to 64"),
         ("/embed", b'{"inputs": "a", "prompt_name": "no"}', 422, "prompt_name = 'no' is not one of the model's prompts"),
         ("/v1/embeddings", b'{"input": [5, 99999]}', 422, "input[0] holds 99999, which is outside the vocabulary"),
         ("/v1/embeddings", b'{"input": [-1]}', 422, "input[0] holds -1"),
@@ -322,7 +351,8 @@ def test_the_key_is_asked_for(encoder: Path) -> None:
             assert (answer.status_code, answer.json()["type"]) == (401, "Unauthorized")
         assert client.post("/embed", json=body, headers={"Authorization": "Bearer s3cret"}).status_code == 200
         assert client.get("/health").status_code == 200
-        assert client.get("/metrics").status_code == 401
+        assert client.head("/health").status_code == client.get("/metrics").status_code == 200
+        assert client.get("/info").status_code == client.get("/openapi.json").status_code == 401
 
 
 def test_settings_come_from_flags_and_then_from_the_environment() -> None:
@@ -400,9 +430,10 @@ def test_other_services_clients_work_unchanged(running: Running, vectors: np.nda
     assert client.models.list().data[0].object == "model"
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=f"{running.url}/v1", api_key="no").embeddings.create(input="x", model="m")
-    theirs = huggingface_hub.InferenceClient(f"{running.url}/embed", api_key="k")
     unit = vectors[:1] / np.linalg.norm(vectors[:1])
-    assert np.abs(theirs.feature_extraction(VALUES[0]) - unit).max() < 1e-6
+    for url in (running.url, f"{running.url}/embed"):
+        theirs = huggingface_hub.InferenceClient(url, api_key="k")
+        assert np.abs(theirs.feature_extraction(VALUES[0]) - unit).max() < 1e-6
 
 
 def post(url: str, body: dict[str, Any], timeout: float = 60) -> tuple[int, Any]:
@@ -468,7 +499,7 @@ def test_sigterm_answers_what_was_accepted(encoder: Path) -> None:
                 statuses.append(job.result()[0])
             except ConnectionError:  # came after the end
                 statuses.append(0)
-    assert said == "fastbert: stopped; what was accepted has been answered\n"
+    assert said == "fastbert: stopped\n"
     assert server.process.returncode == 0
     assert statuses.count(200) >= 1
     assert set(statuses) <= {200, 0}

@@ -99,9 +99,13 @@ def batches(
     framed: Framed, batch_tokens: int, device: torch.device, most: int | None = None
 ) -> Iterator[tuple[Ints, PackedBatch]]:
     """The rows in packed batches of at most `batch_tokens` on a device, longest first, each with the numbers of its rows."""
-    limit = min(batch_tokens, CPU_BATCH_TOKENS) if device.type == "cpu" else batch_tokens
-    for rows in token_budget_batches(framed.lengths, limit, most):
+    for rows in token_budget_batches(framed.lengths, tokens_at_once(batch_tokens, device), most):
         yield rows, pack_rows(framed, rows, device, own=True)
+
+
+def tokens_at_once(batch_tokens: int, device: torch.device) -> int:
+    """Tokens of a batch on a device."""
+    return min(batch_tokens, CPU_BATCH_TOKENS) if device.type == "cpu" else batch_tokens
 
 
 def list_batches(rows: Sequence[Sequence[int]]) -> list[PackedBatch]:

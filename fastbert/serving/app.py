@@ -15,7 +15,9 @@ import numpy as np
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 import fastbert
@@ -24,7 +26,7 @@ from fastbert.serving import requests
 from fastbert.serving.gate import Gate
 from fastbert.serving.metrics import Metrics
 from fastbert.serving.settings import Settings
-from fastbert.serving.workers import GoneError, OverloadedError, Workers
+from fastbert.serving.workers import GoneError, OverloadedError, Workers, say
 
 # The status of each error, and its type as text-embeddings-inference names it; the first that fits.
 STATUS: tuple[tuple[type[Exception], int, str], ...] = (
@@ -35,6 +37,7 @@ STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (FastbertError, 424, "Inference"),
 )
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+_POLICY += "; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 _PAGE_HEADERS = {"content-security-policy": _POLICY, "x-content-type-options": "nosniff"}
 
 
@@ -56,6 +59,7 @@ def make_app(settings: Settings, workers: Workers) -> FastAPI:
     _add_embeddings(app, settings, asker)
     _add_scores(app, settings, asker)
     _add_facts(app, settings, workers, registry)
+    _add_root(app, workers)
     app.add_middleware(Gate, settings=settings, metrics=metrics)
     return app
 
@@ -117,17 +121,25 @@ def _add_errors(app: FastAPI) -> None:
 
     async def of_body(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        broken = first["type"] in ("json_invalid", "model_attributes_type")
-        place = ".".join(str(part) for part in first["loc"] if part != "body")
-        text = f"{place}: {first['msg']}" if place and not broken else str(first["msg"])
-        return problem(400 if broken else 422, "Validation", FastbertError(text).args[0])
+        found = error.errors()
+        first = found[0]
+        if first["type"] == "json_invalid":
+            return problem(400, "Validation", f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")
+        place = [str(part) for part in first["loc"] if part != "body"]
+        if not place:
+            return problem(400, "Validation", "the body must be a JSON object")
+        same = dict.fromkeys(one["msg"].removeprefix("Input should be ") for one in found if place[0] in map(str, one["loc"]))
+        told = f"{place[0]}: {first['msg']}"
+        if len(same) > 1:
+            told = f"{place[0]}: Input should be {', or '.join(list(same)[:3])}"
+        return problem(422, "Validation", str(FastbertError(told)))
 
     async def of_http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return problem(error.status_code, "Validation" if error.status_code in (400, 413, 422) else "Error", str(error.detail))
 
     async def unforeseen(_: Request, error: Exception) -> Response:
+        say(f"unforeseen: {type(error).__name__}: {error}")
         return problem(500, "Backend", f"{type(error).__name__}")
 
     app.add_exception_handler(FastbertError, of_ours)
@@ -144,6 +156,7 @@ def _listed(inputs: Any) -> list[Any]:
 
 
 def _add_embeddings(app: FastAPI, settings: Settings, ask: _Asker) -> None:
+    @app.post("/embeddings", include_in_schema=False)
     @app.post("/v1/embeddings", summary="Vectors, as OpenAI's clients ask for them")
     async def openai(request: Request, body: requests.OpenAIEmbeddings) -> Response:
         inputs = _listed(body.input)
@@ -163,7 +176,7 @@ def _add_embeddings(app: FastAPI, settings: Settings, ask: _Asker) -> None:
             "inputs": inputs,
             "dimensions": body.dimensions,
             "truncate": ask.truncates(body.truncate),
-            "normalize": body.normalize,
+            "normalize": body.normalize is not False,
             "prompt_name": body.prompt_name,
         }
         vectors, _ = await ask(request, "embed", payload, len(inputs))
@@ -204,9 +217,16 @@ def _add_scores(app: FastAPI, settings: Settings, ask: _Asker) -> None:
             "truncate": ask.truncates(body.truncate),
             "raw_scores": body.raw_scores,
         }
+        for name, value, kinds in (
+            ("top_k", body.top_k, ("classify", "nli", "qa", "fill-mask")),
+            ("aggregation", body.aggregation, ("ner",)),
+            ("raw_scores", body.raw_scores or None, ("classify", "nli")),
+        ):
+            if value is not None and kind not in kinds:
+                raise InputError(f"{name} = {value!r} is not for this model, which answers {kind}")
         if body.top_k is not None and kind in ("qa", "fill-mask"):
             payload["top_k"] = body.top_k
-        if body.aggregation is not None and kind == "ner":
+        if body.aggregation is not None:
             payload["aggregation"] = body.aggregation
         found = await ask(request, "predict", payload, len(inputs))
         if body.top_k is not None and kind in ("classify", "nli"):
@@ -218,6 +238,22 @@ def _add_scores(app: FastAPI, settings: Settings, ask: _Asker) -> None:
         inputs = [body.inputs] if isinstance(body.inputs, str) else body.inputs
         payload = {"inputs": inputs, "add_special_tokens": body.add_special_tokens}
         return _json(await ask(request, "tokenize", payload, len(inputs)))
+
+
+def _add_root(app: FastAPI, workers: Workers) -> None:
+    """POST / is the route of the model's kind, as text-embeddings-inference has it; Hugging Face's own client posts there."""
+    bodies: dict[str, type[BaseModel]] = {"/embed": requests.Embed, "/rerank": requests.Rerank, "/predict": requests.Predict}
+    handlers = {route.path: route.endpoint for route in app.routes if isinstance(route, APIRoute) and route.path in bodies}
+
+    @app.post("/", include_in_schema=False)
+    async def root(request: Request) -> Any:
+        kind = str(workers.info.get("kind"))
+        path = f"/{kind}" if kind in ("embed", "rerank") else "/predict"
+        try:
+            body = bodies[path].model_validate_json(await request.body())
+        except ValidationError as error:
+            raise RequestValidationError(error.errors(include_url=False)) from None
+        return await handlers[path](request, body)
 
 
 def _of_predict(inputs: Any, kind: str) -> tuple[list[Any], bool]:
@@ -234,8 +270,10 @@ def _of_predict(inputs: Any, kind: str) -> tuple[list[Any], bool]:
     if isinstance(inputs, str):
         found: list[Any] = [inputs]
     elif isinstance(inputs, list) and all(isinstance(one, str) for one in inputs):
-        if kind in ("nli", "next-sentence") or (kind == "classify" and len(inputs) == 2):  # one pair
-            found, inputs = [tuple(inputs)], ""
+        if kind in ("nli", "next-sentence", "classify"):  # one text, or one pair
+            if len(inputs) > 2:
+                raise InputError('inputs: a list of texts is one pair here; several are [["a text"], ["another"]]')
+            found, inputs = [tuple(inputs) if len(inputs) == 2 else inputs[0]] if inputs else [], ""
         else:
             found = inputs
     elif isinstance(inputs, list) and all(isinstance(one, list) for one in inputs):
@@ -257,6 +295,8 @@ def _add_facts(app: FastAPI, settings: Settings, workers: Workers, registry: Col
     async def root() -> Response:
         return Response(page, media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
 
+    @app.head("/health", include_in_schema=False)
+    @app.get("/ping", include_in_schema=False)
     @app.get("/health", summary="Whether the model is loaded")
     async def health() -> Response:
         if not workers.healthy:

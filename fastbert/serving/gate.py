@@ -15,7 +15,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _IS_JSON = (b"content-type", b"application/json")  # all bodies are: a client need not say it
-_OPEN = ("/", "/health")  # paths that ask for no key: the page asks for it itself
+_OPEN = ("/", "/health", "/ping", "/metrics")  # paths that ask for no key: the page asks for it itself
 
 
 class Gate:
@@ -64,7 +64,8 @@ class Gate:
                 await self._too_large(counted)
                 return
             whole = not message.get("more_body", False)
-        scope = {**scope, "headers": [*(pair for pair in scope["headers"] if pair[0] != b"content-type"), _IS_JSON]}
+        if b"origin" not in headers:  # a page elsewhere that sends another type has the browser ask first
+            scope = {**scope, "headers": [*(pair for pair in scope["headers"] if pair[0] != b"content-type"), _IS_JSON]}
         given = iter([{"type": "http.request", "body": bytes(body), "more_body": False}])
 
         async def replay() -> MutableMapping[str, Any]:

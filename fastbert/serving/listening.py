@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import socket
-import sys
 
 import uvicorn
 
 from fastbert.serving.settings import Settings
+from fastbert.serving.workers import say
 
 
 class Server(uvicorn.Server):
@@ -26,5 +26,5 @@ class Server(uvicorn.Server):
         """Begins to listen."""
         await super().startup(sockets)
         if self.started:
-            port = self.servers[0].sockets[0].getsockname()[1]
-            print(f"fastbert: {self._settings.name} at http://{self._settings.hostname}:{port}", file=sys.stderr, flush=True)
+            name, port = self._settings.hostname, self.servers[0].sockets[0].getsockname()[1]
+            say(f"{self._settings.name} at http://{f'[{name}]' if ':' in name else name}:{port}")

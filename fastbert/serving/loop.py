@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fastbert.errors import FastbertError
-from fastbert.packing.batching import CPU_BATCH_TOKENS, Step, bring_back, pack_rows
+from fastbert.packing.batching import Step, bring_back, pack_rows, tokens_at_once
 from fastbert.text.framing import Framed, Ints
 
 
@@ -70,22 +70,26 @@ class Loop:
 
     Args:
         device: of the model.
-        batch_tokens: tokens of a batch; a CPU takes at most `CPU_BATCH_TOKENS`.
+        batch_tokens: tokens of a batch, see `batching.tokens_at_once`.
         wait: most seconds that an idle device waits for rows that are coming.
+        on_death: called if the loop itself fails, once all who wait know it.
     """
 
-    def __init__(self, device: torch.device, batch_tokens: int, wait: float = 0.002) -> None:
-        self.device, self.wait = device, wait
-        self.batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS) if device.type == "cpu" else batch_tokens
+    def __init__(
+        self, device: torch.device, batch_tokens: int, wait: float = 0.002, on_death: Callable[[], object] | None = None
+    ) -> None:
+        self.device, self.wait, self._on_death = device, wait, on_death
+        self.batch_tokens = tokens_at_once(batch_tokens, device)
         self.queued_tokens = 0
         self.batches = self.tokens_done = 0  # what has been computed
         self._rows: dict[Hashable, _Picked] = {}  # heaps of waiting rows, by what they can share a batch with
         self._clock = 0  # tokens taken so far
         self._coming = 0  # requests that are being tokenised
+        self._picked: _Picked = []  # rows of the batch that was picked last
         self._numbers = count()
         self._change = threading.Condition()
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="loop", daemon=True)
+        self._thread = threading.Thread(target=self._live, name="loop", daemon=True)
         self._thread.start()
 
     def announce(self, ticket: Ticket) -> None:
@@ -141,6 +145,18 @@ class Loop:
             self.queued_tokens += sum(lengths)
             self._change.notify_all()
 
+    def _live(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:
+            with self._change:
+                self._stopped = True
+                waiting, self._rows = [row for heap in self._rows.values() for row in heap], {}
+            _fail([*waiting, *self._picked], error)
+            if self._on_death is not None:
+                self._on_death()
+            raise
+
     def _run(self) -> None:
         running: tuple[_Picked, Callable[[], list[Tensor]]] | None = None
         while True:
@@ -184,6 +200,7 @@ class Loop:
             if not heap:
                 del self._rows[key]
             self._clock += total
+            self._picked = picked
             return picked
 
     @torch.inference_mode()

@@ -25,7 +25,7 @@ class Metrics:
         )
         self.left = Counter("te_request_left", "requests whose clients left before the answer", registry=registry)
         for name, text, value in (
-            ("te_queue_size", "tokens that wait", lambda: workers.load["queued"]),
+            ("te_queue_tokens", "tokens that wait", lambda: workers.load["queued"]),
             ("te_active_requests", "requests that are being worked on", lambda: workers.active),
             ("te_batch_count", "batches that were computed", lambda: workers.load["batches"]),
             ("te_batch_tokens", "tokens that were computed", lambda: workers.load["tokens"]),

@@ -164,22 +164,26 @@ class Served:
         task = self.task
         before = task.prompt_of(None, prompt_name)
         overlong = "truncate" if truncate else "error"
+        width = task.get_embedding_dimension()
+        if dimensions is not None and dimensions > width:
+            raise InputError(f"dimensions = {dimensions} must be from 1 to {width}")
         if inputs and not isinstance(inputs[0], str):
-            framed = self._frame_ids(inputs, truncate)
+            framed = self._frame_ids(inputs, truncate, before)
         else:
             framed = task.frame_quietly(inputs, overlong, prompt=before, place="inputs")
         vectors = task.finish(task.pooled(framed, task.pooling, before, name="embed"), normalize, dimensions)
         return vectors, framed.num_tokens
 
-    def _frame_ids(self, rows: Sequence[Sequence[int]], truncate: bool) -> Framed:
-        """Rows of ids without special tokens, as a tokenizer gives them to a client, with such around them."""
+    def _frame_ids(self, rows: Sequence[Sequence[int]], truncate: bool, before: str) -> Framed:
+        """Rows of ids without special tokens, as a tokenizer gives them to a client, behind a prompt, with such around them."""
+        front = self.task.tokenizer.encode(before, add_special_tokens=False) if before else []
         most = self.task.model.config.vocab_size
         framer = Framer(self.task.tokenizer, self.max_length, "input")
         for number, row in enumerate(rows):
             wrong = next((id for id in row if not 0 <= id < most), None)
             if wrong is not None:
                 raise InputError(f"input[{number}] holds {wrong}, which is outside the vocabulary (0..{most - 1})")
-            framer.add(row, None, "truncate" if truncate else "error")
+            framer.add([*front, *row], None, "truncate" if truncate else "error")
         return framer.framed()
 
     def _rerank(

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Ids = list[int]
+Side = Literal["Right", "right"]  # of a text, at which it is cut
 
 
 class _Body(BaseModel):
@@ -18,7 +19,7 @@ class OpenAIEmbeddings(_Body):
 
     input: str | list[str] | Ids | list[Ids]
     model: str | None = None
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(None, ge=1)
     user: str | None = None
 
@@ -28,7 +29,8 @@ class Embed(_Body):
 
     inputs: str | list[str] | Ids | list[Ids]
     truncate: bool | None = None
-    normalize: bool = True
+    normalize: bool | None = None
+    truncation_direction: Side = "Right"
     dimensions: int | None = Field(None, ge=1)
     prompt_name: str | None = None
 
@@ -51,6 +53,7 @@ class Rerank(_Body):
     return_text: bool = False
     raw_scores: bool = False
     truncate: bool | None = None
+    truncation_direction: Side = "Right"
 
 
 class Question(_Body):
@@ -68,6 +71,7 @@ class Predict(_Body):
     raw_scores: bool = False
     top_k: int | None = Field(None, ge=1, le=1000)
     aggregation: Literal["none", "simple", "first", "average", "max"] | None = None
+    truncation_direction: Side = "Right"
 
 
 class Tokenize(_Body):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import socket
-import sys
 
 from fastbert.errors import BackendError, InputError
 from fastbert.serving.settings import Settings
@@ -49,7 +48,7 @@ def serve(settings: Settings) -> None:
 
     from fastbert.serving.app import make_app
     from fastbert.serving.listening import Server
-    from fastbert.serving.workers import Workers
+    from fastbert.serving.workers import Workers, say
 
     model = {
         "model": settings.model_id,
@@ -74,9 +73,11 @@ def serve(settings: Settings) -> None:
         try:
             Server(config, settings).run(sockets=[place])
         except (Stopped, KeyboardInterrupt):  # uvicorn raises the signal anew once it has drained
-            print("fastbert: stopped; what was accepted has been answered", file=sys.stderr)
+            say("stopped")
         except SystemExit:
             raise workers.failure or BackendError("the server could not start") from None
+        finally:
+            workers.kill()
 
 
 def _listening(settings: Settings) -> socket.socket:

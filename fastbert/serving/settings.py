@@ -66,7 +66,9 @@ class Settings:
                 raise InputError(f"{field.name} = {value} must be at least {least.get(field.name, 1)}")
         if self.port > 65535:
             raise InputError(f"port = {self.port} must be at most 65535")
-        if self.api_key is not None and not self.api_key.strip():
+        if self.api_key is not None:
+            object.__setattr__(self, "api_key", self.api_key.strip())  # files of secrets often end in a line end
+        if self.api_key == "":
             raise InputError("api_key is empty; leave it out to ask for none")
 
     @property

@@ -6,6 +6,7 @@ loop: the device        sender: answers, as many together as there are
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -44,14 +45,18 @@ def work(pipe: Connection, model: dict[str, Any], threads: int | None, batch_tok
     answers: SimpleQueue[Answer | None] = SimpleQueue()
     sender = threading.Thread(target=_send, args=(pipe, answers), name="sender", daemon=True)
     sender.start()
-    loop = Loop(served.task.model.device, batch_tokens)
-    pipe.send([Ready(served.info())])
+    loop = Loop(served.task.model.device, batch_tokens, on_death=lambda: os._exit(1))
+    try:
+        pipe.send([Ready(served.info())])
+    except OSError:  # the HTTP side is gone
+        return
     tickets: dict[int, Any] = {}
     with ThreadPoolExecutor(most, "request") as pool:
         for message in _messages(pipe):
             if isinstance(message, Cancel):
-                if message.number in tickets:
-                    tickets[message.number].cancelled = True
+                ticket = tickets.get(message.number)
+                if ticket is not None:
+                    ticket.cancelled = True
             elif isinstance(message, Ask):
                 _begin(message, served, loop, pool, tickets, answers)
     loop.stop()
@@ -83,6 +88,8 @@ def _begin(ask: Ask, served: Any, loop: Any, pool: ThreadPoolExecutor, tickets: 
         loop.arrived(ticket)
         tickets.pop(ask.number, None)
         answers.put(Answer(ask.number, *answer, loop.queued_tokens, loop.batches, loop.tokens_done))
+        if "CUDA error" in answer[2]:  # the device is lost to this process: another one is started
+            threading.Timer(0.5, os._exit, (1,)).start()
 
     pool.submit(run)
 

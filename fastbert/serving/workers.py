@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import chain, count, repeat
 from queue import SimpleQueue
 from typing import Any
 
-from fastbert.errors import CheckpointError, FastbertError
+from fastbert.errors import CheckpointError, FastbertError, printable
 from fastbert.serving.messages import Answer, Ask, Cancel, Failed, Ready
 from fastbert.serving.worker import work
 
@@ -34,7 +35,8 @@ class _Worker:
     pipe: Any = None
     outgoing: SimpleQueue[Any] = field(default_factory=SimpleQueue)
     waiting: dict[int, asyncio.Future[Answer]] = field(default_factory=dict)
-    info: dict[str, Any] | None = None
+    busy: set[int] = field(default_factory=set)  # requests that it has not answered, whether or not somebody waits
+    ready: bool = False
     queued: int = 0
     batches: int = 0
     tokens: int = 0
@@ -56,6 +58,7 @@ class Workers:
     ) -> None:
         self.most = most
         self.restarts = 0
+        self.info: dict[str, Any] = {}
         places = [dict(model)] if count == 1 else [{**model, "device": f"cuda:{number}"} for number in range(count)]
         self._workers = [_Worker((place, threads, batch_tokens, most)) for place in places]
         self._numbers = _numbers()
@@ -75,23 +78,19 @@ class Workers:
             await asyncio.gather(*ready)
         except FastbertError as error:
             self.failure = error
+            self.kill()
             raise
         return self.info
 
     @property
-    def info(self) -> dict[str, Any]:
-        """Facts of the model; empty until a worker is ready."""
-        return next((worker.info for worker in self._workers if worker.info is not None), {})
-
-    @property
     def healthy(self) -> bool:
         """Whether a worker is ready."""
-        return not self._stopping and any(worker.info is not None for worker in self._workers)
+        return not self._stopping and any(worker.ready for worker in self._workers)
 
     @property
     def active(self) -> int:
         """Requests that are being worked on."""
-        return sum(len(worker.waiting) for worker in self._workers)
+        return sum(len(worker.busy) for worker in self._workers)
 
     @property
     def load(self) -> dict[str, int]:
@@ -110,13 +109,14 @@ class Workers:
 
         if self.active >= self.most:
             raise OverloadedError(f"{self.most} requests are being worked on, which is the limit; try again later")
-        ready = [worker for worker in self._workers if worker.info is not None]
+        ready = [worker for worker in self._workers if worker.ready]
         if not ready:
             raise GoneError("the model is being loaded; try again later")
-        worker = min(ready, key=lambda one: len(one.waiting))
+        worker = min(ready, key=lambda one: len(one.busy))
         number = next(self._numbers)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         worker.waiting[number] = future
+        worker.busy.add(number)
         worker.outgoing.put(Ask(number, name, payload))
         try:
             answer = await future
@@ -126,6 +126,8 @@ class Workers:
         finally:
             worker.waiting.pop(number, None)
         kinds = {"input": InputError, "too long": TooLongError, "gone": GoneError}
+        if answer.kind == "failed":
+            say(f"a request failed: {answer.why}")
         if answer.kind:
             raise kinds.get(answer.kind, FastbertError)(answer.why)
         return answer.result
@@ -140,13 +142,21 @@ class Workers:
         for worker in self._workers:
             if worker.process is not None:
                 await asyncio.to_thread(worker.process.join, 30)
-                if worker.process.is_alive():
-                    worker.process.kill()
+        self.kill()
+
+    def kill(self) -> None:
+        """Ends what is left of the workers, whatever they do."""
+        self._stopping = True
+        for worker in self._workers:
+            if worker.process is not None and worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
 
     async def _launch(self, worker: _Worker) -> None:
         """Starts a worker's process and threads, and waits until it is ready."""
         assert self._loop is not None
         spawn = multiprocessing.get_context("spawn")
+        worker.outgoing.put(None)  # ends the sender of a process before
         worker.pipe, theirs = spawn.Pipe()
         worker.process = spawn.Process(target=work, args=(theirs, *worker.arguments), daemon=True)
         worker.process.start()
@@ -166,35 +176,58 @@ class Workers:
                 found = pipe.recv()
             except (EOFError, OSError):
                 break
-            self._loop.call_soon_threadsafe(self._take, worker, ready, found)
-        with suppress(RuntimeError):  # the server has ended as well
+            with suppress(RuntimeError):  # the server has ended
+                self._loop.call_soon_threadsafe(self._take, worker, ready, found)
+        pipe.close()
+        with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._ended, worker, ready)
 
     def _take(self, worker: _Worker, ready: asyncio.Future[None], found: list[Any]) -> None:
         for message in found:
             if isinstance(message, Ready):
-                worker.info = message.info
+                self.info, worker.ready = message.info, True
                 ready.set_result(None)
             elif isinstance(message, Failed):
                 ready.set_exception(CheckpointError(message.why))
             elif isinstance(message, Answer):
                 worker.queued, worker.batches, worker.tokens = message.queued, message.batches, message.tokens
+                worker.busy.discard(message.number)
                 future = worker.waiting.get(message.number)
                 if future is not None and not future.done():
                     future.set_result(message)
 
     def _ended(self, worker: _Worker, ready: asyncio.Future[None]) -> None:
         """A worker's process has ended: those who wait are told, and another one is started."""
-        was_ready, worker.info = worker.info is not None, None
+        worker.ready, worker.queued = False, 0
+        worker.busy.clear()
         for future in worker.waiting.values():
             if not future.done():
                 future.set_exception(GoneError("the model's process ended before it answered; try again"))
         if not ready.done():
             ready.set_exception(CheckpointError("the model's process ended while it loaded the model"))
-        elif was_ready and not self._stopping:
-            self.restarts += 1
+        elif not self._stopping and ready.exception() is None:
             assert self._loop is not None
-            self._restarting = self._loop.create_task(self._launch(worker))
+            self._restarting = self._loop.create_task(self._restart(worker))
+
+    async def _restart(self, worker: _Worker) -> None:
+        """Starts another process in the place of one that has ended, again and again until it has loaded its model."""
+        for seconds in chain((0, 1, 2, 4, 8, 16), repeat(30)):
+            if self._stopping:
+                return
+            say(f"the model's process has ended; another one is started{f' in {seconds} s' if seconds else ''}")
+            await asyncio.sleep(seconds)
+            self.restarts += 1
+            try:
+                await self._launch(worker)
+            except FastbertError as error:
+                say(str(error))
+            else:
+                return
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    print(printable(f"fastbert: {text}"), file=sys.stderr, flush=True)
 
 
 def _numbers() -> Any:
