@@ -622,6 +622,7 @@ def test_the_page_s_figures_are_the_committed_ones_and_reach_their_aims() -> Non
     assert seconds["sentence-transformers' encode, as it comes"] / seconds["from a file to a folder"] > 1.8
 
 
+@pytest.mark.thorough
 def test_the_benchmark_compares_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     out = tmp_path / "rows.jsonl"
     assert bulk.main(["--texts", "5", "--rounds", "1", "--output", str(out)]) == 0

@@ -39,7 +39,7 @@ def model_of(name: str) -> Any:
 
 
 # The command exports a fourth head.
-THOROUGH = ("BertForSequenceClassification", "BertForMultipleChoice", "XLMRobertaForMaskedLM")
+THOROUGH = ("BertForSequenceClassification", "BertForMultipleChoice", "XLMRobertaForMaskedLM", "BertForQuestionAnswering")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.thorough) if n in THOROUGH else n for n in MODELS])

@@ -61,6 +61,7 @@ def test_the_page_names_the_limits_of_the_gate() -> None:
     assert f"a mean cosine of at least {quantizing.MIN_COSINE} with float32's" in page
 
 
+@pytest.mark.thorough
 def test_a_real_model_keeps_its_accuracy(
     embedder: Embedder, fast: None, test_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

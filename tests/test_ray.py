@@ -39,7 +39,7 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_two_nodes_make_the_same_bytes_and_the_actor_class_the_same_vectors(
+def test_two_nodes_make_the_same_bytes(
     cluster: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     import ray
@@ -58,10 +58,19 @@ def test_two_nodes_make_the_same_bytes_and_the_actor_class_the_same_vectors(
         assert everything(Path("out")) == everything(Path("alone"))
         assert cli.main([*given[:-4], "--overlong", "error", "--pooling", "max", "--engine", "ray"]) == 2
         assert "out was begun without pooling, and is now given with --pooling ['max']" in capsys.readouterr().err
+    finally:
+        ray.shutdown()
 
-        from pyarrow import parquet
 
-        parquet.write_table(pa.table({"text": values, "n": list(range(200))}), Path("corpus.parquet"))
+@pytest.mark.thorough
+def test_the_page_s_pipeline_of_ray_data_runs(cluster: Any, model: Path, tmp_path: Path) -> None:
+    import ray
+    from pyarrow import parquet
+
+    values = [one.text for one in texts(200, seed=3)]
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        parquet.write_table(pa.table({"text": values, "n": list(range(200))}), tmp_path / "corpus.parquet")
         page = (Path(__file__).parents[1] / "docs/bulk.md").read_text(encoding="utf-8")
         (block,) = (one for one in re.findall(r"```python\n(.*?)```", page, re.S) if "import ray" in one)
         places = {"corpus/": str(tmp_path / "corpus.parquet"), "vectors/": str(tmp_path / "vectors"), "my-model/": str(model)}
@@ -69,7 +78,7 @@ def test_two_nodes_make_the_same_bytes_and_the_actor_class_the_same_vectors(
             assert name in block
             block = block.replace(name, here)
         exec(block, {})
-        found = parquet.read_table("vectors").sort_by("n")
+        found = parquet.read_table(tmp_path / "vectors").sort_by("n")
         assert np.allclose(found["vector"].to_pylist(), OwnEmbedder.from_pretrained(model).encode(values), atol=1e-6)
     finally:
         ray.shutdown()

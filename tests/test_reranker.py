@@ -142,6 +142,7 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "holds no text" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_the_benchmark_compares_scores_and_counts_pairs(
     minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,6 +78,7 @@ def test_answers_equal_torchmetrics() -> None:
     assert answer_metrics({"1": []}, {"1": "x"}) == {"f1": 0.0, "exact_match": 0.0}
 
 
+@pytest.mark.thorough
 def test_answers_equal_torchmetrics_on_all_of_squad(test_data: Path) -> None:
     """Predictions that are right, nearly right, and wrong, for each of the 10,570 questions."""
     draws = random.Random(0)
