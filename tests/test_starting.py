@@ -41,13 +41,15 @@ def test_help_imports_neither_torch_nor_numpy(arguments: list[str]) -> None:
 
 
 def test_help_takes_less_than_0_3_seconds_of_processor_time() -> None:
-    times = []
+    """On cores that are slow at the moment, less than four times what Python and tqdm take alone."""
+    times: dict[str, list[float]] = {"help": [], "alone": []}
     for _ in range(5):
-        before = os.times()
-        assert run("-m", "fastbert", "--help").stdout.startswith("usage: fastbert ")
-        after = os.times()
-        times.append(after.children_user + after.children_system - before.children_user - before.children_system)
-    assert min(times) < 0.3, times
+        for name, arguments in (("help", ("-m", "fastbert", "--help")), ("alone", ("-c", "import argparse, json, tqdm"))):
+            before = os.times()
+            assert run(*arguments).returncode == 0
+            after = os.times()
+            times[name].append(after.children_user + after.children_system - before.children_user - before.children_system)
+    assert min(times["help"]) < max(0.3, 4 * min(times["alone"])), times
 
 
 def test_importing_the_package_does_not_import_torch_and_every_name_is_there() -> None:
