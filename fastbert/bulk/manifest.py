@@ -107,8 +107,7 @@ def open_manifest(
         before["settings"] = {**before["settings"], "overlong": work["settings"].get("overlong")}
     _check_same(folder, before, work)
     plan = _same_inputs(folder, found.plan, inputs)
-    now = replace(found, work={**before, "model": found.work["model"]}, plan=plan)
-    now = replace(now, complete=found.complete and not now.missing(folder))
+    now = replace(found, work=before, plan=plan, complete=found.complete and not found.missing(folder))
     if now != found:
         now.write(folder)
     return now
@@ -130,7 +129,7 @@ def close_manifest(folder: Path, manifest: Manifest) -> None:
     for source in manifest.plan.sources:
         check_unchanged(source)
     if not manifest.complete:
-        Manifest(manifest.work, manifest.settled, manifest.plan, True).write(folder)
+        replace(manifest, complete=True).write(folder)
 
 
 def read_manifest(folder: Path) -> Manifest:

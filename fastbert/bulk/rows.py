@@ -160,6 +160,7 @@ def _cells(
 
 
 def _json(lines: _Lines, path: Path, columns: Columns) -> Iterator[tuple[int, Values | InputError]]:
+    names = columns.names
     for line in lines:
         if not line.strip():
             continue
@@ -169,11 +170,11 @@ def _json(lines: _Lines, path: Path, columns: Columns) -> Iterator[tuple[int, Va
         except InputError as error:
             yield number, error
             continue
-        absent = columns.names if not isinstance(row, dict) else [name for name in columns.names if name not in row]
+        absent = names if not isinstance(row, dict) else [name for name in names if name not in row]
         if absent:
             yield number, missing_key(path, number, row, f"key {absent[0]!r}")
             continue
-        values = tuple(row[name] for name in columns.names)
+        values = tuple(row[name] for name in names)
         if "\\u" in line and not _is_text(values):
             yield number, InputError(f"{path}, line {number}: holds half of a surrogate pair, which is no character")
         else:

@@ -100,25 +100,25 @@ def run_job(
             raise InputError(f"{what}: torchrun has started {world.size} processes already")
         if workers is not None and workers > 1 and engine is None:
             engine = partial(make_parts_by_workers, count=workers)
+        placed = job if world.size == 1 else replace(job, device=str(world.device))  # whose model is loaded once
         with ExitStack() as claim:
 
             def begin() -> Manifest:
                 check_form(file_form)
-                check_columns(columns, job.own_columns)
-                job.check_texts(columns.texts)
+                check_columns(columns, placed.own_columns)
+                placed.check_texts(columns.texts)
                 paths = find_inputs(inputs, folder)
-                work = work_of(job, columns, form, job.part_rows if part_rows is None else part_rows, file_form)
+                work = work_of(placed, columns, form, placed.part_rows if part_rows is None else part_rows, file_form)
                 claim.enter_context(files.claimed(folder))
 
                 def make() -> tuple[dict[str, Any], Plan]:
-                    (job if engine is None else replace(job, device="cpu")).probe()  # a cluster's head may have no GPU
+                    (placed if engine is None else replace(placed, device="cpu")).probe()  # a cluster's head may have no GPU
                     plan = make_plan(paths, columns, form, work["part_rows"], skip_errors=errors == "skip", show=show_progress)
-                    return job.settle(lambda: _sample(Reader(plan, columns, form), plan)), plan
+                    return placed.settle(lambda: _sample(Reader(plan, columns, form), plan)), plan
 
                 return open_manifest(folder, work, paths, make)
 
             manifest = world.from_first(begin)
-            placed = job if world.size == 1 else replace(job, device=str(world.device))
             return _finish(folder, manifest, placed, world, engine, show_progress)
     finally:
         world.leave()
