@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterable
 from pathlib import Path
 
+from fastbert import files
 from fastbert.data.lines import ending
 from fastbert.errors import InputError
-
-_MAGIC = "*?["
 
 
 def find_inputs(given: Iterable[str], output: Path | None) -> list[Path]:
@@ -30,11 +28,10 @@ def find_inputs(given: Iterable[str], output: Path | None) -> list[Path]:
             raise InputError(
                 "standard input goes with no other input, and into no folder, as it cannot be read twice: name files"
             )
-        if path.exists() or not set(_MAGIC) & set(name):
-            paths = [path]
-        else:
-            paths = sorted(Path(one) for one in glob.glob(str(path), recursive=True))  # noqa: PTH207, which finds hidden files too
-            paths = [one for one in paths if one.is_file() and (output is None or not _is_inside(one, output))]
+        matches = files.matches_of(str(path))
+        paths = [path]
+        if matches is not None:
+            paths = [one for one in map(Path, matches) if output is None or not _is_inside(one, output)]
             if not paths:
                 raise InputError(f"no file matches {name}")
         for one in paths:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from fastbert.data.lines import Form, not_text, opened, read_line
 from fastbert.data.parquet import is_parquet, parquet_rows
 from fastbert.data.rows import place_in
-from fastbert.data.tables import header_of, is_json, is_table, json_value, missing_key, place_of, rows
+from fastbert.data.tables import is_json, is_table, json_value, missing_key, places_of, rows, wrong_width
 from fastbert.errors import InputError
 
 Values = tuple[Any, ...]
@@ -129,34 +129,22 @@ def _reader(lines: _Lines, path: Path, columns: Columns, form: Form, start: Plac
 
 
 def _table(lines: _Lines, path: Path, columns: Columns, form: Form, start: Place) -> Iterator[tuple[int, Values | InputError]]:
-    names = columns.names
-    numbered = [name.isdecimal() for name in names]
-    if any(numbered) and not all(numbered):
-        raise InputError(f"columns {', '.join(names)}: either all are names, or all are numbers of a table without a header")
-    width = None
-    if all(numbered):
-        places = [int(name) - 1 for name in names]
-        if min(places) < 0:
-            raise InputError(f"columns {', '.join(names)}: columns count from 1")
-    else:
-        header = header_of(rows(iter(lines), path, form), path)
-        if lines.bad is not None:
-            raise lines.bad
-        places, width = [place_of(header, name, path, form) for name in names], len(header)
+    places, width = places_of(rows(iter(lines), path, form), columns.names, path, form)
+    if lines.bad is not None:
+        raise lines.bad
     if start.row:
         lines.go_to(start)
-    return _cells(lines, path, form, names, places, width)
+    return _cells(lines, path, form, places, width)
 
 
 def _cells(
-    lines: _Lines, path: Path, form: Form, names: Sequence[str], places: Sequence[int], width: int | None
+    lines: _Lines, path: Path, form: Form, places: Sequence[int], width: int | None
 ) -> Iterator[tuple[int, Values | InputError]]:
     for number, cells in rows(iter(lines), path, form, first=lines.line):
-        if len(cells) == width or (width is None and len(cells) > max(places)):
-            yield number, tuple(cells[place] for place in places)
+        if wrong := wrong_width(cells, places, width):
+            yield number, InputError(f"{path}, line {number}: {wrong}")
         else:
-            wanted = f"the header has {width}" if width is not None else f"column {max(places) + 1} is wanted"
-            yield number, InputError(f"{path}, line {number}: {len(cells)} columns, {wanted}")
+            yield number, tuple(cells[place] for place in places)
 
 
 def _json(lines: _Lines, path: Path, columns: Columns) -> Iterator[tuple[int, Values | InputError]]:

@@ -10,7 +10,6 @@ Formats:
 
 from __future__ import annotations
 
-import glob
 import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -212,13 +211,10 @@ def expand_sources(sources: Iterable[str | Path]) -> list[str]:
     """
     found: list[str] = []
     for source in map(str, sources):
-        if source.startswith("python:") or not glob.has_magic(source) or Path(source).exists():
-            found.append(source)
-            continue
-        matches = sorted(path for path in glob.glob(source, recursive=True) if Path(path).is_file())  # noqa: PTH207 - "~/*", "/*"
-        if not matches:
+        matches = None if source.startswith("python:") else files.matches_of(source)
+        if matches == []:
             raise InputError(f"{source} matches no file")
-        found += matches
+        found += [source] if matches is None else matches
     return found
 
 

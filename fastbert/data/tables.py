@@ -81,28 +81,18 @@ def read_table(path: str | Path | Rows, columns: Sequence[str], *, skip_ragged: 
         found_values = {name: list(column) for name, column in zip(columns, values_of, strict=False)}
         counted = list(range(1, len(next(iter(found_values.values()), [])) + 1))
         return _checked(Table(path, found_values, counted, counted))
-    numbered = [name.isdecimal() for name in columns]
-    if any(numbered) and not all(numbered):
-        raise InputError(f"columns {', '.join(columns)}: either all are names, or all are numbers of a table without a header")
     found = rows(lines(path, encoding=form.encoding, keep_ends=True), path, form)
-    if all(numbered):
-        places, width = [int(name) - 1 for name in columns], None
-        if min(places) < 0:
-            raise InputError(f"columns {', '.join(columns)}: columns count from 1")
-    else:
-        header = header_of(found, path)
-        places, width = [place_of(header, name, path, form) for name in columns], len(header)
+    places, width = places_of(found, columns, path, form)
     values: list[list[Any]] = [[] for _ in columns]
     numbers = []
     kept: list[int] = []
     skipped = 0
     for count, (number, row) in enumerate(found, 1):
-        if len(row) != width if width is not None else len(row) <= max(places):
+        if wrong := wrong_width(row, places, width):
             if skip_ragged:
                 skipped += 1
                 continue
-            wanted = f"the header has {width}" if width is not None else f"column {max(places) + 1} is wanted"
-            raise InputError(f"{path}, line {number}: {len(row)} columns, {wanted}")
+            raise InputError(f"{path}, line {number}: {wrong}")
         numbers.append(number)
         kept.append(count)
         for column, place in zip(values, places, strict=True):
@@ -192,6 +182,39 @@ def place_of(header: list[str], name: str, path: Path, form: Form = PLAIN) -> in
     if header.count(name) > 1:
         raise InputError(f"{path} has {header.count(name)} columns {name!r}; it has {', '.join(header)}")
     return header.index(name)
+
+
+def places_of(
+    found: Iterator[tuple[int, list[str]]], names: Sequence[str], path: Path, form: Form = PLAIN
+) -> tuple[list[int], int | None]:
+    """Where columns stand in the rows of a table, and how many cells a row has.
+
+    Args:
+        found: the rows, of which the header is read here.
+        names: columns; or numbers from 1 of a table without a header, whose rows may have any number of cells (None).
+        path, form: for messages.
+
+    Raises:
+        InputError: names and numbers, a number below 1, or a column that the header lacks.
+    """
+    numbered = [name.isdecimal() for name in names]
+    if any(numbered) and not all(numbered):
+        raise InputError(f"columns {', '.join(names)}: either all are names, or all are numbers of a table without a header")
+    if not all(numbered):
+        header = header_of(found, path)
+        return [place_of(header, name, path, form) for name in names], len(header)
+    places = [int(name) - 1 for name in names]
+    if min(places) < 0:
+        raise InputError(f"columns {', '.join(names)}: columns count from 1")
+    return places, None
+
+
+def wrong_width(cells: Sequence[str], places: Sequence[int], width: int | None) -> str:
+    """What is wrong with the number of a row's cells, given what `places_of` found; "" if nothing is."""
+    if len(cells) == width or (width is None and len(cells) > max(places)):
+        return ""
+    wanted = f"the header has {width}" if width is not None else f"column {max(places) + 1} is wanted"
+    return f"{len(cells)} columns, {wanted}"
 
 
 def json_rows(stream: Iterable[str], path: Path, first: int = 1) -> Iterator[tuple[int, Any]]:

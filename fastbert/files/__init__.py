@@ -6,7 +6,7 @@ rows.py      results, as a file's ending says             pushing.py    to the h
 """
 
 from fastbert.files.claiming import claimed, holds_nothing
-from fastbert.files.finding import HUB_OPTIONS, fingerprint, locate, sha256, split_hub_options
+from fastbert.files.finding import HUB_OPTIONS, fingerprint, locate, matches_of, sha256, split_hub_options
 from fastbert.files.reading import MAX_JSON_BYTES, read_json, read_json_if_present, read_json_list
 from fastbert.files.writing import (
     check_room,
@@ -29,6 +29,7 @@ __all__ = [
     "fingerprint",
     "holds_nothing",
     "locate",
+    "matches_of",
     "new_folder",
     "read_json",
     "read_json_if_present",

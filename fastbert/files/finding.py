@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
@@ -76,6 +77,13 @@ def locate(
         )
         raise CheckpointNotFoundError(f"there is no directory {name}, and as a hub id: {why}") from error
     return Path(found) / inside
+
+
+def matches_of(pattern: str) -> list[str] | None:
+    """The files that a pattern such as books/*.txt or books/**/*.md matches, in alphabetical order; None for a plain name."""
+    if not glob.has_magic(pattern) or Path(pattern).exists():
+        return None
+    return sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())  # noqa: PTH207 - "~/*", "/*"
 
 
 def sha256(path: Path) -> str:
