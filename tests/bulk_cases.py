@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fastbert import cli
-from fastbert.bulk import writing
+from fastbert.files import writing
 
 
 def die_at(given: list[str], place: str, count: int) -> None:
@@ -24,7 +24,7 @@ def die_at(given: list[str], place: str, count: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     if place == "disk":
-        writing.to_disk = counted  # type: ignore[assignment]
+        writing.flush = counted  # type: ignore[assignment]
     else:
         replace = Path.replace
 

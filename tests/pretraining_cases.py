@@ -85,9 +85,9 @@ def life(recipe: dict[str, Any], folder: str, threads: int, die: int | None) -> 
     """One process's attempt at a run; `die` counts flushes of checkpoint files until it kills itself while writing."""
     torch.set_num_threads(threads)
     if die is not None:
-        from fastbert.training import checkpoints
+        from fastbert import files
 
-        flush, left = checkpoints._flush, [die]
+        flush, left = files.flush, [die]
 
         def flush_or_die(path: Path) -> None:
             left[0] -= 1
@@ -95,7 +95,7 @@ def life(recipe: dict[str, Any], folder: str, threads: int, die: int | None) -> 
                 os.kill(os.getpid(), signal.SIGKILL)
             flush(path)
 
-        checkpoints._flush = flush_or_die
+        files.flush = flush_or_die
     pretrain(Recipe.from_dict(recipe), folder, "cpu")
 
 

@@ -28,10 +28,11 @@ from task_cases import save_encoder, save_head, texts
 
 from benchmarks import bulk
 from fastbert import cli
-from fastbert.bulk import Columns, Embed, plan, rows, run_job, writing
+from fastbert.bulk import Columns, Embed, plan, rows, run_job
 from fastbert.bulk.rows import read_rows
 from fastbert.data.lines import PLAIN, Form
 from fastbert.errors import CheckpointError, InputError
+from fastbert.files import writing
 from fastbert.tasks import Embedder
 
 ODD = ["", "paris, rome", 'a "quoted" cat', "two\nlines", "caf\u00e9 \u00df", "  spaces  "]
@@ -262,16 +263,16 @@ def test_killed_at_any_point_the_output_is_the_same(
 def test_a_full_disk_stops_with_a_sentence_and_the_same_command_goes_on(
     model: Path, corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    out, left = tmp_path / "out", [5]
+    out, left = tmp_path / "out", [6]  # the manifest, and five parts
 
-    def full(stream: Any) -> None:
+    def full(path: Path) -> None:
         left[0] -= 1
         if left[0] < 0:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     given = command(model, [corpus / "*"], out, "--part-rows", "16")
     with monkeypatch.context() as patched:
-        patched.setattr(writing, "to_disk", full)
+        patched.setattr(writing, "flush", full)
         assert cli.main(given) == 2
     said = capsys.readouterr().err
     assert "No space left on device; 8 of 13 parts are missing, the same command makes them" in said

@@ -18,7 +18,7 @@ from fastbert.bulk.jobs import Job
 from fastbert.bulk.plan import Part, Plan
 from fastbert.bulk.reading import check_unchanged
 from fastbert.bulk.rows import Columns
-from fastbert.bulk.writing import is_there, name_of, rows_of_file, to_disk
+from fastbert.bulk.writing import is_there, name_of, rows_of_file
 from fastbert.data.lines import Form
 from fastbert.errors import CheckpointError, InputError
 
@@ -57,9 +57,8 @@ class Manifest:
         plan = self.plan.to_json()
         summary = {"rows": self.plan.rows, "skipped": self.plan.skipped}
         content = {"version": _VERSION, "complete": self.complete, **self.work, **summary, "settled": self.settled, **plan}
-        with files.replacing(folder / MANIFEST) as unfinished, unfinished.open("wb") as stream:
-            stream.write((json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
-            to_disk(stream)
+        with files.replacing(folder / MANIFEST, durable=True) as unfinished:
+            unfinished.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
 def work_of(job: Job, columns: Columns, form: Form, part_rows: int, file_form: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -59,16 +58,14 @@ def write_part(
     marks = _marks(rows, columns)
     path = folder / name_of(part, form)
     if form == "parquet":
-        with files.replacing(path) as unfinished, unfinished.open("wb") as stream:
+        with files.replacing(path, durable=True) as unfinished, unfinished.open("wb") as stream:
             _write_parquet(stream, plan, marks, results, columns, opened)
-            to_disk(stream)
         return
     if form == "npy":
         (vectors,) = results.columns.values()
         _write_lines(path.with_suffix(".jsonl"), marks)
-        with files.replacing(path) as unfinished, unfinished.open("wb") as stream:
+        with files.replacing(path, durable=True) as unfinished, unfinished.open("wb") as stream:
             np.save(stream, vectors)
-            to_disk(stream)
         return
     _write_lines(path, {**marks, **results.columns})
 
@@ -160,13 +157,6 @@ def _leaves(schema: Any) -> list[str]:
 def _write_lines(path: Path, columns: Mapping[str, Any]) -> None:
     """Writes columns as JSON lines."""
     lists = [values.tolist() if isinstance(values, np.ndarray) else values for values in columns.values()]
-    with files.replacing(path) as unfinished, unfinished.open("wb") as stream:
+    with files.replacing(path, durable=True) as unfinished, unfinished.open("wb") as stream:
         for row in zip(*lists, strict=True):
             stream.write(line_of(dict(zip(columns, row, strict=True))).encode())
-        to_disk(stream)
-
-
-def to_disk(stream: BinaryIO) -> None:
-    """Has the bytes on the disk before the name is given: a part with its name is whole whatever happens to the machine."""
-    stream.flush()
-    os.fsync(stream.fileno())

@@ -27,11 +27,12 @@ _MOST_LINKS = 256  # files of a folder that is exchanged to change some of them
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, durable: bool = False) -> Iterator[Path]:
     """A temporary path beside `path`, moved over it when the block ends well and removed when it does not.
 
     A reader sees the old file or the new one, never a part. Opening it early also proves that `path` can be written. A
-    symbolic link stays, and what it points to is replaced.
+    symbolic link stays, and what it points to is replaced. If `durable`, the file is on the disk before it gets its name: it is
+    whole whatever happens to the machine.
 
     Raises:
         CheckpointError: the folder does not exist or cannot be written, `path` is a directory or a device, or the disk is full.
@@ -42,6 +43,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     with _temporary(path, _new_file) as part:
         try:
             yield part
+            if durable:
+                flush(part)
         except OSError as error:
             short = error.errno is None and "requested and" in str(error)  # how numpy says that less was written
             if error.errno not in _FULL and not short:
@@ -51,29 +54,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
             raise CheckpointError(f"cannot write {path} after {written:,} bytes of it: {why}") from error
         part.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
         part.replace(path)
-
-
-def check_room(folder: str | Path, size: int, what: str) -> None:
-    """Checks that a disk has room.
-
-    Args:
-        folder: where it is to be written; need not exist yet.
-        size: bytes.
-        what: that is to be written, for the message.
-
-    Raises:
-        CheckpointError: less is free.
-    """
-    place = Path(folder).resolve()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if size > free:
-        raise CheckpointError(f"{what} needs {_amount(size)} in {folder}, and {_amount(free)} are free")
-
-
-def _amount(size: int) -> str:
-    return f"{size / 2**20:,.1f} MiB"
 
 
 @contextmanager
@@ -329,6 +309,15 @@ def remove_folder(folder: Path) -> None:
     """Removes a folder with all in it, where there is one."""
     if folder.is_dir():
         shutil.rmtree(folder)
+
+
+def flush(path: Path) -> None:
+    """Has what was written to a file, or the names in a folder, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

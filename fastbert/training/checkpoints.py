@@ -10,7 +10,6 @@ A folder is written under a temporary name, flushed to disk and then renamed.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import warnings
@@ -62,12 +61,12 @@ class Checkpoints:
             written = {path.name: _about(path) for path in sorted(part.iterdir())}
             (part / MANIFEST).write_text(json.dumps({"step": step, "files": written}, indent=1) + "\n", encoding="utf-8")
             for path in part.iterdir():
-                _flush(path)
-            _flush(part)
+                files.flush(path)
+            files.flush(part)
             if target.exists():  # a damaged checkpoint that was skipped
                 shutil.rmtree(target)
             part.rename(target)
-            _flush(self.folder)
+            files.flush(self.folder)
         except (OSError, RuntimeError, CheckpointError) as error:  # torch.save reports a full disk as a RuntimeError
             shutil.rmtree(part, ignore_errors=True)
             last = self.newest()
@@ -131,14 +130,6 @@ def check(folder: Path) -> int:
 def _about(path: Path) -> list[Any]:
     """Size and hash of a file."""
     return [path.stat().st_size, files.sha256(path)]
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _reason(error: Exception) -> str:
