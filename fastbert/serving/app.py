@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -25,6 +24,7 @@ from fastbert.errors import FastbertError, InputError, TooLongError
 from fastbert.serving import requests
 from fastbert.serving.gate import Gate
 from fastbert.serving.metrics import Metrics
+from fastbert.serving.responses import json_response, problem
 from fastbert.serving.settings import Settings
 from fastbert.serving.workers import GoneError, OverloadedError, Workers, say
 
@@ -53,7 +53,6 @@ def make_app(settings: Settings, workers: Workers) -> FastAPI:
         await workers.stop()
 
     app = FastAPI(title="fastbert", version=fastbert.__version__, lifespan=lifespan)
-    app.state.workers = workers
     asker = _Asker(settings, workers, metrics)
     _add_errors(app)
     _add_embeddings(app, settings, asker)
@@ -102,16 +101,6 @@ async def _left(request: Request) -> None:
     """Waits until the client closes the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _json(content: Any, status: int = 200) -> Response:
-    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Response(body, status, media_type="application/json")
-
-
-def problem(status: int, kind: str, message: str) -> Response:
-    """An error as a response."""
-    return _json({"message": message, "type": kind}, status)
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -167,7 +156,7 @@ def _add_embeddings(app: FastAPI, settings: Settings, ask: _Asker) -> None:
             rows = [base64.b64encode(np.ascontiguousarray(row, dtype="<f4").tobytes()).decode() for row in vectors]
         data = [{"object": "embedding", "index": at, "embedding": row} for at, row in enumerate(rows)]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return _json({"object": "list", "data": data, "model": body.model or settings.name, "usage": usage})
+        return json_response({"object": "list", "data": data, "model": body.model or settings.name, "usage": usage})
 
     @app.post("/embed", summary="Vectors, as text-embeddings-inference's clients ask for them")
     async def embed(request: Request, body: requests.Embed) -> Response:
@@ -180,7 +169,7 @@ def _add_embeddings(app: FastAPI, settings: Settings, ask: _Asker) -> None:
             "prompt_name": body.prompt_name,
         }
         vectors, _ = await ask(request, "embed", payload, len(inputs))
-        return _json(vectors)
+        return json_response(vectors)
 
 
 def _add_scores(app: FastAPI, settings: Settings, ask: _Asker) -> None:
@@ -198,12 +187,12 @@ def _add_scores(app: FastAPI, settings: Settings, ask: _Asker) -> None:
         best = sorted(range(len(texts)), key=lambda at: -scores[at])[: body.top_n]
         if body.texts is not None:
             shown = [{"text": texts[at]} if body.return_text else {} for at in best]
-            return _json([{"index": at, "score": scores[at], **text} for at, text in zip(best, shown, strict=True)])
+            return json_response([{"index": at, "score": scores[at], **text} for at, text in zip(best, shown, strict=True)])
         results: list[dict[str, Any]] = [{"index": at, "relevance_score": scores[at]} for at in best]
         if body.return_documents:
             results = [{**row, "document": {"text": texts[row["index"]]}} for row in results]
         meta = {"api_version": {"version": "1"}, "billed_units": {"input_tokens": tokens, "search_units": 1}}
-        return _json({"id": str(uuid.uuid4()), "results": results, "meta": meta})
+        return json_response({"id": str(uuid.uuid4()), "results": results, "meta": meta})
 
     for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
         app.post(path, summary="Documents by their score for a query, best first")(rerank)
@@ -231,13 +220,13 @@ def _add_scores(app: FastAPI, settings: Settings, ask: _Asker) -> None:
         found = await ask(request, "predict", payload, len(inputs))
         if body.top_k is not None and kind in ("classify", "nli"):
             found = [row[: body.top_k] for row in found]
-        return _json(found[0] if alone else found)
+        return json_response(found[0] if alone else found)
 
     @app.post("/tokenize", summary="The pieces of texts")
     async def tokenize(request: Request, body: requests.Tokenize) -> Response:
         inputs = [body.inputs] if isinstance(body.inputs, str) else body.inputs
         payload = {"inputs": inputs, "add_special_tokens": body.add_special_tokens}
-        return _json(await ask(request, "tokenize", payload, len(inputs)))
+        return json_response(await ask(request, "tokenize", payload, len(inputs)))
 
 
 def _add_root(app: FastAPI, workers: Workers) -> None:
@@ -301,7 +290,7 @@ def _add_facts(app: FastAPI, settings: Settings, workers: Workers, registry: Col
     async def health() -> Response:
         if not workers.healthy:
             return problem(503, "Unhealthy", "the model is not loaded")
-        return _json({})
+        return json_response({})
 
     @app.get("/info", summary="Facts of the model and the limits")
     async def info() -> Response:
@@ -309,7 +298,7 @@ def _add_facts(app: FastAPI, settings: Settings, workers: Workers, registry: Col
         kinds = {"embed": {"embedding": {"pooling": ",".join(facts.get("pooling", []))}}, "rerank": {"reranker": {}}}
         labels = dict(enumerate(facts.get("labels", [])))
         known = {"id2label": {str(at): name for at, name in labels.items()}}
-        return _json(
+        return json_response(
             {
                 "model_id": settings.model_id,
                 "model_sha": None,
@@ -333,7 +322,7 @@ def _add_facts(app: FastAPI, settings: Settings, workers: Workers, registry: Col
 
     @app.get("/v1/models", summary="The model, as OpenAI's clients list it")
     async def models() -> Response:
-        return _json({"object": "list", "data": [{"id": settings.name, "object": "model", "owned_by": "fastbert"}]})
+        return json_response({"object": "list", "data": [{"id": settings.name, "object": "model", "owned_by": "fastbert"}]})
 
     @app.get("/metrics", summary="Counts and times for Prometheus")
     async def metrics() -> Response:

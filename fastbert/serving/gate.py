@@ -6,15 +6,15 @@ import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-import orjson
-
 from fastbert.serving.metrics import Metrics
+from fastbert.serving.responses import problem
 from fastbert.serving.settings import Settings
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _IS_JSON = (b"content-type", b"application/json")  # all bodies are: a client need not say it
+_CLOSE = {"connection": "close"}  # what remains of the body is not read
 _OPEN = ("/", "/health", "/ping", "/metrics")  # paths that ask for no key: the page asks for it itself
 
 
@@ -45,14 +45,15 @@ class Gate:
 
         headers = dict(scope["headers"])
         if not self._may_pass(scope["path"], headers):
-            await _refuse(counted, 401, "Unauthorized", "the request lacks the right key: Authorization: Bearer KEY")
+            refused = problem(401, "Unauthorized", "the request lacks the right key: Authorization: Bearer KEY", _CLOSE)
+            await refused(scope, receive, counted)
             return
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():
-            await _refuse(counted, 400, "Validation", "content-length is not a number")
+            await problem(400, "Validation", "content-length is not a number", _CLOSE)(scope, receive, counted)
             return
         if int(length) > self.settings.payload_limit:
-            await self._too_large(counted)
+            await self._too_large(scope, receive, counted)
             return
         body, whole = bytearray(), False
         while not whole and scope["method"] not in ("GET", "HEAD"):
@@ -61,7 +62,7 @@ class Gate:
                 return
             body += message.get("body", b"")
             if len(body) > self.settings.payload_limit:
-                await self._too_large(counted)
+                await self._too_large(scope, receive, counted)
                 return
             whole = not message.get("more_body", False)
         if b"origin" not in headers:  # a page elsewhere that sends another type has the browser ask first
@@ -80,13 +81,7 @@ class Gate:
         scheme, _, key = given.partition(b" ")
         return hmac.compare_digest(key.strip(), self._key) and scheme.lower() == b"bearer"
 
-    async def _too_large(self, send: Send) -> None:
+    async def _too_large(self, scope: Scope, receive: Receive, send: Send) -> None:
         limit = self.settings.payload_limit
-        await _refuse(send, 413, "Validation", f"the body has more than {limit} bytes, which is the limit (payload_limit)")
-
-
-async def _refuse(send: Send, status: int, kind: str, message: str) -> None:
-    body = orjson.dumps({"message": message, "type": kind})
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+        told = f"the body has more than {limit} bytes, which is the limit (payload_limit)"
+        await problem(413, "Validation", told, _CLOSE)(scope, receive, send)

@@ -1,8 +1,10 @@
-"""What the HTTP side and the workers send one another."""
+"""What the HTTP side and the workers send one another: lists of messages, of which None is the last."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from typing import Any
 
 NAMES = ("embed", "rerank", "predict", "tokenize")
@@ -52,3 +54,16 @@ class Answer:
     queued: int = 0
     batches: int = 0
     tokens: int = 0
+
+
+def send_all(pipe: Connection, messages: SimpleQueue[Any]) -> None:
+    """Sends what is put into a queue, as many together as there are, until None has been sent."""
+    together: list[Any] = []
+    while None not in together:
+        together = [messages.get()]
+        while not messages.empty():
+            together.append(messages.get())
+        try:
+            pipe.send(together)
+        except (OSError, ValueError):  # the other side is gone
+            return

@@ -121,7 +121,6 @@ class Served:
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": str(model.device),
             "max_input_length": self.max_length,
-            "vocabulary": model.config.vocab_size,
             "labels": list(getattr(model.config, "label_names", [])) if self.kind in ("classify", "nli", "ner") else [],
             "mask": tokenizer.mask_token,
         }

@@ -15,11 +15,11 @@ from queue import SimpleQueue
 from typing import Any
 
 from fastbert.errors import FastbertError, InputError, TooLongError
-from fastbert.serving.messages import Answer, Ask, Cancel, Failed, Ready
+from fastbert.serving.messages import Answer, Ask, Cancel, Failed, Ready, send_all
 
 
 def work(pipe: Connection, model: dict[str, Any], threads: int | None, batch_tokens: int, most: int) -> None:
-    """Serves until the other end of the pipe closes or sends None.
+    """Serves until the other end of the pipe closes, or its last message comes.
 
     Args:
         pipe: to the HTTP side.
@@ -43,7 +43,7 @@ def work(pipe: Connection, model: dict[str, Any], threads: int | None, batch_tok
         pipe.send([Failed(str(error))])
         return
     answers: SimpleQueue[Answer | None] = SimpleQueue()
-    sender = threading.Thread(target=_send, args=(pipe, answers), name="sender", daemon=True)
+    sender = threading.Thread(target=send_all, args=(pipe, answers), name="sender", daemon=True)
     sender.start()
     loop = Loop(served.task.model.device, batch_tokens, on_death=lambda: os._exit(1))
     try:
@@ -101,19 +101,7 @@ def _messages(pipe: Connection) -> Any:
             found = pipe.recv()
         except (EOFError, OSError):
             return
-        if found is None:
-            return
-        yield from found
-
-
-def _send(pipe: Connection, answers: SimpleQueue[Answer | None]) -> None:
-    while True:
-        together = [answers.get()]
-        while not answers.empty():
-            together.append(answers.get())
-        try:
-            pipe.send([one for one in together if one is not None])
-        except OSError:  # the HTTP side is gone
-            return
-        if None in together:
-            return
+        for message in found:
+            if message is None:
+                return
+            yield message

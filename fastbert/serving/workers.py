@@ -9,12 +9,13 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain, count, repeat
+from itertools import chain, repeat
+from itertools import count as counter
 from queue import SimpleQueue
 from typing import Any
 
-from fastbert.errors import CheckpointError, FastbertError, printable
-from fastbert.serving.messages import Answer, Ask, Cancel, Failed, Ready
+from fastbert.errors import CheckpointError, FastbertError, InputError, TooLongError, printable
+from fastbert.serving.messages import Answer, Ask, Cancel, Failed, Ready, send_all
 from fastbert.serving.worker import work
 
 
@@ -61,7 +62,7 @@ class Workers:
         self.info: dict[str, Any] = {}
         places = [dict(model)] if count == 1 else [{**model, "device": f"cuda:{number}"} for number in range(count)]
         self._workers = [_Worker((place, threads, batch_tokens, most)) for place in places]
-        self._numbers = _numbers()
+        self._numbers = counter(1)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
         self.failure: FastbertError | None = None
@@ -105,8 +106,6 @@ class Workers:
             OverloadedError: as many requests as are allowed are being worked on. InputError and others: see `Served.answer`.
             GoneError: the worker ended.
         """
-        from fastbert.errors import InputError, TooLongError
-
         if self.active >= self.most:
             raise OverloadedError(f"{self.most} requests are being worked on, which is the limit; try again later")
         ready = [worker for worker in self._workers if worker.ready]
@@ -163,7 +162,7 @@ class Workers:
         theirs.close()
         worker.outgoing = SimpleQueue()
         ready: asyncio.Future[None] = self._loop.create_future()
-        threading.Thread(target=_send, args=(worker.pipe, worker.outgoing), name="sender", daemon=True).start()
+        threading.Thread(target=send_all, args=(worker.pipe, worker.outgoing), name="sender", daemon=True).start()
         threading.Thread(target=self._receive, args=(worker, ready), name="receiver", daemon=True).start()
         await ready
 
@@ -228,23 +227,3 @@ class Workers:
 def say(text: str) -> None:
     """A line on stderr."""
     print(printable(f"fastbert: {text}"), file=sys.stderr, flush=True)
-
-
-def _numbers() -> Any:
-    return count(1)
-
-
-def _send(pipe: Any, outgoing: SimpleQueue[Any]) -> None:
-    """Sends messages, as many together as there are, until None."""
-    while True:
-        together = [outgoing.get()]
-        while not outgoing.empty():
-            together.append(outgoing.get())
-        try:
-            if [one for one in together if one is not None]:
-                pipe.send([one for one in together if one is not None])
-            if None in together:
-                pipe.send(None)
-                return
-        except (OSError, ValueError):  # the worker is gone
-            return
