@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,16 @@ def browser() -> Iterator[Any]:
     found = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     yield found
     found.quit()
+
+
+@contextmanager
+def served(browser: Any, folder: Path, kind: str | None = None, **settings: Any) -> Iterator[str]:
+    """The address of a server; the page is left before it ends, and asks for its load no more."""
+    with listening(folder, kind, **settings) as url:
+        try:
+            yield url
+        finally:
+            browser.get("about:blank")
 
 
 def one(browser: Any, css: str) -> Any:
@@ -74,7 +85,7 @@ def test_every_kind_of_model_is_tried(browser: Any, tmp_path: Path) -> None:
     ]
     for number, (name, fields, kind, expected) in enumerate(cases):
         save_head(tmp_path / str(number), name, **fields)
-        with listening(tmp_path / str(number), kind) as url:
+        with served(browser, tmp_path / str(number), kind) as url:
             opened(browser, url)
             found = run(browser)
             if kind is None and name.endswith("NextSentencePrediction"):
@@ -88,7 +99,7 @@ def test_every_kind_of_model_is_tried(browser: Any, tmp_path: Path) -> None:
 def test_typed_by_keyboard_alone_and_errors_are_said(browser: Any, tmp_path: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    with listening(save_encoder(tmp_path)) as url:
+    with served(browser, save_encoder(tmp_path)) as url:
         opened(browser, url)
         active = browser.switch_to.active_element
         for _ in range(5):
@@ -117,7 +128,7 @@ def test_typed_by_keyboard_alone_and_errors_are_said(browser: Any, tmp_path: Pat
 
 
 def test_a_key_is_asked_for(browser: Any, tmp_path: Path) -> None:
-    with listening(save_encoder(tmp_path), api_key="s3cret") as url:
+    with served(browser, save_encoder(tmp_path), api_key="s3cret") as url:
         browser.get(url)
         wait(browser, lambda: one(browser, "#key").is_displayed())
         one(browser, "#key").send_keys("s3cret")
@@ -129,7 +140,7 @@ def test_a_key_is_asked_for(browser: Any, tmp_path: Path) -> None:
 
 def test_the_picture_in_the_docs(browser: Any, minilm: Path, tmp_path: Path) -> None:
     """Written anew where FASTBERT_WRITE_PICTURES is 1."""
-    with listening(minilm, served_model_name="all-MiniLM-L6-v2") as url:
+    with served(browser, minilm, served_model_name="all-MiniLM-L6-v2") as url:
         opened(browser, url)
         assert run(browser).splitlines()[2].endswith("Forgotten passwords can be renewed by mail.")
         where = PICTURE if os.environ.get("FASTBERT_WRITE_PICTURES") == "1" else tmp_path / PICTURE.name
