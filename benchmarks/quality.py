@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from benchmarks import pages
 from benchmarks.quality.tasks import RECIPES, Recipe, Splits, load, score
 from benchmarks.speed.checkpoints import default_model
 from benchmarks.speed.environment import environment
@@ -194,9 +195,8 @@ def _write_table() -> str:
     if rows:
         files.write_text(_results().with_name("quality.md"), text)
         readme = Path(__file__).resolve().parents[1] / "README.md"
-        before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-        block = "\n".join(lines[2:])
-        files.write_text(readme, f"{before}{BEGIN}\n\n{block}\n\n{END}{rest.split(END)[1]}")
+        block = pages.marked((BEGIN, END), "\n".join(lines[2:]))
+        files.write_text(readme, pages.put(readme.read_text(encoding="utf-8"), (BEGIN, END), block))
     return text
 
 

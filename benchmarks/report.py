@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout as well as installed
 
+from benchmarks import pages
 from benchmarks.speed import processors, records, targets
 from benchmarks.speed.comparison import compare
 from benchmarks.speed.records import QUESTION, RESULTS, Row
@@ -209,9 +210,8 @@ def readme_block(folder: Path = RESULTS) -> str:
 def update_readme(path: Path = ROOT / "README.md") -> None:
     """Replaces the text between the README's markers: the tables and the targets."""
     text = path.read_text(encoding="utf-8")
-    for (begin, end), block in ((MARKS, readme_block()), (TARGET_MARKS, targets_block())):
-        before, rest = text.split(begin)
-        text = before + block + rest.split(end)[1]
+    for marks, block in ((MARKS, readme_block()), (TARGET_MARKS, targets_block())):
+        text = pages.put(text, marks, block)
     files.write_text(path, text)
 
 
@@ -224,8 +224,7 @@ def update_predictions() -> None:
 
 def targets_block(folder: Path = RESULTS) -> str:
     """The text between the README's target markers."""
-    begin, end = TARGET_MARKS
-    return f"{begin}\n\n{targets.block([rows for _, rows in records.newest(folder)], questions)}\n\n{end}"
+    return pages.marked(TARGET_MARKS, targets.block([rows for _, rows in records.newest(folder)], questions))
 
 
 def write_reports(path: Path, rows: Sequence[Row]) -> list[Path]:

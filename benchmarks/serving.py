@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 import numpy as np
 import torch
 
+from benchmarks import pages
 from benchmarks.speed import records
 from benchmarks.speed.cases import paragraphs_of_python_docs
 from benchmarks.speed.checkpoints import default_model
@@ -190,7 +191,7 @@ def block(rows: Sequence[Row]) -> str:
         f"One paragraph of the Python language reference a request, all-MiniLM-L6-v2, load by wrk on the same cores; medians "
         f"of {len(one['p99_s'])} turns of {one['seconds']:g} s on {place}:"
     )
-    return "\n\n".join([MARKS[0], what, "\n".join(markdown_table(table(rows))), MARKS[1]])
+    return pages.marked(MARKS, "\n\n".join([what, "\n".join(markdown_table(table(rows)))]))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -209,8 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
         rows = measure(max(args.texts, 2), max(args.rounds, 1), args.seconds)
         records.write(args.output, rows)
         if args.output == RESULTS:
-            before, rest = PAGE.read_text(encoding="utf-8").split(MARKS[0])
-            files.write_text(PAGE, before + block(rows) + rest.split(MARKS[1])[1])
+            files.write_text(PAGE, pages.put(PAGE.read_text(encoding="utf-8"), MARKS, block(rows)))
     except FastbertError as error:
         print(f"benchmarks/serving.py: {error}", file=sys.stderr)
         return 2

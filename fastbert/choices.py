@@ -25,6 +25,8 @@ LAYERS: dict[str, tuple[tuple[int, ...], bool]] = {
     "sum-all": ((), True),
 }
 
+PRECISIONS = ("float32", "float16", "int8", "uint8", "binary", "ubinary")  # of vectors
+SERVED = ("embed", "rerank", "classify", "nli", "ner", "qa", "fill-mask", "next-sentence")  # what a server answers
 OVERLONG = ("truncate", "error", "window")  # texts beyond the limit
 FORMATS = ("text", "sentences", "markdown", "jsonl", "table")  # of text for pre-training
 OBJECTIVES = ("mlm+nsp", "mlm+sop", "mlm", "ltr")

@@ -6,6 +6,7 @@ characters that a terminal would interpret.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 
 LIMIT = 480  # maximum characters of a message
@@ -24,6 +25,12 @@ def shortened(text: str, limit: int = LIMIT) -> str:
         return text
     tail = limit // 4
     return f"{text[: limit - tail - 5]} ... {text[len(text) - tail :]}"
+
+
+def check_package(what: str, package: str, extra: str) -> None:
+    """Raises InputError where a package is not installed that something needs; an extra of fastbert installs it."""
+    if importlib.util.find_spec(package) is None:
+        raise InputError(f"{what} needs the package {package} (pip install 'fastbert-triton[{extra}]')")
 
 
 class FastbertError(Exception):

@@ -13,6 +13,11 @@ from fastbert import cli
 from fastbert.files import writing
 
 
+def everything(folder: Path) -> dict[str, bytes]:
+    """The files of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def die_at(given: list[str], place: str, count: int) -> None:
     """Runs a command that kills itself when something is written for the nth time, halfway through it."""
     torch.set_num_threads(1)

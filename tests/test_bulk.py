@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from bulk_cases import die_at, run_alone
+from bulk_cases import die_at, everything, run_alone
 from pretraining_cases import forks, free_port, one_of_several
 from pyarrow import parquet
 from task_cases import save_encoder, save_head, texts
@@ -52,10 +52,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "b.csv").write_text("text\n" + "".join(f'"{text}"\n' for text in found[70:140]))
     (folder / "c.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in found[140:]))
     return folder
-
-
-def everything(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def command(model: Path, inputs: Sequence[Path | str], out: Path, *options: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from bulk_cases import everything
 from task_cases import save_encoder, texts
 
 from fastbert import cli
@@ -33,10 +34,6 @@ def cluster() -> Iterator[Any]:
     found.add_node(num_cpus=1, object_store_memory=100 << 20)
     yield found
     found.shutdown()
-
-
-def everything(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_two_nodes_make_the_same_bytes(

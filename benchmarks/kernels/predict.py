@@ -26,6 +26,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a checkout as well as installed
 
+from benchmarks import pages
 from benchmarks.report import questions
 from benchmarks.speed import records, targets
 from benchmarks.speed.records import RESULTS
@@ -272,9 +273,7 @@ def table() -> str:
 
 def page(text: str) -> str:
     """The page with the table between its marks."""
-    begin, end = MARKS
-    before, rest = text.split(begin)
-    return f"{before}{begin}\n\n{table()}\n\n{end}{rest.split(end)[1]}"
+    return pages.put(text, MARKS, pages.marked(MARKS, table()))
 
 
 def refresh() -> None:

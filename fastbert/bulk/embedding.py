@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from fastbert.bulk.jobs import Advance, Job, Opened, Results, Sample
+from fastbert.choices import PRECISIONS
 from fastbert.errors import InputError
 from fastbert.model.pooling import check_modes
 from fastbert.model.prepacking import prepack
 from fastbert.tasks.embedder import Embedder
 from fastbert.tasks.prompted import PATTERNS
-from fastbert.tasks.vectors import PRECISIONS
 from fastbert.text.framing import Framed, Place, check_overlong
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbert.commands.options import form_of, how_to_show, names_of
-from fastbert.errors import InputError, printable
+from fastbert.errors import InputError, check_package, printable
 
 _OF_FOLDERS = ("format", "part_rows", "errors", "workers", "engine", "address")
 
@@ -117,8 +116,7 @@ def run_in_bulk(args: argparse.Namespace, job: Any, texts: tuple[str, ...], keep
 
 
 def _on_ray(args: argparse.Namespace) -> Any:
-    if importlib.util.find_spec("ray") is None:
-        raise InputError("engine = 'ray' needs the package ray (pip install 'fastbert-triton[ray]')")
+    check_package("engine = 'ray'", "ray", "ray")
     from fastbert.integrations.ray import make_parts_on_cluster
 
     return partial(make_parts_on_cluster, address=args.address or "auto", workers=args.workers)

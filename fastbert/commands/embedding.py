@@ -8,15 +8,13 @@ import time
 from typing import Any
 
 from fastbert import files
-from fastbert.choices import OVERLONG
+from fastbert.choices import OVERLONG, PRECISIONS
 from fastbert.commands.adding import Commands, add, add_form, add_int8, add_model, check_outputs
 from fastbert.commands.bulk import add_bulk, is_folder, run_in_bulk
 from fastbert.commands.options import form_of, how_to_show, prepack
 from fastbert.data import read_texts
 from fastbert.errors import InputError
 from fastbert.files.rows import check_ending
-
-_PRECISIONS = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
 
 
 def register(commands: Commands) -> None:
@@ -39,7 +37,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--pooling", help="cls, mean, max, ... or several, separated by commas (default: the model's, else mean)")
     sub.add_argument("--normalize", action=argparse.BooleanOptionalAction, help="unit vectors (default: the model's own)")
     sub.add_argument("--overlong", choices=OVERLONG, default="truncate", help="texts beyond the limit (default: truncate)")
-    sub.add_argument("--precision", choices=_PRECISIONS, default="float32", help="of the vectors (default: float32)")
+    sub.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the vectors (default: float32)")
     add_int8(sub)
     sub.add_argument("--progress", action="store_true", help="show the progress bar even if stderr is not a terminal")
     add_bulk(sub, ("parquet", "npy"))

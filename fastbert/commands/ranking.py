@@ -7,6 +7,7 @@ import sys
 from contextlib import ExitStack
 
 from fastbert import files
+from fastbert.choices import OVERLONG
 from fastbert.commands.adding import Commands, add, add_form, add_int8, add_model, check_outputs
 from fastbert.commands.bulk import add_bulk, is_folder, one_input, run_in_bulk
 from fastbert.commands.options import form_of, how_to_show, prepack
@@ -35,7 +36,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--top-k", type=int, help="how many documents (default: all; of a folder 10)")
     sub.add_argument("--column", help='column of a table: a name in its header or a number from 1 (default: "text")')
     add_form(sub)
-    sub.add_argument("--overlong", choices=["truncate", "error", "window"], default="truncate", help="pairs beyond the limit")
+    sub.add_argument("--overlong", choices=OVERLONG, default="truncate", help="pairs beyond the limit")
     add_int8(sub)
     sub.add_argument("--json", action="store_true", help="print JSON lines")
     sub.add_argument("--progress", action="store_true", help="show the progress bar even if stderr is not a terminal")

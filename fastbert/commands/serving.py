@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
+from fastbert.choices import SERVED
 from fastbert.commands.adding import Commands, add, add_threads, model_path
-
-_KINDS = ("embed", "rerank", "classify", "nli", "ner", "qa", "fill-mask", "next-sentence")
 
 
 def register(commands: Commands) -> None:
@@ -15,7 +14,7 @@ def register(commands: Commands) -> None:
     sub = add(commands, "serve", serve, "fastbert serve sentence-transformers/all-MiniLM-L6-v2 --port 8080")
     sub.add_argument("model", nargs="?", type=model_path, help="a directory, the output of a run, or a hub id (or MODEL_ID)")
     sub.add_argument("--served-model-name", help="what responses call the model (default: as it was given)")
-    sub.add_argument("--task", choices=_KINDS, help="what it answers (default: by its head)")
+    sub.add_argument("--task", choices=SERVED, help="what it answers (default: by its head)")
     sub.add_argument("--pooling", help="of vectors: cls, mean, ... (default: the model's)")
     sub.add_argument("--device", help="cpu, cuda, ... (default: CUDA if available)")
     sub.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="default: the checkpoint's")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastbert.errors import InputError
+from fastbert.errors import InputError, check_package
 
 ROWS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
@@ -37,8 +36,7 @@ def check_ending(path: str | Path, known: Collection[str], what: str) -> str:
 
 def need_pyarrow(what: str) -> None:
     """Raises InputError where the library for Parquet is not installed; `what` cannot be done then."""
-    if importlib.util.find_spec("pyarrow") is None:
-        raise InputError(f"cannot {what}: .parquet needs the package pyarrow (pip install 'fastbert-triton[bulk]')")
+    check_package(f"cannot {what}: .parquet", "pyarrow", "bulk")
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], ending: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastbert import files
+from fastbert.choices import SERVED
 from fastbert.errors import CheckpointError, InputError
 from fastbert.model.families import config_of
 from fastbert.model.pooling import check_modes
@@ -29,7 +30,6 @@ from fastbert.tasks.reranker import ACTIVATIONS, Reranker
 from fastbert.tasks.token_tagger import TokenTagger
 from fastbert.text.framing import Framed, Framer
 
-KINDS = ("embed", "rerank", "classify", "nli", "ner", "qa", "fill-mask", "next-sentence")
 _BY_ENDING = {
     "ForTokenClassification": "ner",
     "ForQuestionAnswering": "qa",
@@ -59,9 +59,9 @@ def kind_of(folder: Path) -> str:
     written = task_settings(folder).get("task")
     if written is not None:
         kind = "classify" if written in ("classify", "regress") else written
-        if kind not in KINDS:
+        if kind not in SERVED:
             raise CheckpointError(
-                f"{folder} was trained for {written}, which fastbert does not serve; it serves {', '.join(KINDS)}"
+                f"{folder} was trained for {written}, which fastbert does not serve; it serves {', '.join(SERVED)}"
             )
         return str(kind)
     if (folder / "modules.json").is_file():
@@ -71,7 +71,7 @@ def kind_of(folder: Path) -> str:
     if head.endswith("ForSequenceClassification"):
         return "rerank" if config_of(folder).num_labels == 1 else "classify"
     if head.endswith("ForMultipleChoice"):
-        raise CheckpointError(f"{folder} is a {head}, which fastbert does not serve; it serves {', '.join(KINDS)}")
+        raise CheckpointError(f"{folder} is a {head}, which fastbert does not serve; it serves {', '.join(SERVED)}")
     return next((kind for ending, kind in _BY_ENDING.items() if head.endswith(ending)), "embed")
 
 
@@ -80,7 +80,7 @@ class Served:
 
     Args:
         model: a directory or a hub id.
-        kind: one of `KINDS`; None means the model's own.
+        kind: one of `SERVED`; None means the model's own.
         device, dtype: as of the tasks' `from_pretrained`.
         pooling: of vectors; None means the model's own.
         hub: `revision`, `local_files_only`.
@@ -97,8 +97,8 @@ class Served:
     ) -> None:
         folder = files.locate(model, [*PATTERNS, *prompted.PATTERNS, *Reranker.patterns], **hub)
         self.kind = kind_of(folder) if kind is None else kind
-        if self.kind not in KINDS:
-            raise InputError(f"task = {self.kind!r} is not one of {', '.join(KINDS)}")
+        if self.kind not in SERVED:
+            raise InputError(f"task = {self.kind!r} is not one of {', '.join(SERVED)}")
         self.task = _TASKS[self.kind].from_pretrained(folder, device, dtype)
         if pooling is not None:
             if self.kind != "embed":

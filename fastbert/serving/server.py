@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import socket
 
-from fastbert.errors import BackendError, InputError
+from fastbert.errors import BackendError, InputError, check_package
 from fastbert.serving.settings import Settings
 from fastbert.stopping import Stopped
 
 _NEEDED = ("fastapi", "uvicorn", "orjson", "prometheus_client")
 _SECONDS = 60  # that requests in flight have to end once the server is told to stop
-
-
-def check_installed() -> None:
-    """Raises InputError where a package of the extra `serve` is missing."""
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f"serve needs the package {missing[0]} (pip install 'fastbert-triton[serve]')")
 
 
 def count_of_workers(settings: Settings) -> int:
@@ -43,7 +35,8 @@ def serve(settings: Settings) -> None:
     Raises:
         InputError: see above. CheckpointError: the model cannot be loaded.
     """
-    check_installed()
+    for package in _NEEDED:
+        check_package("serve", package, "serve")
     import uvicorn
 
     from fastbert.serving.app import make_app

@@ -23,7 +23,7 @@ class Settings:
     Attributes:
         model_id: a directory or a hub id.
         served_model_name: what responses call it; None means `model_id`.
-        task: one of `models.KINDS`; None means the model's own.
+        task: one of `choices.SERVED`; None means the model's own.
         pooling: of vectors; None means the model's own.
         dtype: of the parameters; None means the checkpoint's.
         device: None means CUDA if there is one.

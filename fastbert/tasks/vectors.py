@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fastbert import files, schema
+from fastbert.choices import PRECISIONS
 from fastbert.errors import CheckpointError, InputError
 
-PRECISIONS = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
 _ACTIVATIONS = {kind.__name__: kind for kind in (nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.Sigmoid, nn.SiLU)}
 _TEXT = schema.text(null=False)
 _DENSE_FIELDS = {
