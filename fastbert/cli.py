@@ -15,7 +15,6 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-import fastbert
 from fastbert.commands import (
     benchmarking,
     embedding,
@@ -28,11 +27,14 @@ from fastbert.commands import (
     serving,
 )
 from fastbert.commands.adding import with_flags
+from fastbert.commands.completion import SHELLS, Completion
 from fastbert.commands.config_file import with_config
+from fastbert.commands.machine import Version
 from fastbert.errors import FastbertError, StoppedError
 from fastbert.stopping import Stopped, stopping_signals
 from fastbert.terminal import (
     fill_closed_streams,
+    quiet,
     show_line,
     silence_stdout,
     steady_stderr,
@@ -64,7 +66,7 @@ def _run(arguments: list[str] | None) -> int:
         has_output = getattr(args, "output", None) is not None  # then the result goes to a file, not to stdout
         with warnings.catch_warnings():  # restores the display of warnings afterwards
             warnings.showwarning = partial(_show_warning, args)
-            with steady_stdout() if has_output else nullcontext():
+            with quiet(args.quiet), steady_stdout() if has_output else nullcontext():
                 code = command(args)
             if not has_output:
                 sys.stdout.flush()
@@ -88,7 +90,10 @@ def _run(arguments: list[str] | None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastbert", description="BERT without padding.")
-    parser.add_argument("--version", action="version", version=f"fastbert {fastbert.__version__}")
+    parser.add_argument("--version", action=Version, nargs=0, help="print the versions and the device, and exit")
+    parser.add_argument(
+        "--print-completion", action=Completion, choices=SHELLS, help="print the script that completes commands in a shell"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     embedding.register(commands)
     inference.register(commands)

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from fastbert.terminal import show_line, shows_progress
+from fastbert.terminal import show_note, shows_progress
 
 LINES = "lines"  # for `show`: a bar on a terminal, else a line at the start and one every so often
 SECONDS = 30.0  # between such lines
@@ -91,7 +91,7 @@ class _Lines:
         if not self._started:
             self._started = True
             whole = "started" if self.total is None else f"{self.total - self.initial:,} {self.unit}s"
-            show_line(f"{self.name}: {whole}" + (f" after {self.initial:,}" if self.initial else ""))
+            show_note(f"{self.name}: {whole}" + (f" after {self.initial:,}" if self.initial else ""))
         self.n += int(count)
         now = time.monotonic()
         if now - self._said < SECONDS:
@@ -104,4 +104,4 @@ class _Lines:
         share = self.work or (done / (self.total - self.initial) if self.total and self.total > self.initial else 0)
         if share:
             parts.append(f"{tqdm.format_interval(seconds * (1 - share) / share)} left")
-        show_line(f"{self.name}: {', '.join(parts)}")
+        show_note(f"{self.name}: {', '.join(parts)}")

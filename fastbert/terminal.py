@@ -1,4 +1,4 @@
-"""Terminal output: tables, status lines, and the standard streams of a command.
+"""Terminal output: tables, notes, and the standard streams of a command.
 
 A broken stream stops no work and hides no failure.
 """
@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -99,19 +100,69 @@ def silence_stdout(stream: TextIO | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
 
 
+_quiet = False  # set by --quiet
+
+
+@contextmanager
+def quiet(asked: bool) -> Iterator[None]:
+    """Leaves out progress, status messages and notes, if asked; warnings and errors stay."""
+    global _quiet
+    before, _quiet = _quiet, asked
+    try:
+        yield
+    finally:
+        _quiet = before
+
+
 def shows_progress(asked: bool | None) -> bool:
-    """Whether to show a bar: as asked, or if None, when stderr is a terminal."""
-    return sys.stderr.isatty() if asked is None else asked
+    """Whether to show progress: as asked, or if None, when stderr is a terminal; never under --quiet."""
+    return not _quiet and (sys.stderr.isatty() if asked is None else asked)
 
 
 def show_status(text: str) -> None:
-    """Writes a status message to stderr without breaking progress bars."""
-    tqdm.write(printable(text), file=sys.stderr)
+    """Writes a status message to stderr without breaking progress bars, but not under --quiet."""
+    if not _quiet:
+        tqdm.write(printable(text), file=sys.stderr)
+
+
+def show_note(text: str) -> None:
+    """A line on stderr about what was done, but not under --quiet."""
+    if not _quiet:
+        show_line(text)
 
 
 def show_line(text: str) -> None:
     """A line on stderr, without control characters."""
     print(printable(text), file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells as text.
+
+    Attributes:
+        rows: of cells; the first is the head, in which "" names the rows.
+        note: a paragraph below; "" for none.
+    """
+
+    rows: Sequence[tuple[str, ...]]
+    note: str = ""
+
+    def __str__(self) -> str:
+        """For a terminal: columns are aligned."""
+        return self._with_note(align(self.rows))
+
+    def markdown(self) -> str:
+        """For a page."""
+        return self._with_note(markdown_table(self.rows))
+
+    def records(self) -> list[dict[str, str]]:
+        """The rows as mappings from column to cell."""
+        head = [name or "row" for name in self.rows[0]]
+        return [dict(zip(head, row, strict=True)) for row in self.rows[1:]]
+
+    def _with_note(self, lines: list[str]) -> str:
+        return "\n".join([*lines, *(["", self.note] if self.note else [])])
 
 
 def align(rows: Sequence[tuple[str, ...]]) -> list[str]:

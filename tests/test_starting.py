@@ -1,4 +1,4 @@
-"""What is imported when: help and version are there at once, and PyTorch comes with the first name that needs it."""
+"""What is imported when: help is there at once, and PyTorch comes with the first name that needs it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import fastbert
 from fastbert import cli
 
 HELPS = [
-    ["--version"],
     ["--help"],
     ["embed", "--help"],
     ["finetune", "ner", "--help"],

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fastbert.commands.benchmarking import cpu_name
+from fastbert.commands.machine import cpu_name
 
 PACKAGES = ("torch", "triton", "transformers", "tokenizers", "onnxruntime", "openvino", "sentence-transformers", "liger-kernel")
 

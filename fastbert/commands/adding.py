@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -30,6 +31,7 @@ def add(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sub.set_defaults(command=command, own_parser=sub)
+    sub.add_argument("-q", "--quiet", action="store_true", help="on stderr only warnings and errors: no progress, no notes")
     return sub
 
 
@@ -89,6 +91,16 @@ def model_path(given: str) -> str:
     folder = Path(given).expanduser()
     inside = folder / "model"
     return str(inside) if (inside / "config.json").is_file() and not (folder / "config.json").exists() else given
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The argument of commands whose result on stdout is for people unless asked otherwise."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def print_json(value: Any) -> None:
+    """Prints a result as one line of JSON."""
+    print(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:

@@ -7,25 +7,22 @@ figure counts. Rounds take turns, so that a busy moment of the machine meets all
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
-import platform
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from fastbert import files
-from fastbert.commands.adding import Commands, add, add_form, add_model, check_outputs
+from fastbert.commands.adding import Commands, add, add_form, add_json, add_model, check_outputs, print_json
+from fastbert.commands.machine import facts_of, version_of
 from fastbert.commands.options import form_of
 from fastbert.data import read_texts
 from fastbert.errors import InputError
 from fastbert.files.rows import check_ending, write_rows
 from fastbert.progress import LINES, progress
-from fastbert.terminal import markdown_table
+from fastbert.terminal import markdown_table, show_line, show_note
 
 _BATCH = 32  # texts of a batch of the others, sentence-transformers' default
 _TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2}  # of the largest value of a vector
@@ -42,6 +39,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--rounds", type=int, default=3, help="measurements of each system (default: 3)")
     sub.add_argument("--most", type=int, default=1000, help="texts that are used, spread over the file (default: 1000)")
     sub.add_argument("-o", "--output", help="also write the figures to a .jsonl or .csv file")
+    add_json(sub)
 
 
 def bench(args: argparse.Namespace) -> int:
@@ -59,17 +57,20 @@ def bench(args: argparse.Namespace) -> int:
     with ExitStack() as stack:  # the output first, so that one that cannot be written fails early
         part = None if args.output is None else stack.enter_context(files.replacing(args.output))
         rows, tokens, absent = measure(args, texts)
-        facts = machine(args.device)
+        facts = facts_of(args.device)
         if part is not None:
             write_rows(part, [{**row, "tokens": tokens, **facts} for row in rows], form)
-    print(", ".join(f"{name} {value}" for name, value in facts.items()))
-    print(f"{len(texts):,} texts, {tokens:,} tokens, {tokens / len(texts):.0f} on average\n")
-    print("\n".join(_table(rows)))
+    if args.json:
+        print_json({**facts, "texts": len(texts), "tokens": tokens, "systems": rows, "not_installed": absent})
+    else:
+        print(", ".join(f"{name} {value}" for name, value in facts.items()))
+        print(f"{len(texts):,} texts, {tokens:,} tokens, {tokens / len(texts):.0f} on average\n")
+        print("\n".join(_table(rows)))
     for name in absent:
-        print(f"not installed here: {name}", file=sys.stderr)
+        show_note(f"not installed here: {name}")
     wrong = [row["system"] for row in rows if not row["agrees"]]
     if wrong:
-        print(f"fastbert: the vectors of {', '.join(wrong)} differ from fastbert's: no figure", file=sys.stderr)
+        show_line(f"fastbert: the vectors of {', '.join(wrong)} differ from fastbert's: no figure")
     return 1 if wrong else 0
 
 
@@ -83,13 +84,13 @@ def measure(args: argparse.Namespace, texts: Sequence[str]) -> tuple[list[dict[s
     _silence_transformers()
     embedder = Embedder.from_pretrained(args.model, args.device, args.dtype, local_files_only=args.local_files_only)
     prepack(embedder.model)
-    systems: dict[str, Encode] = {f"fastbert {_version('fastbert-triton')}": embedder.encode}
+    systems: dict[str, Encode] = {f"fastbert {version_of('fastbert-triton')}": embedder.encode}
     absent = []
     for package, make in (("sentence-transformers", _sentence_transformers), ("transformers", _transformers)):
         if importlib.util.find_spec(package.replace("-", "_")) is None:
             absent.append(package)
         else:
-            systems[f"{package} {_version(package)}"] = make(args, embedder)
+            systems[f"{package} {version_of(package)}"] = make(args, embedder)
     seconds: dict[str, list[float]] = {name: [] for name in systems}
     vectors: dict[str, Any] = {}
     with progress(args.rounds * len(systems), "measurement", "bench", LINES) as bar:
@@ -112,34 +113,6 @@ def measure(args: argparse.Namespace, texts: Sequence[str]) -> tuple[list[dict[s
         )
         rows[-1] |= {"rounds": seconds[name], "largest_difference": error, "agrees": error <= bound}
     return rows, tokens, absent
-
-
-def machine(device: str | None) -> dict[str, Any]:
-    """What the figures depend on: the processor or GPU, instruction set, threads and versions."""
-    import torch
-
-    from fastbert.tasks.loading import default_device
-
-    place = default_device(device)
-    facts: dict[str, Any] = {"torch": torch.__version__}
-    if place.type == "cuda":
-        return {"device": torch.cuda.get_device_name(place), **facts}
-    return {
-        "device": cpu_name(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        **facts,
-    }
-
-
-def cpu_name() -> str:
-    """The name of the processor."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _silence_transformers() -> None:
@@ -203,12 +176,3 @@ def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
         ratio = "" if row is rows[0] else f"{row['seconds'] / rows[0]['seconds']:.2f}x as fast"
         cells.append([row["system"], f"{row['texts_per_second']:,.0f}", f"{row['tokens_per_second']:,.0f}", ratio])
     return markdown_table([head, *cells])
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        import fastbert
-
-        return fastbert.__version__ if package == "fastbert-triton" else ""

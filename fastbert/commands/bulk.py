@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fastbert.commands.options import form_of, how_to_show, names_of
-from fastbert.errors import InputError, check_package, printable
+from fastbert.errors import InputError, check_package
+from fastbert.terminal import show_line, show_note
 
 _OF_FOLDERS = ("format", "part_rows", "errors", "workers", "engine", "address")
 
@@ -103,15 +103,17 @@ def run_in_bulk(args: argparse.Namespace, job: Any, texts: tuple[str, ...], keep
         bad = (
             f"{counted(found.skipped, 'row')} could not be used, and {counted(found.unreadable, 'file')} not be read to the end"
         )
-        _say(f"{bad}: the manifest has them")
+        show_line(f"fastbert: {bad}: the manifest has them")
     if found.cut:
         were = "was" if found.cut == 1 else "were"
-        _say(f"{counted(found.cut, 'text')} of {found.made:,} {were} longer than the model reads, and {were} cut")
+        show_line(
+            f"fastbert: {counted(found.cut, 'text')} of {found.made:,} {were} longer than the model reads, and {were} cut"
+        )
     rate = (
         f" in {found.seconds:.2f} s ({found.made / found.seconds:,.0f} a second)" if found.made else ", all of them made before"
     )
     whole = f"{counted(found.rows, 'row')} in {counted(found.parts, 'part')}"
-    _say(f"{counted(found.made or found.rows, 'row')}{rate} -> {found.folder}: {whole}")
+    show_note(f"fastbert: {counted(found.made or found.rows, 'row')}{rate} -> {found.folder}: {whole}")
     return found.folder
 
 
@@ -125,7 +127,3 @@ def _on_ray(args: argparse.Namespace) -> Any:
 def counted(count: int, unit: str) -> str:
     """A number of things, such as "1 row" and "2,000 rows"."""
     return f"{count:,} {unit}" + ("" if count == 1 else "s")
-
-
-def _say(text: str) -> None:
-    print(printable(f"fastbert: {text}"), file=sys.stderr)

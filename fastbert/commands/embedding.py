@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from typing import Any
 
@@ -15,6 +14,7 @@ from fastbert.commands.options import form_of, how_to_show, prepack
 from fastbert.data import read_texts
 from fastbert.errors import InputError
 from fastbert.files.rows import check_ending
+from fastbert.terminal import show_note
 
 
 def register(commands: Commands) -> None:
@@ -96,7 +96,4 @@ def _embed_into_one_file(args: argparse.Namespace, pooling: list[str] | None) ->
         with part.open("wb") as stream:
             np.save(stream, vectors)
     shape = f"{vectors.shape[0]} x {vectors.shape[1]} {vectors.dtype}"
-    print(
-        f"{len(texts):,} texts in {seconds:.2f} s ({len(texts) / seconds:,.0f} a second) -> {args.output}: {shape}",
-        file=sys.stderr,
-    )
+    show_note(f"{len(texts):,} texts in {seconds:.2f} s ({len(texts) / seconds:,.0f} a second) -> {args.output}: {shape}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,9 @@ from fastbert.choices import OVERLONG
 from fastbert.commands.adding import Commands, add, add_model, check_outputs
 from fastbert.commands.finetuning import EXAMPLES, add_reading
 from fastbert.commands.options import labels_of, read_options
-from fastbert.errors import InputError, printable
+from fastbert.errors import InputError
 from fastbert.files.rows import ROWS, check_ending, write_rows
+from fastbert.terminal import show_note
 
 
 def register(commands: Commands) -> None:
@@ -81,7 +81,7 @@ def _evaluate(args: argparse.Namespace, folder: Path, kind: str, how: Any, writt
         gold, tags = [row["gold"] for row in found.predictions], [row["tags"] for row in found.predictions]
         metrics |= {f"strict_{name}": v for name, v in tag_metrics(("f1", "precision", "recall"), gold, tags, True).items()}
     for note in split.notes:
-        print(printable(f"fastbert: note: {note}"), file=sys.stderr)
+        show_note(f"fastbert: note: {note}")
     if "predictions" in written:
         write_rows(written["predictions"], found.predictions, form)
     if args.report is not None:
@@ -104,4 +104,4 @@ def _write_report(folder: Path, found: Any, metrics: dict[str, float]) -> None:
     files.write_text(folder / "report.md", "\n".join(lines) + "\n")
     content = {**metrics, "examples": count, **errors.values}
     files.write_text(folder / "metrics.json", json.dumps(content, indent=1) + "\n")
-    print(f"report -> {folder / 'report.md'}", file=sys.stderr)
+    show_note(f"report -> {folder / 'report.md'}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
 from fastbert import files
-from fastbert.commands.adding import Commands, add, add_threads, model_path
+from fastbert.commands.adding import Commands, add, add_json, add_threads, model_path, print_json
 from fastbert.terminal import show_status
 
 
@@ -18,6 +19,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--head", help="a class name, such as BertForMaskedLM (default: what config.json names, else the encoder)")
     add_threads(sub)
     sub.add_argument("--local-files-only", action="store_true", help="never contact the hub")
+    add_json(sub)
 
 
 def export(args: argparse.Namespace) -> None:
@@ -32,4 +34,8 @@ def export(args: argparse.Namespace) -> None:
     check_complete(model, args.model, new=() if args.head else ("pooler.",))
     tokenizer = load_tokenizer(folder, model)
     show_status(f"exporting {kind.__name__}")
-    print(f"{kind.__name__} -> {export_onnx(model, args.output, tokenizer)}")
+    found = export_onnx(model, args.output, tokenizer)
+    if args.json:
+        print_json({"class": kind.__name__, **asdict(found)})
+    else:
+        print(f"{kind.__name__} -> {found}")

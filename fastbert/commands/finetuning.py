@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from fastbert import files
 from fastbert.choices import LAYERS, OVERLONG, POOLINGS
-from fastbert.commands.adding import Commands, add, add_form, add_group, add_model, add_threads, check_outputs, model_path
+from fastbert.commands.adding import (
+    Commands,
+    add,
+    add_form,
+    add_group,
+    add_json,
+    add_model,
+    add_threads,
+    check_outputs,
+    model_path,
+    print_json,
+)
 from fastbert.commands.bulk import add_bulk, is_folder, one_input, run_in_bulk
 from fastbert.commands.options import form_of, how_to_show, labels_of, read_options
 from fastbert.commands.predicting import predict
@@ -18,6 +27,7 @@ from fastbert.data import read_texts
 from fastbert.data.layouts import LAYOUTS
 from fastbert.errors import InputError
 from fastbert.files.rows import check_ending
+from fastbert.terminal import show_note
 
 EXAMPLES = {
     "classify": "fastbert finetune classify --train train.tsv --dev dev.tsv -o sentiment/ --model my-bert/",
@@ -48,6 +58,7 @@ def register(commands: Commands) -> None:
         sub.set_defaults(kind=kind)
         add_training(sub, kind)
         sub.add_argument("--compare", action="store_true", help=_COMPARE)
+        add_json(sub)
         sub.add_argument("--config", help="a TOML file of these options, such as epochs = 3; those given here come first")
 
     sub = add(commands, "predict", predict, "fastbert predict texts.txt --model sentiment/model -o predictions.jsonl")
@@ -64,16 +75,19 @@ def register(commands: Commands) -> None:
         "JSON lines to stdout); or a folder, for jobs of any size",
     )
     sub.add_argument("--task", choices=[*EXAMPLES, "zero-shot", "next-sentence"], help="default: the model's own")
-    add_reading(sub, None)
+    add_reading(sub, None, labelled=False)
     sub.add_argument(
         "--overlong", "--on-long", choices=OVERLONG, help="texts beyond the limit (default: as in training, else truncate)"
     )
     sub.add_argument("--top-k", type=int, help="answers to a question (default: 1), or labels with a score (default: all)")
-    sub.add_argument("--aggregation", default="first", help="entities: none, simple, first, average, max (default: first)")
-    sub.add_argument("--candidates", help="zero-shot classification: the candidate labels, separated by commas")
-    sub.add_argument("--template", default="This example is {}.", help="zero-shot classification: the hypothesis template")
-    sub.add_argument("--null-threshold", type=float, help='questions: the margin above which "no answer" is chosen')
     sub.add_argument("--progress", action="store_true", help="show the progress bar even if stderr is not a terminal")
+    own = sub.add_argument_group("for entities, questions and zero-shot classification")
+    own.add_argument("--aggregation", default="first", help="entities: none, simple, first, average, max (default: first)")
+    own.add_argument("--null-threshold", type=float, help='questions: the margin above which "no answer" is chosen')
+    own.add_argument("--candidates", help="zero-shot: the candidate labels, separated by commas")
+    own.add_argument(
+        "--template", default="This example is {}.", help="zero-shot: the hypothesis (default: This example is {}.)"
+    )
     add_bulk(sub, ("parquet", "jsonl"), has_marks=True)
 
     sub = add(
@@ -115,24 +129,36 @@ def add_training(parser: argparse.ArgumentParser, kind: str | None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="the first seed (default: 0)")
     parser.add_argument("--seeds", type=int, default=1, help="training runs, for mean and standard deviation (default: 1)")
     parser.add_argument("--max-length", type=int, help="tokens per sequence (default: the model's limit; questions: 384)")
-    parser.add_argument(
-        "--overlong", "--on-long", choices=OVERLONG, default="truncate", help="texts beyond it (default: truncate, counted)"
-    )
-    parser.add_argument(
-        "--window-scores", choices=["mean", "max"], default="mean", help="how scores of windows are combined (default: mean)"
-    )
-    parser.add_argument("--doc-stride", type=int, default=128, help="tokens between the starts of windows (default: 128)")
-    parser.add_argument("--labels", help="names in the order of the scores, separated by commas (default: from the data)")
-    parser.add_argument("--label", action="append", help="one name, which may hold a comma; repeated, in place of --labels")
+    if kind not in ("ner", "qa"):
+        limits = [way for way in OVERLONG if way != "window" or kind != "choice"]
+        parser.add_argument(
+            "--overlong", "--on-long", choices=limits, default="truncate", help="texts beyond it (default: truncate, counted)"
+        )
+    if kind not in ("ner", "qa", "choice"):
+        parser.add_argument(
+            "--window-scores",
+            choices=["mean", "max"],
+            default="mean",
+            help="how scores of windows are combined (default: mean)",
+        )
+    if kind in (None, "qa"):
+        parser.add_argument("--doc-stride", type=int, default=128, help="tokens between the starts of windows (default: 128)")
+    if kind not in ("qa", "regress", "choice"):
+        parser.add_argument("--labels", help="names in the order of the scores, separated by commas (default: from the data)")
+        parser.add_argument("--label", action="append", help="one name, which may hold a comma; repeated, in place of --labels")
     parser.add_argument("--strict", action="store_true", help="refuse empty texts and missing labels, which else are counted")
     if kind not in ("ner", "qa", "regress", "choice"):
         parser.add_argument("--class-weights", help="balanced, or a JSON file of a weight for each label (default: all alike)")
     parser.add_argument("--new-head", action="store_true", help="initialize a new head even if the checkpoint has one")
-    parser.add_argument("--fix-bio", action="store_true", help="repair tags that break the rules of their scheme")
+    if kind in (None, "ner"):
+        parser.add_argument("--fix-bio", action="store_true", help="repair tags that break the rules of their scheme")
     parser.add_argument("--metric", action="append", default=[], help=_METRIC)
     parser.add_argument("--layers", choices=list(LAYERS), help="hidden states that a task model uses")
     parser.add_argument("--bilstm", type=int, help="number of BiLSTM layers in a task model")
-    parser.add_argument("--pooling", choices=list(POOLINGS), help="how texts are pooled (default: [CLS] through the pooler)")
+    if kind not in ("ner", "qa"):
+        parser.add_argument(
+            "--pooling", choices=list(POOLINGS), help="how texts are pooled (default: [CLS] through the pooler)"
+        )
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="default: auto")
     parser.add_argument("--feature-cache", help="folder of frozen features, may be shared by runs (default: one in the output)")
     parser.add_argument("--device", help="cpu, cuda, ... (default: CUDA if available)")
@@ -141,26 +167,32 @@ def add_training(parser: argparse.ArgumentParser, kind: str | None) -> None:
     parser.add_argument("--progress", action="store_true", help="show progress bars even if stderr is not a terminal")
 
 
-def add_reading(parser: argparse.ArgumentParser, kind: str | None) -> None:
-    """Adds the arguments for reading a task's files; those of all tasks if `kind` is None."""
+def add_reading(parser: argparse.ArgumentParser, kind: str | None, labelled: bool = True) -> None:
+    """Adds the arguments for reading a task's files, with labels or without; those of all tasks if `kind` is None."""
+
+    def under(heading: str) -> Any:
+        return parser.add_argument_group(heading) if kind is None else parser
+
     add_form(parser)
     if kind not in ("ner", "qa"):
-        parser.add_argument("--layout", choices=list(LAYOUTS), help="columns and metrics of a known data set")
-        parser.add_argument("--text-column", help="a name from the header, or a number from 1 for a table without one")
-        parser.add_argument("--pair-column", help='column of the second text; "" for single texts')
-        parser.add_argument("--label-column", help="column of the label")
-        parser.add_argument("--skip-ragged", action="store_true", help="skip rows with a wrong number of columns")
-    if kind not in ("ner", "qa"):
-        parser.add_argument("--id", help="column whose value goes into predictions as the id")
-        parser.add_argument("--keep", action="append", help="column that goes into predictions; may be repeated")
-    if kind in (None, "choice"):
-        parser.add_argument("--choice-columns", help="columns of the candidates, comma-separated, or one column of JSON lists")
-    if kind in (None, "classify"):
-        parser.add_argument("--multi-label", action="store_true", help="a text may have several labels")
-        parser.add_argument("--label-separator", default=",", help="separator between the labels of a text (default: a comma)")
+        tables = under("for tables of texts, pairs and candidates")
+        tables.add_argument("--layout", choices=list(LAYOUTS), help="columns and metrics of a known data set")
+        tables.add_argument("--text-column", help="a name from the header, or a number from 1 for a table without one")
+        tables.add_argument("--pair-column", help='column of the second text; "" for single texts')
+        tables.add_argument("--label-column", help="column of the label")
+        tables.add_argument("--skip-ragged", action="store_true", help="skip rows with a wrong number of columns")
+        tables.add_argument("--id", help="column whose value goes into predictions as the id")
+        tables.add_argument("--keep", action="append", help="column that goes into predictions; may be repeated")
+        if kind in (None, "choice"):
+            tables.add_argument("--choice-columns", help="of the candidates, comma-separated, or one column of JSON lists")
+        if kind == "classify":
+            tables.add_argument("--multi-label", action="store_true", help="a text may have several labels")
+        if kind == "classify" or (kind is None and labelled):
+            tables.add_argument("--label-separator", default=",", help="between the labels of a text (default: a comma)")
     if kind in (None, "ner"):
-        parser.add_argument("--word-column", type=int, default=1, help="word column of CoNLL files (default: 1)")
-        parser.add_argument("--tag-column", type=int, help="tag column of CoNLL files (default: the last)")
+        words = under("for files of words with tags (CoNLL)")
+        words.add_argument("--word-column", type=int, default=1, help="column of the words (default: 1)")
+        words.add_argument("--tag-column", type=int, help="column of the tags (default: the last)")
 
 
 def fine_tune_options(args: argparse.Namespace) -> Any:
@@ -180,11 +212,12 @@ def fine_tune_options(args: argparse.Namespace) -> Any:
         "window_scores",
     )
     names += ("doc_stride", "new_head", "fix_bio", "layers", "bilstm", "pooling", "seed", "precision")
-    values = {name: getattr(args, name) for name in names}
-    values["class_weights"] = _class_weights(vars(args).get("class_weights"))
+    names += ("multi_label",)
+    given = vars(args)  # without the options of other tasks
+    values = {name: given[name] for name in names if name in given}
+    values["class_weights"] = _class_weights(given.get("class_weights"))
     metrics = tuple(args.metric) or read_options(args).metrics
-    labels = labels_of(args)
-    return FineTuneOptions(**values, multi_label=vars(args).get("multi_label", False), metrics=metrics, labels=labels)
+    return FineTuneOptions(**values, metrics=metrics, labels=labels_of(args))
 
 
 def _class_weights(given: str | None) -> Any:
@@ -228,11 +261,18 @@ def finetune(args: argparse.Namespace) -> int:
         "local_files_only": args.local_files_only,
     }
     if args.compare:
-        print(compare(args.kind, args.model, train_part, dev, test, **named))
+        table = compare(args.kind, args.model, train_part, dev, test, **named)
+        if args.json:
+            print_json(table.records())
+        else:
+            print(table)
         return 0
     result = train(args.kind, args.model, train_part, dev, test, **named)
-    print(json.dumps(result.metrics) if result.metrics else NO_SCORES)
-    print(f"model -> {result.folder / 'model'}, report -> {result.folder / 'report.md'}", file=sys.stderr)
+    if result.metrics or args.json:
+        print_json(result.metrics)
+    else:
+        print(NO_SCORES)
+    show_note(f"model -> {result.folder / 'model'}, report -> {result.folder / 'report.md'}")
     return 0
 
 
@@ -262,4 +302,4 @@ def features(args: argparse.Namespace) -> None:
     found = extract_features(model, tokenizer, texts, layers, overlong=args.overlong, show_progress=how_to_show(args))
     write_features(args.output, found, layers)
     tokens = sum(len(one.tokens) for one in found)
-    print(f"{len(texts):,} texts, {tokens:,} tokens, {len(layers)} layers -> {args.output}", file=sys.stderr)
+    show_note(f"{len(texts):,} texts, {tokens:,} tokens, {len(layers)} layers -> {args.output}")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
+from dataclasses import asdict
 from typing import Any
 
 import fastbert
 from fastbert import files
 from fastbert.choices import BACKENDS, SIZES
-from fastbert.commands.adding import Commands, add, add_model, model_path
+from fastbert.commands.adding import Commands, add, add_json, add_model, model_path, print_json
 from fastbert.errors import printable
 
 
@@ -26,7 +26,7 @@ def register(commands: Commands) -> None:
     add_model(sub)
     sub.add_argument("--top-k", type=int, default=5, help="candidates per mask (default: 5)")
     sub.add_argument("--targets", help="consider only these words, separated by commas")
-    sub.add_argument("--json", action="store_true", help="print JSON lines")
+    add_json(sub)
 
     sub = add(commands, "params", params, "fastbert params --size large --head BertForPreTraining")
     which = sub.add_mutually_exclusive_group()
@@ -34,6 +34,7 @@ def register(commands: Commands) -> None:
     which.add_argument("--model", type=model_path, help="a directory, a run or a hub id, for its config.json")
     sub.add_argument("--head", help="a class name (default: BertModel)")
     sub.add_argument("--local-files-only", action="store_true", help="never contact the hub")
+    add_json(sub)
 
     sub = add(commands, "explain", explain, 'fastbert explain "A short text." "And a rather longer one." --model my-model/')
     sub.add_argument("text", nargs="+", help="texts to run")
@@ -48,6 +49,7 @@ def register(commands: Commands) -> None:
 
 def _add_backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", choices=BACKENDS, help="how the ops are run (default: FASTBERT_BACKEND, or auto)")
+    add_json(parser)
 
 
 def fill_mask(args: argparse.Namespace) -> None:
@@ -58,7 +60,7 @@ def fill_mask(args: argparse.Namespace) -> None:
     targets = args.targets.split(",") if args.targets else None
     for text, answers in zip(args.text, filler.predict(args.text, args.top_k, targets), strict=True):
         if args.json:
-            print(json.dumps({"text": text, "answers": answers}, ensure_ascii=False))
+            print_json({"text": text, "answers": answers})
             continue
         for mask, candidates in enumerate(answers if isinstance(answers[0], list) else [answers], 1):
             print(printable(f"{text}  (mask {mask})"))
@@ -73,7 +75,12 @@ def params(args: argparse.Namespace) -> None:
     config = fastbert.BertConfig.of_size(args.size)
     if args.model is not None:
         config = config_of(files.locate(args.model, ["config.json"], local_files_only=args.local_files_only))
-    print(fastbert.count_parameters(config, args.head).table())
+    found = fastbert.count_parameters(config, args.head)
+    if args.json:
+        terms = [{"name": name, "formula": formula, "count": count} for name, formula, count in found.terms]
+        print_json({"head": found.head, "total": found.total, "short_formula": found.notes_estimate, "terms": terms})
+    else:
+        print(found.table())
 
 
 def explain(args: argparse.Namespace) -> None:
@@ -82,7 +89,13 @@ def explain(args: argparse.Namespace) -> None:
 
     model, batch = _model_and_batch(args, args.text)
     with fastbert.backend(args.backend or current_backend()):
-        print(fastbert.explain(model, **batch))
+        found = fastbert.explain(model, **batch)
+        if args.json:
+            names = ("op", "calls", "shape", "path", "why_not_the_kernel")
+            counts = {"tokens": found.tokens, "positions": found.places, "padding_share": found.padding_share}
+            print_json({**counts, "ops": [dict(zip(names, row, strict=True)) for row in found.rows]})
+        else:
+            print(found)
 
 
 def verify(args: argparse.Namespace) -> int:
@@ -92,7 +105,10 @@ def verify(args: argparse.Namespace) -> int:
     model, batch = _model_and_batch(args, args.text or _TEXTS)
     with fastbert.backend(args.backend or current_backend()):
         found = fastbert.verify(model, **batch)
-    print(found)
+    if args.json:
+        print_json({"ok": found.ok, "comparisons": [{**asdict(row), "ok": row.ok} for row in found.rows]})
+    else:
+        print(found)
     return 0 if found.ok else 1
 
 

@@ -20,8 +20,9 @@ from fastbert.data.lines import arriving_lines, ending
 from fastbert.data.tables import is_table, json_rows, read_table
 from fastbert.errors import InputError
 from fastbert.files.rows import ROWS, check_ending, line_of, write_rows
+from fastbert.terminal import show_note
 
-_NOT_IN_BULK = ("label_column", "skip_ragged", "multi_label", "choice_columns", "tag_column")  # of files with labels
+_NOT_IN_BULK = ("label_column", "skip_ragged", "choice_columns", "tag_column")  # of files with labels
 Rows = list[dict[str, Any]]
 Predict = Callable[[Sequence[Any]], Rows]  # one prediction for each input
 
@@ -54,7 +55,7 @@ def predict(args: argparse.Namespace) -> None:
         elif part is not None:
             write_rows(part, rows, form)
     if args.output is not None:
-        print(f"{len(rows):,} predictions -> {args.output}", file=sys.stderr)
+        show_note(f"{len(rows):,} predictions -> {args.output}")
 
 
 def _predict_in_bulk(args: argparse.Namespace, kind: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -15,13 +14,14 @@ from typing import Any
 
 import fastbert
 from fastbert.choices import BALANCES, FORMATS, OBJECTIVES, RANDOM_WORDS, SELECTIONS
-from fastbert.commands.adding import Commands, add, add_form, add_group, add_threads, model_path
+from fastbert.commands.adding import Commands, add, add_form, add_group, add_json, add_threads, model_path, print_json
 from fastbert.commands.options import form_of, recipe_of, text_options
 from fastbert.commands.studies import ablate
 from fastbert.commands.tokenizers import train_tokenizer
 from fastbert.data.documents import expand_sources, read_sentences, source_hashes
 from fastbert.errors import InputError, printable
 from fastbert.progress import LINES, progress
+from fastbert.terminal import show_line, show_note
 
 _INSTANT = 1 << 20  # bytes of text that are read before a line of progress could be
 
@@ -37,6 +37,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--max-length", type=int, default=512, help="maximum tokens for models that use it (default: 512)")
     sub.add_argument("--cased", action="store_true", help="keep case and accents")
     sub.add_argument("--held-out", help="for the report: a text file, or a share of the texts to exclude from training")
+    add_json(sub)
 
     data = add_group(commands, "data", "Pre-training text.")
     sub = add(data, "build", build, "fastbert data build books/*.txt -o corpus/ --tokenizer my-tokenizer/ --held-out 0.01")
@@ -55,6 +56,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--start", type=int, default=0, help="index of the first example (default: 0)")
     sub.add_argument("--epoch", type=int, default=0, help="the epoch that the examples come from (default: 0)")
     _add_examples(sub)
+    add_json(sub)
 
     sub = add(commands, "pretrain", pretrain, "fastbert pretrain minute -o minute-bert/")
     sub.add_argument("recipe", help="a .toml file, or a recipe of the package: base, minute")
@@ -72,6 +74,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--device", help="cpu or cuda (default: CUDA if available)")
     add_threads(sub)
     sub.add_argument("--progress", action="store_true", help="show the progress bar even if stderr is not a terminal")
+    add_json(sub)
 
     sub = add(commands, "ablate", ablate, "fastbert ablate --suite objectives -o ablation/ --set phases.0.steps=2000")
     sub.add_argument(
@@ -87,6 +90,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides any value of the recipe")
     sub.add_argument("--device", help="cpu or cuda (default: CUDA if available)")
     add_threads(sub)
+    add_json(sub)
     study = sub.add_argument_group("for pooling, direction and features")
     study.add_argument("--model", type=model_path, help="the checkpoint to fine-tune")
     study.add_argument("--left-to-right-model", help="for direction: a checkpoint that was pre-trained from left to right")
@@ -159,7 +163,7 @@ def build(args: argparse.Namespace) -> None:
     output, request = Path(args.output), _request(args, ready)
     if request and fastbert.files.read_json_if_present(output / "manifest.json").get("request") == request:
         fastbert.files.clear_leftovers(output.resolve())
-        print(f"{output} already holds this build", file=sys.stderr)  # an earlier call was stopped after its last write
+        show_note(f"{output} already holds this build")  # an earlier call was stopped after its last write
         return
     with fastbert.files.scratch_folder(output) as between:  # first, so that an unwritable output fails early
         if not args.static:
@@ -214,14 +218,14 @@ def _build_corpus(args: argparse.Namespace, output: Path, request: dict[str, Any
         report = build_corpus(sentences, tokenizer, output, held_out=args.held_out, shard_tokens=args.shard_tokens, about=about)
     seconds = time.perf_counter() - started
     speed = f", {sum(sizes) / 1e6 / seconds:.1f} MB/s" if sizes else ""
-    print(f"{report.table()}\n{seconds:.1f} s{speed} -> {output}", file=sys.stderr)
+    show_note(f"{report.table()}\n{seconds:.1f} s{speed} -> {output}")
     for part, name, advice in (
         (report, "the corpus", "blank lines separate documents"),
         (report.held_out, "the held-out part", "hold out a larger share"),
     ):
         if part is not None and part.documents < 2:
             text = f"{name} holds one document: next-sentence prediction needs two or more; {advice}"
-            print(f"fastbert: warning: {text}", file=sys.stderr)
+            show_line(f"fastbert: warning: {text}")
 
 
 def _write_static(args: argparse.Namespace, folder: Path, request: dict[str, Any] | None) -> None:
@@ -232,13 +236,13 @@ def _write_static(args: argparse.Namespace, folder: Path, request: dict[str, Any
     with progress(None, "example", "write", LINES) as bar:
         options, about = _example_options(args), {"request": request}
         count = write_static(corpus, options, args.seed, args.duplicates, args.output, bar.update, about)
-    print(f"{count:,} examples -> {args.output}", file=sys.stderr)
+    show_note(f"{count:,} examples -> {args.output}")
 
 
 def inspect(args: argparse.Namespace) -> None:
     """Shows examples as a model sees them, with masks and labels, and statistics of the epoch."""
     from fastbert.data.corpus import Corpus
-    from fastbert.data.examples import CorpusExamples, Epoch, describe
+    from fastbert.data.examples import CorpusExamples, Epoch, describe, tokens_of
     from fastbert.data.static import StaticExamples, is_static
 
     folder = Path(args.corpus)
@@ -253,10 +257,17 @@ def inspect(args: argparse.Namespace) -> None:
     count = len(epoch.lengths)
     labelled = labels[labels >= 0]
     pairs = f", {labelled.mean():.2%} of pairs random or swapped" if len(labelled) else ""
-    print(f"{count:,} examples, {epoch.lengths.mean():.1f} tokens on average{pairs}")
     if not 0 <= args.start < count:
         raise InputError(f"start = {args.start} is not in 0..{count - 1}")
-    for index in range(args.start, min(args.start + args.count, count)):
+    shown = range(args.start, min(args.start + args.count, count))
+    if args.json:
+        share = float(labelled.mean()) if len(labelled) else None
+        print_json({"examples": count, "mean_tokens": float(epoch.lengths.mean()), "random_or_swapped_pairs": share})
+        for index in shown:
+            print_json({"index": index, **tokens_of(epoch[index], tokenizer)})
+        return
+    print(f"{count:,} examples, {epoch.lengths.mean():.1f} tokens on average{pairs}")
+    for index in shown:
         print(printable(f"\n[{index}] {describe(epoch[index], tokenizer)}"))
 
 
@@ -269,19 +280,20 @@ def pretrain(args: argparse.Namespace) -> int:
     changes = [f"{key}={value!r}" for key, value in flags.items() if value is not None]
     result = train(recipe.override(*changes, *args.set), args.output, args.device, True if args.progress else None)
     if result.stopped_by:
-        print(
-            f"fastbert: stopped by {result.stopped_by} after step {result.step}; saved, the same command resumes the run",
-            file=sys.stderr,
-        )
+        show_line(f"fastbert: stopped by {result.stopped_by} after step {result.step}; saved, the same command resumes the run")
         return 128 + signal.Signals[result.stopped_by].value
     if not result.leads:
         return 0
-    print((result.folder / "report.md").read_text(encoding="utf-8"))
-    for line in islice(_samples(result.folder), 3):
-        print(line)
-    print(f"model -> {result.folder / 'model'}", file=sys.stderr)
+    if args.json:
+        about = {"step": result.step, "target_reached": result.target_reached, "model": result.folder / "model"}
+        print_json({**about, **result.metrics})
+    else:
+        print((result.folder / "report.md").read_text(encoding="utf-8"))
+        for line in islice(_samples(result.folder), 3):
+            print(line)
+    show_note(f"model -> {result.folder / 'model'}")
     if result.target_reached is False:
-        print("fastbert: the recipe's target was not reached", file=sys.stderr)
+        show_line("fastbert: the recipe's target was not reached")
         return 1
     return 0
 

@@ -14,6 +14,7 @@ from fastbert.commands.options import form_of, how_to_show, prepack
 from fastbert.data import read_texts
 from fastbert.errors import InputError, printable
 from fastbert.files.rows import ROWS, check_ending, line_of, write_rows
+from fastbert.terminal import show_note
 
 _BEST = 10  # documents that are printed if no number is given
 
@@ -65,7 +66,7 @@ def rank(args: argparse.Namespace) -> None:
         if part is not None:
             write_rows(part, rows, ending)
     if args.output is not None:
-        print(f"{len(rows):,} of {len(documents):,} documents -> {args.output}", file=sys.stderr)
+        show_note(f"{len(rows):,} of {len(documents):,} documents -> {args.output}")
         return
     for row in rows:
         sys.stdout.write(line_of(row) if args.json else f"{row['score']:.4f}\t{row['row']}\t{printable(row['text'])}\n")

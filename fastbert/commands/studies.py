@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from fastbert.commands.adding import print_json
 from fastbert.commands.options import recipe_of
 from fastbert.errors import InputError
+from fastbert.terminal import Table
 
 
 def ablate(args: argparse.Namespace) -> int:
@@ -15,16 +17,23 @@ def ablate(args: argparse.Namespace) -> int:
     from fastbert.studies.finetuning import STUDIES
 
     if args.suite in STUDIES:
-        print(_study(args))
+        _print(args, _study(args))
         return 0
     recipe = recipe_of(args)
     if args.size:
         recipe = recipe.override(f"model.size='{args.size}'")
-    print(run_suite(args.suite, recipe.override(*args.set), args.output, args.device))
+    _print(args, run_suite(args.suite, recipe.override(*args.set), args.output, args.device))
     return 0
 
 
-def _study(args: argparse.Namespace) -> str:
+def _print(args: argparse.Namespace, table: Table) -> None:
+    if args.json:
+        print_json(table.records())
+    else:
+        print(table)
+
+
+def _study(args: argparse.Namespace) -> Table:
     """Runs a study of poolings, directions or layers; returns its table."""
     from fastbert.finetuning import FineTuneOptions
     from fastbert.finetuning.reading import ReadOptions, read_split

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import fastbert
-from fastbert.commands.adding import check_outputs
+from fastbert.commands.adding import check_outputs, print_json
 from fastbert.commands.options import form_of, text_options
 from fastbert.data.documents import Sentences, expand_sources
 from fastbert.data.lines import Form
 from fastbert.data.texts import read_texts
 from fastbert.errors import InputError
-from fastbert.terminal import shows_progress
+from fastbert.terminal import show_note, shows_progress
 
 
 def train_tokenizer(args: argparse.Namespace) -> None:
@@ -59,9 +59,14 @@ def train_tokenizer(args: argparse.Namespace) -> None:
     finally:
         if made and not any(folder.iterdir()):
             folder.rmdir()
-    print(f"{len(tokenizer):,} entries -> {folder}", file=sys.stderr)
-    if reported is not None:
-        print(f"{vocabulary_report(tokenizer, reported)} on {place}")
+    show_note(f"{len(tokenizer):,} entries -> {folder}")
+    found = None if reported is None else vocabulary_report(tokenizer, reported)
+    if args.json:
+        print_json(
+            {"entries": len(tokenizer), "folder": folder, **({} if found is None else {**asdict(found), "texts": place})}
+        )
+    elif found is not None:
+        print(f"{found} on {place}")
 
 
 def _share(value: str | None) -> float | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -140,6 +140,17 @@ class CorpusEpoch:
 def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     """The random generator of one example: Philox, keyed by the seed, with (epoch, index) in its counter."""
     return np.random.Generator(np.random.Philox(key=seed % (1 << 128), counter=[0, 0, index, epoch]))
+
+
+def tokens_of(example: Example, tokenizer: BertTokenizer) -> dict[str, Any]:
+    """An example as tokens, with the index at which segment B begins, the tokens to predict by their index, and the label."""
+    names = tokenizer.convert_ids_to_tokens(example.labels.tolist())
+    return {
+        "tokens": tokenizer.convert_ids_to_tokens(example.input_ids),
+        "second": int(example.second),
+        "predict": dict(zip(map(int, example.rows), names, strict=True)),
+        "next_sentence_label": None if example.next_sentence_label == IGNORE else int(example.next_sentence_label),
+    }
 
 
 def describe(example: Example, tokenizer: BertTokenizer) -> str:

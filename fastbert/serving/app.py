@@ -26,7 +26,8 @@ from fastbert.serving.gate import Gate
 from fastbert.serving.metrics import Metrics
 from fastbert.serving.responses import json_response, problem
 from fastbert.serving.settings import Settings
-from fastbert.serving.workers import GoneError, OverloadedError, Workers, say
+from fastbert.serving.workers import GoneError, OverloadedError, Workers
+from fastbert.terminal import show_line
 
 # The status of each error, and its type as text-embeddings-inference names it; the first that fits.
 STATUS: tuple[tuple[type[Exception], int, str], ...] = (
@@ -128,7 +129,7 @@ def _add_errors(app: FastAPI) -> None:
         return problem(error.status_code, "Validation" if error.status_code in (400, 413, 422) else "Error", str(error.detail))
 
     async def unforeseen(_: Request, error: Exception) -> Response:
-        say(f"unforeseen: {type(error).__name__}: {error}")
+        show_line(f"fastbert: unforeseen: {type(error).__name__}: {error}")
         return problem(500, "Backend", f"{type(error).__name__}")
 
     app.add_exception_handler(FastbertError, of_ours)

@@ -7,7 +7,7 @@ import socket
 import uvicorn
 
 from fastbert.serving.settings import Settings
-from fastbert.serving.workers import say
+from fastbert.terminal import show_note
 
 
 class Server(uvicorn.Server):
@@ -27,4 +27,4 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             name, port = self._settings.hostname, self.servers[0].sockets[0].getsockname()[1]
-            say(f"{self._settings.name} at http://{f'[{name}]' if ':' in name else name}:{port}")
+            show_note(f"fastbert: {self._settings.name} at http://{f'[{name}]' if ':' in name else name}:{port}")

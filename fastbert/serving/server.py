@@ -7,6 +7,7 @@ import socket
 from fastbert.errors import BackendError, InputError, check_package
 from fastbert.serving.settings import Settings
 from fastbert.stopping import Stopped
+from fastbert.terminal import show_note
 
 _NEEDED = ("fastapi", "uvicorn", "orjson", "prometheus_client")
 _SECONDS = 60  # that requests in flight have to end once the server is told to stop
@@ -41,7 +42,7 @@ def serve(settings: Settings) -> None:
 
     from fastbert.serving.app import make_app
     from fastbert.serving.listening import Server
-    from fastbert.serving.workers import Workers, say
+    from fastbert.serving.workers import Workers
 
     model = {
         "model": settings.model_id,
@@ -66,7 +67,7 @@ def serve(settings: Settings) -> None:
         try:
             Server(config, settings).run(sockets=[place])
         except (Stopped, KeyboardInterrupt):  # uvicorn raises the signal anew once it has drained
-            say("stopped")
+            show_note("fastbert: stopped")
         except SystemExit:
             raise workers.failure or BackendError("the server could not start") from None
         finally:

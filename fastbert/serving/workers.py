@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,9 +13,10 @@ from itertools import count as counter
 from queue import SimpleQueue
 from typing import Any
 
-from fastbert.errors import CheckpointError, FastbertError, InputError, TooLongError, printable
+from fastbert.errors import CheckpointError, FastbertError, InputError, TooLongError
 from fastbert.serving.messages import Answer, Ask, Cancel, Failed, Ready, send_all
 from fastbert.serving.worker import work
+from fastbert.terminal import show_line
 
 
 class OverloadedError(FastbertError):
@@ -126,7 +126,7 @@ class Workers:
             worker.waiting.pop(number, None)
         kinds = {"input": InputError, "too long": TooLongError, "gone": GoneError}
         if answer.kind == "failed":
-            say(f"a request failed: {answer.why}")
+            show_line(f"fastbert: a request failed: {answer.why}")
         if answer.kind:
             raise kinds.get(answer.kind, FastbertError)(answer.why)
         return answer.result
@@ -213,17 +213,12 @@ class Workers:
         for seconds in chain((0, 1, 2, 4, 8, 16), repeat(30)):
             if self._stopping:
                 return
-            say(f"the model's process has ended; another one is started{f' in {seconds} s' if seconds else ''}")
+            show_line(f"fastbert: the model's process has ended; another one is started{f' in {seconds} s' if seconds else ''}")
             await asyncio.sleep(seconds)
             self.restarts += 1
             try:
                 await self._launch(worker)
             except FastbertError as error:
-                say(str(error))
+                show_line(f"fastbert: {error}")
             else:
                 return
-
-
-def say(text: str) -> None:
-    """A line on stderr."""
-    print(printable(f"fastbert: {text}"), file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from fastbert import files
 from fastbert.errors import InputError, StoppedError
 from fastbert.studies.probe import ProbeOptions, probe_right_neighbour
-from fastbert.terminal import align, markdown_table
+from fastbert.terminal import Table
 from fastbert.training.preparation import prepare_corpus
 from fastbert.training.pretraining import PreTrainingResult, pretrain
 from fastbert.training.recipe import Recipe
@@ -42,7 +42,7 @@ NOTE = (
 )
 
 
-def run_suite(suite: str, recipe: Recipe, output: str | Path, device: str | None = None) -> str:
+def run_suite(suite: str, recipe: Recipe, output: str | Path, device: str | None = None) -> Table:
     """Trains every row of a suite, resuming an earlier call; returns the table, which is also written to table.md.
 
     Args:
@@ -63,8 +63,9 @@ def run_suite(suite: str, recipe: Recipe, output: str | Path, device: str | None
         prepare_corpus(recipe, output, lambda text: None)
         recipe = replace(recipe, data=replace(recipe.data, sources=(), corpus=str(output / "corpus")))
     rows = _objectives(recipe, output, device) if suite == "objectives" else _masking(recipe, output, device)
-    files.write_text(output / "table.md", "\n".join([*markdown_table(rows), "", NOTE]) + "\n")
-    return "\n".join([*align(rows), "", NOTE])
+    table = Table(rows, NOTE)
+    files.write_text(output / "table.md", table.markdown() + "\n")
+    return table
 
 
 def _objectives(recipe: Recipe, output: Path, device: str | None) -> list[tuple[str, ...]]:

@@ -16,7 +16,6 @@ from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import Split
 from fastbert.finetuning.results import spread
 from fastbert.model.composed import LAYERS
-from fastbert.terminal import align
 
 TABLE_7 = {
     "finetune": 96.4,
@@ -33,9 +32,9 @@ NOTE = "The paper's: F1 of BERT-base on dev of CoNLL-2003 (table 7), another mod
 def compare(
     kind: str,
     model: str | Path,
-    train: Split | Sequence[Any],
-    dev: Split | Sequence[Any] | None = None,
-    test: Split | Sequence[Any] | None = None,
+    train: Split | Sequence[Any] | str | Path,
+    dev: Split | Sequence[Any] | str | Path | None = None,
+    test: Split | Sequence[Any] | str | Path | None = None,
     *,
     output: str | Path,
     options: FineTuneOptions | None = None,
@@ -43,7 +42,7 @@ def compare(
     all_layers: bool = False,
     progress: Callable[[str], None] = terminal.show_status,
     **rest: Any,
-) -> str:
+) -> terminal.Table:
     """Runs both modes, and returns a table: parameters trained, time, memory, scores, and the paper's figures.
 
     Args:
@@ -69,12 +68,12 @@ def compare(
         rows[name] = finetune(
             kind, model, train, dev, test, output=folder / name, options=how, feature_cache=cache, progress=progress, **rest
         )
-    table, note = _table(rows, kind), NOTE if kind == "ner" else ""
-    files.write_text(folder / "table.md", "\n".join([*terminal.markdown_table(table), "", note]).rstrip() + "\n")
-    return "\n".join([*align(table), "", note]).rstrip()
+    table = terminal.Table(_rows(rows, kind), NOTE if kind == "ner" else "")
+    files.write_text(folder / "table.md", table.markdown() + "\n")
+    return table
 
 
-def _table(rows: dict[str, FineTuneResult], kind: str) -> list[tuple[str, ...]]:
+def _rows(rows: dict[str, FineTuneResult], kind: str) -> list[tuple[str, ...]]:
     part = "test" if next(iter(rows.values())).seeds[0].test else "dev"
     metrics = list(getattr(next(iter(rows.values())).seeds[0], part))
     table = [("", "parameters trained", "minutes", "memory, MiB", *(f"{part} {name}" for name in metrics))]

@@ -19,7 +19,6 @@ from fastbert.finetuning.options import FineTuneOptions
 from fastbert.finetuning.problems import Split
 from fastbert.finetuning.results import spread
 from fastbert.studies.comparison import compare
-from fastbert.terminal import align
 
 STUDIES = ("pooling", "direction", "features")
 POOLINGS: dict[str, str | None] = {
@@ -54,7 +53,7 @@ def run_study(
     left_to_right_model: str | Path | None = None,
     progress: Callable[[str], None] = terminal.show_status,
     **rest: Any,
-) -> str:
+) -> terminal.Table:
     """Runs or resumes a study; returns its table, which is also written to table.md.
 
     Args:
@@ -110,9 +109,9 @@ def run_study(
             task.kind, start, task.train, task.dev, task.test, output=folder / place, options=how, progress=progress, **rest
         )
         found.append((title, *_cells(result)))
-    table = [("", "metric", "score", "dev or test"), *found]
-    files.write_text(folder / "table.md", "\n".join([*terminal.markdown_table(table), "", note]).rstrip() + "\n")
-    return "\n".join([*align(table), *(["", note] if note else [])])
+    table = terminal.Table([("", "metric", "score", "dev or test"), *found], note)
+    files.write_text(folder / "table.md", table.markdown() + "\n")
+    return table
 
 
 def _cells(result: FineTuneResult) -> tuple[str, str, str]:
