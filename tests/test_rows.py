@@ -99,9 +99,8 @@ def test_fine_tuning_on_a_data_set_gives_the_bits_of_its_file(tmp_path: Path) ->
     options = FineTuneOptions(epochs=1, batch_size=8, lr=1e-3)
     results = []
     for number, train in enumerate((data["train"], written(data["train"], tmp_path / "train.jsonl"))):
-        part = train if isinstance(train, Dataset) else read_split("classify", train, "train", ReadOptions())
         dev = data["validation"]
-        results.append(finetune("classify", folder, part, dev, output=tmp_path / str(number), options=options, device="cpu"))
+        results.append(finetune("classify", folder, train, dev, output=tmp_path / str(number), options=options, device="cpu"))
     weights = [(result.folder / "model" / "model.safetensors").read_bytes() for result in results]
     assert weights[0] == weights[1]
     model = Classifier.from_pretrained(results[0].folder / "model", "cpu")

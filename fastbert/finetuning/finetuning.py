@@ -62,9 +62,9 @@ class FineTuneResult:
 def finetune(
     kind: str,
     model: str | Path,
-    train: Split | Sequence[Any],
-    dev: Split | Sequence[Any] | None = None,
-    test: Split | Sequence[Any] | None = None,
+    train: Split | Sequence[Any] | str | Path,
+    dev: Split | Sequence[Any] | str | Path | None = None,
+    test: Split | Sequence[Any] | str | Path | None = None,
     *,
     output: str | Path,
     options: FineTuneOptions | None = None,
@@ -80,9 +80,9 @@ def finetune(
     Args:
         kind: "classify", "nli", "regress", "choice", "ner" or "qa".
         model: a directory or hub id to start from.
-        train, dev, test: examples of `fastbert.data` (`TextExample`, `ChoiceExample`, `TaggedSentence`, `Question`), or rows
-            with the columns of a table, such as a `datasets.Dataset`; `read_split` takes other names of columns. The best epoch
-            is chosen on dev; without it the last one is kept.
+        train, dev, test: files; or rows with the columns of a table, such as a `datasets.Dataset`; or examples of
+            `fastbert.data` (`TextExample`, `ChoiceExample`, `TaggedSentence`, `Question`). `read_split` takes other names of
+            columns. The best epoch is chosen on dev; without it the last one is kept.
         output: folder of the run: a new folder, or that of the run to resume.
         options: hyperparameters; None means the paper's values.
         seeds: number of training runs, with the seeds `options.seed`, `options.seed + 1`, ...
@@ -271,8 +271,8 @@ def _may_differ(key: str, before: Any, now: Any) -> bool:
     return name in ("seeds", "checkpoint_every", "model") or (name == "weights" and before is None)
 
 
-def _split(kind: str, part: Split | Sequence[Any], name: str, options: FineTuneOptions) -> Split:
-    if not isinstance(part, Split) and is_rows(part):
+def _split(kind: str, part: Split | Sequence[Any] | str | Path, name: str, options: FineTuneOptions) -> Split:
+    if isinstance(part, str | Path) or (not isinstance(part, Split) and is_rows(part)):
         part = read_split(kind, part, name, ReadOptions(multi_label=options.multi_label))
     split = part if isinstance(part, Split) else Split(name, list(part))
     if not split.examples:

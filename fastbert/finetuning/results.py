@@ -11,10 +11,12 @@ from typing import Any
 
 from fastbert.data.tags import spans
 from fastbert.finetuning.metrics import exact_match, normalize_answer
+from fastbert.finetuning.pictures import draw_confusion, draw_counts
 from fastbert.finetuning.problems import Prediction, Problem
 from fastbert.terminal import markdown_table
 
 SHOWN = 20  # errors that the report lists
+WIDEST = 20  # labels of a confusion table in Markdown
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
@@ -56,7 +58,7 @@ def write_errors(folder: Path, problem: Problem, predictions: Sequence[Predictio
     if problem.kind not in ("ner", "qa"):
         return _confusion(folder, problem, predictions)
     found, picture = _tag_errors(predictions) if problem.kind == "ner" else _answer_errors(predictions)
-    if _bars(folder / "errors.png", picture):
+    if draw_counts(folder / "errors.png", picture):
         found.lines += ["", "![errors](errors.png)"]
     return found
 
@@ -68,12 +70,21 @@ def _confusion(folder: Path, problem: Problem, predictions: Sequence[Prediction]
     labels = problem.labels or sorted({*gold, *given})
     matrix = confusion_matrix(gold, given, labels=labels)
     table = classification_report(gold, given, labels=labels, output_dict=True, zero_division=0)
-    counts = ([name, *map(str, row)] for name, row in zip(labels, matrix.tolist(), strict=True))
-    lines = ["## Confusion", "", *markdown_table([["right \\ predicted", *labels], *counts])]
-    lines += ["", *_score_table(table, labels)]
-    if _heat(folder / "confusion.png", matrix, labels):
-        lines += ["", "![confusion](confusion.png)"]
+    lines = ["## Confusion", "", *_confusion_table(matrix, labels), "", *_score_table(table, labels)]
+    notes = draw_confusion(folder / "confusion.png", matrix, labels)
+    if notes:
+        lines += ["", "![confusion](confusion.png)", *notes]
     return Errors(lines, {"classes": _plain(table), "confusion": {"labels": labels, "counts": matrix.tolist()}})
+
+
+def _confusion_table(matrix: Any, labels: Sequence[str]) -> list[str]:
+    """All counts; of many labels those that are confused most often, as the whole table could not be read."""
+    if len(labels) <= WIDEST:
+        counts = ([name, *map(str, row)] for name, row in zip(labels, matrix.tolist(), strict=True))
+        return markdown_table([["right \\ predicted", *labels], *counts])
+    wrong = sorted(((-count, i, j) for i, row in enumerate(matrix.tolist()) for j, count in enumerate(row) if count and i != j))
+    rows = [(labels[i], labels[j], str(-count)) for count, i, j in wrong[:SHOWN]]
+    return markdown_table([("right", "predicted", "examples"), *rows])
 
 
 def _plain(table: Any) -> Any:
@@ -172,45 +183,3 @@ def _score_table(table: Any, names: Sequence[str], what: str = "label", counted:
 
 def _escape_row(line: str) -> str:
     return line.replace("\n", " ")
-
-
-def _figure(width: float, height: float) -> Any:
-    """A new figure; None if matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _heat(path: Path, matrix: Any, labels: Sequence[str]) -> bool:
-    size = min(max(4.0, 0.6 * len(labels) + 2), 16)
-    figure = _figure(size, size)
-    if figure is None:
-        return False
-    axes = figure.add_subplot()
-    shares = matrix / matrix.sum(1, keepdims=True).clip(min=1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(labels)), labels, rotation=90 if len(labels) > 5 else 0)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("right")
-    if len(labels) <= 20:
-        for i, row in enumerate(matrix.tolist()):
-            for j, count in enumerate(row):
-                axes.text(j, i, str(count), ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
-    figure.savefig(path, dpi=110)
-    return True
-
-
-def _bars(path: Path, counts: Counter[str]) -> bool:
-    figure = _figure(7, 0.4 * len(counts) + 1.2)
-    if figure is None:
-        return False
-    axes = figure.add_subplot()
-    names, values = zip(*reversed(counts.most_common()), strict=True)
-    bars = axes.barh(names, values, color="steelblue")
-    axes.bar_label(bars)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
-    return True
