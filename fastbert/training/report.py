@@ -1,7 +1,8 @@
-"""The report of a run: what was trained, its results, and the loss curve."""
+"""The report of a run: what was trained, its results, and a picture of losses and rates."""
 
 from __future__ import annotations
 
+from math import log
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -49,30 +50,39 @@ def write_report(folder: Path) -> None:
             f"Unigram entropy of the held-out text: {entropy:.3f} nats; the MLM loss ends {abs(gain):.3f} {where} it.",
             "",
         ]
-    if train and _plot(folder / "loss.png", train, held_out):
+    if train and draw_run(folder / "loss.png", train, held_out):
         lines += ["![loss](loss.png)", ""]
     files.write_text(folder / "report.md", "\n".join(lines))
 
 
-def _plot(path: Path, train: list[dict[str, Any]], held_out: list[dict[str, Any]]) -> bool:
-    """Plots the loss curve; returns False if matplotlib is not installed."""
+def draw_run(path: Path, train: list[dict[str, Any]], held_out: list[dict[str, Any]]) -> bool:
+    """Plots losses, learning rate and speed against the step; returns False if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot([r["step"] for r in train], [r["masked_lm_loss"] for r in train], lw=0.8, alpha=0.6, label="MLM, training")
+    has_pairs = "next_sentence_loss" in train[-1]
+    figure = Figure(figsize=(8, 7.5 if has_pairs else 5.5), layout="constrained")
+    *losses, rates = figure.subplots(3 if has_pairs else 2, 1, sharex=True, height_ratios=[3, 2, 2] if has_pairs else [3, 2])
+    steps = [record["step"] for record in train]
+    for axes, name, title in zip(losses, ("masked_lm_loss", "next_sentence_loss"), ("MLM loss", "pair loss"), strict=False):
+        axes.plot(steps, [record[name] for record in train], lw=0.8, alpha=0.7, label="training")
+        found = [(record["step"], record[name]) for record in held_out if name in record]
+        if found:
+            axes.plot(*zip(*found, strict=True), marker="o", ms=3, label="held out")
+        axes.set_ylabel(f"{title}, nats")
     if held_out:
-        steps = [r["step"] for r in held_out]
-        axes.plot(steps, [r["masked_lm_loss"] for r in held_out], marker="o", ms=3, label="MLM, held out")
-        axes.axhline(held_out[-1]["unigram_entropy"], ls="--", lw=0.8, color="gray", label="unigram entropy, held out")
-    if "next_sentence_loss" in train[-1]:
-        axes.plot(
-            [r["step"] for r in train], [r["next_sentence_loss"] for r in train], lw=0.8, alpha=0.6, label="pairs, training"
-        )
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss, nats")
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+        losses[0].axhline(held_out[-1]["unigram_entropy"], ls="--", lw=0.8, color="gray", label="unigram entropy, held out")
+    if has_pairs:
+        losses[1].axhline(log(2), ls="--", lw=0.8, color="gray", label="guessing")
+    for axes in losses:
+        axes.legend(frameon=False)
+    rates.plot(steps, [record["lr"] for record in train], color="tab:green")
+    rates.set_ylabel("learning rate", color="tab:green")
+    rates.set_xlabel("step")
+    speed = rates.twinx()
+    speed.plot(steps, [record["tokens_per_second"] for record in train], lw=0.8, color="tab:purple")
+    speed.set_ylabel("tokens a second", color="tab:purple")
+    speed.set_ylim(bottom=0)
+    figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
     return True
