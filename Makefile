@@ -11,7 +11,7 @@ PYTHON := .venv/bin/python
 setup := .venv/ready
 endif
 
-.PHONY: test test-all test-triton36 test-transformers4 test-newest bench lint clean
+.PHONY: test test-all test-triton36 test-transformers4 test-newest bench docs lint clean
 
 # Two processes side by side: the interpreter of Triton and much of the rest keep one core busy, not two.
 JOBS ?= 2
@@ -62,6 +62,11 @@ test-newest: .venvnewest/ready
 bench: $(setup)
 	$(PYTHON) benchmarks/run.py $(ARGS)
 
+# The pages of docs/ with the reference of the Python interface, as files for a browser: site/index.html.
+docs: $(setup)
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 lint: $(setup)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -77,4 +82,4 @@ lint: $(setup)
 	@touch $@
 
 clean:
-	rm -rf .venv .venv36 .venv4 .venvnewest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv36 .venv4 .venvnewest build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -13,6 +13,7 @@ tasks = ["scikit-learn", "scipy", "seqeval", "matplotlib", "pyarrow"]  # metrics
 train = ["matplotlib", "tensorboard", "pytorch-optimizer>=3"]  # loss curves, TensorBoard files, LAMB
 serve = ["fastapi>=0.115", "uvicorn>=0.40", "httptools", "uvloop; platform_system != 'Windows'", "orjson>=3.10"]
 serve += ["prometheus-client>=0.20"]
+docs = ["mkdocs-material>=9.6", "mkdocstrings-python>=1.16"]  # the pages of docs/, and the reference from docstrings
 setup(
     name="fastbert-triton",
     version=version,
@@ -66,6 +67,8 @@ setup(
             "cohere",
             "httpx",
             "selenium",
+            "shtab",
+            *docs,
             *serve,
             "onnxscript",
             "onnxruntime; platform_system == 'Linux'",
@@ -74,6 +77,8 @@ setup(
             *train,
             *tasks,
         ],
+        "completion": ["shtab"],
+        "docs": docs,
         "train": train,
         "tasks": tasks,
         "bulk": ["pyarrow"],

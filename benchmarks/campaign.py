@@ -8,7 +8,7 @@
 Each part runs in a separate process with a time limit, and writes its own file under results/<device>/parts/. A part that was
 stopped by its limit or by Ctrl-C keeps its measurements and resumes from there (tests and start-up times start over); a part
 that is done runs again only with --again or with different options. CUDA_VISIBLE_DEVICES selects the GPU if there are several.
-At the end all rows are merged into results/<device>/<date>.jsonl with its report, and `report.py` copies them to README. Exit
+At the end all rows are merged into results/<device>/<date>.jsonl with its report, and `report.py` copies them to the docs. Exit
 code 0 on success, 1 if a part failed or is unfinished, 2 for bad arguments.
 """
 
@@ -299,7 +299,7 @@ def _run(args: argparse.Namespace) -> int:
     written = campaign.merge()
     print(campaign.table())
     if written is not None:
-        print(f"\nwritten: {written} and its report; python benchmarks/report.py updates README and the predictions' table")
+        print(f"\nwritten: {written} and its report; python benchmarks/report.py updates the docs and the predictions' table")
     return 0 if all(campaign.done(part) for part in wanted) else 1
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py run --task mrpc --seeds 0 1 2     trains with both systems, tests, adds rows to the results
     python benchmarks/quality.py speed                             seconds per epoch, alternating between the systems
-    python benchmarks/quality.py table                             writes quality.md and README's table from all rows
+    python benchmarks/quality.py table                             writes quality.md and the table of docs/finetuning.md
 
 Each training run is a separate process, so that none inherits the memory or state of another. Rows are stored in
 results/finetuning/quality.jsonl; a row is replaced when it is measured again. FASTBERT_TEST_DATA names the data folder.
@@ -162,7 +162,7 @@ def _add(rows: list[dict[str, Any]]) -> None:
 
 
 def _write_table() -> str:
-    """Writes quality.md and README's table: scores as mean and standard deviation over seeds, and the speed."""
+    """Writes quality.md and the table of docs/finetuning.md: scores, mean and standard deviation over seeds, and the speed."""
     rows = _read()
     lines = ["# Fine-tuning: scores and speed beside transformers", ""]
     lines += [f"all-MiniLM-L6-v2, the paper's recipe ({_recipe_line()}). {_machine(rows)}", ""]
@@ -194,9 +194,9 @@ def _write_table() -> str:
     text = "\n".join(lines) + "\n"
     if rows:
         files.write_text(_results().with_name("quality.md"), text)
-        readme = Path(__file__).resolve().parents[1] / "README.md"
+        page = Path(__file__).resolve().parents[1] / "docs" / "finetuning.md"
         block = pages.marked((BEGIN, END), "\n".join(lines[2:]))
-        files.write_text(readme, pages.put(readme.read_text(encoding="utf-8"), (BEGIN, END), block))
+        files.write_text(page, pages.put(page.read_text(encoding="utf-8"), (BEGIN, END), block))
     return text
 
 

@@ -1,6 +1,6 @@
-"""Turns result rows into console tables, the Markdown report, the HTML page and the README's tables.
+"""Turns result rows into console tables, the Markdown report, the HTML page and the tables of the docs.
 
-python benchmarks/report.py                          the README's tables and the reports of the newest results of each device
+python benchmarks/report.py                          docs/benchmarks.md and the reports of the newest results of each device
 python benchmarks/report.py NEW.jsonl                the report of one file, next to it
 python benchmarks/report.py NEW.jsonl --compare OLD.jsonl --fail-below 0.95
                                                      what got slower; exit code 1 if any of our rows did
@@ -26,6 +26,7 @@ from fastbert.errors import InputError
 from fastbert.terminal import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
 MARKS = ("<!-- benchmark: begin -->", "<!-- benchmark: end -->")
 TARGET_MARKS = ("<!-- targets: begin -->", "<!-- targets: end -->")
 Cells = list[tuple[str, ...]]
@@ -187,8 +188,8 @@ def overview(groups: Sequence[Sequence[Row]]) -> str:
     return _lines(cells)
 
 
-def readme_block(folder: Path = RESULTS) -> str:
-    """The text between the README's benchmark markers."""
+def benchmark_block(folder: Path = RESULTS) -> str:
+    """The text between the benchmark marks of the docs."""
     blocks = [MARKS[0]]
     results = records.newest(folder)
     for path, rows in (one for one in results if one[1][0]["cuda"] is not None):
@@ -199,7 +200,7 @@ def readme_block(folder: Path = RESULTS) -> str:
                 asked = [group for group in of_suite if group[0]["model"] == model]
                 blocks.append(f"**{model}, {asked[0][0]['dtype']}: {caption}**\n\n{overview(asked)}")
         name = f"benchmarks/results/{rows[0]['device']}/{path.stem}"
-        blocks.append(f"{machine(rows)} Every table, with spreads, memory, checks and what is missing: [{name}.md]({name}.md).")
+        blocks.append(f"{machine(rows)} Every table, with spreads, memory, checks and what is missing: `{name}.md`.")
     on_cpus = [one for one in results if one[1][0]["cuda"] is None]
     if on_cpus:
         caption = "**CPUs, float32: the lowest and the highest figure of the processors**"
@@ -207,10 +208,10 @@ def readme_block(folder: Path = RESULTS) -> str:
     return "\n\n".join([*blocks, MARKS[1]])
 
 
-def update_readme(path: Path = ROOT / "README.md") -> None:
-    """Replaces the text between the README's markers: the tables and the targets."""
+def update_page(path: Path = PAGE) -> None:
+    """Replaces the text between the marks of docs/benchmarks.md: the tables and the targets."""
     text = path.read_text(encoding="utf-8")
-    for marks, block in ((MARKS, readme_block()), (TARGET_MARKS, targets_block())):
+    for marks, block in ((MARKS, benchmark_block()), (TARGET_MARKS, targets_block())):
         text = pages.put(text, marks, block)
     files.write_text(path, text)
 
@@ -223,7 +224,7 @@ def update_predictions() -> None:
 
 
 def targets_block(folder: Path = RESULTS) -> str:
-    """The text between the README's target markers."""
+    """The text between the target marks of the docs."""
     return pages.marked(TARGET_MARKS, targets.block([rows for _, rows in records.newest(folder)], questions))
 
 
@@ -241,7 +242,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns 0 on success, 1 if any of our rows got slower, 2 for bad arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "results", type=Path, nargs="?", help="a results file (default: the newest of each device, and the README)"
+        "results", type=Path, nargs="?", help="a results file (default: the newest of each device, and the docs)"
     )
     parser.add_argument("--compare", type=Path, metavar="OLD.jsonl", help="results to compare with")
     parser.add_argument("--fail-below", type=float, default=0.95, help="minimum new/old speed of our rows (default: 0.95)")
@@ -252,7 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
                 raise InputError("--compare needs the new results too: report.py NEW.jsonl --compare OLD.jsonl")
             for path, rows in records.newest():
                 write_reports(path, rows)
-            update_readme()
+            update_page()
             update_predictions()
             return 0
         rows = records.read(args.results)

@@ -1,4 +1,4 @@
-"""The benchmark: its gate, its processes, its arguments, its files, and that README's figures come from committed results."""
+"""The benchmark: its gate, processes, arguments and files, and that the figures of the docs come from committed results."""
 
 from __future__ import annotations
 
@@ -450,10 +450,10 @@ def committed_results(folder: Path) -> Path:
     return folder if names else records.RESULTS
 
 
-def test_readme_figures_are_made_from_committed_results(tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_figures_of_the_docs_are_made_from_committed_results(tmp_path: Path) -> None:
+    text = report.PAGE.read_text(encoding="utf-8")
     found = committed_results(tmp_path)
-    for (begin, end), made in ((report.MARKS, report.readme_block), (report.TARGET_MARKS, report.targets_block)):
+    for (begin, end), made in ((report.MARKS, report.benchmark_block), (report.TARGET_MARKS, report.targets_block)):
         assert begin + text.split(begin)[1].split(end)[0] + end == made(found)
     assert records.newest(found), "no results are committed"
 

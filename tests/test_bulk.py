@@ -599,14 +599,14 @@ def test_the_page_s_commands_are_commands_and_its_python_runs(
     Path("corpus/a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (block,) = (one for one in re.findall(r"```python\n(.*?)```", page, re.S) if "run_job" in one)
     exec(block.replace("my-model/", str(model)), {})
-    wanted = parquet.read_table("vectors/")
+    wanted = parquet.read_table("titles/")
     assert wanted.column_names == ["id", "title", "vector"]
 
     import datasets
     import pandas as pd
 
-    found = datasets.load_dataset("parquet", data_files="vectors/*.parquet", split="train", cache_dir=str(tmp_path / "cache"))
-    assert list(found["title"]) == list(pd.read_parquet("vectors/")["title"]) == [row["title"] for row in rows]
+    found = datasets.load_dataset("parquet", data_files="titles/*.parquet", split="train", cache_dir=str(tmp_path / "cache"))
+    assert list(found["title"]) == list(pd.read_parquet("titles/")["title"]) == [row["title"] for row in rows]
 
 
 def test_the_page_s_figures_are_the_committed_ones_and_reach_their_aims() -> None:

@@ -98,7 +98,7 @@ def test_the_command_writes_what_opens_alone(tmp_path: Path, capsys: pytest.Capt
 
 def test_the_page_names_the_limit() -> None:
     page = " ".join((Path(__file__).parents[1] / "docs/integrations.md").read_text(encoding="utf-8").split())
-    assert f"a value that is further than {exporting.TOLERANCE:g}".replace("e-05", "e-5") in page
+    assert f"a value is further than {exporting.TOLERANCE:g}".replace("e-05", "e-5") in page
 
 
 def test_what_cannot_be_exported_is_said_and_leaves_nothing(

@@ -56,7 +56,7 @@ def quantised(model: torch.nn.Module) -> int:
 
 
 def test_the_page_names_the_limits_of_the_gate() -> None:
-    page = " ".join((Path(__file__).parents[1] / "docs/integrations.md").read_text(encoding="utf-8").split())
+    page = " ".join((Path(__file__).parents[1] / "docs/embedding.md").read_text(encoding="utf-8").split())
     assert f"at least {quantizing.MIN_GAIN} times as fast as float32" in page
     assert f"a mean cosine of at least {quantizing.MIN_COSINE} with float32's" in page
 

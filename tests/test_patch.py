@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,15 +14,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from any_tokenizer import folder_of
 from conftest import SMALL, worst
 from torch import Tensor, nn
 
 import fastbert
 from fastbert.errors import BackendError, InputError
 from fastbert.integrations.patched import PatchedForward
-from fastbert.model import quantizing
-from fastbert.tasks import Embedder
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "Bert": {**SMALL},
@@ -574,32 +570,3 @@ def test_pipelines(minilm: Path) -> None:
     wanted = pipe("A text for a pipeline.")
     assert worst(torch.tensor(fastbert.patch(pipe)("A text for a pipeline.")), torch.tensor(wanted)) < 1e-5
     assert isinstance(pipe.model.__dict__["forward"], PatchedForward)
-
-
-@pytest.mark.skipif(
-    int(transformers.__version__.split(".")[0]) < 5, reason="the page registers attention, which is of transformers 5"
-)
-def test_the_page_s_examples_run(minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # where Trainer makes its folder
-    page = (Path(__file__).parents[1] / "docs/integrations.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, re.S)
-    assert len(blocks) == 7
-    folder = folder_of("unigram", tmp_path / "xlm-r")
-    config = fastbert.XLMRobertaConfig(**{**SMALL, "vocab_size": 500, "pad_token_id": 1, "max_position_embeddings": 70})
-    fastbert.XLMRobertaForMaskedLM(config).save_pretrained(folder)
-    names = {
-        "sentence-transformers/all-MiniLM-L6-v2": str(minilm),
-        "FacebookAI/xlm-roberta-base": str(folder),
-        "my-model/": str(minilm),
-    }
-    monkeypatch.setattr(quantizing, "MIN_GAIN", 0.0)  # whatever else runs on this machine
-    monkeypatch.setattr(quantizing, "_ROUNDS", 1)
-    for block in blocks:
-        model = fastbert.BertForSequenceClassification(fastbert.BertConfig(**SMALL))
-        scope: dict[str, Any] = {"fastbert": fastbert, "model": model, "dataset": [{"input_ids": [2, 5, 3], "labels": 1}]}
-        scope |= {"Embedder": Embedder}
-        for name, place in names.items():
-            block = block.replace(name, place)
-        exec(block, scope)
-        shapes = {"vectors": (2, 384), "short": (2, 128), "bits": (2, 48), "chunks": (2, 384)}
-        assert all(scope[name].shape == shape for name, shape in shapes.items() if name in scope)

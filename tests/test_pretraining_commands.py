@@ -263,7 +263,7 @@ def test_a_frozen_encoder_keeps_its_bits() -> None:
 
 
 @pytest.mark.parametrize("name", ["minute", "books"])
-def test_the_readmes_figures_are_those_of_the_committed_runs(name: str) -> None:
+def test_the_figures_of_the_docs_are_those_of_the_committed_runs(name: str) -> None:
     root = Path(__file__).resolve().parents[1]
     records = read_metrics(root / "benchmarks" / "results" / "pretraining" / name / "metrics.jsonl")
     last = next(record for record in reversed(records) if record["kind"] == "eval")
@@ -271,7 +271,7 @@ def test_the_readmes_figures_are_those_of_the_committed_runs(name: str) -> None:
     below = last["unigram_entropy"] - last["masked_lm_loss"]
     assert below > 0.5
     build = json.loads((root / "benchmarks" / "results" / "pretraining" / "data_build.json").read_text())
-    text = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    text = " ".join((root / "docs" / "pretraining.md").read_text(encoding="utf-8").split())
     for figure in (
         f"{last['step']:,} steps",
         f"took {minutes:.1f} minutes",

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from bulk_cases import everything
 from task_cases import save_encoder, texts
@@ -18,7 +16,6 @@ from fastbert import cli
 from fastbert.bulk import Embed, run_job
 from fastbert.errors import InputError
 from fastbert.integrations.ray import Embedder, _Maker
-from fastbert.tasks import Embedder as OwnEmbedder
 
 
 @pytest.fixture(scope="module")
@@ -55,28 +52,6 @@ def test_two_nodes_make_the_same_bytes(
         assert everything(Path("out")) == everything(Path("alone"))
         assert cli.main([*given[:-4], "--overlong", "error", "--pooling", "max", "--engine", "ray"]) == 2
         assert "out was begun without pooling, and is now given with --pooling ['max']" in capsys.readouterr().err
-    finally:
-        ray.shutdown()
-
-
-@pytest.mark.thorough
-def test_the_page_s_pipeline_of_ray_data_runs(cluster: Any, model: Path, tmp_path: Path) -> None:
-    import ray
-    from pyarrow import parquet
-
-    values = [one.text for one in texts(200, seed=3)]
-    ray.init(address=cluster.address, log_to_driver=False)
-    try:
-        parquet.write_table(pa.table({"text": values, "n": list(range(200))}), tmp_path / "corpus.parquet")
-        page = (Path(__file__).parents[1] / "docs/bulk.md").read_text(encoding="utf-8")
-        (block,) = (one for one in re.findall(r"```python\n(.*?)```", page, re.S) if "import ray" in one)
-        places = {"corpus/": str(tmp_path / "corpus.parquet"), "vectors/": str(tmp_path / "vectors"), "my-model/": str(model)}
-        for name, here in {**places, "size=4": "size=1"}.items():  # another process reads and writes
-            assert name in block
-            block = block.replace(name, here)
-        exec(block, {})
-        found = parquet.read_table(tmp_path / "vectors").sort_by("n")
-        assert np.allclose(found["vector"].to_pylist(), OwnEmbedder.from_pretrained(model).encode(values), atol=1e-6)
     finally:
         ray.shutdown()
 

@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
+from browsing import needs_browser, one, wait
 from serving_cases import listening
 from task_cases import save_encoder, save_head
 
-BROWSER = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium and its driver (Debian: chromium, chromium-driver)")
-PICTURE = Path(__file__).parents[1] / "docs/server-page.png"
+pytestmark = needs_browser
+PICTURE = Path(__file__).parents[1] / "docs/images/server-page.png"
 THREE = {"id2label": {0: "entailment", 1: "neutral", 2: "contradiction"}, "num_labels": 3}
 TAGS = {"id2label": {0: "O", 1: "B-X", 2: "I-X"}, "num_labels": 3}
-QUIET = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
-QUIET += ("--disable-background-networking", "--disable-component-update", "--window-size=1000,1150")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(BROWSER)
-    for one in QUIET:
-        options.add_argument(one)
-    found = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    yield found
-    found.quit()
 
 
 @contextmanager
@@ -44,16 +26,6 @@ def served(browser: Any, folder: Path, kind: str | None = None, **settings: Any)
             yield url
         finally:
             browser.get("about:blank")
-
-
-def one(browser: Any, css: str) -> Any:
-    return browser.find_element("css selector", css)
-
-
-def wait(browser: Any, condition: Any) -> Any:
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    return WebDriverWait(browser, 20).until(lambda _: condition())
 
 
 def opened(browser: Any, url: str) -> None:

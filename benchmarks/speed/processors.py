@@ -1,4 +1,4 @@
-"""One table for all processors that were measured, for README: the lowest and the highest figure of each case."""
+"""One table for all processors that were measured, for the docs: the lowest and the highest figure of each case."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def block(results: Sequence[tuple[Path, list[Row]]], questions: Callable[[list[R
         else:
             speed = _span([float(row["texts_per_s"]) for row in rows], " texts/s")
         lines.append((f"{model}, {work}", str(len(groups)), speed, *(_span(each, "x") for each in gains)))
-    where = [f"- {_processor(rows)}: [{path.stem}]({_link(path, rows)})" for path, rows in results]
+    where = [f"- {_processor(rows)}: `{_path(path, rows)}`" for path, rows in results]
     return "\n".join([*markdown_table(lines), "", *where])
 
 
@@ -82,5 +82,5 @@ def _processor(rows: Sequence[Row]) -> str:
     return f"{row['cpu']}{set_of}, {row['cores']} cores, matrix products at {rate:.2f} TFLOP/s; commit {row['commit']}"
 
 
-def _link(path: Path, rows: Sequence[Row]) -> str:
+def _path(path: Path, rows: Sequence[Row]) -> str:
     return f"benchmarks/results/{rows[0]['device']}/{path.stem}.md"

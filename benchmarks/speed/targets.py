@@ -1,4 +1,4 @@
-"""The project's performance targets compared with committed results, as a table for README.
+"""The project's performance targets compared with committed results, as a table for the docs.
 
 A target can only be met by a row of ours that passed its check, with a baseline measured in the same run; a figure without a
 baseline is shown and marked as such. Targets are for 16-bit types on a GPU, and for float32 on a CPU.
