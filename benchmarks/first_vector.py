@@ -2,8 +2,7 @@
 
     python benchmarks/first_vector.py            # writes results/first_vector.json
 
-Packages come from pip's index, without its cache. The model comes as a package too, in place of the hub, which not every machine
-reaches; its size is counted.
+pip fetches everything anew, without its cache. The model comes as a package, since not every machine reaches the hub.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def block_of_readme(text: str) -> str:
 
 def fetched(output: str) -> tuple[int, float]:
     """How many distributions pip fetched, and their bytes, from its output."""
-    sizes = re.findall(r"^\s*(?:Downloading|Processing) \S+(?: \(([\d.]+) (kB|MB|GB)\))?", output, re.M)
+    sizes = re.findall(r"^\s*(?:Downloading|Processing) (?!\S+\.metadata)\S+(?: \(([\d.]+) (kB|MB|GB)\))?", output, re.M)
     return len(sizes), sum(float(size) * UNITS[unit] for size, unit in sizes if size)
 
 

@@ -29,6 +29,7 @@ DOCS = Path(__file__).resolve().parent
 IMAGES = DOCS / "images"
 OURS, OTHERS = "#d9480f", ["#495057", "#868e96", "#adb5bd", "#ced4da"]
 COMMANDS = ("<!-- commands: begin -->", "<!-- commands: end -->")
+FIRST_VECTOR = ("<!-- first vector: begin -->", "<!-- first vector: end -->")
 PARAMETERS = ("<!-- parameters: begin -->", "<!-- parameters: end -->")
 
 
@@ -61,6 +62,18 @@ def parameters_block() -> str:
     rows.append(("short formula", "30000 N + 12 N^2 L", *(f"{found.notes_estimate:,}" for found in sizes.values())))
     rows.append(("the paper", "", *(f"{PAPER[size]:,}" for size in sizes)))
     return pages.marked(PARAMETERS, "\n".join(markdown_table(rows)))
+
+
+def first_vector_block() -> str:
+    """How long the first vector took, from `benchmarks/first_vector.py`."""
+    found = files.read_json(records.RESULTS / "first_vector.json")
+    place = f"{found['cpu']}, {found['cores']} cores, Python {found['python']}, torch {found['torch']}"
+    text = (
+        f"From `git clone` to the first vector it took {found['total_s']:.0f} seconds, {found['seconds']['install']:.0f} of "
+        f"them for `pip install`: {found['distributions']} packages, {found['megabytes_installed']:,} MB when installed "
+        f"({place}; commit {found['commit']}). `python benchmarks/first_vector.py` measures it."
+    )
+    return pages.marked(FIRST_VECTOR, text)
 
 
 # -- the page on which one chooses device and case -----------------------------------------------------------------------------
@@ -173,7 +186,7 @@ def draw_gain(target: Path) -> None:
         axis.invert_yaxis()
         axis.set_xlim(0, 1.55 * max(rate / rates["transformers"] for _, rates in cases for rate in rates.values()))
         axis.set_title(title, fontsize=9)
-        axis.set_xlabel("times transformers; labels: texts a second", fontsize=7.5)
+        axis.set_xlabel("times transformers; labels: texts per second", fontsize=7.5)
         axis.tick_params(labelsize=7.5)
         axis.spines[["top", "right"]].set_visible(False)
     save(figure, target)
@@ -269,7 +282,11 @@ def save(figure: Any, target: Path) -> None:
 
 
 PICTURES = {"gain.svg": draw_gain, "packing.svg": draw_packing, "road.svg": draw_road, "minute.svg": draw_run_of_minute}
-TABLES = {"commands.md": (COMMANDS, commands_block), "pretraining.md": (PARAMETERS, parameters_block)}
+TABLES = {
+    "commands.md": (COMMANDS, commands_block),
+    "pretraining.md": (PARAMETERS, parameters_block),
+    "index.md": (FIRST_VECTOR, first_vector_block),
+}
 
 
 def main() -> None:

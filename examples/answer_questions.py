@@ -2,7 +2,7 @@
 
     python examples/answer_questions.py notes/ "What does shutil.move do?"
 
-The answerer is trained here, in a minute, on questions about documentation that other modules carry.
+The answerer is trained here, in a minute or two, on questions about the documentation of Python's modules.
 """
 
 import importlib

@@ -25,7 +25,7 @@ def write_corpus(folder: Path) -> None:
 
 
 def main(output: Path) -> None:
-    """Embeds on a local cluster; with `ray.init("auto")` the same lines run on the cluster that is there."""
+    """Embeds on a local cluster; with `ray.init("auto")` the same lines run on an existing one."""
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as corpus:
         write_corpus(Path(corpus))

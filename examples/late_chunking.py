@@ -26,7 +26,7 @@ def main() -> None:
     page = topics["with"][:1500]  # as much as the model reads at once
     places = chunks_of(page)
     embedder = Embedder.from_pretrained(MODEL)
-    embedder.max_length = 512  # the position table has as many; the folder says 256
+    embedder.max_length = 512  # the model has 512 positions; its folder sets a limit of 256
     query = embedder.encode(QUESTION)
     together = embedder.encode(page, chunks=places)  # (chunks, 384), from one forward
     alone = embedder.encode([page[start:end] for start, end in places])

@@ -1,4 +1,4 @@
-"""Search in two steps: one vector a text finds candidates, the vectors of all tokens put them in order (late interaction).
+"""Search in two steps: one vector per text finds candidates, the vectors of all tokens rank them (late interaction).
 
 python examples/rerank.py
 """

@@ -1,6 +1,6 @@
-"""Semantic search over the documentation that Python carries.
+"""Semantic search over the documentation that ships with Python.
 
-python examples/search_documentation.py "how do I close a file by itself?"
+python examples/search_documentation.py "how do I close a file automatically?"
 """
 
 import sys

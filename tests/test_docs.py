@@ -271,3 +271,22 @@ def test_an_example_runs(name: str, hub: Mapping[str, str], tmp_path: Path) -> N
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert expected in done.stdout
+
+
+# -- the first vector ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_vector_came_within_five_minutes() -> None:
+    """As `benchmarks/first_vector.py` measured it."""
+    found = json.loads((ROOT / "benchmarks" / "results" / "first_vector.json").read_text())
+    assert found["total_s"] <= 300
+    assert found["total_s"] == pytest.approx(sum(found["seconds"].values()), abs=0.1)
+    assert found["shown"].startswith("(2, 384)")
+
+
+def test_what_pip_fetches_is_counted() -> None:
+    from benchmarks.first_vector import block_of_readme, fetched
+
+    lines = ["Collecting numpy", "  Downloading numpy-2-cp311.whl (16.8 MB)", "  Downloading a-1.whl (19 kB)"]
+    assert fetched("\n".join([*lines, "Processing /a/torch-2.whl", "  Downloading b.whl.metadata (2.1 kB)"])) == (3, 16.819e6)
+    assert "Embedder.from_pretrained(" in block_of_readme((ROOT / "README.md").read_text(encoding="utf-8"))

@@ -20,7 +20,7 @@ from fastbert import ops
 from fastbert.errors import ArgumentError, BackendError, CheckpointError, ConfigError, FastbertError, InputError
 
 PAGE = Path(__file__).parents[1] / "docs/migration.md"
-LISTS = ("Different", "Refused, by name", "Not here")
+LISTS = ("Different", "Rejected with an error", "Not supported")
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "d", "##d"]
 CASES: dict[str, Callable[[Path], None]] = {}
 

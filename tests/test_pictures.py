@@ -114,5 +114,5 @@ def test_the_picture_of_a_run_has_both_losses_and_both_rates(pairs: bool, monkey
     drawn = Drawn(monkeypatch)
     assert draw_run(Path("x.png"), *([one for one in records if one["kind"] == kind] for kind in ("train", "eval")))
     names = [axes.get_ylabel() for axes in drawn.figure.axes]
-    assert names == ["MLM loss, nats", *(["pair loss, nats"] if pairs else []), "learning rate", "tokens a second"]
+    assert names == ["MLM loss, nats", *(["pair loss, nats"] if pairs else []), "learning rate", "tokens per second"]
     assert [line.get_label() for line in drawn.figure.axes[0].lines] == ["training", "held out", "unigram entropy, held out"]

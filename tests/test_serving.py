@@ -436,10 +436,10 @@ def test_other_services_clients_work_unchanged(running: Running, vectors: np.nda
         assert np.abs(theirs.feature_extraction(VALUES[0]) - unit).max() < 1e-6
 
 
-def post(url: str, body: dict[str, Any], timeout: float = 60) -> tuple[int, Any]:
+def post(url: str, body: dict[str, Any], timeout: float = 60, path: str = "/embed") -> tuple[int, Any]:
     host = url.removeprefix("http://")
     connection = http.client.HTTPConnection(host, timeout=timeout)
-    connection.request("POST", "/embed", json.dumps(body), {"Authorization": "Bearer k"})
+    connection.request("POST", path, json.dumps(body), {"Authorization": "Bearer k"})
     answer = connection.getresponse()
     found = answer.status, json.loads(answer.read())
     connection.close()
@@ -532,6 +532,9 @@ def test_the_docs_say_what_there_is(running: Running, capsys: pytest.CaptureFixt
     (block,) = re.findall(r"```python\n(.*?)```", page, re.S)
     exec(block.replace("http://127.0.0.1:8080", running.url).replace('"none"', '"k"'), {})
     assert capsys.readouterr().out == "64\n"
+    for path, body in re.findall(r"^curl http://127.0.0.1:8080(/\w+) .* -d '(.*)'$", page, re.M):
+        status, answer = post(running.url, json.loads(body), path=path)
+        assert status == (200 if path == "/embed" else 422), answer
     defaults = Settings("m")
     for flag, variable in re.findall(r"^\| `--([a-z-]+)` \| `([A-Z_]+)` \|", page, re.M):
         name = flag.replace("-", "_")

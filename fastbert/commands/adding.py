@@ -25,7 +25,7 @@ def add(
     text = (command.__doc__ or "").strip()
     sub: argparse.ArgumentParser = commands.add_parser(
         name,
-        help=text,
+        help=text.split("\n\n")[0],
         description=text,
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

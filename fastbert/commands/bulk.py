@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastbert.commands.options import form_of, how_to_show, names_of
+from fastbert.commands.options import columns_of, form_of, how_to_show
 from fastbert.errors import InputError, check_package
 from fastbert.terminal import show_line, show_note
 
@@ -83,7 +83,7 @@ def run_in_bulk(args: argparse.Namespace, job: Any, texts: tuple[str, ...], keep
         raise InputError(f"address = {args.address!r} needs --engine ray")
     engine = None if args.engine is None else _on_ray(args)
     if keep is None:
-        keep = [name for names in args.keep or () for name in names_of(names) or ()]
+        keep = columns_of(args.keep)
     found = run_job(
         job,
         args.input,

@@ -23,7 +23,7 @@ def register(commands: Commands) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Writes a model as ONNX, and checks the file in ONNX Runtime before it says so."""
+    """Writes a model as ONNX, and checks the file in ONNX Runtime."""
     from fastbert.integrations.onnx import export_onnx
     from fastbert.model.families import class_named
     from fastbert.tasks.loading import PATTERNS, check_complete, load_tokenizer

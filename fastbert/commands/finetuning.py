@@ -38,12 +38,12 @@ EXAMPLES = {
     "qa": "fastbert finetune qa --train train-v1.1.json --test dev-v1.1.json -o squad/ --model my-bert/",
 }
 _HELP = {
-    "classify": "Labels for texts or pairs.",
-    "nli": "Relations of pairs, by their names.",
-    "regress": "A number for texts or pairs.",
-    "choice": "The best of several candidates.",
-    "ner": "Named entities, or other tags of words.",
-    "qa": "Answers cut from a context (SQuAD).",
+    "classify": "Trains a classifier of texts or pairs, with one or several labels each.",
+    "nli": "Trains a model of relations between two texts: entailment, contradiction, neutral.",
+    "regress": "Trains a model that gives texts or pairs a number.",
+    "choice": "Trains a model that chooses the best of several candidates.",
+    "ner": "Trains a tagger of words, as for named entities.",
+    "qa": "Trains a model that finds the answer to a question in a text (SQuAD).",
 }
 _METRIC = "a metric; may be repeated; the first selects the best epoch; f1 is that of the last label in alphabetical order"
 _COMPARE = "run both modes and compare; --epochs and --lr apply to fine-tuning, the task model on features uses its defaults"
@@ -182,7 +182,7 @@ def add_reading(parser: argparse.ArgumentParser, kind: str | None, labelled: boo
         tables.add_argument("--label-column", help="column of the label")
         tables.add_argument("--skip-ragged", action="store_true", help="skip rows with a wrong number of columns")
         tables.add_argument("--id", help="column whose value goes into predictions as the id")
-        tables.add_argument("--keep", action="append", help="column that goes into predictions; may be repeated")
+        tables.add_argument("--keep", action="append", help="columns that go into predictions, separated by commas")
         if kind in (None, "choice"):
             tables.add_argument("--choice-columns", help="of the candidates, comma-separated, or one column of JSON lists")
         if kind == "classify":

@@ -23,7 +23,7 @@ def read_options(args: argparse.Namespace) -> Any:
     names |= {"word_column": "word_column", "tag_column": "tag_column"}
     names |= {"strict": "strict", "id": "id"}
     values = {field: given[name] for field, name in names.items() if given.get(name) is not None}
-    choices, keep = given.get("choice_columns"), tuple(given.get("keep") or ())
+    choices, keep = given.get("choice_columns"), columns_of(given.get("keep"))
     columns = tuple(choices.split(",")) if choices else ()
     return ReadOptions(**values, form=form_of(args), choices=columns, names=labels_of(args) or (), keep=keep)
 
@@ -72,6 +72,11 @@ def names_of(value: str | None) -> tuple[str, ...] | None:
     if not all(names):
         raise InputError(f"{value!r} has an empty name; expected names separated by commas")
     return tuple(names)
+
+
+def columns_of(values: Sequence[str] | None) -> tuple[str, ...]:
+    """The columns that a flag names, which may be repeated, each time with names separated by commas."""
+    return tuple(name for value in values or () for name in names_of(value) or ())
 
 
 def text_options(args: argparse.Namespace) -> dict[str, Any]:

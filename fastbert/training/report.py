@@ -82,7 +82,7 @@ def draw_run(path: Path, train: list[dict[str, Any]], held_out: list[dict[str, A
     rates.set_xlabel("step")
     speed = rates.twinx()
     speed.plot(steps, [record["tokens_per_second"] for record in train], lw=0.8, color="tab:purple")
-    speed.set_ylabel("tokens a second", color="tab:purple")
+    speed.set_ylabel("tokens per second", color="tab:purple")
     speed.set_ylim(bottom=0)
     figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
     return True
