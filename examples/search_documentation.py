@@ -20,7 +20,7 @@ def paragraphs() -> list[tuple[str, str]]:
         for part in page.split("\n\n"):
             text = " ".join(part.split())
             if len(text) > 80 and "::=" not in text and "****" not in text:
-                found.append((topic, text[:240]))
+                found.append((topic, text[:160]))
     return found
 
 
@@ -34,7 +34,7 @@ def main(question: str) -> None:
     print(f"{len(documents):,} paragraphs")
     for number in scores.argsort(descending=True)[:5].tolist():
         topic, text = documents[number]
-        print(f"{scores[number]:.3f}  {topic}: {text[:160]}")
+        print(f"{scores[number]:.3f}  {topic}: {text}")
 
 
 if __name__ == "__main__":

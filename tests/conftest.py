@@ -52,6 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 # Files that take longest: whoever runs them begins with them, so that no worker is left with one at the end.
 FIRST = (
     "test_emulated_faults.py",
+    "test_docs.py",
     "test_kernels.py",
     "test_pretraining.py",
     "test_benchmarks.py",

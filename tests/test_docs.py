@@ -21,7 +21,11 @@ import fastbert
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-WITH_BLOCKS = [page for page in PAGES if "```" in page.read_text(encoding="utf-8")]
+TOGETHER = {  # pages that one process runs, one after the other
+    "using": ["README.md", "docs/index.md", "docs/embedding.md", "docs/migration.md", "docs/packing.md", "docs/kernels.md"],
+    "training": ["docs/finetuning.md", "docs/pretraining.md"],
+    "beside others": ["docs/patching.md", "docs/integrations.md", "docs/bulk.md", "docs/server.md", "docs/commands.md"],
+}
 sys.path.insert(0, str(ROOT / "docs"))
 
 
@@ -97,11 +101,20 @@ def write_models(folder: Path, minilm: Path) -> None:
         tokenizer.save_pretrained(folder / name)
 
 
-@pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.name)
-def test_every_block_runs(page: Path, hub: Mapping[str, str], minilm: Path, tmp_path: Path) -> None:
-    write_files(page.name, tmp_path, minilm)
+def test_every_page_with_blocks_is_run() -> None:
+    with_blocks = {str(page.relative_to(ROOT)) for page in PAGES if "```" in page.read_text(encoding="utf-8")}
+    assert with_blocks == {name for names in TOGETHER.values() for name in names}
+
+
+@pytest.mark.parametrize("names", TOGETHER.values(), ids=TOGETHER)
+def test_every_block_runs(names: list[str], hub: Mapping[str, str], minilm: Path, tmp_path: Path) -> None:
+    places = {name: tmp_path / Path(name).stem for name in names}
+    for name, place in places.items():
+        place.mkdir()
+        write_files(Path(name).name, place, minilm)
     env = {**os.environ, **hub, "HOME": str(tmp_path)}
-    command = [sys.executable, str(ROOT / "tests" / "run_page.py"), str(page)]
+    given = [f"{ROOT / name}={place}" for name, place in places.items()]
+    command = [sys.executable, str(ROOT / "tests" / "run_page.py"), *given]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
 
@@ -116,7 +129,7 @@ def test_a_block_that_fails_and_a_quotation_that_is_not_there_are_seen(tmp_path:
     }
     for name, block in blocks.items():
         (tmp_path / "page.md").write_text(f"# {name}\n\n{block}")
-        command = [sys.executable, str(ROOT / "tests" / "run_page.py"), str(tmp_path / "page.md")]
+        command = [sys.executable, str(ROOT / "tests" / "run_page.py"), f"{tmp_path / 'page.md'}={tmp_path}"]
         assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode != 0, name
 
 

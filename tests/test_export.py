@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,15 @@ def test_the_command_writes_what_opens_alone(tmp_path: Path, capsys: pytest.Capt
     torch.manual_seed(0)
     fields = {**SMALL, "num_hidden_layers": 1, "pad_token_id": 1, "vocab_size": 500, "max_position_embeddings": 70}
     fastbert.XLMRobertaForSequenceClassification(fastbert.XLMRobertaConfig(**fields, num_labels=3)).save_pretrained(source)
-    assert main(["export", "onnx", str(source), "-o", str(out)]) == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith(f"XLMRobertaForSequenceClassification -> {out}/model.onnx: opset ")
+    assert main(["export", "onnx", str(source), "-o", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["class"] == "XLMRobertaForSequenceClassification"
+    assert found["path"] == f"{out}/model.onnx"
+    assert found["inputs"] == ["input_ids", "attention_mask", "token_type_ids"]
+    assert found["outputs"] == ["logits"]
+    values = {**found, "path": Path(found["path"]), "inputs": tuple(found["inputs"]), "outputs": tuple(found["outputs"])}
+    printed = str(exporting.Exported(**{name: value for name, value in values.items() if name != "class"}))
+    assert printed.startswith(f"{out}/model.onnx: opset ")
     assert "input_ids, attention_mask, token_type_ids -> logits, for any batch size and length; ONNX Runtime " in printed
     tokenizer = fastbert.Tokenizer.from_pretrained(out)
     batch = tokenizer(["a text", "another, longer text"], padding=True, return_tensors="np")
