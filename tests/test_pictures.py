@@ -116,3 +116,26 @@ def test_the_picture_of_a_run_has_both_losses_and_both_rates(pairs: bool, monkey
     names = [axes.get_ylabel() for axes in drawn.figure.axes]
     assert names == ["MLM loss, nats", *(["pair loss, nats"] if pairs else []), "learning rate", "tokens per second"]
     assert [line.get_label() for line in drawn.figure.axes[0].lines] == ["training", "held out", "unigram entropy, held out"]
+
+
+def test_pictures_of_the_benchmark_name_every_system_case_and_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One legend for all panels, in which a colour means the same."""
+    from benchmarks.speed import plots, records
+
+    for _, rows in records.newest():
+        fine = [row for row in rows if row["status"] == "ok" and "median_s" in row]
+        encoders = [row for row in fine if row["suite"] == "inference" and row["task"] == "encoder"]
+        ops = [row for row in fine if row["suite"] == "ops" and row["flops"]]
+        for plot, wanted in (
+            (plots._throughput, {row["candidate"] for row in encoders}),
+            (plots._share, {row["case"] for row in encoders}),
+            (plots._roofline, {row["candidate"] for row in ops}),
+        ):
+            figure = plot(fine)
+            if wanted:
+                (legend,) = figure.legends
+                assert wanted <= {text.get_text() for text in legend.get_texts()}
+        numbered = sorted(row["task"] for row in ops if row["candidate"] == "fastbert")
+        if ops:
+            named = [text.get_text().split("  ", 1) for text in legend.get_texts() if "  " in text.get_text()]
+            assert sorted(task for _, task in named) == numbered

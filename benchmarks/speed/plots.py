@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +53,21 @@ def _throughput(rows: Sequence[Row]) -> Any:
     if not models:
         return None
     figure, axes = _figure(len(models))
+    colours = _colours(row["candidate"] for found in models.values() for row in found)
     for axis, (model, found) in zip(axes, models.items(), strict=True):
-        for index, name in enumerate(dict.fromkeys(row["candidate"] for row in found)):
+        for name in dict.fromkeys(row["candidate"] for row in found):
             mine = [row for row in found if row["candidate"] == name]
             full = sorted((row["longest"], row["tokens_per_s"]) for row in mine if row["case"].startswith("full"))
             ragged = [(row["tokens"] / row["texts"], row["tokens_per_s"]) for row in mine if not row["case"].startswith("full")]
-            colour, width = f"C{index % 10}", 2.5 if name == "fastbert" else 1
-            axis.plot(*zip(*full, strict=True), marker=".", color=colour, lw=width, label=name) if full else None
-            axis.scatter(*zip(*ragged, strict=True), marker="x", color=colour, label=None if full else name) if ragged else None
-        axis.set(title=model, xlabel="tokens a text (lines: all equal; crosses: ragged, the mean)", ylabel="real tokens/s")
+            if full:
+                axis.plot(*zip(*full, strict=True), marker=".", color=colours[name], lw=2.5 if name == "fastbert" else 1)
+            if ragged:
+                axis.scatter(*zip(*ragged, strict=True), marker="x", color=colours[name])
+        axis.set(title=model, xlabel="tokens per text (lines: all equal; crosses: ragged, the mean)", ylabel="real tokens/s")
+        axis.yaxis.set_major_formatter("{x:,.0f}")
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
-    axes[-1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1))
+    _legend(figure, colours)
     return figure
 
 
@@ -74,6 +77,7 @@ def _share(rows: Sequence[Row]) -> Any:
     if not models:
         return None
     figure, axes = _figure(len(models), height=7)
+    colours = _colours(row["case"] for found in models.values() for row in found)
     for axis, (model, found) in zip(axes, models.items(), strict=True):
         names = list(dict.fromkeys(row["candidate"] for row in found))
         cases = list(dict.fromkeys(row["case"] for row in found))
@@ -81,21 +85,21 @@ def _share(rows: Sequence[Row]) -> Any:
         for number, case in enumerate(cases):
             values = {row["candidate"]: row["share_of_limit"] for row in found if row["case"] == case}
             places = [-i - number * thick for i in range(len(names))]
-            axis.barh(places, [100 * values.get(name, 0) for name in names], thick, label=case)
+            axis.barh(places, [100 * values.get(name, 0) for name in names], thick, color=colours[case])
         axis.set_yticks([-i - 0.4 + thick / 2 for i in range(len(names))], names, fontsize=8)
         axis.set(title=model, xlabel="% of the machine's limit")
         axis.axvline(100, color="0.4", lw=1)
         axis.grid(alpha=0.3, axis="x")
-    axes[-1].legend(fontsize=8)
+    _legend(figure, colours)
     return figure
 
 
 def _roofline(rows: Sequence[Row]) -> Any:
-    """Roofline plot: FLOP/s of the ops against FLOPs per byte, under the machine's limits."""
+    """Roofline plot: FLOP/s of the ops against FLOPs per byte, under the machine's limits; the ops are numbered."""
     found = [row for row in rows if row["suite"] == "ops" and row["flops"]]
     if not found:
         return None
-    figure, (axis,) = _figure(1, width=8, height=5.5)
+    figure, (axis,) = _figure(1, width=9.5, height=5.5)
     roof = max(row["limit_tflops"] for row in found)
     bandwidth = max(row["limit_gb_per_s"] for row in found)
     span = [row["flops"] / row["bytes"] for row in found]
@@ -103,16 +107,31 @@ def _roofline(rows: Sequence[Row]) -> Any:
     corner = roof * 1e3 / bandwidth
     line = sorted({left, right, min(max(corner, left), right)})
     axis.loglog(line, [min(roof, x * bandwidth / 1e3) for x in line], color="0.3")
-    for number, name in enumerate(dict.fromkeys(row["candidate"] for row in found)):
+    colours = _colours(row["candidate"] for row in found)
+    for name, colour in colours.items():
         mine = [row for row in found if row["candidate"] == name]
-        size = 60 if name == "fastbert" else 20
-        axis.scatter(
-            [r["flops"] / r["bytes"] for r in mine], [r["tflops"] for r in mine], s=size, color=f"C{number}", label=name
-        )
-    for row in found:
-        if row["candidate"] == "fastbert":
-            axis.annotate(row["task"], (row["flops"] / row["bytes"], row["tflops"]), fontsize=6, rotation=20)
-    axis.set(xlabel="FLOPs a byte", ylabel="TFLOP/s", title="Ops under the roofline of this machine")
+        size = 130 if name == "fastbert" else 20
+        axis.scatter([r["flops"] / r["bytes"] for r in mine], [r["tflops"] for r in mine], s=size, color=colour)
+    ours = sorted((row for row in found if row["candidate"] == "fastbert"), key=lambda row: row["flops"] / row["bytes"])
+    for number, row in enumerate(ours, 1):
+        place = (row["flops"] / row["bytes"], row["tflops"])
+        axis.annotate(str(number), place, fontsize=7, color="white", weight="bold", ha="center", va="center")
+    axis.set(xlabel="FLOPs per byte", ylabel="TFLOP/s", title="Ops under the roofline of this machine")
+    axis.xaxis.set_minor_formatter("")  # which would run into one another
     axis.grid(alpha=0.3, which="both")
-    axis.legend(fontsize=8)
+    _legend(figure, colours, [f"{number}  {row['task']}" for number, row in enumerate(ours, 1)])
     return figure
+
+
+def _colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each name, the same in all panels."""
+    return {name: f"C{number % 10}" for number, name in enumerate(dict.fromkeys(names))}
+
+
+def _legend(figure: Any, colours: dict[str, str], notes: Sequence[str] = ()) -> None:
+    """One legend for all panels, with lines of text below."""
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
+    handles += [Patch(alpha=0, label=note) for note in notes]
+    figure.legend(handles=handles, fontsize=8, loc="outside right upper", frameon=False)
