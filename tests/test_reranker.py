@@ -128,7 +128,9 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     source.write_text("\n".join(texts) + "\n")
     common = ["rank", QUERY, str(source), "--model", str(folder)]
     assert cli.main([*common, "--top-k", "2"]) == 0
-    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    shown = capsys.readouterr()
+    assert shown.err.startswith("rank: ")  # what the progress is of
+    lines = [line.split("\t") for line in shown.out.splitlines()]
     assert [(int(row), text) for _, row, text in lines] == [(one["corpus_id"] + 1, one["text"]) for one in wanted[:2]]
     assert cli.main([*common, "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -44,6 +44,7 @@ class Reranker(SequenceTask):
     head_name = "sequence-classification"
     head_parts = ("classifier.", "pooler.")
     patterns: ClassVar = [*PATTERNS, _SENTENCE_FILE]
+    work = "rank"
 
     def __init__(self, model: Any, tokenizer: Any, *, activation: str | None = None, **options: Any) -> None:
         super().__init__(model, tokenizer, **options)

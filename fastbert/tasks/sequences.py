@@ -37,6 +37,7 @@ class SequenceTask(HeadTask):
     """
 
     setting_names = ("max_length", "overlong", "overlap", "window_scores")
+    work = "classify"  # its name beside a progress bar
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class SequenceTask(HeadTask):
             lambda batch: [self.model(batch, return_dict=True, **options).logits.float()],
             self.model.device,
             batch_tokens,
-            name="classify",
+            name=self.work,
             show=show_progress,
             advance=advance,
             key=tuple(sorted(options.items())),
