@@ -43,8 +43,13 @@ def commands(parser: argparse.ArgumentParser | None = None, name: str = "") -> l
         helps = {choice.dest: choice.help or "" for choice in group._choices_actions}
         for word, sub in group.choices.items():
             inner = commands(sub, f"{name} {word}".strip())
-            rows += inner or [(f"`{name} {word}`".replace("` ", "`"), sub.description or helps[word])]
+            rows += inner or [(f"`{name} {word}`".replace("` ", "`"), first_paragraph(sub.description or helps[word]))]
     return rows
+
+
+def first_paragraph(text: str) -> str:
+    """The text up to its first empty line, on one line."""
+    return " ".join(text.split("\n\n")[0].split())
 
 
 def commands_block() -> str:

@@ -201,6 +201,14 @@ def test_generated_tables_and_pictures_are_new(tmp_path: Path) -> None:
         assert words_of(tmp_path / name) == words_of(ROOT / "docs" / "images" / name), name
 
 
+def test_tables_have_their_rows_on_one_line_each() -> None:
+    for page in PAGES:
+        lines = page.read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines):
+            if line.startswith("|"):
+                assert line.endswith("|"), f"{page.name}, line {number + 1}"
+
+
 def words_of(picture: Path) -> list[str]:
     return re.findall(r"<text[^>]*>([^<]*)</text>", picture.read_text(encoding="utf-8"))
 
