@@ -11,7 +11,7 @@ from any_tokenizer import folder_of
 
 import fastbert
 
-SMALL = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 96}
+SMALL = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 96}
 
 
 def make_hub(folder: Path, minilm: Path) -> Mapping[str, str]:

@@ -112,6 +112,7 @@ def test_zero_shot_wants_candidates(folder: Path, tmp_path: Path, capsys: pytest
     assert "needs --candidates" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_features_mode_compares_and_caches(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = ("--train", folder / "train.conll", "--dev", folder / "dev.conll", "--model", folder / "encoder", "--epochs", 1)
     assert call("finetune", "ner", *files, "-o", tmp_path / "both", "--compare") == 0

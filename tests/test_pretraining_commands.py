@@ -88,6 +88,7 @@ def test_a_missed_target_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFi
     assert "target was not reached" in capsys.readouterr().err
 
 
+@pytest.mark.thorough  # test_docs runs the command
 def test_the_recipe_of_the_readme_makes_its_own_corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["pretrain", "minute", "-o", str(tmp_path / "run"), "--device", "cpu", *SETS, "--set", "data.vocab_size=500"]
     assert cli.main(command) == 0
