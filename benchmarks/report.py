@@ -310,8 +310,8 @@ def _cell(row: Row | None) -> str:
     if row["status"] != "ok":
         return str(row["status"])
     if row["suite"] == "latency":
-        return _digits(row["median_s"] * 1e3)
-    return f"{_digits(row['texts_per_s'])} ({row['share_of_limit']:.0%})"
+        return digits(row["median_s"] * 1e3)
+    return f"{digits(row['texts_per_s'])} ({row['share_of_limit']:.0%})"
 
 
 def _setting(row: Row) -> str:
@@ -324,11 +324,11 @@ def _setting(row: Row) -> str:
 def _time(seconds: float) -> str:
     for unit, scale in (("us", 1e6), ("ms", 1e3)):
         if seconds * scale < 999.5:
-            return f"{_digits(seconds * scale)} {unit}"
-    return f"{_digits(seconds)} s"
+            return f"{digits(seconds * scale)} {unit}"
+    return f"{digits(seconds)} s"
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """A number with three significant digits, or all digits before the point."""
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
 

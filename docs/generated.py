@@ -114,18 +114,13 @@ def shown_row(row: Row) -> dict[str, Any]:
     if row["suite"] in ("inference", "training"):
         texts = row["texts"]
         ends = (texts / row[name] for name in ("p80_s", "p20_s"))
-        speed, spread = f"{figure_of(row['texts_per_s'])} texts/s", " to ".join(map(figure_of, ends))
+        speed, spread = f"{report.digits(row['texts_per_s'])} texts/s", " to ".join(map(report.digits, ends))
     else:
         speed, spread = (
-            f"{figure_of(row['median_s'] * 1e3)} ms",
-            " to ".join(figure_of(row[n] * 1e3) for n in ("p20_s", "p80_s")),
+            f"{report.digits(row['median_s'] * 1e3)} ms",
+            " to ".join(report.digits(row[n] * 1e3) for n in ("p20_s", "p80_s")),
         )
     return {**place, "rate": 1 / row["median_s"], "speed": speed, "spread": spread, "share": row.get("share_of_limit")}
-
-
-def figure_of(value: float) -> str:
-    """Three significant digits, or all digits before the point."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 # -- pictures ------------------------------------------------------------------------------------------------------------------

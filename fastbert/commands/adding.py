@@ -98,6 +98,14 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
+def print_result(args: argparse.Namespace, value: Any, text: object) -> None:
+    """Prints a result: as JSON with --json, else as text."""
+    if args.json:
+        print_json(value)
+    else:
+        print(text)
+
+
 def print_json(value: Any) -> None:
     """Prints a result as one line of JSON."""
     print(json.dumps(value, ensure_ascii=False, default=str))

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 
 from fastbert import files
-from fastbert.commands.adding import Commands, add, add_json, add_threads, model_path, print_json
+from fastbert.commands.adding import Commands, add, add_json, add_threads, model_path, print_result
 from fastbert.terminal import show_status
 
 
@@ -35,7 +35,4 @@ def export(args: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(folder, model)
     show_status(f"exporting {kind.__name__}")
     found = export_onnx(model, args.output, tokenizer)
-    if args.json:
-        print_json({"class": kind.__name__, **asdict(found)})
-    else:
-        print(f"{kind.__name__} -> {found}")
+    print_result(args, {"class": kind.__name__, **asdict(found)}, f"{kind.__name__} -> {found}")

@@ -19,6 +19,7 @@ from fastbert.commands.adding import (
     check_outputs,
     model_path,
     print_json,
+    print_result,
 )
 from fastbert.commands.bulk import add_bulk, is_folder, one_input, run_in_bulk
 from fastbert.commands.options import form_of, how_to_show, labels_of, read_options
@@ -110,8 +111,8 @@ def register(commands: Commands) -> None:
     add_bulk(sub, ("parquet",))
 
 
-def add_training(parser: argparse.ArgumentParser, kind: str | None) -> None:
-    """Adds the arguments of a training run."""
+def add_training(parser: argparse.ArgumentParser, kind: str) -> None:
+    """Adds the arguments of a training run that the task uses."""
     parser.add_argument("--model", required=True, type=model_path, help="a directory, a run, or a hub id to start from")
     parser.add_argument("--train", required=True, help="labelled examples")
     parser.add_argument("--dev", help="examples on which the best epoch is selected")
@@ -141,7 +142,7 @@ def add_training(parser: argparse.ArgumentParser, kind: str | None) -> None:
             default="mean",
             help="how scores of windows are combined (default: mean)",
         )
-    if kind in (None, "qa"):
+    if kind == "qa":
         parser.add_argument("--doc-stride", type=int, default=128, help="tokens between the starts of windows (default: 128)")
     if kind not in ("qa", "regress", "choice"):
         parser.add_argument("--labels", help="names in the order of the scores, separated by commas (default: from the data)")
@@ -150,7 +151,7 @@ def add_training(parser: argparse.ArgumentParser, kind: str | None) -> None:
     if kind not in ("ner", "qa", "regress", "choice"):
         parser.add_argument("--class-weights", help="balanced, or a JSON file of a weight for each label (default: all alike)")
     parser.add_argument("--new-head", action="store_true", help="initialize a new head even if the checkpoint has one")
-    if kind in (None, "ner"):
+    if kind == "ner":
         parser.add_argument("--fix-bio", action="store_true", help="repair tags that break the rules of their scheme")
     parser.add_argument("--metric", action="append", default=[], help=_METRIC)
     parser.add_argument("--layers", choices=list(LAYERS), help="hidden states that a task model uses")
@@ -262,10 +263,7 @@ def finetune(args: argparse.Namespace) -> int:
     }
     if args.compare:
         table = compare(args.kind, args.model, train_part, dev, test, **named)
-        if args.json:
-            print_json(table.records())
-        else:
-            print(table)
+        print_result(args, table.records(), table)
         return 0
     result = train(args.kind, args.model, train_part, dev, test, **named)
     if result.metrics or args.json:

@@ -10,7 +10,7 @@ from typing import Any
 import fastbert
 from fastbert import files
 from fastbert.choices import BACKENDS, SIZES
-from fastbert.commands.adding import Commands, add, add_json, add_model, model_path, print_json
+from fastbert.commands.adding import Commands, add, add_json, add_model, model_path, print_json, print_result
 from fastbert.errors import printable
 
 
@@ -76,11 +76,9 @@ def params(args: argparse.Namespace) -> None:
     if args.model is not None:
         config = config_of(files.locate(args.model, ["config.json"], local_files_only=args.local_files_only))
     found = fastbert.count_parameters(config, args.head)
-    if args.json:
-        terms = [{"name": name, "formula": formula, "count": count} for name, formula, count in found.terms]
-        print_json({"head": found.head, "total": found.total, "short_formula": found.notes_estimate, "terms": terms})
-    else:
-        print(found.table())
+    terms = [{"name": name, "formula": formula, "count": count} for name, formula, count in found.terms]
+    value = {"head": found.head, "total": found.total, "short_formula": found.notes_estimate, "terms": terms}
+    print_result(args, value, found.table())
 
 
 def explain(args: argparse.Namespace) -> None:
@@ -105,10 +103,7 @@ def verify(args: argparse.Namespace) -> int:
     model, batch = _model_and_batch(args, args.text or _TEXTS)
     with fastbert.backend(args.backend or current_backend()):
         found = fastbert.verify(model, **batch)
-    if args.json:
-        print_json({"ok": found.ok, "comparisons": [{**asdict(row), "ok": row.ok} for row in found.rows]})
-    else:
-        print(found)
+    print_result(args, {"ok": found.ok, "comparisons": [{**asdict(row), "ok": row.ok} for row in found.rows]}, found)
     return 0 if found.ok else 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fastbert.commands.adding import print_json
+from fastbert.commands.adding import print_result
 from fastbert.commands.options import recipe_of
 from fastbert.errors import InputError
 from fastbert.terminal import Table
@@ -17,20 +17,15 @@ def ablate(args: argparse.Namespace) -> int:
     from fastbert.studies.finetuning import STUDIES
 
     if args.suite in STUDIES:
-        _print(args, _study(args))
+        table = _study(args)
+        print_result(args, table.records(), table)
         return 0
     recipe = recipe_of(args)
     if args.size:
         recipe = recipe.override(f"model.size='{args.size}'")
-    _print(args, run_suite(args.suite, recipe.override(*args.set), args.output, args.device))
+    table = run_suite(args.suite, recipe.override(*args.set), args.output, args.device)
+    print_result(args, table.records(), table)
     return 0
-
-
-def _print(args: argparse.Namespace, table: Table) -> None:
-    if args.json:
-        print_json(table.records())
-    else:
-        print(table)
 
 
 def _study(args: argparse.Namespace) -> Table:
