@@ -29,6 +29,8 @@ import fastbert
 from benchmarks.speed import records
 from benchmarks.speed.environment import environment
 from benchmarks.speed.timing import synchronise
+from fastbert import ops
+from fastbert.model import plain_layer
 from fastbert.packing.inputs import Limits
 from fastbert.tasks.loading import default_device
 from fastbert.terminal import align
@@ -45,7 +47,8 @@ class Work:
     Attributes:
         name: the name in tables and for --only.
         size: a size of `BertConfig.of_size`.
-        kind: "forward", "captured forward" (a CUDA graph), or "pre-training" (MLM + NSP with dropout, backward, AdamW).
+        kind: "forward", "fp8 forward" (without its gate), "captured forward" (a CUDA graph), or "pre-training" (MLM + NSP with
+            dropout, backward, AdamW).
         texts, length: texts per batch, and tokens per text.
     """
 
@@ -60,6 +63,9 @@ WORKS = (
     Work("base, forward, 512 texts of 128", "base", "forward", 512, 128),
     Work("base, forward, 128 texts of 512", "base", "forward", 128, 512),
     Work("large, forward, 256 texts of 178", "large", "forward", 256, 178),
+    Work("base, fp8 forward, 512 texts of 128", "base", "fp8 forward", 512, 128),
+    Work("base, fp8 forward, 128 texts of 512", "base", "fp8 forward", 128, 512),
+    Work("large, fp8 forward, 256 texts of 178", "large", "fp8 forward", 256, 178),
     Work("large, pre-training step, 64 texts of 512", "large", "pre-training", 64, 512),
     Work("base, pre-training step, 256 texts of 128", "base", "pre-training", 256, 128),
     Work("base, forward, one text of 128", "base", "forward", 1, 128),
@@ -78,7 +84,11 @@ def call_of(work: Work, device: torch.device, dtype: torch.dtype) -> Call:
         model = (fastbert.BertForPreTraining if work.kind == "pre-training" else fastbert.BertModel)(config)
     if work.kind == "pre-training":
         return _step(model.to(device).train(), batch, dtype)
-    fastbert.prepack(model.to(device, dtype).eval())
+    model.to(device, dtype).eval()
+    fastbert.prepack(model)
+    if work.kind == "fp8 forward":
+        for layer in model.encoder.layer:
+            ops.keep_fp8(plain_layer.read(layer))
     run = model
     if work.kind == "captured forward":
         from fastbert.graphs import CapturedModel

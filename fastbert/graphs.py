@@ -23,6 +23,7 @@ from torch import Tensor
 from fastbert import ops
 from fastbert.errors import BackendError, InputError
 from fastbert.model.outputs import BertModelOutput
+from fastbert.ops import fp8
 from fastbert.packing import PackedBatch, deferred, fixed_budget
 
 _PER_TOKEN = ("input_ids", "token_type_ids", "position_ids", "cu_seqlens", "inputs_embeds")
@@ -286,8 +287,8 @@ def _fill_up(static: PackedBatch, batch: PackedBatch) -> None:
 class _Weights:
     """The addresses of a model's parameters, which a captured graph reads, and the limits of its tables.
 
-    Changes in place are allowed; `.to`, `.half()`, new Parameter objects and new modules are noticed. The memory that was
-    captured is kept until then, as a graph may read it once more.
+    Changes in place are allowed, unless copies in fp8 were captured; `.to`, `.half()`, new Parameter objects, new modules and
+    new copies are noticed. The memory that was captured is kept until then, as a graph may read it once more.
     """
 
     def __init__(self, encoder: Any) -> None:
@@ -299,6 +300,8 @@ class _Weights:
         self._stored = [p for p in self._parameters if isinstance(p, Tensor)]
         self._memory = [p.detach() for p in self._stored]
         self._addresses = [*map(Tensor.data_ptr, self._stored)]
+        self._copies = fp8.all_of(self._stored)
+        self._versions = fp8.versions_of(self._stored) if self._copies else []
         self._limits, self._device = encoder.limits, encoder.device
 
     def are_as_captured(self) -> bool:
@@ -307,6 +310,8 @@ class _Weights:
             self._modules == self._as_they_were
             and all(map(is_, self._current_parameters(), self._parameters))
             and all(map(eq, map(Tensor.data_ptr, self._stored), self._addresses))
+            and [*map(id, fp8.all_of(self._stored))] == [*map(id, self._copies)]
+            and (not self._copies or fp8.versions_of(self._stored) == self._versions)
         )
 
     def take(self, batch: Any) -> bool:

@@ -36,12 +36,16 @@ def attention_fwd(
     scale: float,
     statistics: bool,
     schedule: torch.Tensor | None = None,
+    e4m3_scale: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """qkv (T, 3, H, D) -> out (T, H, D), and lse (H, T) float32 in base 2 if `statistics` is set."""
+    """qkv (T, 3, H, D) -> out (T, H, D), and lse (H, T) float32 in base 2 if `statistics` is set.
+
+    With `e4m3_scale`, out is out * e4m3_scale in e4m3.
+    """
     T, _, H, D = qkv.shape
     B = cu_seqlens.shape[0] - 1
     qkv = qkv if qkv.stride(3) == 1 else qkv.contiguous()
-    out = torch.empty((T, H, D), dtype=qkv.dtype, device=qkv.device)
+    out = torch.empty((T, H, D), dtype=qkv.dtype if e4m3_scale is None else torch.float8_e4m3fn, device=qkv.device)
     lse = torch.empty((H, T), dtype=torch.float32, device=qkv.device) if statistics else None
     if not T:
         return out, lse
@@ -53,13 +57,15 @@ def attention_fwd(
         row = tuning.row("attention_short_fwd", qkv.device, *size, max_seqlen)
         items = _short_items(schedule, cu_seqlens, T, H)
         grid, items = grid_of(items, T, B, 1, row["BLOCK_N"], H)
-        attention_short.attention_short_fwd_kernel[grid](qkv, cu_seqlens, items, *tensors, scale, p, **shape, **row)
+        attention_short.attention_short_fwd_kernel[grid](qkv, cu_seqlens, items, *tensors, scale, p, e4m3_scale, **shape, **row)
     else:
         row = tuning.row("attention_long_fwd", qkv.device, *size)
         blocks = cdiv(max_seqlen, row["BLOCK_M"])
         schedule = schedule_if_it_pays(cu_seqlens, max_seqlen, T, H) if schedule is None else schedule
         grid, items = grid_of(schedule, T, B, blocks, row["BLOCK_M"], H)
-        attention_long.attention_long_fwd_kernel[grid](qkv, cu_seqlens, items, *tensors, blocks, scale, p, **shape, **row)
+        attention_long.attention_long_fwd_kernel[grid](
+            qkv, cu_seqlens, items, *tensors, blocks, scale, p, e4m3_scale, **shape, **row
+        )
     return out, lse
 
 

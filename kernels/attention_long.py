@@ -41,7 +41,7 @@ def _fwd_step(
 
 @triton.jit
 def _fwd_block(
-    qkv_ptr, seed_ptr, out_ptr, lse_ptr, stride_t, stride_part, stride_h, start, length, first, head, T, scale, p,
+    qkv_ptr, seed_ptr, out_ptr, lse_ptr, stride_t, stride_part, stride_h, start, length, first, head, T, scale, p, out_scale,
     H: tl.constexpr, HEAD_DIM: tl.constexpr, CAUSAL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """out and lse of one block of queries."""
@@ -71,6 +71,8 @@ def _fwd_block(
     share = 1.0 / total
     if seed_ptr is not None:
         share = share * (1.0 / (1.0 - p))
+    if out_scale is not None:
+        share = share * out_scale
     store_tile(out_ptr, acc * share[:, None], start, queries, length, H * HEAD_DIM, HEAD_DIM)
     if lse_ptr is not None:
         place = lse_ptr + head.to(tl.int64) * T + start + queries
@@ -80,7 +82,8 @@ def _fwd_block(
 @direct
 @triton.jit(do_not_specialize=["T", "B", "blocks"], do_not_specialize_on_alignment=["seed_ptr", "schedule_ptr"])
 def attention_long_fwd_kernel(
-    qkv_ptr, cu_ptr, schedule_ptr, seed_ptr, out_ptr, lse_ptr, stride_t, stride_part, stride_h, T, B, blocks, scale, p,
+    qkv_ptr, cu_ptr, schedule_ptr, seed_ptr, out_ptr, lse_ptr, stride_t, stride_part, stride_h, T, B, blocks,
+    scale, p, out_scale,
     H: tl.constexpr, HEAD_DIM: tl.constexpr, CAUSAL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """out and lse, by blocks of queries."""
@@ -95,7 +98,7 @@ def attention_long_fwd_kernel(
             if first < length:
                 _fwd_block(
                     qkv_ptr, seed_ptr, out_ptr, lse_ptr, stride_t, stride_part, stride_h,
-                    start, length, first, head, T, scale, p, H, HEAD_DIM, CAUSAL, BLOCK_M, BLOCK_N,
+                    start, length, first, head, T, scale, p, out_scale, H, HEAD_DIM, CAUSAL, BLOCK_M, BLOCK_N,
                 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from fastbert.kernels.launching import direct
 
 @triton.jit
 def _fwd_sequence(
-    qkv_ptr, seed_ptr, out_ptr, lse_ptr, stride_t, stride_part, stride_h, start, length, head, T, scale, p,
+    qkv_ptr, seed_ptr, out_ptr, lse_ptr, stride_t, stride_part, stride_h, start, length, head, T, scale, p, out_scale,
     H: tl.constexpr, HEAD_DIM: tl.constexpr, CAUSAL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """out and lse of one (sequence, head)."""
@@ -36,6 +36,8 @@ def _fwd_sequence(
         if seed_ptr is not None:
             probs = tl.where(keep_mask(tl.load(seed_ptr), start + queries, head, 0, p, BLOCK_N, True), probs, 0.0)
             share = share * (1.0 / (1.0 - p))
+        if out_scale is not None:
+            share = share * out_scale
         out = tl.dot(operand(probs.to(v.dtype)), operand(v)) * share[:, None]
         store_tile(out_ptr, out, start, queries, length, H * HEAD_DIM, HEAD_DIM)
         if lse_ptr is not None:
@@ -46,7 +48,7 @@ def _fwd_sequence(
 @direct
 @triton.jit(do_not_specialize=["T", "B"], do_not_specialize_on_alignment=["seed_ptr", "schedule_ptr"])
 def attention_short_fwd_kernel(
-    qkv_ptr, cu_ptr, schedule_ptr, seed_ptr, out_ptr, lse_ptr, stride_t, stride_part, stride_h, T, B, scale, p,
+    qkv_ptr, cu_ptr, schedule_ptr, seed_ptr, out_ptr, lse_ptr, stride_t, stride_part, stride_h, T, B, scale, p, out_scale,
     H: tl.constexpr, HEAD_DIM: tl.constexpr, CAUSAL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """out and lse, by (sequence, head)."""
@@ -59,8 +61,8 @@ def attention_short_fwd_kernel(
         elif first == 0:
             start, length = bounds(cu_ptr, sequence, T)
             _fwd_sequence(
-                qkv_ptr, seed_ptr, out_ptr, lse_ptr, stride_t, stride_part, stride_h, start, length, head, T, scale, p,
-                H, HEAD_DIM, CAUSAL, BLOCK_M, BLOCK_N,
+                qkv_ptr, seed_ptr, out_ptr, lse_ptr, stride_t, stride_part, stride_h, start, length, head, T,
+                scale, p, out_scale, H, HEAD_DIM, CAUSAL, BLOCK_M, BLOCK_N,
             )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ ds = probs * (dropout'(dprobs) - delta)             delta = rowsum(out * dout)
 import triton
 import triton.language as tl
 
-from fastbert.kernels.common import keep_mask, operand
+from fastbert.kernels.common import in_type, keep_mask, operand
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -37,7 +37,7 @@ def tile(ptr, start, rows, length, stride_t, HEAD_DIM: tl.constexpr):
 def store_tile(ptr, values, start, rows, length, stride_t, HEAD_DIM: tl.constexpr):
     """Writes rows `rows` of a sequence, (R, D), except those beyond its length."""
     at = (start + rows).to(tl.int64)[:, None] * stride_t + tl.arange(0, HEAD_DIM)[None, :]
-    tl.store(ptr + at, values.to(ptr.dtype.element_ty), mask=(rows < length)[:, None])
+    tl.store(ptr + at, in_type(values, ptr.dtype.element_ty), mask=(rows < length)[:, None])
 
 
 @triton.jit

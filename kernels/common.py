@@ -1,4 +1,4 @@
-"""Shared by several kernels: dropout masks, rounding of operands, LayerNorm's statistics, GELU and its derivative.
+"""Shared by several kernels: dropout masks, rounding to other types, LayerNorm's statistics, GELU and its derivative.
 
 Dropout. A mask depends on the seed and on coordinates only, so the backward, a recomputation and a test draw the same one,
 whatever the block sizes. Eight columns share one Philox-4x32 block with counter (group, row, head, 0) and the 64-bit seed as
@@ -20,7 +20,7 @@ from fastbert.kernels.launching import direct
 from fastbert.kernels.tuning import cdiv
 
 PHILOX_ROUNDS = tl.constexpr(7)
-ROUNDS_TO_TF32 = tl.constexpr(not triton.knobs.runtime.interpret)
+ON_A_GPU = tl.constexpr(not triton.knobs.runtime.interpret)
 
 
 @triton.jit
@@ -67,9 +67,26 @@ def operand(x):
     Tensor cores truncate float32 to TF32. Truncation is up to twice as far off as rounding and always towards zero, so that
     sums would have three times PyTorch's error. The interpreter multiplies in full float32, so nothing is rounded there.
     """
-    if ROUNDS_TO_TF32 and x.dtype == tl.float32:
+    if ON_A_GPU and x.dtype == tl.float32:
         x = rounded_to_tf32(x)
     return x
+
+
+@triton.jit
+def in_type(x, TYPE: tl.constexpr):
+    """float32 x in another type, rounded to nearest. In e4m3, values beyond +-448 become +-448.
+
+    GPUs convert to e4m3 so. The interpreter truncates, overflows and loses NaN; for it x is rounded here.
+    """
+    if tl.float8e4nv == TYPE and not ON_A_GPU:
+        is_nan = x != x
+        x = tl.clamp(x, -448.0, 448.0)
+        bits = x.to(tl.int32, bitcast=True)
+        normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) & -0x100000).to(tl.float32, bitcast=True)
+        subnormal = (x + 24576.0) - 24576.0  # multiples of 2^-9
+        y = tl.where(tl.abs(x) < 0.015625, subnormal, normal).to(TYPE).to(tl.uint8, bitcast=True)
+        return tl.where(is_nan, 0x7F, y).to(tl.uint8).to(TYPE, bitcast=True)
+    return x.to(TYPE)
 
 
 @triton.jit

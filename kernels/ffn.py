@@ -21,7 +21,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fastbert.kernels import tuning
-from fastbert.kernels.common import contiguous_rows, gelu, gelu_derivative, operand
+from fastbert.kernels.common import contiguous_rows, gelu, gelu_derivative, in_type, operand
 from fastbert.kernels.launching import direct
 from fastbert.kernels.tuning import cdiv
 
@@ -84,7 +84,7 @@ def _linear_gelu_kernel(
 @direct
 @triton.jit(do_not_specialize=["T"])
 def _linear_gelu_tma_kernel(
-    x_desc, weight_desc, bias_ptr, act_desc, h_desc, T,
+    x_desc, weight_desc, bias_ptr, act_desc, h_desc, T, inverse, act_scale,
     K: tl.constexpr, F: tl.constexpr, TANH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -100,12 +100,17 @@ def _linear_gelu_tma_kernel(
         left, right = tl.split(acc.reshape(BLOCK_M, 2, HALF).permute(0, 2, 1))
         for half in tl.static_range(2):
             part = left if half == 0 else right
+            if inverse is not None:
+                part *= inverse
             first = first_col + half * HALF
             cols = first + tl.arange(0, HALF)
             part += tl.load(bias_ptr + cols, mask=cols < F, other=0.0).to(tl.float32)[None, :]
             if h_desc is not None:
                 h_desc.store([first_row, first], part.to(h_desc.dtype))
-            act_desc.store([first_row, first], gelu(part, TANH, act_desc.dtype == tl.float32).to(act_desc.dtype))
+            act = gelu(part, TANH, act_desc.dtype == tl.float32)
+            if act_scale is not None:
+                act *= act_scale
+            act_desc.store([first_row, first], in_type(act, act_desc.dtype))
 
 
 @direct
@@ -184,7 +189,7 @@ def linear_gelu_fwd(
     x, weight, bias = contiguous_rows(x), contiguous_rows(weight), bias.contiguous()
     act = torch.empty((T, F), dtype=x.dtype, device=x.device)
     saved = torch.empty_like(act) if keep else None
-    if _has_tma(x, weight, act):
+    if has_tma(2, x, weight, act):
         row = tuning.row("linear_gelu_tma", x.device, x.element_size(), T)
         linear_gelu_tma_fwd(x, weight, bias, act, saved, tanh, row)
         return act, saved
@@ -202,8 +207,13 @@ def linear_gelu_tma_fwd(
     h: torch.Tensor | None,
     tanh: bool,
     row: tuning.Row,
+    inverse: float | None = None,
+    act_scale: float | None = None,
 ) -> None:
-    """Computes act, and h if it is given, with the persistent kernel."""
+    """Computes act, and h if it is given, with the persistent kernel.
+
+    For tensors in e4m3, the product is multiplied by `inverse`, and act is stored as act * act_scale.
+    """
     T, (F, K) = x.shape[0], weight.shape
     row = dict(row)
     m, n, k, per_multiprocessor = row["BLOCK_M"], row["BLOCK_N"], row["BLOCK_K"], row.pop("PER_SM")
@@ -214,8 +224,21 @@ def linear_gelu_tma_fwd(
         bias,
         TensorDescriptor.from_tensor(act, [m, n // 2]),
         None if h is None else TensorDescriptor.from_tensor(h, [m, n // 2]),
-        T, K=K, F=F, TANH=tanh, **row,
+        T, inverse, act_scale, K=K, F=F, TANH=tanh, **row,
     )  # fmt: skip
+
+
+def linear_gelu_e4m3(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, inverse: float, act_scale: float, tanh: bool
+) -> torch.Tensor:
+    """x (T, N) and weight (F, N) in e4m3, bias (F,) -> GELU(x weight^T * inverse + bias) * act_scale (T, F) in e4m3.
+
+    For GPUs and tensors that `has_tma` is true of.
+    """
+    act = torch.empty((x.shape[0], weight.shape[0]), dtype=x.dtype, device=x.device)
+    row = tuning.row("linear_gelu_tma", x.device, 1, x.shape[0])
+    linear_gelu_tma_fwd(x, weight, bias, act, None, tanh, row, inverse, act_scale)
+    return act
 
 
 def linear_gelu_bwd(
@@ -267,14 +290,15 @@ def gelu_bwd(
     return dh, act, partial.sum(0)
 
 
-def _has_tma(*tensors: torch.Tensor) -> bool:
-    """Whether the GPU has a tensor memory accelerator, and these tensors have the alignment and size that descriptors require.
+def has_tma(element_bytes: int, *tensors: torch.Tensor) -> bool:
+    """Whether the GPU has a tensor memory accelerator, and these tensors have the type, alignment and size that descriptors
+    require.
 
     On sm_100 Triton computes offsets within a descriptor in 32 bits of bytes, hence less than 2 GiB.
     """
     return (
         tuning.architecture(tensors[0].device) in tuning.TMA_ARCHITECTURES
-        and tensors[0].element_size() == 2
+        and tensors[0].element_size() == element_bytes
         and all(t.data_ptr() % 16 == 0 and t.stride(0) * t.element_size() % 16 == 0 for t in tensors)
         and all(t.nbytes < DESCRIPTOR_BYTES for t in tensors)
     )

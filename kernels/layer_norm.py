@@ -2,7 +2,8 @@
 
     z = dropout(x + x_bias) + residual          x, residual, y (T, N); x_bias, weight, bias (N,)
     xhat = (z - mean(z)) * rstd(z)              mean, rstd (T,) float32, saved for the backward
-    y = xhat * weight + bias                    optionally a second time, rounded to 16 bit for the next product
+    y = xhat * weight + bias                    optionally a second time, for the next product: in 16 bit, or y * narrow_scale
+                                                in e4m3
 
 Forward: each program reads BLOCK_T whole rows once and keeps them in registers; statistics are float32.
 Backward: z is recomputed from x and residual (both are saved anyway, by the linears around), dropout from its seed. A fixed
@@ -15,7 +16,16 @@ import triton
 import triton.language as tl
 
 from fastbert.kernels import tuning
-from fastbert.kernels.common import contiguous_rows, dense, dropped, keep_mask, normalised, normalised_gradient, stride_of
+from fastbert.kernels.common import (
+    contiguous_rows,
+    dense,
+    dropped,
+    in_type,
+    keep_mask,
+    normalised,
+    normalised_gradient,
+    stride_of,
+)
 from fastbert.kernels.launching import direct
 from fastbert.kernels.tuning import cdiv, next_power_of_2
 
@@ -38,7 +48,7 @@ def _sum(x_ptr, x_bias_ptr, residual_ptr, seed_ptr, rows, cols, inside, stride_x
 @triton.jit(do_not_specialize=["T"], do_not_specialize_on_alignment=["seed_ptr"])
 def _layer_norm_fwd_kernel(
     x_ptr, x_bias_ptr, residual_ptr, weight_ptr, bias_ptr, seed_ptr, y_ptr, narrow_ptr, mean_ptr, rstd_ptr,
-    stride_xt, stride_rt, T, eps, p,
+    stride_xt, stride_rt, T, eps, p, narrow_scale,
     N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
@@ -49,7 +59,9 @@ def _layer_norm_fwd_kernel(
     place = rows.to(tl.int64)[:, None] * N + cols[None, :]
     tl.store(y_ptr + place, y.to(y_ptr.dtype.element_ty), mask=inside)
     if narrow_ptr is not None:
-        tl.store(narrow_ptr + place, y.to(narrow_ptr.dtype.element_ty), mask=inside)
+        if narrow_scale is not None:
+            y *= narrow_scale
+        tl.store(narrow_ptr + place, in_type(y, narrow_ptr.dtype.element_ty), mask=inside)
 
 
 @direct
@@ -107,9 +119,10 @@ def layer_norm_fwd(
     out_dtype: torch.dtype,
     statistics: bool,
     narrow_dtype: torch.dtype | None = None,
+    narrow_scale: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """x, residual (T, N) -> y (T, N) in `out_dtype`; y rounded to `narrow_dtype` if that is given; and mean and rstd (T,)
-    float32 if `statistics` is set.
+    """x, residual (T, N) -> y (T, N) in `out_dtype`; y, or y * narrow_scale, rounded to `narrow_dtype` if that is given; and
+    mean and rstd (T,) float32 if `statistics` is set.
     """
     T, N = x.shape
     x = contiguous_rows(x)
@@ -122,7 +135,7 @@ def layer_norm_fwd(
         row = tuning.row("layer_norm_fwd", x.device, N)
         _layer_norm_fwd_kernel[(cdiv(T, row["BLOCK_T"]),)](
             x, dense(x_bias), residual, dense(weight), dense(bias), seed, y, narrow, mean, rstd,
-            x.stride(0), stride_of(residual), T, eps, p,
+            x.stride(0), stride_of(residual), T, eps, p, narrow_scale,
             N=N, BLOCK_N=next_power_of_2(N), **row,
         )  # fmt: skip
     return y, narrow, mean, rstd

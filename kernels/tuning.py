@@ -5,8 +5,8 @@ The first row whose limits no size exceeds is used. Architectures without rows o
 sm90 the rows of head size 64, LayerNorm's backward and linear + GELU were measured on an H100 or H200; the others were chosen
 by that report.
 Sizes, in the order of the limits: attention (bytes of an element, head size[, longest sequence]); layer_norm, embedding and
-table (hidden size); linear_gelu and its backward (bytes of an element); linear_gelu_tma (bytes of an element, tokens); gelu and
-cross_entropy: none.
+table (hidden size); linear_gelu and its backward (bytes of an element); linear_gelu_tma (bytes of an element, tokens); others
+have none.
 """
 
 import functools
@@ -148,17 +148,21 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row | None]]]] = {
     },
     "linear_gelu_tma": {
         "default": [
+            ((1, LARGEST), _row(8, 4, BLOCK_M=128, BLOCK_N=256, BLOCK_K=128, PER_SM=1)),
             ((2, 256), _row(4, 5, BLOCK_M=128, BLOCK_N=32, BLOCK_K=128, PER_SM=1)),
             ((2, 2048), _row(8, 4, BLOCK_M=128, BLOCK_N=128, BLOCK_K=64, PER_SM=1)),
             ((2, LARGEST), _row(8, 4, BLOCK_M=128, BLOCK_N=256, BLOCK_K=64, PER_SM=1)),
         ],
         "sm90": [
+            ((1, 256), _row(4, 4, BLOCK_M=128, BLOCK_N=32, BLOCK_K=128, PER_SM=1)),
+            ((1, LARGEST), _row(4, 3, BLOCK_M=128, BLOCK_N=128, BLOCK_K=128, PER_SM=2)),
             ((2, 256), _row(4, 5, BLOCK_M=128, BLOCK_N=32, BLOCK_K=128, PER_SM=1)),
             ((2, 2048), _row(8, 4, BLOCK_M=128, BLOCK_N=128, BLOCK_K=64, PER_SM=1)),
             ((2, LARGEST), _row(4, 3, BLOCK_M=128, BLOCK_N=128, BLOCK_K=64, PER_SM=2)),
         ],
     },
     "gelu": {"default": [((), _row(4, BLOCK_T=4, BLOCK_F=512, PER_SM=4))]},
+    "to_e4m3": {"default": [((), _row(8, BLOCK=4096))]},
     "lamb": {"default": [((), _row(8, BLOCK=2048))]},
     "cross_entropy_fwd": {"default": [((), _row(8, BLOCK_V=4096))]},
     "cross_entropy_bwd": {"default": [((), _row(4, BLOCK_M=16, BLOCK_V=256, PROGRAMS=16))]},

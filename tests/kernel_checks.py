@@ -28,8 +28,8 @@ def random(*shape: int, seed: int, device: str, scale: float = 1.0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device) * scale
 
 
-def assert_exact(what: str, found: Tensor, eager: Tensor, exact: Tensor) -> None:
-    """The tolerance rule."""
+def assert_exact(what: str, found: Tensor, eager: Tensor, exact: Tensor, rounding: float = 0.0) -> None:
+    """The tolerance rule. An operand's `rounding` may show in single values even where plain PyTorch's error is smaller."""
     assert found.shape == exact.shape, f"{what}: {tuple(found.shape)} instead of {tuple(exact.shape)}"
     error, usual = (found.double() - exact).abs(), (eager.double() - exact).abs()
     assert bool(torch.isfinite(error).all()), f"{what}: not finite at {(~torch.isfinite(error)).nonzero()[0].tolist()}"
@@ -38,7 +38,8 @@ def assert_exact(what: str, found: Tensor, eager: Tensor, exact: Tensor) -> None
         ("max", float(error.max()) if error.numel() else 0.0, float(usual.max()) if usual.numel() else 0.0),
         ("rms", float(error.pow(2).mean().sqrt()), float(usual.pow(2).mean().sqrt())),
     ):
-        if exact.numel() and value > allowed_error(limit, scale):
+        allowed = max(allowed_error(limit, scale), rounding * scale if name == "max" else 0.0)
+        if exact.numel() and value > allowed:
             place = tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
             raise AssertionError(
                 f"{what}: {name} error {value:.3g} against {limit:.3g} of plain PyTorch (scale {scale:.3g}); worst at {place}: "
@@ -72,7 +73,12 @@ def compare(
     for name, exact in results["exact"].items():
         found, eager = results["found"][name], results["eager"][name]
         assert found.dtype == eager.dtype or name == "result", f"{name}: {found.dtype}, the reference gives {eager.dtype}"
-        assert_exact(name, found, eager, exact)
+        assert_exact(name, found, eager, exact, _rounding(found))
+
+
+def _rounding(like: Tensor) -> float:
+    """Of an operand in TF32, where that is in force: PyTorch multiplies a sequence of one token in full float32 even there."""
+    return 2**-11 if like.is_cuda and like.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else 0.0
 
 
 def kept(seed: Tensor, shape: tuple[int, ...], p: float) -> Tensor | None:
@@ -231,19 +237,34 @@ def check_attention_schedule(monkeypatch: Any, device: str, dtype: torch.dtype, 
 
 
 def check_linear_gelu(
-    device: str, dtype: torch.dtype, tokens: int, width: int, inner: int, approximate: str, strided: bool = False
+    device: str,
+    dtype: torch.dtype,
+    tokens: int,
+    width: int,
+    inner: int,
+    approximate: str,
+    strided: bool = False,
+    reference_on: str | None = None,
 ) -> None:
     def run(module: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return module.linear_gelu(off(x, 8 if strided else 0), weight, bias, approximate)
 
-    compare(run, _ffn_inputs(device, tokens, width, inner, ("x", "weight", "bias")), dtype)
+    compare(run, _ffn_inputs(device, tokens, width, inner, ("x", "weight", "bias")), dtype, reference_on)
 
 
-def check_ffn(device: str, dtype: torch.dtype, tokens: int, width: int, inner: int, approximate: str = "none") -> None:
+def check_ffn(
+    device: str,
+    dtype: torch.dtype,
+    tokens: int,
+    width: int,
+    inner: int,
+    approximate: str = "none",
+    reference_on: str | None = None,
+) -> None:
     def run(module: Any, **tensors: Tensor) -> Tensor:
         return module.ffn(**tensors, approximate=approximate)
 
-    compare(run, _ffn_inputs(device, tokens, width, inner, ("x", "w1", "b1", "w2", "b2")), dtype)
+    compare(run, _ffn_inputs(device, tokens, width, inner, ("x", "w1", "b1", "w2", "b2")), dtype, reference_on)
 
 
 def _ffn_inputs(device: str, tokens: int, width: int, inner: int, names: tuple[str, ...]) -> dict[str, Tensor | None]:
@@ -256,7 +277,14 @@ def _ffn_inputs(device: str, tokens: int, width: int, inner: int, names: tuple[s
 
 
 def check_cross_entropy(
-    device: str, dtype: torch.dtype, rows: int, width: int, vocabulary: int, reduction: str, bias: bool = True
+    device: str,
+    dtype: torch.dtype,
+    rows: int,
+    width: int,
+    vocabulary: int,
+    reduction: str,
+    bias: bool = True,
+    reference_on: str | None = None,
 ) -> None:
     labels = torch.randint(0, vocabulary, (rows,), generator=torch.Generator().manual_seed(3))
     labels[::7] = -100
@@ -268,6 +296,7 @@ def check_cross_entropy(
     }
 
     def run(module: Any, **tensors: Tensor) -> Tensor:
-        return module.cross_entropy(**tensors, labels=labels, reduction=reduction)
+        where = tensors["hidden"].device
+        return module.cross_entropy(**tensors, labels=labels.to(where), reduction=reduction)
 
-    compare(run, inputs, dtype)
+    compare(run, inputs, dtype, reference_on)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,13 +21,19 @@ from kernel_checks import (
     check_frequent_word,
     check_layer_norm,
     check_linear_gelu,
+    random,
 )
 from pretraining_cases import make_corpus, make_recipe
 
 import fastbert
 from fastbert import graphs, ops
 from fastbert.errors import InputError
+from fastbert.kernels import ffn
+from fastbert.kernels.e4m3 import to_e4m3
+from fastbert.model import quantizing
 from fastbert.ops import paths
+from fastbert.ops.custom_ops import fp8 as layers
+from fastbert.ops.custom_ops.fp8 import Weight
 from fastbert.packing import deferred, fixed_budget
 from fastbert.packing.inputs import Limits
 from fastbert.training import pretrain
@@ -187,15 +192,39 @@ def test_small_rows(dtype: torch.dtype) -> None:
     check_embedding("cuda", dtype, 41, 768, 0.1, reference_on="cpu")
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "tf32"])
-def test_small_products(dtype: torch.dtype, tf32: None) -> None:
-    """With the vendor's products beside ours, and all of TF32."""
-    check_linear_gelu("cuda", dtype, 130, 128, 264, "none")
-    check_ffn("cuda", dtype, 77, 128, 512)
-    check_cross_entropy("cuda", dtype, 9, 64, 1003, "mean")
-    if dtype == torch.float32:
-        for width, lengths in itertools.product((64, 128), SMALL.values()):
-            check_attention("cuda", dtype, lengths, 2, width, 0.1, False)
+def test_small_products() -> None:
+    """With the vendor's products in the backward, as ours have them."""
+    check_linear_gelu("cuda", torch.bfloat16, 130, 128, 264, "none", reference_on="cpu")
+    check_ffn("cuda", torch.bfloat16, 77, 128, 512, reference_on="cpu")
+    check_cross_entropy("cuda", torch.bfloat16, 9, 64, 1003, "mean", reference_on="cpu")
+
+
+def test_small_fused_products() -> None:
+    """Forward alone, where every product is ours."""
+    x, weight, bias = (
+        random(*shape, seed=i, device="cuda").bfloat16() for i, shape in enumerate([(130, 128), (272, 128), (272,)])
+    )
+    exact = x.double() @ weight.double().T + bias.double()
+    for keep in (False, True):
+        act, h = ffn.linear_gelu_fwd(x, weight, bias, False, "fused", keep)
+        assert torch.allclose(act.double(), torch.nn.functional.gelu(exact), rtol=1e-2, atol=1e-2)
+        assert h is None or torch.allclose(h.double(), exact, rtol=1e-2, atol=1e-2)
+    x8, w8 = to_e4m3(x, 4.0), Weight.of(weight)
+    exact = (x8.double() / 4) @ (w8.values.double() / w8.scale).T + bias.double()
+    act = layers.linear_gelu(x8, 4.0, w8, bias, 4.0, False)
+    assert torch.allclose(act.double() / 4, torch.nn.functional.gelu(exact), rtol=2**-4, atol=1e-2)
+
+
+def test_small_tf32_products(tf32: None) -> None:
+    check_linear_gelu("cuda", torch.float32, 130, 128, 264, "none")
+    check_ffn("cuda", torch.float32, 77, 128, 512)
+    check_cross_entropy("cuda", torch.float32, 9, 64, 1003, "mean")
+
+
+@pytest.mark.parametrize("width", [64, 128])
+def test_small_tf32_attention(width: int, tf32: None) -> None:
+    for lengths in SMALL.values():
+        check_attention("cuda", torch.float32, lengths, 2, width, 0.1, False)
 
 
 # -- the model -----------------------------------------------------------------------------------------------------------------
@@ -380,6 +409,56 @@ def test_graph_replay_equals_eager() -> None:
         for parameter in model.parameters():
             parameter.mul_(0.9)
     assert worst(captured(batch).last_hidden_state.float(), model(batch).last_hidden_state.float()) < 1e-2
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize(("tokens", "width", "inner"), [(1, 384, 1536), (1000, 768, 3072), (16_384, 1024, 4096)])
+def test_products_in_e4m3(tokens: int, width: int, inner: int, dtype: torch.dtype) -> None:
+    """Operands have no rounding left, so what differs is the sum's, and the result's in e4m3."""
+    x = to_e4m3(torch.randn(tokens, width, device="cuda"), 4.0)
+    weight = Weight.of(torch.randn(inner, width, device="cuda") * width**-0.5)
+    bias = torch.randn(inner, device="cuda", dtype=dtype)
+    exact = (x.double() / 4) @ (weight.values.double() / weight.scale).T + bias.double()
+    assert (layers.product(x, 4.0, weight, bias, dtype).double() - exact).norm() < 4e-3 * exact.norm()
+    for tanh in (False, True):
+        wanted = torch.nn.functional.gelu(exact, approximate="tanh" if tanh else "none")
+        found = layers.linear_gelu(x, 4.0, weight, bias, 4.0, tanh).double() / 4
+        rounded = (wanted * 4).clamp(-448, 448).to(torch.float8_e4m3fn).double() / 4
+        assert (found - rounded).norm() < 0.2 * (rounded - wanted).norm()  # few values fall on the other side of a rounding
+
+
+def test_a_gpu_converts_to_e4m3_as_the_interpreter_is_made_to() -> None:
+    x = torch.cat([torch.randn(10_000) * s for s in (1e-3, 1.0, 300.0)] + [torch.tensor([float("nan"), 1e9, -1e9, 464.0])])
+    wanted = x.clamp(-448, 448).to(torch.float8_e4m3fn).view(torch.uint8)
+    assert torch.equal(to_e4m3(x.cuda(), 1.0).view(torch.uint8).cpu() & 0x7F, wanted & 0x7F)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("size", [BASE, LARGE], ids=["base", "large"])
+def test_layers_in_fp8_are_near_those_in_16_bit(
+    size: tuple[int, int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantizing, "MIN_GAIN", 0.0)
+    width, heads, inner = size
+    fields = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": inner, "max_position_embeddings": 512}
+    model, _ = make_pair("BertModel", **fields, num_hidden_layers=4, initializer_range=0.02)
+    model.to("cuda", dtype)
+    batch = fastbert.pack(**ragged([512, 300, 128, 64, 17, 1])).to("cuda")
+    captured = graphs.CapturedModel(model)
+    with torch.inference_mode():
+        usual = captured(batch).last_hidden_state.float()
+        fastbert.prepack(model, "fp8", [list(range(1, 100))])
+        found = model(batch).last_hidden_state.float()
+        assert torch.cosine_similarity(found, usual, dim=1).min() > 0.99
+        assert not torch.equal(found, usual)
+        assert worst(captured(batch).last_hidden_state.float(), found) < 1e-2
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.9)
+    with torch.inference_mode():
+        again = captured(batch).last_hidden_state.float()
+        assert worst(again, model(batch).last_hidden_state.float()) < 1e-2
+        assert worst(again, found) > 1e-2
 
 
 def _new_step() -> Callable[..., torch.Tensor]:

@@ -143,7 +143,7 @@ def test_what_is_slower_or_less_accurate_is_refused(
 def test_what_int8_needs_is_said(embedder: Embedder) -> None:
     with pytest.raises(InputError, match=r"dtype = 'int8' needs sample: token ids of some of your texts"):
         fastbert.prepack(embedder.model, "int8")
-    with pytest.raises(InputError, match=r"dtype = 'int4' is not 'int8' or None"):
+    with pytest.raises(InputError, match=r"dtype = 'int4' is not 'int8', 'fp8' or None"):
         fastbert.prepack(embedder.model, "int4")
     with pytest.raises(InputError, match=r"this one is torch.bfloat16 on cpu"):
         fastbert.prepack(embedder.model.bfloat16(), "int8", ids(embedder))

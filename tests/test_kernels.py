@@ -270,7 +270,7 @@ def test_auto_falls_back_on_a_gpu_with_one_warning_a_reason(monkeypatch: pytest.
     """A fake device: where kernels are to be expected, what cannot run on one is said once for each reason."""
     monkeypatch.setattr(paths, "_warned", set())
     gpu = type("FakeGpuTensor", (torch.Tensor,), {"device": property(lambda _: torch.device("cuda"))})
-    monkeypatch.setattr(paths, "_capability", lambda _: (9, 0))
+    monkeypatch.setattr(paths, "capability", lambda _: (9, 0))
     monkeypatch.setattr(paths, "_tf32", lambda: False)
     cases = [
         ("attention", torch.zeros(3, 3, 1, 24).half(), "head size 24 is not one of 16, 32, 64, 128"),

@@ -43,7 +43,8 @@ def arguments(dtype, other, shift, stride, tokens, dropout):
     weight = torch.zeros(64, dtype=other)
     seed = torch.zeros(2, dtype=torch.int64)[shift % 2:][:1] if dropout else None
     mean = torch.zeros(64) if dropout else None
-    return (x, None, x, weight, torch.nn.Parameter(weight), seed, x, None, mean, mean, stride, 64, tokens, 1e-12, 0.1 * dropout)
+    rest = stride, 64, tokens, 1e-12, 0.1 * dropout, None
+    return (x, None, x, weight, torch.nn.Parameter(weight), seed, x, None, mean, mean, *rest)
 
 CASES = list(itertools.product(
     (torch.float32, torch.bfloat16), (torch.float32, torch.float16), (0, 1, 4, 8), (1, 48, 63, 64, 2**31), (1, 16, 17, 2**31),
@@ -132,7 +133,7 @@ with without_a_gpu():
         x, weight, act = (torch.zeros(shape, dtype=dtype) for shape in ((tokens, 64), (256, 64), (tokens, 256)))
         tiles = (TensorDescriptor.from_tensor(value, [block, 64]) for value in (x, weight, act))
         first, second, third = tiles
-        given = (first, second, weight[:, 0].contiguous(), third, third if keep else None, tokens)
+        given = (first, second, weight[:, 0].contiguous(), third, third if keep else None, tokens, None, None)
         constants = {"K": 64, "F": 256, "TANH": False, "BLOCK_M": block, "BLOCK_N": block, "BLOCK_K": 64, "num_warps": 4}
         for _ in range(2):
             kernel[(3,)](*given, **constants)

@@ -50,6 +50,7 @@ _TYPES = {
     torch.float32: "fp32",
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
+    torch.float8_e4m3fn: "fp8e4nv",
     torch.int64: "i64",
     torch.int32: "i32",
     torch.int16: "i16",
@@ -182,7 +183,7 @@ def inspect(launch: Launch, arch: str) -> Inspection:
     names = [line.name for line in lines]
     found.spills = sum(name.startswith(_STACK) for name in names)
     found.spills_in_loops = _in_loops(lines)
-    kinds = ("HGMMA", "UTCHMMA", "HMMA", "UTMALDG", "UTMASTG")
+    kinds = ("HGMMA", "QGMMA", "UTCHMMA", "UTCQMMA", "HMMA", "UTMALDG", "UTMASTG")
     counts = {kind: sum(name.startswith(kind) for name in names) for kind in kinds}
     found.tensor_core = {kind: count for kind, count in counts.items() if count}
     found.memory = dict(Counter(name for name in names if name.startswith(("LDG", "STG"))))

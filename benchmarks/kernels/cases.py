@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastbert.kernels import attention, common, cross_entropy, embedding, ffn, lamb, layer_norm
+from fastbert.kernels.e4m3 import to_e4m3
 
 T, N, F, V, POSITIONS, LABELLED = 16_384, 768, 3072, 30_522, 512, 2_048
 
@@ -131,6 +132,28 @@ def _ffn(make: Tensors) -> Iterator[Case]:
 def _lamb(make: Tensors) -> Case:
     p, g, m, v = (make(F, N, dtype=torch.float32) for _ in range(4))
     return Case("lamb", lambda: lamb.lamb_step(p, g, m, v, 0.999, 1e-3, (0.9, 0.999), 1e-6), {})
+
+
+def fp8_cases(dtype: torch.dtype, device: str = "meta") -> Iterator[Case]:
+    """Cases for the kernels that write e4m3, in the forms of inference. For architectures that have that type."""
+    make, e4m3 = Tensors(dtype, device), torch.float8_e4m3fn
+    x, residual, weight, up_bias = make(T, N), make(T, N), make(N), make(F)
+    x8, up = make(T, N, dtype=e4m3), make(F, N, dtype=e4m3)
+    yield Case("to_e4m3", lambda: to_e4m3(x, 4.0), {})
+    rest = (weight, weight, 1e-12, weight, 0.0, None, dtype, False, e4m3, 4.0)
+    yield Case("layer_norm e4m3", lambda: layer_norm.layer_norm_fwd(x, residual, *rest), {})
+    product = {"linear_gelu_tma": 2 * T * N * F}
+    yield Case("linear_gelu e4m3", lambda: ffn.linear_gelu_e4m3(x8, up, up_bias, 0.25, 4.0, False), product)
+    for length in (64, 128, 512):
+        qkv, cu_seqlens = make(T, 3, N // 64, 64), make(T // length + 1, dtype=torch.int32)
+        if device != "meta":
+            cu_seqlens = torch.arange(T // length + 1, device=device, dtype=torch.int32).mul(length)
+
+        def call(qkv: Tensor = qkv, cu_seqlens: Tensor = cu_seqlens, length: int = length) -> None:
+            attention.attention_fwd(qkv, cu_seqlens, length, 0.0, None, False, 0.125, False, None, 8.0)
+
+        floating = dict.fromkeys(("attention_short_fwd", "attention_long_fwd"), 4 * T * length * N)
+        yield Case(f"attention S={length} e4m3", call, floating)
 
 
 def _cross_entropy(make: Tensors) -> Case:

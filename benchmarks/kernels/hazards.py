@@ -22,7 +22,7 @@ _WITHOUT_RESULT = ("ST", "RED", "BAR", "BRA", "BRX", "RET", "CALL", "WARPSYNC", 
 _STORES = ("ST", "RED")
 _ENDS = ("EXIT", "RET", "KILL")
 _UNKNOWN_JUMPS = ("BRX", "JMP", "JMX")
-_PRODUCT = re.compile(r"[A-Z]GMMA\b")  # HGMMA; those of other types are reported as unknown
+_PRODUCT = re.compile(r"[A-Z]GMMA\b")  # HGMMA, QGMMA in fp8; those of other types are reported as unknown
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _after(line: Instruction, index: int, state: dict[int, int]) -> dict[int, in
 
 
 def _product(line: Instruction) -> _Product:
-    size = re.match(r"HGMMA(?:\.SP)?\.64x(\d+)x\d+\.(F16|F32|S32)", line.name)
+    size = re.match(r"[HQ]GMMA(?:\.SP)?\.64x(\d+)x\d+\.(F16|F32|S32)", line.name)
     if not size:
         raise ValueError(f"unknown form of warp-group product: {line.name} at {line.address:#x}")
     registers = int(size[1]) // (4 if size[2] == "F16" else 2)

@@ -64,10 +64,10 @@ def _without_epilogue(body: list[Instruction]) -> tuple[list[str], list[str]]:
 
 
 def _tensor_flops(names: list[str]) -> float:
-    """FLOPs of one warp's tensor-core instructions; an HGMMA is shared by four warps."""
+    """FLOPs of one warp's tensor-core instructions; a warp-group product is shared by four warps."""
     total = 0.0
     for name in names:
-        if wide := re.match(r"HGMMA\.(\d+)x(\d+)x(\d+)", name):
+        if wide := re.match(r"[HQ]GMMA\.(\d+)x(\d+)x(\d+)", name):
             total += 2 * int(wide[1]) * int(wide[2]) * int(wide[3]) / 4
         elif narrow := re.match(r"HMMA\.(\d{2})(\d)(\d+)", name):
             total += 2 * int(narrow[1]) * int(narrow[2]) * int(narrow[3])

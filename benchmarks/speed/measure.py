@@ -27,7 +27,8 @@ from benchmarks.speed.worker import CandidateError, Worker
 CHECKED_TEXTS = 16
 LIMIT_SECONDS = {"cpu": 0.2, "cuda": 0.05}  # time spent on each limit per round
 # minimum cosine and maximum error, as a share of the largest value: by type, and for precisions below the requested one
-GATES = {"float32": (0.99999, 1e-4), "float16": (0.999, 0.1), "bfloat16": (0.999, 0.1), "int8": (0.95, 0.5)}
+_HALF, _QUANTISED = (0.999, 0.1), (0.95, 0.5)
+GATES = {"float32": (0.99999, 1e-4), "float16": _HALF, "bfloat16": _HALF, "int8": _QUANTISED, "fp8": _QUANTISED}
 FURTHEST = (0.9, 0.5)  # minimum cosine and maximum error, however large plain PyTorch's error is
 TRAINING_GATES = GATES | {"float16": (0.99, 0.1), "bfloat16": (0.99, 0.1)}  # gradients accumulate more rounding errors
 

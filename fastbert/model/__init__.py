@@ -10,7 +10,7 @@ composed.py    an encoder with another head                 prepacking.py     we
 pretrained.py  loading, saving, tying, resizing             checkpoint.py     names and files of weights
 masks.py       masks of three and four dimensions           prefixes.py       keys and values before the tokens
 calling.py     how parts are run, and hooks see them        keywords.py       what a forward takes and refuses
-products.py    which linears are one product                quantizing.py     int8 on a CPU, where it passes
+products.py    which linears are one product                quantizing.py     products in 8 bits, where they pass
 adapters.py    adapters that peft put into a model
 """
 

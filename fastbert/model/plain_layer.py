@@ -152,8 +152,10 @@ def run(
     `ops.for_layers`.
     """
     if hasattr(calls, "layer"):
-        whole: States = calls.layer(x, layer, batch.cu_seqlens, batch.max_seqlen, schedule, seeds, is_last)
-        return whole
+        whole: States | None = calls.layer(x, layer, batch.cu_seqlens, batch.max_seqlen, schedule, seeds, is_last)
+        if whole is not None:
+            return whole
+        x = States(x.residual, x.residual)  # a layer before this one may have written its operand in fp8
     attention_seed, join_seed, output_seed = (None, None, None) if seeds is None else seeds.unbind()
     qkv = calls.joined_linear(x.operand, layer.qkv_weights, layer.qkv_biases)
     qkv = qkv.view(-1, 3, layer.heads, layer.head_size)

@@ -32,20 +32,22 @@ def prepack(model: Model, dtype: str | None = None, sample: Any = None) -> Model
 
     Args:
         model: any model of this package, or one that `fastbert.patch` was given; it is returned.
-        dtype: "int8" also runs products of the layers in int8 on a CPU, where that is faster and as good on `sample`: what was
-            measured is printed on stderr, see `model.quantizing`. Weights and training stay in float32; whatever drops the
-            copies drops these too. None: float32.
-        sample: for int8, what a tokenizer's call returns for some of your texts, or its input_ids; padding is left out, and
-            what is longer than the model's positions is cut.
+        dtype: "int8" also runs products of the layers in int8 on a CPU, "fp8" those of a model in 16 bit in fp8 (e4m3) on a GPU
+            of compute capability 8.9 or newer; each where it is faster and as good on `sample`: what was measured is printed on
+            stderr, see `model.quantizing`. Weights and training stay in their own type; whatever drops the copies drops these
+            too. fp8 takes the memory of half of the layers' weights once more. None: the model's own type.
+        sample: for int8 and fp8, what a tokenizer's call returns for some of your texts, or its input_ids; padding is left out,
+            and what is longer than the model's positions is cut.
 
     Raises:
-        BackendError: int8 is slower or less accurate, and refused; the model stays prepacked in float32.
-        InputError: another dtype, or int8 without a sample or for a model of another library.
+        BackendError: int8 or fp8 is slower or less accurate, and refused, or cannot run here; the model stays prepacked in its
+            own type.
+        InputError: another dtype, or int8 or fp8 without a sample or for a model that it is not for.
     """
-    if dtype not in (None, "int8"):
-        raise InputError(f"dtype = {dtype!r} is not 'int8' or None")
+    if dtype not in (None, "int8", "fp8"):
+        raise InputError(f"dtype = {dtype!r} is not 'int8', 'fp8' or None")
     for _, linears in product_groups(model):
         prepack_group(linears)
-    if dtype == "int8":
-        quantize(model, [] if sample is None else sample, show_status)  # type: ignore[arg-type]
+    if dtype is not None:
+        quantize(model, dtype, [] if sample is None else sample, show_status)  # type: ignore[arg-type]
     return model

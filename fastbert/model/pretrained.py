@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from fastbert import files, interop
+from fastbert import files, interop, ops
 from fastbert.errors import BackendError, ConfigError, InputError
 from fastbert.files.pushing import Pushes, push_if_asked
 from fastbert.model import adapters, checkpoint
@@ -21,7 +21,6 @@ from fastbert.model.loading import cast, known_fields, log_report, one_device, r
 from fastbert.model.outputs import ModelOutput
 from fastbert.model.recomputing import Recomputes
 from fastbert.model.tying import TiedEmbeddings
-from fastbert.ops import onednn
 
 logger = logging.getLogger("fastbert")
 _DRAWN = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d)  # modules whose weights are drawn
@@ -303,7 +302,7 @@ class BertPreTrainedModel(TiedEmbeddings, Recomputes, Pushes, nn.Module):
         """Training mode, which drops prepacked weights: what a compiled or captured step changes leaves no trace."""
         interop.join(BertPreTrainedModel, ModelOutput)
         if mode:
-            onednn.forget(*self.parameters())
+            ops.forget_copies(*self.parameters())
         return super().train(mode)
 
 

@@ -1,38 +1,44 @@
-"""int8 inference on a CPU, taken only where it is faster and as good: the gate, and what it found.
+"""Inference with products in 8 bits, taken only where it is faster and as good: the gate, and what it found.
 
-Of three sets of the layers' linears, largest first, the first one is taken that passes on a sample of real texts:
+int8 is for float32 on a CPU. Of three sets of the layers' linears, largest first, the first one is taken that passes on a
+sample of real texts:
 
     all of them  ->  all but the second one of the feed-forward block, whose inputs reach furthest  ->  those of attention
 
-A set passes if the encoder is at least `MIN_GAIN` times as fast as with prepacked float32 weights, and if the mean cosine
-between the texts' vectors (means of their tokens' states) in int8 and in float32 is at least `MIN_COSINE`.
+fp8 is for 16 bit on a GPU, and for all linears of the layers or none. A form passes if the encoder is at least `MIN_GAIN` times
+as fast as in the model's own type, and if the mean cosine between the texts' vectors (means of their tokens' states) in both is
+at least `MIN_COSINE`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle, islice
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastbert import schema
+from fastbert import ops, schema
 from fastbert.errors import BackendError, InputError
+from fastbert.model import plain_layer
 from fastbert.model.calling import evaluating
 from fastbert.model.config import BertConfig
 from fastbert.model.pooling import pool
 from fastbert.model.pretrained import BertPreTrainedModel
 from fastbert.model.products import prepack_group, product_groups, quantize_group
 from fastbert.ops import int8
-from fastbert.packing import PackedBatch
-from fastbert.packing.batching import list_batches
+from fastbert.packing import PackedBatch, pack
+from fastbert.packing.batching import list_batches, token_budget_batches
 
 MIN_GAIN, MIN_COSINE = 1.1, 0.995
 _ROUNDS = 5
-_MOST_TOKENS = 8192  # of the sample that are run
+_MOST_TOKENS = 8192  # of the sample that are run on a CPU
+_GPU_TOKENS = 65_536  # that are run on a GPU, in two batches: of fewer the host would be measured
 _SETS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("all linears of the layers", lambda name: True),
     ("all but the second of the feed-forward block", lambda name: not name.endswith("output.dense") or "attention" in name),
@@ -42,75 +48,121 @@ _SETS: tuple[tuple[str, Callable[[str], bool]], ...] = (
 
 @dataclass(frozen=True)
 class Trial:
-    """What was measured of one set of linears.
+    """What was measured of one form.
 
     Attributes:
-        what: the set.
-        gain: how many times as fast as float32 the encoder was.
-        cosine: mean cosine between the vectors of int8 and of float32.
+        what: the linears that were run in 8 bits.
+        usual: the model's own type.
+        gain: how many times as fast as in that type the encoder was.
+        cosine: mean cosine between the vectors of both.
     """
 
     what: str
+    usual: str
     gain: float
     cosine: float
 
     @property
     def why_not(self) -> str:
         """Why it was not taken; "" where it was."""
-        if self.cosine < MIN_COSINE:
+        if not self.cosine >= MIN_COSINE:  # NaN as well
             return f"cosine below {MIN_COSINE}"
         return f"gain below {MIN_GAIN}" if self.gain < MIN_GAIN else ""
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.gain:.2f}x float32, cosine {self.cosine:.4f}: {self.why_not or 'taken'}"
+        return f"{self.what}: {self.gain:.2f}x {self.usual}, cosine {self.cosine:.4f}: {self.why_not or 'taken'}"
 
 
-def quantize(model: BertPreTrainedModel, sample: Any, say: Callable[[str], None]) -> None:
-    """Keeps int8 copies of the weights of the first set of linears that passes the gate.
+@dataclass(frozen=True)
+class _Form:
+    """Some linears in 8 bits: `keep` makes the copies of their weights, `drop` brings the model's own type back."""
+
+    what: str
+    keep: Callable[[], None]
+    drop: Callable[[], None]
+
+
+def quantize(model: BertPreTrainedModel, dtype: str, sample: Any, say: Callable[[str], None]) -> None:
+    """Keeps 8-bit copies of the weights of the first form that passes the gate.
 
     Args:
-        model: in float32 on a CPU, with prepacked weights.
+        model: with prepacked weights; for int8 in float32 on a CPU, for fp8 in 16 bit on a GPU.
+        dtype: "int8" or "fp8".
         sample: what a tokenizer's call returns for real texts, or its input_ids.
-        say: called with a line for each set that was tried.
+        say: called with a line for each form that was tried.
 
     Raises:
-        InputError: no sample, or a model of another type or device. BackendError: no set passes, or PyTorch has no such product
-            here; the model stays as it was.
+        InputError: no sample, or a model of another type or device. BackendError: no form passes, or PyTorch or the GPU has no
+            such product; the model stays as it was.
     """
-    if not isinstance(model, BertPreTrainedModel) or model.dtype != torch.float32 or model.device.type != "cpu":
-        where = f"{model.dtype} on {model.device}" if isinstance(model, BertPreTrainedModel) else "of another library"
-        raise InputError(f"dtype = 'int8' is for fastbert's models in float32 on a CPU; this one is {where}")
+    if not isinstance(model, BertPreTrainedModel):
+        raise InputError(f"dtype = {dtype!r} is for fastbert's models; this one is of another library")
+    forms = [*(_int8_forms(model) if dtype == "int8" else _fp8_forms(model))]
     rows = _rows(sample, model.config)
     if not rows:
         raise InputError(
-            "dtype = 'int8' needs sample: token ids of some of your texts, on which speed and accuracy are measured"
+            f"dtype = {dtype!r} needs sample: token ids of some of your texts, on which speed and accuracy are measured"
         )
-    if not int8.AVAILABLE:
-        raise BackendError("int8 cannot run here: this PyTorch has no quantised linear")
-    some = _some(rows)
-    trials = []
+    encoder, usual, trials = model.base_model, str(model.dtype).removeprefix("torch."), []
     with evaluating(model), torch.inference_mode():
-        packed = list_batches(some)
-        tokens = sum(batch.num_tokens for batch in packed)
-        say(f"int8 on {len(some)} texts of the sample, {tokens} tokens, {torch.get_num_threads()} threads")
-        groups = [
-            (name, linears)
-            for name, linears in product_groups(model.base_model)
-            if ".layer." in name and all(linear.bias is not None for linear in linears)
-        ]
-        wanted = _vectors(model.base_model, packed)
+        packed = _batches(rows, model.device)
+        texts, tokens = min(len(rows), sum(b.batch_size for b in packed)), sum(batch.num_tokens for batch in packed)
+        say(f"{dtype} on {texts} texts of the sample, {tokens} tokens, {_where(model.device)}")
+        wanted = _vectors(encoder, packed)
         try:
-            for what, takes in _SETS:
-                chosen = [linears for name, linears in groups if takes(name)]
-                trials.append(_tried(model.base_model, what, chosen, packed, wanted))
+            for form in forms:
+                seconds = _alternated(encoder, form, packed)
+                cosine = torch.nn.functional.cosine_similarity(_vectors(encoder, packed), wanted).mean()
+                trials.append(Trial(form.what, usual, seconds[0] / seconds[1], float(cosine)))
                 say(str(trials[-1]))
                 if not trials[-1].why_not:
                     return
-                _apply(prepack_group, chosen)
+                form.drop()
         except BaseException:
-            _apply(prepack_group, [linears for _, linears in groups])
+            for form in forms:
+                form.drop()
             raise
-    raise BackendError(f"int8 is refused: {'; '.join(f'{trial.what}: {trial.why_not}' for trial in trials)}")
+    raise BackendError(f"{dtype} is refused: {'; '.join(f'{trial.what}: {trial.why_not}' for trial in trials)}")
+
+
+def _int8_forms(model: BertPreTrainedModel) -> Iterator[_Form]:
+    if model.dtype != torch.float32 or model.device.type != "cpu":
+        raise InputError(f"dtype = 'int8' is for models in float32 on a CPU; this one is {model.dtype} on {model.device}")
+    if not int8.AVAILABLE:
+        raise BackendError("int8 cannot run here: this PyTorch has no quantised linear")
+    groups = [
+        (name, linears)
+        for name, linears in product_groups(model.base_model)
+        if ".layer." in name and all(linear.bias is not None for linear in linears)
+    ]
+    for what, takes in _SETS:
+        chosen = [linears for name, linears in groups if takes(name)]
+        yield _Form(what, partial(_each, quantize_group, chosen), partial(_each, prepack_group, chosen))
+
+
+def _fp8_forms(model: BertPreTrainedModel) -> Iterator[_Form]:
+    weight, sizes = model.get_input_embeddings().weight, (model.config.hidden_size, model.config.intermediate_size)
+    why = ops.fp8_obstacle(weight)
+    if why:
+        kind = InputError if weight.dtype == torch.float32 or not weight.is_cuda else BackendError
+        raise kind(f"dtype = 'fp8' cannot run here: {why}")
+    if any(size % 16 for size in sizes):
+        raise InputError(f"dtype = 'fp8' needs sizes that are multiples of 16; hidden and intermediate size are {sizes}")
+    layers = [plain_layer.read(layer) for layer in model.base_model.encoder.layer]
+    plain = [layer for layer in layers if layer is not None]
+    if len(plain) < len(layers):
+        which = layers.index(None)
+        raise InputError(f"dtype = 'fp8' is for layers without adapters, hooks and replaced parts; layer {which} has some")
+    with torch.inference_mode():
+        if not plain or ops.for_layers(weight[:1], plain[0].head_size) is None:
+            raise BackendError(f"dtype = 'fp8' cannot run here: no kernels run layers with head size {model.config.head_dim}")
+    weights = [layer.up_weight for layer in plain]
+    yield _Form("all linears of the layers", partial(_each, ops.keep_fp8, plain), partial(_each, ops.forget_copies, weights))
+
+
+def _each(call: Callable[[Any], None], values: Sequence[Any]) -> None:
+    for value in values:
+        call(value)
 
 
 def _rows(sample: Any, config: BertConfig) -> list[list[int]]:
@@ -134,39 +186,45 @@ def _rows(sample: Any, config: BertConfig) -> list[list[int]]:
     return [row for row in rows if row]
 
 
-def _some(rows: Sequence[list[int]]) -> list[list[int]]:
-    """Rows from all over, of at most `_MOST_TOKENS` together, but at least one."""
-    step = max(1, -(-sum(map(len, rows)) // _MOST_TOKENS))
-    return list(rows[::step])
+def _batches(rows: Sequence[list[int]], device: torch.device) -> list[PackedBatch]:
+    """Rows from all over: of at most `_MOST_TOKENS` together, but at least one; on a GPU repeated up to `_GPU_TOKENS`."""
+    total = sum(map(len, rows))
+    if device.type == "cpu":
+        return list_batches(rows[:: max(1, -(-total // _MOST_TOKENS))])
+    count = max(1, _GPU_TOKENS * len(rows) // total)
+    step = max(1, -(-len(rows) // count))
+    some = [*islice(cycle(rows[::step]), count)]
+    groups = token_budget_batches([len(row) for row in some], _GPU_TOKENS // 2)
+    return [pack([some[i] for i in group]).to(device) for group in groups]
 
 
-def _tried(
-    encoder: nn.Module,
-    what: str,
-    groups: Sequence[Sequence[nn.Linear]],
-    packed: Sequence[PackedBatch],
-    wanted: Tensor,
-) -> Trial:
-    """Measures a set, whose int8 copies are kept at the end. The two forms run in turns, as other work comes and goes."""
+def _where(device: torch.device) -> str:
+    """What the trial runs on."""
+    return f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
+
+
+def _alternated(encoder: nn.Module, form: _Form, packed: Sequence[PackedBatch]) -> tuple[float, float]:
+    """Median seconds without and with a form, which is kept at the end. Both run in turns, as other work comes and goes."""
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(_ROUNDS):
-        for in_int8 in (False, True):
-            _apply(quantize_group if in_int8 else prepack_group, groups)
+        for in_8_bits in (False, True):
+            (form.keep if in_8_bits else form.drop)()
             encoder(packed[-1])  # what is made once
+            _synchronise(packed[0].device)
             started = time.perf_counter()
             for batch in packed:
                 encoder(batch)
-            seconds[in_int8].append(time.perf_counter() - started)
-    cosine = torch.nn.functional.cosine_similarity(_vectors(encoder, packed), wanted).mean()
-    return Trial(what, median(seconds[False]) / median(seconds[True]), float(cosine))
+            _synchronise(packed[0].device)
+            seconds[in_8_bits].append(time.perf_counter() - started)
+    return median(seconds[False]), median(seconds[True])
 
 
-def _apply(lay_out: Callable[[Sequence[nn.Linear]], None], groups: Sequence[Sequence[nn.Linear]]) -> None:
-    for linears in groups:
-        lay_out(linears)
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _vectors(encoder: nn.Module, packed: Sequence[PackedBatch]) -> Tensor:
-    """(texts, N) means of the tokens' states, in the order of the batches."""
+    """(texts, N) means of the tokens' states, float32, in the order of the batches."""
     states = ((encoder(batch, return_dict=True).last_hidden_state, batch) for batch in packed)
-    return torch.cat([pool(one, batch.cu_seqlens, "mean") for one, batch in states])
+    return torch.cat([pool(one, batch.cu_seqlens, "mean").float() for one, batch in states])

@@ -5,6 +5,7 @@ paths.py      which path runs an op, and why
 cpu.py        ops whose plain form is slow on a CPU   cpu_attention.py  attention with dropout there, and its gradient
 cpu_inference.py  the ops of a layer there that ask no questions
 onednn.py     float32 matrix products on a CPU        int8.py           int8 products there
+fp8.py        which layers run in fp8 on a GPU
 kept.py       copies of weights in another form       recorded.py       training repeats itself bit by bit
 backends.py   the backend in force, and who listens    side_by_side.py   weights that are one product without a copy
 states.py     hidden states for sums and for products
@@ -24,7 +25,9 @@ from fastbert.ops.dispatch import (
     ffn_join,
     for_layers,
     forget_copies,
+    fp8_obstacle,
     joined_linear,
+    keep_fp8,
     layer_norm,
     linear,
     linear_gelu,
@@ -52,7 +55,9 @@ __all__ = [
     "ffn_join",
     "for_layers",
     "forget_copies",
+    "fp8_obstacle",
     "joined_linear",
+    "keep_fp8",
     "layer_norm",
     "linear",
     "linear_gelu",

@@ -14,16 +14,17 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastbert.errors import BackendError
-from fastbert.ops import cpu, cpu_inference, int8, onednn, reference
+from fastbert.ops import cpu, cpu_inference, fp8, int8, onednn, reference
 from fastbert.ops.backends import current_backend, heard_calls, heard_decisions
 from fastbert.ops.cpu import Plan
-from fastbert.ops.paths import choose, fall_back, is_kernel, library, record, runs_kernel, width_obstacle
+from fastbert.ops.paths import capability, choose, fall_back, is_kernel, library, record, runs_kernel, width_obstacle
 from fastbert.ops.recorded import records
 from fastbert.ops.reference import Seed
 from fastbert.ops.side_by_side import place_side_by_side
 from fastbert.ops.states import States
 
 _HEAD_SIZES = (16, 32, 64, 128)
+_FP8 = (8, 9)  # compute capability
 _IN_LAYERS = ("attention", "layer_norm", "ffn")
 
 
@@ -134,13 +135,33 @@ def quantize(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
     int8.keep(weights, biases)
 
 
+def fp8_obstacle(like: Tensor) -> str:
+    """Why layers with weights like this one cannot run in fp8; "" where they can."""
+    if like.dtype not in (torch.float16, torch.bfloat16):
+        return f"the weights are {like.dtype}; fp8 is for float16 and bfloat16"
+    if not hasattr(torch, "_scaled_mm"):
+        return "this PyTorch has no product in fp8"
+    if not (runs_kernel("attention", like) and runs_kernel("layer_norm", like)):
+        return f"no kernels run on {like.device}"
+    if like.is_cuda and (torch.version.hip or capability(like.device) < _FP8):
+        return f"the GPU is older than compute capability {'.'.join(map(str, _FP8))}"
+    return ""
+
+
+def keep_fp8(layer: Any) -> None:
+    """Keeps copies of a `model.plain_layer.PlainLayer` in fp8, by which it runs where a GPU has nothing to record."""
+    library().fp8.keep(layer)
+
+
 def forget_copies(*weights: Tensor) -> None:
-    """Drops the copies that `prepack` and `quantize` made of weights."""
+    """Drops the copies that were made of weights, in whatever form."""
     onednn.forget(*weights)
+    fp8.forget(*weights)
 
 
 def prepack(weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> None:
     """Lays weights out for the device's matrix product: a copy by `onednn.prepack` on a CPU, side by side on a GPU."""
+    fp8.forget(*weights)
     kinds = {t.device.type for t in (*weights, *biases)}
     if kinds == {"cuda"} and len(weights) > 1:
         place_side_by_side(weights)
@@ -225,8 +246,8 @@ def ffn_join(
 def for_layers(x: Tensor, head_size: int) -> Any:
     """The module that may run the layers of states x (T, N), by kernels or on a CPU, and ask no questions.
 
-    In inference it has the ops, in training under autocast `layer`. None where `fastbert.ops` has to run them: in other
-    training, and where something listens to paths or calls, for example.
+    In inference it has the ops, in training under autocast `layer`, and both where layers have copies in fp8. None where
+    `fastbert.ops` has to run them: in other training, and where something listens to paths or calls, for example.
     """
     kind, trains = x.device.type, torch.is_grad_enabled() or records()
     if _is_observed(x) or (heard_decisions.get() is not None and not trains):  # a whole layer says which path its ops take
@@ -239,7 +260,9 @@ def for_layers(x: Tensor, head_size: int) -> Any:
     if trains:
         return library().training if in_autocast else None
     is_here = kind != "cuda" or x.device.index == torch.cuda.current_device()  # where launchers start kernels
-    return library().inference if is_here and not in_autocast else None
+    if in_autocast or not is_here:
+        return None
+    return library().fp8 if fp8.any_kept() else library().inference
 
 
 def _is_observed(x: Tensor) -> bool:
@@ -271,7 +294,7 @@ def clamps_ids(table: Tensor) -> bool:
 def _forget_trained(*parameters: Tensor) -> None:
     """Drops prepacked copies of weights that are being trained: an optimiser may change them unnoticed."""
     if torch.is_grad_enabled() and not torch.compiler.is_compiling() and any(p.requires_grad for p in parameters):
-        onednn.forget(*parameters)
+        forget_copies(*parameters)
 
 
 def _linear_backend(x: Tensor) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor
@@ -47,6 +47,10 @@ class Kept(Generic[V]):
             return None
         value: V = entry.value
         return value
+
+    def values(self, weights: Iterable[Tensor]) -> list[V]:
+        """The values kept under weights, whatever became of these since."""
+        return [self._entries[weight].value for weight in weights if weight in self._entries]
 
     def forget(self, *weights: Tensor) -> None:
         """Drops the values of weights, where there are any."""

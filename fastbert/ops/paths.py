@@ -91,9 +91,9 @@ def _obstacle(op: str, x: Tensor) -> str:
         multiplied = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         wrong = op in _PRODUCTS and multiplied == torch.bfloat16
         return "Triton's interpreter multiplies bfloat16 wrongly; float32 and float16 are right" if wrong else ""
-    capability = _capability(x.device)
-    if capability < _OLDEST:
-        return f"compute capability {'.'.join(map(str, capability))} is below {'.'.join(map(str, _OLDEST))}"
+    found = capability(x.device)
+    if found < _OLDEST:
+        return f"compute capability {'.'.join(map(str, found))} is below {'.'.join(map(str, _OLDEST))}"
     if op in _PRODUCTS and x.dtype == torch.float32 and not torch.is_autocast_enabled(kind) and not _tf32():
         return "float32 products have a kernel in TF32 only, which torch.backends.cuda.matmul.allow_tf32 does not allow"
     return ""
@@ -104,7 +104,7 @@ def width_obstacle(x: Tensor) -> str:
     return f"hidden size {x.shape[-1]} is above {_WIDEST}" if x.shape[-1] > _WIDEST else ""
 
 
-def _capability(device: torch.device) -> tuple[int, int]:
+def capability(device: torch.device) -> tuple[int, int]:
     """Compute capability of a tensor's device, which need not be the current device."""
     return (9, 9) if torch.version.hip else _capability_of(device)
 
@@ -137,7 +137,7 @@ def _load_library() -> bool:
     return True
 
 
-for _constant in (_capability, _tf32, _load_library):
+for _constant in (capability, _tf32, _load_library):
     _constant.__dict__["_dynamo_marked_constant"] = True
 
 

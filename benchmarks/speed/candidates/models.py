@@ -202,10 +202,12 @@ class Fastbert(Work):
         return self.model(batch).last_hidden_state  # type: ignore[no-any-return]
 
 
-class FastbertInt8(Fastbert):
-    """fastbert's model with int8 products, where `prepack` does not refuse them on the very texts."""
+class FastbertQuantised(Fastbert):
+    """fastbert's model with products in "int8" or "fp8", where `prepack` does not refuse them on the very texts."""
 
-    quantised = False
+    def __init__(self, job: Job, precision: str) -> None:
+        super().__init__(job)
+        self.precision, self.quantised = precision, False
 
     def take(self, inputs: Inputs) -> None:
         """See `Work.take`."""
@@ -213,7 +215,7 @@ class FastbertInt8(Fastbert):
 
         super().take(inputs)
         if not self.quantised:
-            fastbert.prepack(self.model, "int8", inputs.rows)
+            fastbert.prepack(self.model, self.precision, inputs.rows)
             self.quantised = True
 
 

@@ -7,7 +7,7 @@ products run in its type and LayerNorm gives float32, as PyTorch's own do; the c
 own autocast registration knows one type only. Sizes as in dispatch.py.
 """
 
-from fastbert.ops.custom_ops import inference, training
+from fastbert.ops.custom_ops import fp8, inference, training
 from fastbert.ops.custom_ops.attention import attention, attention_schedule
 from fastbert.ops.custom_ops.cross_entropy import cross_entropy, dropout_mask
 from fastbert.ops.custom_ops.embedding import embedding
@@ -22,6 +22,7 @@ __all__ = [
     "dropout_mask",
     "embedding",
     "ffn",
+    "fp8",
     "inference",
     "lamb_step",
     "layer_norm",
