@@ -132,7 +132,7 @@ def layer_norm_fwd(
     mean = torch.empty(T, dtype=torch.float32, device=x.device) if statistics else None
     rstd = torch.empty(T, dtype=torch.float32, device=x.device) if statistics else None
     if T:
-        row = tuning.row("layer_norm_fwd", x.device, N)
+        row = tuning.row("layer_norm_e4m3" if narrow_dtype == torch.float8_e4m3fn else "layer_norm_fwd", x.device, N)
         _layer_norm_fwd_kernel[(cdiv(T, row["BLOCK_T"]),)](
             x, dense(x_bias), residual, dense(weight), dense(bias), seed, y, narrow, mean, rstd,
             x.stride(0), stride_of(residual), T, eps, p, narrow_scale,

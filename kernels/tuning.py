@@ -115,6 +115,13 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row | None]]]] = {
         ],
         "sm90": [
             ((768,), _row(2, BLOCK_T=1)),
+            ((1024,), _row(4, BLOCK_T=2)),
+            ((2048,), _row(4, BLOCK_T=2)),
+            ((8192,), _row(8, BLOCK_T=1)),
+        ],
+    },
+    "layer_norm_e4m3": {  # its forward with a second result
+        "default": [
             ((1024,), _row(4, BLOCK_T=4)),
             ((2048,), _row(4, BLOCK_T=2)),
             ((8192,), _row(8, BLOCK_T=1)),

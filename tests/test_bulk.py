@@ -337,6 +337,12 @@ def test_an_input_that_has_changed_is_refused_and_a_touched_one_is_not(model: Pa
         ("a.txt", b"x\n", ["--workers", "0"], "--workers 0 must be a whole number of at least 1"),
         ("a.txt", b"x\n", ["--encoding", "utf-16"], "a bulk job reads encodings whose line ends are the byte 10"),
         ("a.txt", b"x\n", ["--int8"], "only a .npy output takes it"),
+        (
+            "a.txt",
+            b"x\n",
+            ["--fp8"],
+            "--fp8 chooses by measuring, which differs from start to start: only",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_said_before_any_work(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from kernel_checks import random
 from torch import Tensor
 
 import fastbert
+from fastbert.cli import main
 from fastbert.errors import BackendError, InputError
 from fastbert.kernels import attention, layer_norm
 from fastbert.kernels.e4m3 import to_e4m3
@@ -271,3 +273,17 @@ def test_what_fp8_needs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         fastbert.prepack(hooked, "fp8", ROWS)
     with fastbert.backend("auto"), pytest.raises(InputError, match=r"no kernels run on cpu"):
         fastbert.prepack(make_model(), "fp8", ROWS)
+
+
+def test_the_commands_take_it_and_say_what_it_needs(minilm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("One text.\nAnother.\n", encoding="utf-8")
+    command = ["embed", str(texts), "-o", str(tmp_path / "v.npy"), "--model", str(minilm), "--device", "cpu"]
+    assert main([*command, "--fp8"]) == 2
+    assert "the weights are torch.float32; fp8 is for float16 and bfloat16" in capsys.readouterr().err
+    with fastbert.backend("auto"):
+        assert main([*command, "--fp8", "--dtype", "bfloat16"]) == 2
+    assert "no kernels run on cpu" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "--fp8", "--int8"])
+    assert not (tmp_path / "v.npy").exists()

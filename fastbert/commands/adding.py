@@ -116,9 +116,12 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="threads of the CPU (default: its cores, as far as a quota allows)")
 
 
-def add_int8(parser: argparse.ArgumentParser) -> None:
-    """The argument of commands that may run a model in int8."""
-    parser.add_argument("--int8", action="store_true", help="products in int8 on a CPU, refused where slower or less accurate")
+def add_8_bits(parser: argparse.ArgumentParser) -> None:
+    """Arguments of commands that may run a model with products in 8 bits."""
+    either = parser.add_mutually_exclusive_group()
+    refused = "refused where slower or less accurate"
+    either.add_argument("--int8", action="store_true", help=f"products in int8 on a CPU, {refused}")
+    either.add_argument("--fp8", action="store_true", help=f"products in fp8 on a GPU, {refused}")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

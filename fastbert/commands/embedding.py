@@ -8,9 +8,9 @@ from typing import Any
 
 from fastbert import files
 from fastbert.choices import OVERLONG, PRECISIONS
-from fastbert.commands.adding import Commands, add, add_form, add_int8, add_model, check_outputs
+from fastbert.commands.adding import Commands, add, add_8_bits, add_form, add_model, check_outputs
 from fastbert.commands.bulk import add_bulk, is_folder, run_in_bulk
-from fastbert.commands.options import form_of, how_to_show, prepack
+from fastbert.commands.options import form_of, how_to_show, prepack, refuse_8_bits
 from fastbert.data import read_texts
 from fastbert.errors import InputError
 from fastbert.files.rows import check_ending
@@ -38,7 +38,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--normalize", action=argparse.BooleanOptionalAction, help="unit vectors (default: the model's own)")
     sub.add_argument("--overlong", choices=OVERLONG, default="truncate", help="texts beyond the limit (default: truncate)")
     sub.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the vectors (default: float32)")
-    add_int8(sub)
+    add_8_bits(sub)
     sub.add_argument("--progress", action="store_true", help="show the progress bar even if stderr is not a terminal")
     add_bulk(sub, ("parquet", "npy"))
 
@@ -51,8 +51,7 @@ def embed(args: argparse.Namespace) -> None:
         return
     from fastbert.bulk.embedding import Embed
 
-    if args.int8:
-        raise InputError("int8 = True chooses by measuring, which differs from start to start: only a .npy output takes it")
+    refuse_8_bits(args, "only a .npy output")
     job = Embed(
         args.model,
         args.device,

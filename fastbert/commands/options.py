@@ -10,7 +10,7 @@ from fastbert.data.lines import Form
 from fastbert.errors import InputError
 from fastbert.progress import LINES, Show
 
-_SAMPLE = 512  # texts that int8 is tried on
+_SAMPLE = 512  # texts that int8 or fp8 is tried on
 
 
 def read_options(args: argparse.Namespace) -> Any:
@@ -53,15 +53,25 @@ def how_to_show(args: argparse.Namespace) -> Show:
 
 
 def prepack(task: Any, texts: Sequence[str], args: argparse.Namespace) -> None:
-    """Lays the weights of a task's model out for the device; with --int8 in int8, if that passes on some of the texts."""
+    """Lays the weights of a task's model out for the device; with --int8 or --fp8 in 8 bits, if that passes on some texts."""
     import fastbert
 
     sample = None
-    if args.int8:
+    if products := _in_8_bits(args):
         some = texts[:: max(1, len(texts) // _SAMPLE)]
         limit = task.max_length
         sample = [ids[:limit] for ids in task.tokenizer.encode_ids(some, max_tokens=limit)]
-    fastbert.prepack(task.model, "int8" if args.int8 else None, sample)
+    fastbert.prepack(task.model, products, sample)
+
+
+def refuse_8_bits(args: argparse.Namespace, what: str) -> None:
+    """Raises InputError if --int8 or --fp8 is given to a job that is resumed, and names what takes it instead."""
+    if products := _in_8_bits(args):
+        raise InputError(f"--{products} chooses by measuring, which differs from start to start: {what} takes it")
+
+
+def _in_8_bits(args: argparse.Namespace) -> str | None:
+    return "int8" if args.int8 else "fp8" if args.fp8 else None
 
 
 def names_of(value: str | None) -> tuple[str, ...] | None:

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 
 from fastbert import files
 from fastbert.choices import OVERLONG
-from fastbert.commands.adding import Commands, add, add_form, add_int8, add_model, check_outputs
+from fastbert.commands.adding import Commands, add, add_8_bits, add_form, add_model, check_outputs
 from fastbert.commands.bulk import add_bulk, is_folder, one_input, run_in_bulk
-from fastbert.commands.options import form_of, how_to_show, prepack
+from fastbert.commands.options import form_of, how_to_show, prepack, refuse_8_bits
 from fastbert.data import read_texts
 from fastbert.errors import InputError, printable
 from fastbert.files.rows import ROWS, check_ending, line_of, write_rows
@@ -38,7 +38,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--column", help='column of a table: a name in its header or a number from 1 (default: "text")')
     add_form(sub)
     sub.add_argument("--overlong", choices=OVERLONG, default="truncate", help="pairs beyond the limit")
-    add_int8(sub)
+    add_8_bits(sub)
     sub.add_argument("--json", action="store_true", help="print JSON lines")
     sub.add_argument("--progress", action="store_true", help="show the progress bar even if stderr is not a terminal")
     add_bulk(sub, ("parquet",))
@@ -77,8 +77,7 @@ def _rank_in_bulk(args: argparse.Namespace) -> None:
     from fastbert.bulk import Rank, best_rows
     from fastbert.tasks.loading import check_top_k
 
-    if args.int8:
-        raise InputError("int8 = True chooses by measuring, which differs from start to start: only an output file takes it")
+    refuse_8_bits(args, "only an output file")
     job = Rank(args.model, args.device, args.dtype, args.local_files_only, query=args.query, overlong=args.overlong)
     top_k = _BEST if args.top_k is None else args.top_k
     check_top_k(top_k)

@@ -42,9 +42,10 @@ class Weight(NamedTuple):
     @classmethod
     def of(cls, weight: Tensor) -> Weight:
         """By the largest scale that keeps all of the weight, if it is finite."""
+        weight = weight.detach()
         largest = float(weight.abs().max())
         scale = 2.0 ** math.floor(math.log2(LARGEST / largest)) if 0 < largest < math.inf else 1.0
-        return cls(to_e4m3(weight.detach(), scale), scale)
+        return cls(to_e4m3(weight, scale), scale)
 
 
 class Copies(NamedTuple):
