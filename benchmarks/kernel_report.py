@@ -90,7 +90,7 @@ def hazards_of_other_types(only: str) -> list[str]:
     """The hazards of the sm_90 launches in float16 and float32, which may use rows of their own."""
     bad = []
     for dtype in (torch.float16, torch.float32):
-        chosen = [case for case in cases(dtype) if only in case.name]
+        chosen = [case for case in cases(dtype, e4m3=dtype == torch.float16) if only in case.name]
         for case in tqdm(chosen, desc=f"sm90 {dtype}", unit="case"):
             for launch in aot.record("sm90", case.call):
                 found = aot.hazards_of(aot.compile_launch(launch, "sm90"))
@@ -103,7 +103,7 @@ def report(archs: list[str], only: str) -> tuple[str, list[str]]:
     parts, bad = [], []
     for arch in archs:
         rows: list[dict[str, str]] = []
-        chosen = [case for case in cases(torch.bfloat16) if only in case.name]
+        chosen = [case for case in cases(torch.bfloat16, e4m3=arch in aot.WITH_E4M3) if only in case.name]
         for case in tqdm(chosen, desc=arch, unit="case"):
             for launch in aot.record(arch, case.call):
                 row, faults = row_of(case, launch, arch)

@@ -15,8 +15,10 @@ from torch import Tensor
 
 import fastbert
 from fastbert import ops
-from fastbert.kernels import attention, attention_schedule
+from fastbert.kernels import attention, attention_schedule, layer_norm
+from fastbert.kernels.e4m3 import to_e4m3
 from fastbert.ops import reference
+from fastbert.ops.custom_ops import fp8
 from fastbert.verification import allowed_error
 
 # By the longest: at most 32, 64, 128, and the long form; sequences without a token, of one token, and with a cut block.
@@ -300,3 +302,53 @@ def check_cross_entropy(
         return module.cross_entropy(**tensors, labels=labels.to(where), reduction=reduction)
 
     compare(run, inputs, dtype, reference_on)
+
+
+# -- e4m3: what a kernel writes in it is as near as a rounding of what it writes in 16 bit -------------------------------------
+
+
+def in_e4m3(x: Tensor, scale: float = 1.0) -> Tensor:
+    """What a tensor is after a way through e4m3, in float64. PyTorch's own conversion does not saturate."""
+    return (x.double() * scale).clamp(-448, 448).to(torch.float8_e4m3fn).double() / scale
+
+
+def _assert_rounded(found: Tensor, scale: float, usual: Tensor) -> None:
+    assert found.dtype == torch.float8_e4m3fn
+    values, usual = found.double() / scale, usual.double()
+    assert (values - usual).norm() <= 1.1 * (in_e4m3(usual, scale) - usual).norm()
+    assert torch.allclose(values, usual, rtol=2**-4 + 2**-8, atol=1.1 * 2**-10 / scale)
+
+
+def check_e4m3_products(device: str, dtype: torch.dtype, tokens: int, width: int, inner: int, tanh: bool) -> None:
+    """A product with its bias, and linear + GELU, of operands that are e4m3 already."""
+    x = to_e4m3(random(tokens, width, seed=1, device=device).float(), 4.0)
+    weight = fp8.Weight.of(random(inner, width, seed=2, device=device, scale=width**-0.5).float())
+    bias = random(inner, seed=3, device=device).to(dtype)
+    exact = (x.double() / 4) @ (weight.values.double() / weight.scale).T + bias.double()
+    assert (fp8.product(x, 4.0, weight, bias, dtype).double() - exact).norm() <= 4e-3 * exact.norm()
+    usual = torch.nn.functional.gelu(exact, approximate="tanh" if tanh else "none")
+    _assert_rounded(fp8.linear_gelu(x, 4.0, weight, bias, 4.0, tanh), 4.0, usual)
+
+
+def check_e4m3_attention(device: str, dtype: torch.dtype, lengths: list[int], width: int, p: float) -> None:
+    tokens, cu = sum(lengths) + 5, torch.tensor([0, *lengths], device=device).cumsum(0).int()
+    qkv = random(tokens, 3, 2, width, seed=0, device=device).to(dtype)
+    seed = torch.tensor([3], device=device) if p else None
+    common = (cu, max(lengths), p, seed, False, width**-0.5, False, None)
+    usual, found = attention.attention_fwd(qkv, *common)[0], attention.attention_fwd(qkv, *common, 8.0)[0]
+    _assert_rounded(found, 8.0, usual)
+    assert not found[sum(lengths) :].double().any()
+
+
+def check_e4m3_rows(device: str, dtype: torch.dtype, tokens: int, width: int) -> None:
+    """LayerNorm with its second result, and conversion alone."""
+    x, residual = (random(tokens, width, seed=seed, device=device).to(dtype) for seed in (0, 1))
+    weight, bias = (random(width, seed=seed, device=device).to(dtype) for seed in (2, 3))
+    rest = (weight, bias, 1e-12, bias, 0.0, None, dtype, False)
+    usual, none, _, _ = layer_norm.layer_norm_fwd(x, residual, *rest)
+    same, narrow, _, _ = layer_norm.layer_norm_fwd(x, residual, *rest, torch.float8_e4m3fn, 4.0)
+    assert none is None
+    assert torch.allclose(same.double(), usual.double(), rtol=2**-7, atol=2**-10)
+    assert narrow is not None
+    _assert_rounded(narrow, 4.0, usual)
+    assert torch.equal(to_e4m3(x, 4.0).double() / 4, in_e4m3(x, 4.0))

@@ -38,14 +38,16 @@ HEAVIEST = (
     "ffn fused backward",
     "ffn split backward",
     "cross_entropy",
+    "ffn e4m3",
+    "attention D=64 S=512 e4m3",
 )
 _LIGHTER = ("attention D=64 S=512 p=0.1", "embedding", "ffn split backward")
 # On sm80 tiles are smaller; elsewhere kernels and most rows are those of sm80. The committed report has every launch.
 LAUNCHES = {
-    "sm80": [case for case in HEAVIEST if "D=64 S=512" not in case],
+    "sm80": [case for case in HEAVIEST if "D=64 S=512" not in case and "e4m3" not in case],
     "sm89": ["attention D=128 S=512 p=0.1", "ffn fused training"],
     "sm90": HEAVIEST,
-    "sm100": ["attention D=64 S=128 p=0.1", "attention D=128 S=512 p=0.1", "layer_norm", "ffn fused training"],
+    "sm100": ["attention D=64 S=128 p=0.1", "attention D=128 S=512 p=0.1", "layer_norm", "ffn fused training", "ffn e4m3"],
     "gfx942": ["attention D=128 S=512 p=0.1", "ffn fused training", "cross_entropy"],
 }
 if not EVERYTHING:  # the architecture whose launches are tuned, and of each kernel the launch with most registers
@@ -58,7 +60,7 @@ import dataclasses, json, sys
 import torch
 from benchmarks.kernels import aot, cases
 for arch, names in json.loads(sys.argv[1]).items():
-    for case in cases.cases(torch.bfloat16):
+    for case in cases.cases(torch.bfloat16, e4m3=arch in aot.WITH_E4M3):
         if case.name in names:
             for launch in aot.record(arch, case.call):
                 found = dataclasses.asdict(aot.inspect(launch, arch))
@@ -99,9 +101,11 @@ def test_heaviest_launches_compile_and_fit(arch: str, compiled: dict[str, list[d
         if judged and (arch, row["kernel"]) not in SPILLS_THAT_PAY:
             assert not row["spills_in_loops"], f"{what}: stack {row['stack']}, spills in loops {row['spills_in_loops']}"
         if WITH_PRODUCTS.match(row["kernel"]):
-            wanted = {"sm90": ("HGMMA",), "sm100": ("UTCHMMA", "HMMA"), "gfx942": ("v_mfma",)}.get(arch, ("HMMA",))
+            wanted = {"sm90": ("HGMMA", "QGMMA"), "sm100": ("UTCHMMA", "UTCQMMA", "HMMA"), "gfx942": ("v_mfma",)}.get(
+                arch, ("HMMA",)
+            )
             if arch == "sm90" and row["rows"] < 64:
-                wanted = ("HGMMA", "HMMA")
+                wanted = ("HGMMA", "QGMMA", "HMMA")
             assert any(row["tensor_core"].get(kind) for kind in wanted), f"{what}: {row['tensor_core']}"
         elif arch.startswith("sm"):
             assert not row["tensor_core"], what

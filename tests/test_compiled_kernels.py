@@ -22,6 +22,9 @@ from kernel_checks import (
     check_attention,
     check_attention_schedule,
     check_cross_entropy,
+    check_e4m3_attention,
+    check_e4m3_products,
+    check_e4m3_rows,
     check_embedding,
     check_ffn,
     check_layer_norm,
@@ -169,6 +172,26 @@ def test_ffn(tokens: int, width: int, inner: int, form: str, dtype: torch.dtype,
 def test_rows(width: int, dtype: torch.dtype) -> None:
     check_layer_norm("cpu", dtype, 13, width, 0.1)
     check_embedding("cpu", dtype, 40, width, 0.1)
+
+
+needs_e4m3 = pytest.mark.skipif(KERNELS != "sm90", reason="e4m3 came with sm_89")
+
+
+@needs_e4m3
+def test_linear_gelu_in_e4m3(schedule: None) -> None:
+    check_e4m3_products("cpu", torch.bfloat16, 150, 272, 144, False)
+
+
+@needs_e4m3
+@pytest.mark.parametrize(("lengths", "width"), [([30, 0, 7], 128), ([60, 64], 64), ([150, 1], 64)], ids=str)
+def test_attention_in_e4m3(lengths: list[int], width: int) -> None:
+    check_e4m3_attention("cpu", torch.bfloat16, lengths, width, 0.0)
+
+
+@needs_e4m3
+@pytest.mark.parametrize("width", [384, 768, 1024])
+def test_rows_in_e4m3(width: int) -> None:
+    check_e4m3_rows("cpu", torch.bfloat16, 37, width)
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)

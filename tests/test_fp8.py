@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_checks import random
+from kernel_checks import check_e4m3_attention, check_e4m3_products, check_e4m3_rows, in_e4m3
 from torch import Tensor
 
 import fastbert
 from fastbert.cli import main
 from fastbert.errors import BackendError, InputError
-from fastbert.kernels import attention, layer_norm
 from fastbert.kernels.e4m3 import to_e4m3
 from fastbert.model import plain_layer, quantizing
 from fastbert.ops import fp8
@@ -25,11 +24,6 @@ from fastbert.ops.custom_ops.fp8 import Weight
 E4M3 = torch.float8_e4m3fn
 SIZES = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128, "vocab_size": 90, "num_hidden_layers": 3}
 ROWS = [[(7 * i + 3 * j) % 90 for j in range(n)] for i, n in enumerate([5, 33, 1, 17, 40])]
-
-
-def in_e4m3(x: Tensor, scale: float = 1.0) -> Tensor:
-    """What a tensor is after a way through e4m3, in float64. PyTorch's own conversion does not saturate."""
-    return (x.double() * scale).clamp(-448, 448).to(E4M3).double() / scale
 
 
 @pytest.fixture(autouse=True)
@@ -93,39 +87,18 @@ def test_a_weight_gets_the_largest_power_of_two_that_keeps_it_whole(largest: flo
 
 @pytest.mark.parametrize("tanh", [False, True])
 def test_products_add_a_bias_and_apply_gelu(tanh: bool) -> None:
-    x, w = to_e4m3(random(9, 64, seed=1, device="cpu").float(), 4.0), random(48, 64, seed=2, device="cpu").float() / 8
-    weight, bias = Weight.of(w), random(48, seed=3, device="cpu").half()
-    exact = (x.double() / 4) @ (weight.values.double() / weight.scale).T + bias.double()
-    assert torch.allclose(layers.product(x, 4.0, weight, bias, torch.float16).double(), exact, rtol=1e-3, atol=2e-3)
-    act = layers.linear_gelu(x, 4.0, weight, bias, 2.0, tanh)
-    wanted = torch.nn.functional.gelu(exact, approximate="tanh" if tanh else "none")
-    assert act.dtype == E4M3
-    assert torch.allclose(act.double() / 2, wanted, rtol=2**-4, atol=2**-10)
+    check_e4m3_products("cpu", torch.float16, 9, 64, 48, tanh)
 
 
 @pytest.mark.parametrize("lengths", [[30, 0, 7], [120, 1, 64], [150, 3]], ids=str)
 @pytest.mark.parametrize("p", [0.0, 0.1])
 def test_attention_writes_e4m3(lengths: list[int], p: float) -> None:
-    tokens, cu = sum(lengths) + 5, torch.tensor([0, *lengths]).cumsum(0).int()
-    qkv = random(tokens, 3, 2, 64, seed=0, device="cpu").half()
-    common = (cu, max(lengths), p, torch.tensor([3]) if p else None, False, 0.125, False, None)
-    usual, found = attention.attention_fwd(qkv, *common)[0], attention.attention_fwd(qkv, *common, 8.0)[0]
-    assert found.dtype == E4M3
-    assert torch.allclose(found.double() / 8, usual.double(), rtol=2**-4, atol=2**-12)
-    assert not found[sum(lengths) :].double().any()
+    check_e4m3_attention("cpu", torch.float16, lengths, 64, p)
 
 
-def test_layer_norm_writes_both_types() -> None:
-    x, residual, weight, bias = (
-        random(*shape, seed=i, device="cpu").half() for i, shape in enumerate([(37, 96)] * 2 + [(96,)] * 2)
-    )
-    rest = (weight, bias, 1e-12, bias, 0.0, None, torch.float16, False)
-    usual, none, _, _ = layer_norm.layer_norm_fwd(x, residual, *rest)
-    same, narrow, _, _ = layer_norm.layer_norm_fwd(x, residual, *rest, E4M3, 4.0)
-    assert none is None
-    assert torch.equal(same, usual)
-    assert narrow is not None
-    assert torch.allclose(narrow.double() / 4, usual.double(), rtol=2**-4, atol=2**-11)
+@pytest.mark.parametrize("width", [96, 768])
+def test_layer_norm_writes_both_types(width: int) -> None:
+    check_e4m3_rows("cpu", torch.float16, 37, width)
 
 
 # -- layers and models ---------------------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ LIMITS = {
 _STACK = ("LDL", "STL")  # instructions that access the stack
 SPILLS_THAT_PAY = {("sm90", "attention_short_bwd")}  # measured on a card against rows that do not spill, see tuning.py
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+WITH_E4M3 = ("sm89", "sm90", "sm100")
 _TYPES = {
     torch.float32: "fp32",
     torch.float16: "fp16",

@@ -42,8 +42,8 @@ class Tensors:
         return torch.zeros(shape, dtype=dtype, device=self.device)
 
 
-def cases(dtype: torch.dtype, device: str = "meta") -> Iterator[Case]:
-    """Cases for every kernel, in the forms that inference and training use."""
+def cases(dtype: torch.dtype, device: str = "meta", e4m3: bool = False) -> Iterator[Case]:
+    """Cases for every kernel, in the forms that inference and training use; with `e4m3`, for those that write it as well."""
     make = Tensors(dtype, device)
     seed = make(1, dtype=torch.int64)
     for width in (64, 32, 128):
@@ -59,6 +59,8 @@ def cases(dtype: torch.dtype, device: str = "meta") -> Iterator[Case]:
     yield _cross_entropy(make)
     yield _lamb(make)
     yield Case("dropout mask", lambda: common.dropout_mask(seed, (12, T, 512), 0.1), {})
+    if e4m3:
+        yield from _e4m3(make)
 
 
 def _attention(make: Tensors, width: int, length: int, p: float, seed: Tensor, sequences: int = 0) -> Case:
@@ -134,26 +136,26 @@ def _lamb(make: Tensors) -> Case:
     return Case("lamb", lambda: lamb.lamb_step(p, g, m, v, 0.999, 1e-3, (0.9, 0.999), 1e-6), {})
 
 
-def fp8_cases(dtype: torch.dtype, device: str = "meta") -> Iterator[Case]:
-    """Cases for the kernels that write e4m3, in the forms of inference. For architectures that have that type."""
-    make, e4m3 = Tensors(dtype, device), torch.float8_e4m3fn
-    x, residual, weight, up_bias = make(T, N), make(T, N), make(N), make(F)
-    x8, up = make(T, N, dtype=e4m3), make(F, N, dtype=e4m3)
+def _e4m3(make: Tensors) -> Iterator[Case]:
+    x, residual, weight, bias = make(T, N), make(T, N), make(N), make(F)
+    x8, up = make(T, N, dtype=torch.float8_e4m3fn), make(F, N, dtype=torch.float8_e4m3fn)
+    rest = (weight, weight, 1e-12, weight, 0.0, None, make.dtype, False, torch.float8_e4m3fn, 4.0)
     yield Case("to_e4m3", lambda: to_e4m3(x, 4.0), {})
-    rest = (weight, weight, 1e-12, weight, 0.0, None, dtype, False, e4m3, 4.0)
     yield Case("layer_norm e4m3", lambda: layer_norm.layer_norm_fwd(x, residual, *rest), {})
-    product = {"linear_gelu_tma": 2 * T * N * F}
-    yield Case("linear_gelu e4m3", lambda: ffn.linear_gelu_e4m3(x8, up, up_bias, 0.25, 4.0, False), product)
+
+    def linear_gelu() -> None:
+        if ffn.has_tma(1, x8, up):
+            ffn.linear_gelu_e4m3(x8, up, bias, 0.25, 4.0, False)
+
+    yield Case("ffn e4m3", linear_gelu, {"linear_gelu_tma": 2 * T * N * F})
     for length in (64, 128, 512):
         qkv, cu_seqlens = make(T, 3, N // 64, 64), make(T // length + 1, dtype=torch.int32)
-        if device != "meta":
-            cu_seqlens = torch.arange(T // length + 1, device=device, dtype=torch.int32).mul(length)
 
-        def call(qkv: Tensor = qkv, cu_seqlens: Tensor = cu_seqlens, length: int = length) -> None:
+        def attend(qkv: Tensor = qkv, cu_seqlens: Tensor = cu_seqlens, length: int = length) -> None:
             attention.attention_fwd(qkv, cu_seqlens, length, 0.0, None, False, 0.125, False, None, 8.0)
 
         floating = dict.fromkeys(("attention_short_fwd", "attention_long_fwd"), 4 * T * length * N)
-        yield Case(f"attention S={length} e4m3", call, floating)
+        yield Case(f"attention D=64 S={length} e4m3", attend, floating)
 
 
 def _cross_entropy(make: Tensors) -> Case:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.kernels import aot
 from fastbert.kernels import tuning
 
 EMULATOR = Path(__file__).resolve().parents[2] / "tests" / "emulator"
@@ -39,5 +40,6 @@ def shipped_rows(arch: str) -> Iterator[tuple[str, tuple[int, ...], tuning.Row]]
     """(op, limits, row) of an architecture, without those that it never launches or that have no check."""
     for op, table in tuning.TABLE.items():
         for limits, row in table.get(arch) or table["default"]:
-            if row is not None and op not in WITHOUT_CHECK and (op != "linear_gelu_tma" or arch in tuning.TMA_ARCHITECTURES):
+            fits = arch in (aot.WITH_E4M3 if "e4m3" in op else tuning.TMA_ARCHITECTURES if "tma" in op else ARCHITECTURES)
+            if row is not None and op not in WITHOUT_CHECK and fits:
                 yield op, limits, row

@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
 U8, U16, U32, U64, F32 = np.uint8, np.uint16, np.uint32, np.uint64, np.float32
-SIXTEEN = np.array([16], U32)
+SIXTEEN, EIGHT = np.array([16], U32), np.array([8], np.uint16)
 HIGH_HALF = np.uint32(0xFFFF0000)
 _SMALLEST_NORMAL = F32(np.finfo(F32).tiny)
 _NAN_BF16 = U16(0x7FFF)
+_E4M3 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().numpy()
 
 
 def fma(a: Any, b: Any, c: Any) -> Any:
@@ -107,6 +109,17 @@ def from_bf16(bits: Any) -> Any:
 def to_f16(x: Any) -> Any:
     """float32 to the bits of the nearest float16, ties to even."""
     return x.astype(np.float16).view(U16)
+
+
+def to_e4m3(x: Any) -> Any:
+    """float32 to the bits of the nearest e4m3, ties to even; what is beyond 448 becomes that."""
+    x = np.where(np.isnan(x), x, np.clip(x, -448, 448)).astype(F32)
+    return torch.from_numpy(np.atleast_1d(x)).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+
+
+def from_e4m3(bits: Any) -> Any:
+    """The bits of e4m3 to float32."""
+    return _E4M3[bits]
 
 
 def half(pair: Any, which: int, kind: str) -> Any:

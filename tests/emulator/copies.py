@@ -272,7 +272,7 @@ def _inside(tensor_map: TensorMap, row: int, column: int) -> tuple[Any, slice, s
     columns = slice(min(max(column, 0), tensor.shape[1]), max(min(column + width, tensor.shape[1]), 0))
     rows, columns = (slice(one.start, max(one.stop, one.start)) for one in (rows, columns))
     inner = slice(rows.start - row, rows.stop - row), slice(columns.start - column, columns.stop - column)
-    whole = tensor.view({2: torch.int16, 4: torch.int32}[tensor.element_size()]).numpy()
+    whole = tensor.view({1: torch.int8, 2: torch.int16, 4: torch.int32}[tensor.element_size()]).numpy()
     if rows.start == rows.stop or columns.start == columns.stop:
         inner = slice(0, 0), slice(0, 0)
         rows = columns = slice(0, 0)

@@ -220,6 +220,10 @@ def to_generic(t: Translator, i: Instruction, predicate: str | None) -> None:
 def convert(t: Translator, i: Instruction, predicate: str | None) -> None:
     to, kinds = i.operands[0], [part for part in i.parts[1:] if part in DTYPES]
     if len(i.operands) == 3:
+        if kinds == ["e4m3x2", "f32"] and "satfinite" in i.parts:
+            high, low = (t.cast(f"to_e4m3({t.use(operand, 'f32')})", "u16") for operand in i.operands[1:3])
+            t.put(to, f"({low} | ({high} << EIGHT))", "b16", predicate)
+            return
         if kinds[0] not in _PAIRS or kinds[1] != "f32" or "relu" in i.parts:
             raise unknown(i)
         function = "to_bf16" if kinds[0] == "bf16x2" else "to_f16"
@@ -419,9 +423,10 @@ def multiply_by_groups(t: Translator, i: Instruction, predicate: str | None) -> 
     if what == "wait_group":
         t.emit(f"M.products.wait(T, {i.operands[0]})")
         return
-    shape = re.fullmatch(r"m64n(\d+)k(?:8|16)", i.parts[4])
+    shape = re.fullmatch(r"m64n(\d+)k(?:8|16|32)", i.parts[4])
     result, kind, other = i.parts[5:8]
-    if shape is None or result != "f32" or kind != other or kind not in ("bf16", "f16", "tf32") or predicate is not None:
+    known = kind in ("bf16", "f16", "tf32", "e4m3") and (result, other) == ("f32", kind)
+    if shape is None or not known or predicate is not None:
         raise unknown(i)
     to, a, b, scale, negate_a, negate_b, *by_rows = i.operands
     if (negate_a, negate_b) != (1, 1):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from emulator.arithmetic import F32, U16, U32, U64, from_bf16
+from emulator.arithmetic import F32, U16, U32, U64, from_bf16, from_e4m3
 from emulator.asynchronous import AsyncReads
 from emulator.fragments import TF32_BITS, swizzled
 from emulator.reports import UnknownOpcode
@@ -67,13 +67,13 @@ class Products:
         self._reads.wait(threads, "wgmma", left)
 
     def operand(self, threads: Threads, descriptor: Any, rows: int, by_rows: int, kind: str, here: int) -> Callable[[], Any]:
-        """A matrix in shared memory (groups, rows, 16 or 8) as float32, read when it is called.
+        """A matrix in shared memory (groups, rows, 8, 16 or 32) as float32, read when it is called.
 
         Args:
             descriptor: of each thread; those of a group are alike.
             rows: of the operand.
             by_rows: whether its first axis is the contiguous one.
-            kind: "bf16", "f16" or "tf32".
+            kind: "bf16", "f16", "tf32" or "e4m3".
         """
         wide = threads.wide(descriptor)
         if (wide.reshape(-1, GROUP) != wide[::GROUP, None]).any():
@@ -93,6 +93,8 @@ class Products:
             if kind == "tf32":
                 words = memory.view(U32).reshape(-1, 4)[place].reshape(len(owners), rows, 8)
                 return (words & TF32_BITS).view(F32)
+            if kind == "e4m3":
+                return from_e4m3(memory.view(np.uint8).reshape(-1, 16)[place].reshape(len(owners), rows, 32))
             bits = memory.view(U16).reshape(-1, 8)[place]  # group, unit, row or unit, 8
             bits = np.ascontiguousarray(bits.transpose(0, 1, 3, 2) if by_rows else bits).reshape(len(owners), rows, 16)
             return from_bf16(bits) if kind == "bf16" else bits.view(np.float16).astype(F32)

@@ -20,7 +20,17 @@ os.environ["TRITON_INTERPRET"] = "0"
 
 import torch  # noqa: E402
 
-FAMILIES = ("attention_short", "attention_long", "layer_norm", "table", "linear_gelu", "gelu", "cross_entropy")
+FAMILIES = (
+    "attention_short",
+    "attention_long",
+    "layer_norm_e4m3",
+    "to_e4m3",
+    "layer_norm",
+    "table",
+    "linear_gelu",
+    "gelu",
+    "cross_entropy",
+)
 
 
 def family(op: str) -> str | None:
@@ -30,13 +40,26 @@ def family(op: str) -> str | None:
 
 def check_of(op: str, limits: list[int]) -> Callable[[], None]:
     """A check of tests/kernel_checks.py that launches the op by its first row."""
-    from kernel_checks import SMALL, check_attention, check_cross_entropy, check_embedding, check_ffn, check_layer_norm
+    from kernel_checks import (
+        SMALL,
+        check_attention,
+        check_cross_entropy,
+        check_e4m3_products,
+        check_e4m3_rows,
+        check_embedding,
+        check_ffn,
+        check_layer_norm,
+    )
 
     dtype = torch.float32 if limits and limits[0] == 4 and "attention" in op else torch.bfloat16
     width = min(limits[0], 1024) if op.startswith(("layer_norm", "table")) else 0
+    if op == "linear_gelu_tma" and limits[0] == 1:
+        return lambda: check_e4m3_products("cpu", dtype, 300, 320, 528, False)
     calls: dict[str | None, Callable[[], None]] = {
         "attention_short": lambda: check_attention("cpu", dtype, SMALL[limits[2]], 2, limits[1], 0.1, False),
         "attention_long": lambda: check_attention("cpu", dtype, SMALL[200], 1, limits[1], 0.1, False),
+        "layer_norm_e4m3": lambda: check_e4m3_rows("cpu", dtype, 13, width),
+        "to_e4m3": lambda: check_e4m3_rows("cpu", dtype, 13, 768),
         "layer_norm": lambda: check_layer_norm("cpu", dtype, 13, width, 0.1),
         "table": lambda: check_embedding("cpu", dtype, 40, width, 0.1),
         "linear_gelu": lambda: check_ffn("cpu", dtype, 300, 320, 520),
