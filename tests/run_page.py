@@ -31,6 +31,7 @@ NOT_RUN = (
     "torchrun",
     "--engine ray",
     "ablate",
+    "--fp8",
 )  # see test_serving, _distributed, _ray, _pretraining_commands
 
 

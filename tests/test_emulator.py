@@ -255,6 +255,13 @@ def matrix(rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
     return values.to(dtype)
 
 
+def test_conversions_to_e4m3() -> None:
+    pairs = elementwise("cvt.rn.satfinite.e4m3x2.f32 {o}, {a}, {b};", np.dtype(np.uint16), FLOATS, FLOATS[::-1].copy())
+    rounded = torch.from_numpy(FLOATS).clamp(-448, 448).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+    assert np.array_equal(pairs >> 8 & 0x7F, rounded & 0x7F)  # the sign of a NaN may be either
+    assert np.array_equal(pairs & 0x7F, rounded[::-1] & 0x7F)
+
+
 @pytest.mark.parametrize(
     ("kind", "dtype", "depth"), [("bf16", torch.bfloat16, 16), ("f16", torch.float16, 16), ("tf32", torch.float32, 8)]
 )
@@ -500,8 +507,8 @@ def test_blocks_that_write_what_others_touch() -> None:
 def test_an_unknown_opcode_fails_with_its_line() -> None:
     with pytest.raises(UnknownOpcode, match=r"sin.approx.f32 at PTX line 12: sin.approx.f32 %f1, %f0"):
         launch("sin.approx.f32 %f1, %f0;", [torch.zeros(1, dtype=torch.int32)])
-    with pytest.raises(UnknownOpcode, match="cvt.rn.satfinite.e4m3x2.f32"):
-        launch("cvt.rn.satfinite.e4m3x2.f32 %h1, %f0, %f0;", [torch.zeros(1, dtype=torch.int32)])
+    with pytest.raises(UnknownOpcode, match="cvt.rn.satfinite.e5m2x2.f32"):
+        launch("cvt.rn.satfinite.e5m2x2.f32 %h1, %f0, %f0;", [torch.zeros(1, dtype=torch.int32)])
 
 
 @pytest.mark.parametrize(("reverse", "last"), [(False, 63), (True, 31)])
