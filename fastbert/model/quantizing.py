@@ -155,7 +155,8 @@ def _fp8_forms(model: BertPreTrainedModel) -> Iterator[_Form]:
         raise InputError(f"dtype = 'fp8' is for layers without adapters, hooks and replaced parts; layer {which} has some")
     with torch.inference_mode():
         if not plain or ops.for_layers(weight[:1], plain[0].head_size) is None:
-            raise BackendError(f"dtype = 'fp8' cannot run here: no kernels run layers with head size {model.config.head_dim}")
+            where = f"on {weight.device}, if that is the current device"
+            raise BackendError(f"dtype = 'fp8': no kernels run layers with head size {model.config.head_dim} {where}")
     weights = [layer.up_weight for layer in plain]
     yield _Form("all linears of the layers", partial(_each, ops.keep_fp8, plain), partial(_each, ops.forget_copies, weights))
 

@@ -70,7 +70,7 @@ def layer(
 ) -> States | None:
     """States (T, N) -> states (T, N), the operand in e4m3 unless the layer is the last; None where it has to run in 16 bit."""
     copies = fp8.find(_sources(layer)) if seeds is None and len(x.residual) else None
-    if copies is None:
+    if copies is None or x.residual.dtype != copies.qkv_bias.dtype:
         return None
     operand = x.operand if x.operand.dtype == torch.float8_e4m3fn else to_e4m3(x.operand, _STATES)
     qkv = product(operand, _STATES, copies.qkv, copies.qkv_bias, x.residual.dtype).view(-1, 3, layer.heads, layer.head_size)
