@@ -177,7 +177,7 @@ def draw_gain(target: Path) -> None:
             for index, (name, rate) in enumerate(ranked):
                 colour = OURS if name == "fastbert" else OTHERS[(index - 1) % len(OTHERS)]
                 axis.barh(place, rate / base, height=0.9, color=colour)
-                label = f"{name}  {rate:,.0f}" if rate >= 100 else f"{name}  {rate:.1f}"
+                label = f"{name}  {report.digits(rate)}"
                 weight = "bold" if name == "fastbert" else "normal"
                 axis.text(rate / base + 0.04, place, label, va="center", fontsize=8, weight=weight)
                 place += 1

@@ -277,7 +277,11 @@ def test_there_are_ten_short_examples_and_each_is_described() -> None:
         assert f"[{path.name}]({path.name})" in page, path
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+# Ray Data takes most of a minute to start; test_ray.py calls the same actor class.
+_SLOW = {"bulk_on_ray.py": pytest.mark.thorough}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=_SLOW.get(name, ())) for name in EXAMPLES])
 def test_an_example_runs(name: str, hub: Mapping[str, str], tmp_path: Path) -> None:
     arguments, expected = EXAMPLES[name]
     notes = tmp_path / "notes"

@@ -22,8 +22,8 @@ from fastbert.ops.custom_ops import fp8 as layers
 from fastbert.ops.custom_ops.fp8 import Weight
 
 E4M3 = torch.float8_e4m3fn
-SIZES = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128, "vocab_size": 90, "num_hidden_layers": 3}
-ROWS = [[(7 * i + 3 * j) % 90 for j in range(n)] for i, n in enumerate([5, 33, 1, 17, 40])]
+SIZES = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128, "vocab_size": 90, "num_hidden_layers": 2}
+ROWS = [[(7 * i + 3 * j) % 90 for j in range(n)] for i, n in enumerate([5, 1, 21])]
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +122,7 @@ def rounded_layer(x: Tensor, operand: Tensor, layer: Any, cu: Tensor) -> tuple[T
     return y, in_e4m3(y, layers._STATES)
 
 
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [1, 2])
 def test_a_model_computes_what_the_roundings_say(fast: None, count: int) -> None:
     model, batch = make_model(num_hidden_layers=count), fastbert.pack(ROWS)
     usual = states(model)
@@ -172,7 +172,7 @@ def test_layers_without_copies_run_in_16_bit_between_those_that_have_some(fast: 
     with torch.no_grad():
         model.encoder.layer[1].output.dense.weight.mul_(1.0)
     mixed = states(model)
-    assert kept(model) == 2
+    assert kept(model) == 1
     assert not torch.equal(mixed, whole)
     assert (mixed - usual).norm() < (whole - usual).norm()
 
@@ -191,7 +191,7 @@ def test_padded_and_captured_inputs_and_other_models(fast: None) -> None:
     alone = states(other)
     fastbert.prepack(model, "fp8", ROWS)
     assert torch.equal(states(other), alone)
-    ids = torch.zeros(len(ROWS), 40, dtype=torch.long)
+    ids = torch.zeros(len(ROWS), 21, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(ROWS):
         ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
@@ -216,7 +216,7 @@ def test_what_is_slower_or_less_accurate_is_refused(
         with pytest.raises(BackendError, match=rf"fp8 is refused: all linears of the layers: {why}"):
             fastbert.prepack(model, "fp8", ROWS)
         printed = capsys.readouterr().err
-        assert f"fp8 on 5 texts of the sample, {sum(map(len, ROWS)) - sum(row.count(0) for row in ROWS)} tokens, " in printed
+        assert f"fp8 on 3 texts of the sample, {sum(map(len, ROWS)) - sum(row.count(0) for row in ROWS)} tokens, " in printed
         assert "x float16, cosine 0.99" in printed
         assert kept(model) == 0
         assert torch.equal(states(model), wanted)
@@ -226,7 +226,7 @@ def test_what_is_slower_or_less_accurate_is_refused(
 def test_weights_that_are_not_finite_are_refused(fast: None, value: float) -> None:
     model = make_model()
     with torch.no_grad():
-        model.encoder.layer[2].intermediate.dense.weight[0, 0] = value
+        model.encoder.layer[0].intermediate.dense.weight[0, 0] = value
     with pytest.raises(BackendError, match=r"fp8 is refused: all linears of the layers: cosine below"):
         fastbert.prepack(model, "fp8", ROWS)
 

@@ -110,7 +110,9 @@ def run_in_bulk(args: argparse.Namespace, job: Any, texts: tuple[str, ...], keep
             f"fastbert: {counted(found.cut, 'text')} of {found.made:,} {were} longer than the model reads, and {were} cut"
         )
     rate = (
-        f" in {found.seconds:.2f} s ({found.made / found.seconds:,.0f} a second)" if found.made else ", all of them made before"
+        f" in {found.seconds:.2f} s ({found.made / found.seconds:,.0f} per second)"
+        if found.made
+        else ", all of them made before"
     )
     whole = f"{counted(found.rows, 'row')} in {counted(found.parts, 'part')}"
     show_note(f"fastbert: {counted(found.made or found.rows, 'row')}{rate} -> {found.folder}: {whole}")

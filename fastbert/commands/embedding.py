@@ -95,4 +95,4 @@ def _embed_into_one_file(args: argparse.Namespace, pooling: list[str] | None) ->
         with part.open("wb") as stream:
             np.save(stream, vectors)
     shape = f"{vectors.shape[0]} x {vectors.shape[1]} {vectors.dtype}"
-    show_note(f"{len(texts):,} texts in {seconds:.2f} s ({len(texts) / seconds:,.0f} a second) -> {args.output}: {shape}")
+    show_note(f"{len(texts):,} texts in {seconds:.2f} s ({len(texts) / seconds:,.0f} per second) -> {args.output}: {shape}")

@@ -32,8 +32,8 @@ from fastbert.model.pooling import pool
 from fastbert.model.pretrained import BertPreTrainedModel
 from fastbert.model.products import prepack_group, product_groups, quantize_group
 from fastbert.ops import int8
-from fastbert.packing import PackedBatch, pack
-from fastbert.packing.batching import list_batches, token_budget_batches
+from fastbert.packing import PackedBatch
+from fastbert.packing.batching import list_batches
 
 MIN_GAIN, MIN_COSINE = 1.1, 0.995
 _ROUNDS = 5
@@ -191,12 +191,10 @@ def _batches(rows: Sequence[list[int]], device: torch.device) -> list[PackedBatc
     """Rows from all over: of at most `_MOST_TOKENS` together, but at least one; on a GPU repeated up to `_GPU_TOKENS`."""
     total = sum(map(len, rows))
     if device.type == "cpu":
-        return list_batches(rows[:: max(1, -(-total // _MOST_TOKENS))])
+        return list_batches(rows[:: max(1, -(-total // _MOST_TOKENS))], _MOST_TOKENS, device)
     count = max(1, _GPU_TOKENS * len(rows) // total)
-    step = max(1, -(-len(rows) // count))
-    some = [*islice(cycle(rows[::step]), count)]
-    groups = token_budget_batches([len(row) for row in some], _GPU_TOKENS // 2)
-    return [pack([some[i] for i in group]).to(device) for group in groups]
+    step = -(-len(rows) // count)
+    return list_batches([*islice(cycle(rows[::step]), count)], _GPU_TOKENS // 2, device)
 
 
 def _where(device: torch.device) -> str:

@@ -108,10 +108,10 @@ def tokens_at_once(batch_tokens: int, device: torch.device) -> int:
     return min(batch_tokens, CPU_BATCH_TOKENS) if device.type == "cpu" else batch_tokens
 
 
-def list_batches(rows: Sequence[Sequence[int]]) -> list[PackedBatch]:
-    """Lists of ids in packed batches for a CPU, longest first."""
-    groups = token_budget_batches([len(row) for row in rows], CPU_BATCH_TOKENS)
-    return [pack([rows[i] for i in group]) for group in groups]
+def list_batches(rows: Sequence[Sequence[int]], batch_tokens: int, device: torch.device) -> list[PackedBatch]:
+    """Lists of ids in packed batches of at most `batch_tokens` on a device, longest first."""
+    groups = token_budget_batches([len(row) for row in rows], tokens_at_once(batch_tokens, device))
+    return [pack([rows[i] for i in group]).to(device) for group in groups]
 
 
 def token_budget_batches(
