@@ -31,8 +31,8 @@ def write_report(folder: Path) -> None:
         speed = median(record["tokens_per_second"] for record in train)
         lines += [
             f"{last['step']:,} steps in {minutes:.1f} minutes, {last['epoch'] + 1} epochs begun, "
-            f"{speed:,.0f} tokens per second, {last['mfu']:.0%} of the measured matrix-product rate, {last['memory_bytes'] / 2**20:,.0f} MiB at most, "
-            f"{last['tail_share']:.1%} dummy tokens.",
+            f"{speed:,.0f} tokens per second, {last['mfu']:.0%} of the measured matrix-product rate, "
+            f"{last['memory_bytes'] / 2**20:,.0f} MiB at most, {last['tail_share']:.1%} dummy tokens.",
             "",
         ]
     if held_out:
