@@ -177,7 +177,8 @@ class CapturedStep:
             step leaves behind, gradients included, is valid until another one is called; `.grad` is that of the last captured.
 
     Runs `step` three times before the capture, which trains on the example; copy the state before that if it matters. The graph
-    uses the parameters where they are: nothing may move them afterwards (`.to`, `fastbert.prepack`). Threads and streams may
+    uses the parameters where they are: nothing may move them afterwards (`.to`, `fastbert.prepack`). Layers that run in fp8
+    inside it keep the copies of then. Threads and streams may
     share a captured step; their calls run one after the other.
     """
 
@@ -199,6 +200,7 @@ class CapturedStep:
         self._pool: Any = torch.cuda.graph_pool_handle() if beside is None else beside._pool
         with self._turns.turn():
             self._graph, self._result = _capture(lambda: step(**self._static), self._pool, device)
+        self._copies = fp8.all_of()  # which the graph may read
 
     def __call__(self, **inputs: Tensor | PackedBatch) -> Any:
         """Runs the step on new inputs and returns copies of its results.
@@ -243,9 +245,11 @@ def _capture(run: Callable[[], Any], pool: Any, device: torch.device) -> tuple[t
     with torch.cuda.device(device), torch.autocast("cuda", dtype, enabled, cache_enabled=False):
         here, beside = torch.cuda.current_stream(), _warm_up_stream(device)
         beside.wait_stream(here)
-        with torch.cuda.stream(beside), ops.recording() as decisions:
-            for _ in range(_WARM_UP):
-                run()
+        with torch.cuda.stream(beside):
+            with ops.recording() as decisions:
+                run()  # op by op, which says what runs each of them
+            for _ in range(_WARM_UP - 1):
+                run()  # as it will be captured
         here.wait_stream(beside)
         slow = sorted({f"{d.op}: {d.reason}" for d in decisions if d.path != "triton" and d.op != "linear"})
         if slow:
@@ -300,8 +304,7 @@ class _Weights:
         self._stored = [p for p in self._parameters if isinstance(p, Tensor)]
         self._memory = [p.detach() for p in self._stored]
         self._addresses = [*map(Tensor.data_ptr, self._stored)]
-        self._copies = fp8.all_of(self._stored)
-        self._versions = fp8.versions_of(self._stored) if self._copies else []
+        self._copies = fp8.Seen(self._stored)
         self._limits, self._device = encoder.limits, encoder.device
 
     def are_as_captured(self) -> bool:
@@ -310,8 +313,7 @@ class _Weights:
             self._modules == self._as_they_were
             and all(map(is_, self._current_parameters(), self._parameters))
             and all(map(eq, map(Tensor.data_ptr, self._stored), self._addresses))
-            and [*map(id, fp8.all_of(self._stored))] == [*map(id, self._copies)]
-            and (not self._copies or fp8.versions_of(self._stored) == self._versions)
+            and self._copies.are_current()
         )
 
     def take(self, batch: Any) -> bool:

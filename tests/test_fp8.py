@@ -164,6 +164,64 @@ def test_a_change_of_the_weights_is_seen(fast: None, change: str) -> None:
     assert kept(model) == 0
 
 
+def test_a_forward_that_records_under_autocast_drops_the_copies(fast: None) -> None:
+    """A fused optimiser does not raise the versions of what it changes."""
+    model = fastbert.prepack(make_model(), "fp8", ROWS)
+    with torch.autocast("cpu", torch.float16):
+        model(fastbert.pack(ROWS)).last_hidden_state.float().sum().backward()
+    assert kept(model) == 0
+
+
+def test_moved_weights_leave_no_copies_behind(fast: None) -> None:
+    model = fastbert.prepack(make_model(), "fp8", ROWS)
+    model.to("cpu")
+    assert kept(model) == 2, "nothing was moved"
+    model.float()
+    assert kept(model) == 0
+
+
+def test_what_a_graph_reads_is_noticed_when_it_changes(fast: None) -> None:
+    model, other = fastbert.prepack(make_model(), "fp8", ROWS), make_model()
+    seen, plain = (fp8.Seen([*one.parameters()]) for one in (model, other))
+    assert seen.are_current()
+    fastbert.prepack(other, "fp8", ROWS)
+    assert seen.are_current()
+    assert not plain.are_current()
+    with torch.no_grad():
+        model.encoder.layer[1].output.dense.bias.add_(1.0)
+    assert not seen.are_current()
+    again = fp8.Seen([*other.parameters()])
+    fastbert.prepack(other, "fp8", ROWS)
+    assert not again.are_current()
+
+
+def test_layers_that_share_weights_are_dropped_together(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model()
+    model.encoder.layer[1].intermediate = model.encoder.layer[0].intermediate
+    usual = states(model)
+    fastbert.prepack(model, "fp8", ROWS)
+    assert kept(model) == 2
+    fastbert.ops.forget_copies(model.encoder.layer[0].intermediate.dense.weight)
+    assert kept(model) == 0
+    monkeypatch.setattr(quantizing, "MIN_GAIN", 1e9)
+    with pytest.raises(BackendError, match="fp8 is refused"):
+        fastbert.prepack(model, "fp8", ROWS)
+    assert torch.equal(states(model), usual)
+
+
+def test_a_layer_of_another_head_size_is_refused_or_runs_in_16_bit(fast: None) -> None:
+    model = make_model()
+    inner = model.encoder.layer[1].attention.self
+    inner.num_attention_heads, inner.attention_head_size = 4, 16
+    with pytest.raises(BackendError, match="no kernels run layer 1, whose head size is 16"):
+        fastbert.prepack(model, "fp8", ROWS)
+    usual = states(model)
+    inner.num_attention_heads, inner.attention_head_size = 2, 32
+    fastbert.prepack(model, "fp8", ROWS)
+    inner.num_attention_heads, inner.attention_head_size = 4, 16
+    assert torch.nn.functional.cosine_similarity(states(model), usual).min() > 0.99
+
+
 def test_layers_without_copies_run_in_16_bit_between_those_that_have_some(fast: None) -> None:
     model = make_model()
     usual = states(model)
@@ -236,10 +294,12 @@ def test_what_fp8_needs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         fastbert.prepack(make_model(), "fp8")
     with pytest.raises(InputError, match=r"the weights are torch.float32; fp8 is for float16 and bfloat16"):
         fastbert.prepack(make_model().float(), "fp8", ROWS)
-    with pytest.raises(InputError, match=r"multiples of 16; hidden and intermediate size are \(64, 136\)"):
+    with pytest.raises(InputError, match=r"multiples of 16; layer 0 has \(64, 136, 64\)"):
         fastbert.prepack(make_model(intermediate_size=136), "fp8", ROWS)
-    with pytest.raises(BackendError, match=r"no kernels run layers with head size 24"):
+    with pytest.raises(BackendError, match=r"no kernels run layer 0, whose head size is 24"):
         fastbert.prepack(make_model(hidden_size=96, num_attention_heads=4), "fp8", ROWS)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(InputError, match=r"autocast is on"):
+        fastbert.prepack(make_model(), "fp8", ROWS)
     hooked = make_model()
     hooked.encoder.layer[1].output.dense.register_forward_hook(lambda *_: None)
     with pytest.raises(InputError, match=r"layers without adapters, hooks and replaced parts; layer 1 has some"):

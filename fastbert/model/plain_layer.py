@@ -155,7 +155,8 @@ def run(
         whole: States | None = calls.layer(x, layer, batch.cu_seqlens, batch.max_seqlen, schedule, seeds, is_last)
         if whole is not None:
             return whole
-        x = States(x.residual, x.residual)  # a layer before this one may have written its operand in fp8
+    if x.operand.dtype == torch.float8_e4m3fn:  # of a layer before this one, which ran in fp8
+        x = States(x.residual, x.residual)
     attention_seed, join_seed, output_seed = (None, None, None) if seeds is None else seeds.unbind()
     qkv = calls.joined_linear(x.operand, layer.qkv_weights, layer.qkv_biases)
     qkv = qkv.view(-1, 3, layer.heads, layer.head_size)

@@ -21,6 +21,7 @@ from fastbert.model.loading import cast, known_fields, log_report, one_device, r
 from fastbert.model.outputs import ModelOutput
 from fastbert.model.recomputing import Recomputes
 from fastbert.model.tying import TiedEmbeddings
+from fastbert.ops import fp8
 
 logger = logging.getLogger("fastbert")
 _DRAWN = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d)  # modules whose weights are drawn
@@ -304,6 +305,12 @@ class BertPreTrainedModel(TiedEmbeddings, Recomputes, Pushes, nn.Module):
         if mode:
             ops.forget_copies(*self.parameters())
         return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """What `.to` and its like go through; copies of weights that were moved take no memory any longer."""
+        super()._apply(fn, recurse)
+        fp8.forget_moved()
+        return self
 
 
 def _own_memory(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> None:

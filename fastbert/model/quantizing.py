@@ -141,23 +141,24 @@ def _int8_forms(model: BertPreTrainedModel) -> Iterator[_Form]:
 
 
 def _fp8_forms(model: BertPreTrainedModel) -> Iterator[_Form]:
-    weight, sizes = model.get_input_embeddings().weight, (model.config.hidden_size, model.config.intermediate_size)
+    weight = model.get_input_embeddings().weight
     why = ops.fp8_obstacle(weight)
     if why:
         kind = InputError if weight.dtype == torch.float32 or not weight.is_cuda else BackendError
         raise kind(f"dtype = 'fp8' cannot run here: {why}")
-    if any(size % 16 for size in sizes):
-        raise InputError(f"dtype = 'fp8' needs sizes that are multiples of 16; hidden and intermediate size are {sizes}")
     layers = [plain_layer.read(layer) for layer in model.base_model.encoder.layer]
     plain = [layer for layer in layers if layer is not None]
     if len(plain) < len(layers):
         which = layers.index(None)
         raise InputError(f"dtype = 'fp8' is for layers without adapters, hooks and replaced parts; layer {which} has some")
-    with torch.inference_mode():
-        if not plain or ops.for_layers(weight[:1], plain[0].head_size) is None:
-            where = f"on {weight.device}, if that is the current device"
-            raise BackendError(f"dtype = 'fp8': no kernels run layers with head size {model.config.head_dim} {where}")
-    weights = [layer.up_weight for layer in plain]
+    for number, layer in enumerate(plain):
+        sizes = layer.qkv_weights[0].shape[0], *layer.up_weight.shape
+        if any(size % 16 for size in sizes):
+            raise InputError(f"dtype = 'fp8' needs linears whose sizes are multiples of 16; layer {number} has {sizes}")
+        with torch.inference_mode():
+            if layer.head_size != plain[0].head_size or ops.for_layers(weight[:1], layer.head_size) is None:
+                raise BackendError(f"dtype = 'fp8': no kernels run layer {number}, whose head size is {layer.head_size}")
+    weights = [layer.qkv_weights[0] for layer in plain]
     yield _Form("all linears of the layers", partial(_each, ops.keep_fp8, plain), partial(_each, ops.forget_copies, weights))
 
 

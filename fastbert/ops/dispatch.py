@@ -139,11 +139,19 @@ def fp8_obstacle(like: Tensor) -> str:
     """Why layers with weights like this one cannot run in fp8; "" where they can."""
     if like.dtype not in (torch.float16, torch.bfloat16):
         return f"the weights are {like.dtype}; fp8 is for float16 and bfloat16"
+    if torch.is_autocast_enabled(like.device.type):
+        return "autocast is on, under which layers do not run in fp8"
     if not hasattr(torch, "_scaled_mm"):
         return "this PyTorch has no product in fp8"
     if not (runs_kernel("attention", like) and runs_kernel("layer_norm", like)):
         return f"no kernels run on {like.device}"
-    if like.is_cuda and (torch.version.hip or capability(like.device) < _FP8):
+    if not like.is_cuda:
+        return ""
+    if like.device.index != torch.cuda.current_device():
+        return f"the model is on {like.device}; torch.cuda.set_device({like.device.index}) makes that the current device"
+    if torch.version.hip:
+        return "fp8 is for NVIDIA GPUs"
+    if capability(like.device) < _FP8:
         return f"the GPU is older than compute capability {'.'.join(map(str, _FP8))}"
     return ""
 

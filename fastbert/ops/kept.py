@@ -48,9 +48,16 @@ class Kept(Generic[V]):
         value: V = entry.value
         return value
 
-    def values(self, weights: Iterable[Tensor]) -> list[V]:
-        """The values kept under weights, whatever became of these since."""
-        return [self._entries[weight].value for weight in weights if weight in self._entries]
+    def values(self, weights: Iterable[Tensor] | None = None) -> list[V]:
+        """The values kept under weights, whatever became of these since; all values without `weights`."""
+        entries = list(self._entries.values()) if weights is None else [self._entries.get(weight) for weight in weights]
+        return [entry.value for entry in entries if entry is not None]
+
+    def forget_moved(self) -> None:
+        """Drops the values of weights whose memory is gone, as after `.to`."""
+        for weight, entry in list(self._entries.items()):
+            if any(storage.expired() for storage in entry.storages):
+                self.forget(weight)
 
     def forget(self, *weights: Tensor) -> None:
         """Drops the values of weights, where there are any."""

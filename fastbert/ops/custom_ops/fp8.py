@@ -1,13 +1,13 @@
-"""A layer for inference with all of its products in fp8. Between them every tensor is written in e4m3 by the kernel before.
+"""A layer for inference with its linears in fp8. What they multiply is written in e4m3 by the kernel before.
 
     context = attention(x W_qkv + b_qkv)
     z = LayerNorm(context W_o + b_o + x)
     y = LayerNorm(GELU(z W_1 + b_1) W_2 + b_2 + z)
 
-A tensor in e4m3 is stored as x * scale, with one scale for all of it, a power of two. Residual sums and LayerNorm are those of
-16 bit. The scales of activations are constants: e4m3 has the same precision from 2^-6 to 448, so nothing has to be measured.
-`model.quantizing` decides whether layers run so. A layer without copies runs in 16 bit, by the ops of inference.py, which this
-module has as well.
+A tensor in e4m3 is stored as x * scale, with one scale for all of it, a power of two. Attention, residual sums and LayerNorm
+are computed as in 16 bit. The scales of activations are constants: e4m3 has the same precision from 2^-6 to 448, so nothing has
+to be measured. `model.quantizing` decides whether layers run so. A layer without copies runs in 16 bit, by the ops of
+inference.py, which this module has as well.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def product(x: Tensor, scale: float, weight: Weight, bias: Tensor | None, dtype:
 
 def linear_gelu(x: Tensor, scale: float, weight: Weight, bias: Tensor, act_scale: float, tanh: bool) -> Tensor:
     """x (T, N) e4m3 with its scale, bias (F,) -> GELU(x weight^T + bias) * act_scale (T, F) in e4m3."""
-    if ffn_kernels.has_tma(1, x, weight.values):
+    is_small = len(x) * len(weight.values) < ffn_kernels.DESCRIPTOR_BYTES
+    if is_small and ffn_kernels.has_tma(1, x, weight.values):
         inverse = 1 / (scale * weight.scale)
         return ffn_kernels.linear_gelu_e4m3(x, weight.values, bias, inverse, act_scale, tanh)
     h = product(x, scale, weight, bias, bias.dtype)

@@ -23,7 +23,7 @@ from fastbert.kernels import attention as attention_kernels
 from fastbert.kernels import ffn as ffn_kernels
 from fastbert.kernels import layer_norm as layer_norm_kernels
 from fastbert.kernels import tuning
-from fastbert.ops import reference
+from fastbert.ops import fp8, reference
 from fastbert.ops.backends import Decision, heard_decisions
 from fastbert.ops.custom_ops.attention import attention
 from fastbert.ops.custom_ops.ffn import ffn
@@ -122,6 +122,8 @@ def layer(
     given = (None, None, None) if seeds is None else seeds.unbind()
     drawn = [drawn_seed(seed, p, device) for seed, p in zip(given, dropout_p, strict=True)]
     parameters = (*known.qkv_weights, *known.qkv_biases, *inner[:4], known.up_weight, known.up_bias, *outer[:4])
+    if fp8.any_kept() and any(parameter.requires_grad for parameter in parameters):
+        fp8.forget(*parameters)  # an optimiser may change them unnoticed
     settings = _Settings(
         known.heads,
         known.head_size,
