@@ -127,7 +127,7 @@ def quantize(model: BertPreTrainedModel, dtype: str, sample: Any, say: Callable[
 
 def _int8_forms(model: BertPreTrainedModel) -> Iterator[_Form]:
     if model.dtype != torch.float32 or model.device.type != "cpu":
-        raise InputError(f"dtype = 'int8' is for models in float32 on a CPU; this one is {model.dtype} on {model.device}")
+        raise InputError(f"int8 is for models in float32 on a CPU; this one is {model.dtype} on {model.device}")
     if not int8.AVAILABLE:
         raise BackendError("int8 cannot run here: this PyTorch has no quantised linear")
     groups = [
@@ -145,19 +145,19 @@ def _fp8_forms(model: BertPreTrainedModel) -> Iterator[_Form]:
     why = ops.fp8_obstacle(weight)
     if why:
         kind = InputError if weight.dtype == torch.float32 or not weight.is_cuda else BackendError
-        raise kind(f"dtype = 'fp8' cannot run here: {why}")
+        raise kind(f"fp8 cannot run here: {why}")
     layers = [plain_layer.read(layer) for layer in model.base_model.encoder.layer]
     plain = [layer for layer in layers if layer is not None]
     if len(plain) < len(layers):
         which = layers.index(None)
-        raise InputError(f"dtype = 'fp8' is for layers without adapters, hooks and replaced parts; layer {which} has some")
+        raise InputError(f"fp8 is for layers without adapters, hooks and replaced parts; layer {which} has some")
     for number, layer in enumerate(plain):
         sizes = layer.qkv_weights[0].shape[0], *layer.up_weight.shape
         if any(size % 16 for size in sizes):
-            raise InputError(f"dtype = 'fp8' needs linears whose sizes are multiples of 16; layer {number} has {sizes}")
+            raise InputError(f"fp8 needs linears whose sizes are multiples of 16; layer {number} has {sizes}")
         with torch.inference_mode():
             if layer.head_size != plain[0].head_size or ops.for_layers(weight[:1], layer.head_size) is None:
-                raise BackendError(f"dtype = 'fp8': no kernels run layer {number}, whose head size is {layer.head_size}")
+                raise BackendError(f"fp8 cannot run here: no kernels run layer {number}, whose head size is {layer.head_size}")
     weights = [layer.qkv_weights[0] for layer in plain]
     yield _Form("all linears of the layers", partial(_each, ops.keep_fp8, plain), partial(_each, ops.forget_copies, weights))
 
