@@ -189,7 +189,7 @@ def linear_gelu_fwd(
     x, weight, bias = contiguous_rows(x), contiguous_rows(weight), bias.contiguous()
     act = torch.empty((T, F), dtype=x.dtype, device=x.device)
     saved = torch.empty_like(act) if keep else None
-    if has_tma(2, x, weight, act):
+    if _has_tma(2, x, weight, act):
         row = tuning.row("linear_gelu_tma", x.device, x.element_size(), T)
         linear_gelu_tma_fwd(x, weight, bias, act, saved, tanh, row)
         return act, saved
@@ -230,12 +230,14 @@ def linear_gelu_tma_fwd(
 
 def linear_gelu_e4m3(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, inverse: float, act_scale: float, tanh: bool
-) -> torch.Tensor:
+) -> torch.Tensor | None:
     """x (T, N) and weight (F, N) in e4m3, bias (F,) -> GELU(x weight^T * inverse + bias) * act_scale (T, F) in e4m3.
 
-    For GPUs and tensors that `has_tma` is true of.
+    None where only the vendor's product can run: without a tensor memory accelerator, or on tensors that it cannot take.
     """
     act = torch.empty((x.shape[0], weight.shape[0]), dtype=x.dtype, device=x.device)
+    if not _has_tma(1, x, weight, act):
+        return None
     row = tuning.row("linear_gelu_tma", x.device, 1, x.shape[0])
     linear_gelu_tma_fwd(x, weight, bias, act, None, tanh, row, inverse, act_scale)
     return act
@@ -290,15 +292,14 @@ def gelu_bwd(
     return dh, act, partial.sum(0)
 
 
-def has_tma(element_bytes: int, *tensors: torch.Tensor) -> bool:
-    """Whether the GPU has a tensor memory accelerator, and these tensors have the type, alignment and size that descriptors
-    require.
+def _has_tma(size: int, *tensors: torch.Tensor) -> bool:
+    """Whether the GPU has a tensor memory accelerator, and these tensors fit: elements of `size` bytes, alignment, size.
 
     On sm_100 Triton computes offsets within a descriptor in 32 bits of bytes, hence less than 2 GiB.
     """
     return (
         tuning.architecture(tensors[0].device) in tuning.TMA_ARCHITECTURES
-        and tensors[0].element_size() == element_bytes
+        and tensors[0].element_size() == size
         and all(t.data_ptr() % 16 == 0 and t.stride(0) * t.element_size() % 16 == 0 for t in tensors)
         and all(t.nbytes < DESCRIPTOR_BYTES for t in tensors)
     )

@@ -2,8 +2,8 @@
 
 The first row whose limits no size exceeds is used. Architectures without rows of their own use "default".
 `benchmarks/tune.py` searches on a GPU and prints rows; `benchmarks/kernel_report.py` shows the compiled code of each row. On
-sm90 the rows of head size 64, LayerNorm's backward and linear + GELU were measured on an H100 or H200; the others were chosen
-by that report.
+sm90 the rows of head size 64, of LayerNorm up to 1,024 columns and of linear + GELU were measured on an H100 or H200; the
+others, and one that is marked, were chosen by that report.
 Sizes, in the order of the limits: attention (bytes of an element, head size[, longest sequence]); layer_norm, embedding and
 table (hidden size); linear_gelu and its backward (bytes of an element); linear_gelu_tma (bytes of an element, tokens); others
 have none.
@@ -161,7 +161,7 @@ TABLE: dict[str, dict[str, list[tuple[tuple[int, ...], Row | None]]]] = {
             ((2, LARGEST), _row(8, 4, BLOCK_M=128, BLOCK_N=256, BLOCK_K=64, PER_SM=1)),
         ],
         "sm90": [
-            ((1, 256), _row(4, 4, BLOCK_M=128, BLOCK_N=32, BLOCK_K=128, PER_SM=1)),
+            ((1, 256), _row(4, 4, BLOCK_M=128, BLOCK_N=32, BLOCK_K=128, PER_SM=1)),  # not measured
             ((1, LARGEST), _row(4, 3, BLOCK_M=128, BLOCK_N=128, BLOCK_K=128, PER_SM=2)),
             ((2, 256), _row(4, 5, BLOCK_M=128, BLOCK_N=32, BLOCK_K=128, PER_SM=1)),
             ((2, 2048), _row(8, 4, BLOCK_M=128, BLOCK_N=128, BLOCK_K=64, PER_SM=1)),

@@ -110,7 +110,7 @@ def test_descriptors_are_for_aligned_tensors_below_2_gib(monkeypatch: pytest.Mon
     monkeypatch.setattr(tuning, "architecture", lambda _: "sm100")
 
     def has_tma(rows: int, width: int, dtype: torch.dtype = torch.bfloat16) -> bool:
-        return kernels.has_tma(2, torch.empty(8, 8, dtype=dtype), torch.empty(rows, width, dtype=dtype, device="meta"))
+        return kernels._has_tma(2, torch.empty(8, 8, dtype=dtype), torch.empty(rows, width, dtype=dtype, device="meta"))
 
     assert has_tma(2**18 - 1, 4096)
     assert not has_tma(2**18, 4096)

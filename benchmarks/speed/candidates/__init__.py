@@ -76,25 +76,18 @@ CANDIDATES = (
     Candidate(
         "fastbert, not prepacked", f"{_MODELS}:Fastbert", MODELS, ours=True, devices=("cpu",), options={"prepacked": False}
     ),
-    Candidate(
-        "fastbert int8",
-        f"{_MODELS}:FastbertQuantised",
-        ("encoder", "classification"),
-        ours=True,
-        rival=False,
-        devices=("cpu",),
-        precision="int8",
-        options={"precision": "int8"},
-    ),
-    Candidate(
-        "fastbert fp8",
-        f"{_MODELS}:FastbertQuantised",
-        ("encoder", "classification"),
-        ours=True,
-        rival=False,
-        devices=("cuda",),
-        precision="fp8",
-        options={"precision": "fp8"},
+    *(
+        Candidate(
+            f"fastbert {precision}",
+            f"{_MODELS}:FastbertQuantised",
+            ("encoder", "classification"),
+            ours=True,
+            rival=False,
+            devices=(device,),
+            precision=precision,
+            options={"precision": precision},
+        )
+        for precision, device in (("int8", "cpu"), ("fp8", "cuda"))
     ),
     Candidate("fastbert, captured graphs", f"{_MODELS}:FastbertCaptured", ("encoder",), ours=True, devices=("cuda",)),
     Candidate("fastbert, reference path", f"{_MODELS}:Fastbert", MODELS, ours=True, options={"backend": "reference"}),

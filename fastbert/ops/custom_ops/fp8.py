@@ -91,10 +91,9 @@ def product(x: Tensor, scale: float, weight: Weight, bias: Tensor | None, dtype:
 
 def linear_gelu(x: Tensor, scale: float, weight: Weight, bias: Tensor, act_scale: float, tanh: bool) -> Tensor:
     """x (T, N) e4m3 with its scale, bias (F,) -> GELU(x weight^T + bias) * act_scale (T, F) in e4m3."""
-    is_small = len(x) * len(weight.values) < ffn_kernels.DESCRIPTOR_BYTES
-    if is_small and ffn_kernels.has_tma(1, x, weight.values):
-        inverse = 1 / (scale * weight.scale)
-        return ffn_kernels.linear_gelu_e4m3(x, weight.values, bias, inverse, act_scale, tanh)
+    act = ffn_kernels.linear_gelu_e4m3(x, weight.values, bias, 1 / (scale * weight.scale), act_scale, tanh)
+    if act is not None:
+        return act
     h = product(x, scale, weight, bias, bias.dtype)
     return to_e4m3(ffn_kernels.gelu_fwd(h, tanh, in_place=True), act_scale)
 
