@@ -203,7 +203,7 @@ def benchmark_block(folder: Path = RESULTS) -> str:
         blocks.append(f"{machine(rows)} Every table, with spreads, memory, checks and what is missing: `{name}.md`.")
     on_cpus = [one for one in results if one[1][0]["cuda"] is None]
     if on_cpus:
-        caption = "**CPUs, float32: the lowest and the highest figure of the processors**"
+        caption = "**CPUs, float32 unless said otherwise: the lowest and the highest figure of the processors**"
         blocks.append(f"{caption}\n\n{processors.block(on_cpus, questions)}")
     return "\n\n".join([*blocks, MARKS[1]])
 

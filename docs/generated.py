@@ -130,15 +130,15 @@ def gains() -> list[tuple[str, list[tuple[str, dict[str, float]]]]]:
     """What the picture of the gain shows: for each device its cases, and for each case the texts a second of every system."""
     panels = []
     for _, rows in records.newest():
-        found: dict[str, list[tuple[str, dict[str, float]]]] = {}
+        found: dict[tuple[str, str], list[tuple[str, dict[str, float]]]] = {}
         for group in report.questions([row for row in rows if row["suite"] == "inference" and row["task"] == "encoder"]):
             rates = {name_of(row): row["texts_per_s"] for row in group if is_shown(row)}
             if "fastbert" in rates and len(rates) > 1 and group[0]["case"].split()[0] in ("natural", "full"):
-                found.setdefault(group[0]["model"], []).append((group[0]["case"], rates))
-        complete = {model: cases for model, cases in found.items() if cases[0][0] == "natural" and len(cases) > 1}
-        if complete:
-            model = next(iter(complete))
-            panels.append((f"{title_of(rows[0])}\n{model}, {rows[0]['dtype']}", complete[model]))
+                found.setdefault((group[0]["model"], group[0]["dtype"]), []).append((group[0]["case"], rates))
+        complete = {shown: cases for shown, cases in found.items() if cases[0][0] == "natural" and len(cases) > 1}
+        for dtype in dict.fromkeys(dtype for _, dtype in complete):
+            model, cases = next((model, cases) for (model, of), cases in complete.items() if of == dtype)
+            panels.append((f"{title_of(rows[0])}\n{model}, {dtype}", cases))
     return panels
 
 

@@ -28,6 +28,7 @@ import interpreter
 import transformers
 
 import fastbert
+from fastbert.ops import onednn
 
 EVERYTHING = os.environ.get("FASTBERT_TEST_ALL") == "1"  # what `make test-all` asks for
 KERNELS = os.environ.get("FASTBERT_TEST_KERNELS", "interpreter")
@@ -244,3 +245,12 @@ def browser() -> Iterator[Any]:
     found = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     yield found
     found.quit()
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def product_type(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
+    """Each type of the products; bfloat16 also where the processor only emulates it, and nobody would use it."""
+    if request.param == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("oneDNN has no products in bfloat16 without AVX-512")
+    monkeypatch.setattr(onednn, "TYPES", (torch.float32, torch.bfloat16))
+    return request.param  # type: ignore[no-any-return]

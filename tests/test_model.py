@@ -222,8 +222,8 @@ def test_parametrised_linear_is_honoured() -> None:
 @pytest.mark.parametrize("edit", ["fused AdamW", "data", "state dict"])
 def test_weights_changed_between_evaluations_are_seen(edit: str) -> None:
     """Nothing derived from the weights may outlive them: fused AdamW and .data edits leave a parameter's version alone."""
-    model, theirs = make_pair("BertModel")
-    theirs.double()
+    model, plain = make_pair("BertModel")
+    exact = copy.deepcopy(plain).double()
     batch = ragged([40, 40, 31])  # more tokens than the width: the joined QKV product
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.05, fused=True)
     for _ in range(3):
@@ -237,9 +237,12 @@ def test_weights_changed_between_evaluations_are_seen(edit: str) -> None:
                 parameter.data.mul_(1.1)
         else:
             model.load_state_dict({key: value * 0.9 for key, value in model.state_dict().items()})
-        theirs.load_state_dict(model.state_dict())
+        plain.load_state_dict(model.state_dict())
+        exact.load_state_dict(model.state_dict())
         with torch.no_grad():
-            assert worst(model(**batch).pooler_output, theirs(**batch).pooler_output) < 1e-5
+            expected = exact(**batch).pooler_output
+            rounding = worst(plain(**batch).pooler_output, expected)
+            assert worst(model(**batch).pooler_output, expected) <= 2 * rounding + 1e-6
 
 
 # -- frozen encoder, layers ---------------------------------------------------------------------------------------------------

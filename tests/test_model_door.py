@@ -268,7 +268,7 @@ def test_a_check_is_raised_in_the_thread_that_made_it() -> None:
 
 
 def test_a_service_keeps_few_compiled_shapes() -> None:
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == os.environ["LRU_CACHE_CAPACITY"] == "16"
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == os.environ["LRU_CACHE_CAPACITY"] == "128"
 
 
 def test_a_mask_of_four_dimensions_on_a_decoder_is_used_as_it_stands() -> None:

@@ -392,9 +392,11 @@ def test_batched_gradients_go_through_the_operators() -> None:
         torch.testing.assert_close(torch.autograd.grad(y, x, one, retain_graph=True)[0], dx)
 
 
-def test_inference_on_a_cpu_asks_once_a_forward_and_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inference_on_a_cpu_asks_once_a_forward_and_gives_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, product_type: torch.dtype
+) -> None:
     model, _ = make_pair("BertModel", **SIZES)
-    model.eval()
+    model.to(product_type).eval()
     batches = [ragged([9, 4, 7]), ragged([16]), ragged([40, 2])]
     monkeypatch.setattr(cpu, "ffn_block", lambda _: 32)
     asked: list[int] = []
@@ -416,6 +418,7 @@ def test_inference_on_a_cpu_asks_once_a_forward_and_gives_the_same_bits(monkeypa
                 with ops.recording():
                     assert torch.equal(states(batch), fast)
                 assert not asked
+    model.float()
     with torch.no_grad():
         for block in (ops.backend("reference"), ops.backend("triton"), torch.autocast("cpu", torch.bfloat16), ops.tapping()):
             with block:
@@ -427,7 +430,7 @@ def test_inference_on_a_cpu_asks_once_a_forward_and_gives_the_same_bits(monkeypa
     states(batches[0])
     assert not asked, "a gradient is recorded"
     with torch.no_grad():
-        model.to(torch.bfloat16)
+        model.to(torch.float64)
         states(batches[0])
     assert not asked
 

@@ -36,7 +36,7 @@ class Limits(Work):
         for x, w in shapes:
             flops = 2 * x.shape[0] * x.shape[1] * w.shape[0]
             products.append((flops, lambda x=x, w=w: torch.nn.functional.linear(x, w)))
-            if kind == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available():
+            if kind == "cpu" and dtype != torch.float16 and torch.backends.mkldnn.is_available():
                 products.append((flops, lambda x=x, w=w: torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], "")))
         with torch.no_grad():
             for _, product in products:

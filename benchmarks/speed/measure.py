@@ -186,7 +186,7 @@ class Field:
 
     def _absence(self, candidate: Candidate, question: Question) -> str | None:
         """The reason why a candidate does not take part in a question; None if it does."""
-        reason = candidate.missing(self.job.device, self.plan.wait_s)
+        reason = candidate.missing(self.job.device, self.job.dtype, self.plan.wait_s)
         if reason is None and candidate.needs_texts and question.inputs.texts is None:
             reason = "takes texts, and these are cut from running text"
         return reason

@@ -43,7 +43,7 @@ def _encoders(rows: Sequence[Row]) -> dict[str, list[Row]]:
     models: dict[str, list[Row]] = {}
     for row in rows:
         if row["suite"] == "inference" and row["task"] == "encoder":
-            models.setdefault(row["model"], []).append(row)
+            models.setdefault(f"{row['model']}, {row['dtype']}", []).append(row)
     return models
 
 

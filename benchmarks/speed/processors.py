@@ -26,22 +26,24 @@ def block(results: Sequence[tuple[Path, list[Row]]], questions: Callable[[list[R
         results: (results file, rows) of each processor.
         questions: groups rows by question.
     """
-    cases: dict[tuple[str, str], list[list[Row]]] = {}
+    cases: dict[tuple[str, str, str], list[list[Row]]] = {}
     for _, rows in results:
         for group in questions(rows):
             if (group[0]["suite"], group[0]["task"]) in _SHOWN and _best(group, ours=True) is not None:
-                cases.setdefault((group[0]["model"], _work(group[0])), []).append(group)
+                first = group[0]
+                cases.setdefault((first["model"], first["dtype"], _work(first)), []).append(group)
     lines: list[tuple[str, ...]] = [
         ("", "processors", "fastbert", "times the best other", f"times {_SDPA}", "from text, times sentence-transformers")
     ]
-    for (model, work), groups in cases.items():
+    for (model, dtype, work), groups in cases.items():
         gains = ([_gain(group, name) for group in groups] for name in (None, _SDPA, _TEXT))
         rows = [row for row in (_best(group, ours=True) for group in groups) if row is not None]
         if groups[0][0]["suite"] == "latency":
             speed = _span([1e3 * float(row["median_s"]) for row in rows], " ms")
         else:
             speed = _span([float(row["texts_per_s"]) for row in rows], " texts/s")
-        lines.append((f"{model}, {work}", str(len(groups)), speed, *(_span(each, "x") for each in gains)))
+        what = model if dtype == "float32" else f"{model}, {dtype}"
+        lines.append((f"{what}, {work}", str(len(groups)), speed, *(_span(each, "x") for each in gains)))
     where = [f"- {_processor(rows)}: `{_path(path, rows)}`" for path, rows in results]
     return "\n".join([*markdown_table(lines), "", *where])
 
@@ -54,7 +56,7 @@ def _work(row: Row) -> str:
 
 
 def _best(group: Sequence[Row], name: str | None = None, ours: bool = False, from_text: bool = False) -> Row | None:
-    """The fastest row that passed its check: ours, or a candidate's, or that of the best float32 rival."""
+    """The fastest row that passed its check: ours, or a candidate's, or that of the best rival in the same type."""
     found = [row for row in measured(group) if row["from_text"] == from_text and row["ours"] == ours]
     return fastest(row for row in found if (row["candidate"] == name if name else row["rival"]))
 
@@ -76,10 +78,18 @@ def _span(values: Sequence[float | None], unit: str) -> str:
 
 
 def _processor(rows: Sequence[Row]) -> str:
-    row = rows[-1]
-    rate = max(float(one["limit_tflops"]) for one in rows if one.get("limit_tflops"))
+    row, rates = rows[-1], dict[str, float]()
+    for one in rows:
+        if one.get("limit_tflops"):
+            rates[one["dtype"]] = max(rates.get(one["dtype"], 0.0), float(one["limit_tflops"]))
+    products = " and ".join(f"{rate:.2f} TFLOP/s{_in(dtype)}" for dtype, rate in rates.items())
     set_of = f", {row['instructions']}" if row.get("instructions") else ", instruction set not recorded"
-    return f"{row['cpu']}{set_of}, {row['cores']} cores, matrix products at {rate:.2f} TFLOP/s; commit {row['commit']}"
+    commits = ", ".join(dict.fromkeys(str(one["commit"]) for one in rows))
+    return f"{row['cpu']}{set_of}, {row['cores']} cores, matrix products at {products}; commit {commits}"
+
+
+def _in(dtype: str) -> str:
+    return "" if dtype == "float32" else f" in {dtype}"
 
 
 def _path(path: Path, rows: Sequence[Row]) -> str:

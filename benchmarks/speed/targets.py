@@ -222,7 +222,7 @@ def block(results: Sequence[Sequence[Row]], groups_of: Callable[[Sequence[Row]],
     cpus = [rows for rows in results if rows[0]["cuda"] is None]
     for rows, targets in [*((rows, ON_GPU) for rows in gpus or [[]]), *((rows, ON_CPU) for rows in cpus or [[]])]:
         device = rows[0]["device"] if rows else "NVIDIA H200" if targets is ON_GPU else "a CPU"
-        groups = [group for group in groups_of(rows) if targets is ON_CPU or group[0]["dtype"] != "float32"]
+        groups = [group for group in groups_of(rows) if (group[0]["dtype"] == "float32") == (targets is ON_CPU)]
         for target in targets:
             goal = f"{'at most' if target.at_most else 'at least'} {_number(target.goal)} {target.unit}"
             found = target.find(groups)

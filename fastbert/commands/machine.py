@@ -32,15 +32,17 @@ def facts_of(device: str | None) -> dict[str, Any]:
     """
     import torch
 
+    from fastbert.ops import onednn
     from fastbert.tasks.loading import default_device
 
     place = default_device(device)
     facts: dict[str, Any] = {"torch": torch.__version__}
     if place.type == "cuda":
         return {"device": torch.cuda.get_device_name(place), **facts}
+    instructions = torch.backends.cpu.get_cpu_capability()
     return {
         "device": cpu_name(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "instructions": f"{instructions} with BF16" if torch.bfloat16 in onednn.TYPES else instructions,
         "threads": torch.get_num_threads(),
         **facts,
     }

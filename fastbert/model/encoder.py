@@ -92,11 +92,12 @@ class BertEncoder(nn.Module):
         x = kept(x, batch, states)
         straight = states is None and attentions is None and recomputation is None and batch.attention_bias is None
         straight = straight and plain_layer.is_usable()
-        carried = ops.States(x, x)
-        heads = self.num_attention_heads
+        heads, tokens = self.num_attention_heads, x.shape[0]
         schedule = ops.attention_schedule(x, batch.cu_seqlens, batch.max_seqlen, heads) if straight else None
         head_size = x.shape[1] // heads
         calls = (ops.for_layers(x, head_size) if straight else None) or ops
+        x = x if calls is ops else ops.with_spare_rows(x)
+        carried = ops.States(x, x)
         for i, layer in enumerate(self.layer):
             asked: dict[str, Any] = {
                 "seeds": None if seeds is None else seeds[3 * i : 3 * i + 3],
@@ -108,13 +109,14 @@ class BertEncoder(nn.Module):
                 chosen = calls if known.head_size == head_size else ops
                 carried = plain_layer.run(known, carried, batch, schedule, asked["seeds"], i == len(self.layer) - 1, chosen)
                 continue
+            x = _first(carried.residual, tokens)
             if recomputation is not None and i % recomputation.every == 0:
-                x = self._recomputed(layer, carried.residual, batch, recomputation.offload, asked)
+                x = self._recomputed(layer, x, batch, recomputation.offload, asked)
             else:
-                x = call_part(layer, BertLayer, batch, self.is_causal, carried.residual, **asked)
+                x = call_part(layer, BertLayer, batch, self.is_causal, x, **asked)
             x = kept(x, batch, states)
             carried = ops.States(x, x)
-        x = carried.residual
+        x = carried.residual if pruned else _first(carried.residual, tokens)
         if rows is not None and not pruned:
             x = x.index_select(0, rows)
         return BertModelOutput(
@@ -133,6 +135,11 @@ class BertEncoder(nn.Module):
 
         with save_on_cpu(pin_memory=x.is_cuda) if offload else nullcontext():
             return recompute(run, x, use_reentrant=False, preserve_rng_state=not is_plain(*layer.modules()))
+
+
+def _first(x: Tensor, tokens: int) -> Tensor:
+    """States without the rows of `ops.with_spare_rows`."""
+    return x if x.shape[0] == tokens else x[:tokens]
 
 
 def _prunes(layer: nn.Module) -> bool:

@@ -35,6 +35,7 @@ from fastbert.ops.dispatch import (
     masked_attention,
     prepack,
     quantize,
+    with_spare_rows,
 )
 from fastbert.ops.states import States
 
@@ -69,4 +70,5 @@ __all__ = [
     "recording",
     "set_backend",
     "tapping",
+    "with_spare_rows",
 ]

@@ -41,23 +41,25 @@ def attention(
     """As `reference.attention`: (T, 3, H, D) -> (T, H, D). See `ops.attention` for `plan`."""
     if torch.compiler.is_compiling():
         return _traced_attention(qkv, cu_seqlens, max_seqlen, dropout_p, seed, causal, scale)
-    tokens = qkv.shape[0]
-    if not tokens:
+    if not qkv.shape[0]:
         return qkv[:, 2]
     known = plan_attention(cu_seqlens.tolist()) if plan is None else plan()
-    if known.end < tokens:
-        context = attention(qkv[: known.end], cu_seqlens, max_seqlen, dropout_p, seed, causal, scale, lambda: known)
-        return torch.cat([context, torch.zeros_like(qkv[known.end :, 0])])
-    generator = _generator(seed, qkv.device) if dropout_p > 0 else None
+    tail = qkv.shape[0] - known.end
+    if tail:
+        qkv = qkv[: known.end]
     if known.order is not None:
         qkv = qkv.index_select(0, known.order)
-    if dropout_p > 0:
-        context = cpu_attention.attention(qkv, known.groups, dropout_p, generator, causal, scale)
+    if not known.groups:
+        context = qkv[:, 2]
+    elif dropout_p > 0:
+        context = cpu_attention.attention(qkv, known.groups, dropout_p, _generator(seed, qkv.device), causal, scale)
     else:
         parts = qkv.split([length * count for length, count in known.groups])
         contexts = [_equal_lengths(part, length, causal, scale) for part, (length, _) in zip(parts, known.groups, strict=True)]
         context = contexts[0] if len(contexts) == 1 else torch.cat(contexts)
-    return context if known.back is None else context.index_select(0, known.back)
+    if known.back is not None:
+        context = context.index_select(0, known.back)
+    return F.pad(context, (0, 0, 0, 0, 0, tail)) if tail else context
 
 
 class Plan(NamedTuple):

@@ -1,4 +1,4 @@
-"""The ops of a layer for float32 inference on a CPU, by a forward that was found to need nothing else.
+"""The ops of a layer for inference on a CPU, in the types of onednn.py, by a forward that was found to need nothing else.
 
 A text of 16 tokens is through its products in less time than Python takes for the questions that every op asks: which path,
 whether a gradient is recorded, which types. `dispatch.for_layers` asks them once for all layers. Results are those of
@@ -78,7 +78,7 @@ def ffn_join(
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: str = "none", approximate: str = "") -> Tensor:
-    if weight.dtype is torch.float32:
+    if weight.dtype is x.dtype:
         return onednn.product(x, weight, bias, epilogue, approximate)
     return F.linear(x, weight, bias)  # which says that the types differ
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -170,11 +171,11 @@ def forget_copies(*weights: Tensor) -> None:
 def prepack(weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> None:
     """Lays weights out for the device's matrix product: a copy by `onednn.prepack` on a CPU, side by side on a GPU."""
     fp8.forget(*weights)
-    kinds = {t.device.type for t in (*weights, *biases)}
+    kinds, types = {t.device.type for t in (*weights, *biases)}, {t.dtype for t in (*weights, *biases)}
     if kinds == {"cuda"} and len(weights) > 1:
         place_side_by_side(weights)
         place_side_by_side(biases)
-    elif onednn.AVAILABLE and kinds == {"cpu"} and all(t.dtype == torch.float32 for t in (*weights, *biases)):
+    elif onednn.AVAILABLE and kinds == {"cpu"} and len(types) == 1 and types <= {*onednn.TYPES}:
         int8.forget(*weights)
         onednn.prepack(weights, biases)
 
@@ -271,6 +272,17 @@ def for_layers(x: Tensor, head_size: int) -> Any:
     if in_autocast or not is_here:
         return None
     return library().fp8 if fp8.any_kept() else library().inference
+
+
+def with_spare_rows(x: Tensor) -> Tensor:
+    """States (T, N) for the layers of `for_layers`, with rows behind them where products want few sizes: `onednn.round_up`.
+
+    Such rows belong to no sequence.
+    """
+    if x.device.type != "cpu" or current_backend() != "auto":
+        return x
+    spare = onednn.round_up(x.shape[0], x.dtype) - x.shape[0]
+    return F.pad(x, (0, 0, 0, spare)) if spare else x
 
 
 def _is_observed(x: Tensor) -> bool:

@@ -1,6 +1,7 @@
-"""oneDNN's matrix product for float32 on a CPU: forward, backward, and with weights kept in its own layout.
+"""oneDNN's matrix product on a CPU: forward, backward, and with weights kept in its own layout.
 
-PyTorch's own linear calls MKL, which runs at half of that speed on many machines. Sizes: T rows, N and F columns.
+PyTorch's own linear calls MKL in float32, which runs at half of that speed on many machines. In bfloat16 the product runs where
+the processor multiplies that type (AMX, AVX-512 BF16), several times as fast as in float32. Sizes: T rows, N and F columns.
 """
 
 from __future__ import annotations
@@ -21,13 +22,23 @@ from fastbert.ops import int8
 from fastbert.ops.kept import Kept
 from fastbert.ops.recorded import records
 
-# oneDNN keeps what it compiled for a shape, 1,024 times over, and batches of real lengths rarely have the same shape twice: a
-# service would grow by some hundred MB. It reads these when it first computes; values that are set already are kept.
-for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-    os.environ.setdefault(_name, "16")
-
 _PRODUCT = torch.ops.mkldnn._linear_pointwise if hasattr(torch.ops.mkldnn, "_linear_pointwise") else None
 AVAILABLE = torch.backends.mkldnn.is_available() and _PRODUCT is not None
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether the processor has products in bfloat16; on others oneDNN emulates them, or refuses."""
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # every processor with AMX has AVX-512 BF16 as well
+    return supported is not None and bool(supported())
+
+
+TYPES = (torch.float32, torch.bfloat16) if _multiplies_bfloat16() else (torch.float32,)
+
+# oneDNN keeps what it compiled for a shape, 1,024 times over, and large batches of real lengths rarely have the same shape
+# twice: a service would grow by some hundred MB. Of the other products `round_up` makes few shapes. One takes 0.6 MB,
+# or up to 3 in bfloat16. oneDNN and PyTorch read these when they first compute; values that are set already are kept.
+for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_name, "128")
 
 
 def _is_intel() -> bool:
@@ -45,6 +56,7 @@ MKL_TRAINS_FASTER = torch.backends.mkl.is_available() and _is_intel()
 # On AVX2 oneDNN's GELU in the epilogue takes longer than PyTorch's own in another pass, but for a few rows.
 GELU_IN_PRODUCT = torch.backends.cpu.get_cpu_capability() != "AVX2"
 _ROWS_FOR_GELU = 64
+_FEW_ROWS = 512  # up to which float32 has few sizes too
 
 
 class _Prepacked(NamedTuple):
@@ -58,11 +70,12 @@ _prepacked: Kept[_Prepacked] = Kept()
 
 
 def fits(x: Tensor, weight: Tensor) -> bool:
-    """Whether the product runs here; float32 is the type in which it is tested against the reference."""
+    """Whether the product runs here."""
     return (
         AVAILABLE
         and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
+        and x.dtype == weight.dtype
+        and x.dtype in TYPES
         and x.dim() == 2
         and x.shape[0] > 0
         and not torch.is_autocast_enabled("cpu")
@@ -70,10 +83,25 @@ def fits(x: Tensor, weight: Tensor) -> bool:
     )
 
 
+def round_up(rows: int, dtype: torch.dtype) -> int:
+    """The rows that a product computes for `rows` of them, so that texts of many lengths make few sizes.
+
+    oneDNN compiles a product for its number of rows. In float32 that takes half a millisecond or more, longer than the product
+    of a short text: up to 512 rows, sizes are multiples of 8. In bfloat16 with AMX it takes ten times as long as the product,
+    40 ms for 2,048 rows, 1,536 columns and GELU: up to 2,048 rows there are 64 sizes, and a size is at most 15 rows or a
+    sixteenth above `rows`.
+    """
+    if dtype == torch.float32:
+        return -(-rows // 8) * 8 if rows <= _FEW_ROWS else rows
+    step = max(16, 1 << (rows - 1).bit_length() >> 5)
+    return -(-rows // step) * step
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weight^T + bias: (T, N) -> (T, F)."""
     if records(x, weight, bias):
-        return F.linear(x, weight, bias) if MKL_TRAINS_FASTER else _Linear.apply(x, weight, bias)
+        by_pytorch = MKL_TRAINS_FASTER or x.dtype != torch.float32  # whose linear is oneDNN's in other types
+        return F.linear(x, weight, bias) if by_pytorch else _Linear.apply(x, weight, bias)
     return product(x, weight, bias)
 
 
@@ -85,8 +113,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: str = "non
     kept = _prepacked.find((weight,))
     packed = weight if kept is None else kept.weight
     if epilogue == "gelu" and not GELU_IN_PRODUCT and x.shape[0] >= _ROWS_FOR_GELU:
-        return torch.ops.aten.gelu_(_product(x, packed, bias), approximate=algorithm)
-    return _product(x, packed, bias, epilogue, algorithm)
+        return torch.ops.aten.gelu_(_round_product(x, packed, bias), approximate=algorithm)
+    return _round_product(x, packed, bias, epilogue, algorithm)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor, approximate: str) -> Tensor:
@@ -107,11 +135,13 @@ def joined_product(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor
     if quantized is not None:
         return quantized
     kept = _prepacked.find((*weights, *biases))
-    return None if kept is None else _product(x, kept.weight, kept.bias)
+    return None if kept is None else _round_product(x, kept.weight, kept.bias)
 
 
 def prepack(weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> None:
     """Keeps a copy of the weights, joined along F, in oneDNN's own layout, for products that record no gradient.
+
+    All are of one of `TYPES`.
 
     With biases it serves `joined_linear`, else `linear` and `linear_gelu`. The copy is dropped when a weight gets another
     storage or another version, which in-place operations raise, and by `forget`.
@@ -127,6 +157,15 @@ def forget(*weights: Tensor) -> None:
     """Drops the copies of weights, in int8 as well, where there are any."""
     _prepacked.forget(*weights)
     int8.forget(*weights)
+
+
+def _round_product(x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: str = "none", algorithm: str = "") -> Tensor:
+    """`_product` with the rows of `round_up`."""
+    rows = x.shape[0]
+    spare = round_up(rows, x.dtype) - rows
+    if not spare:
+        return _product(x, weight, bias, epilogue, algorithm)
+    return _product(F.pad(x, (0, 0, 0, spare)), weight, bias, epilogue, algorithm)[:rows]
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: str = "none", algorithm: str = "") -> Tensor:

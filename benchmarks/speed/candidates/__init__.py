@@ -28,6 +28,7 @@ class Candidate:
         ours: whether it is fastbert.
         rival: whether it counts when the best one is chosen, of ours or of the others: same precision, same sorting, tuned.
         devices: kinds of device it runs on.
+        dtypes: types it runs in; empty for all.
         needs: packages that must be installed.
         precision: a precision below the requested one ("int8"), shown in tables and checked with looser bounds.
         needs_many: whether it needs several texts; with a single text it would equal another candidate.
@@ -42,6 +43,7 @@ class Candidate:
     ours: bool = False
     rival: bool = True
     devices: tuple[str, ...] = ("cpu", "cuda")
+    dtypes: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     precision: str = ""
     needs_many: bool = False
@@ -53,11 +55,13 @@ class Candidate:
         """Whether it supports a task."""
         return task in self.tasks or task.split(",")[0] in self.tasks
 
-    def missing(self, device: str, wait_s: float) -> str | None:
+    def missing(self, device: str, dtype: str, wait_s: float) -> str | None:
         """The reason why it cannot run here, or would take longer than `wait_s` seconds to start; else None."""
         kind = device.split(":")[0]
         if kind not in self.devices:
             return f"runs on {' or '.join(self.devices)} only"
+        if self.dtypes and dtype not in self.dtypes:
+            return f"runs in {' or '.join(self.dtypes)} only"
         absent = [name for name in self.needs if importlib.util.find_spec(name) is None]
         if absent:
             return f"{', '.join(absent)} not installed"
@@ -84,10 +88,11 @@ CANDIDATES = (
             ours=True,
             rival=False,
             devices=(device,),
+            dtypes=dtypes,
             precision=precision,
             options={"precision": precision},
         )
-        for precision, device in (("int8", "cpu"), ("fp8", "cuda"))
+        for precision, device, dtypes in (("int8", "cpu", ("float32",)), ("fp8", "cuda", ("float16", "bfloat16")))
     ),
     Candidate("fastbert, captured graphs", f"{_MODELS}:FastbertCaptured", ("encoder",), ours=True, devices=("cuda",)),
     Candidate("fastbert, reference path", f"{_MODELS}:Fastbert", MODELS, ours=True, options={"backend": "reference"}),
@@ -160,6 +165,7 @@ CANDIDATES = (
         f"{_EXPORTED}:OnnxRuntime",
         ("encoder", "classification"),
         devices=("cpu",),
+        dtypes=("float32",),
         needs=_ONNX,
         start_s=4,
     ),
@@ -169,6 +175,7 @@ CANDIDATES = (
         ("encoder", "classification"),
         rival=False,
         devices=("cpu",),
+        dtypes=("float32",),
         needs=_ONNX,
         start_s=5,
         precision="int8",

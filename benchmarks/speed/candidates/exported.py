@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,11 +25,11 @@ class _FirstOutput(nn.Module):
 
 
 def export(job: Job, path: Path) -> None:
-    """Exports transformers' model as an ONNX file with dynamic batch size and length.
+    """Exports transformers' model as an ONNX file in float32 with dynamic batch size and length.
 
     Uses the tracing exporter, whose graphs the optimiser and OpenVINO recognise.
     """
-    model = _FirstOutput(load_transformers(job, "eager"))
+    model = _FirstOutput(load_transformers(replace(job, dtype="float32"), "eager"))
     ids, mask = torch.full((2, 16), 100), torch.ones(2, 16, dtype=torch.long)
     mask[1, 9:] = 0
     names = ["input_ids", "attention_mask"]
@@ -85,8 +86,11 @@ class OnnxRuntime(Padded):
         return torch.from_numpy(output)
 
 
+_OPENVINO_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+
+
 class OpenVino(Padded):
-    """OpenVINO's CPU plug-in, in float32."""
+    """OpenVINO's CPU plug-in, which computes in the job's type as far as the processor does."""
 
     def __init__(self, job: Job) -> None:
         import openvino
@@ -95,7 +99,7 @@ class OpenVino(Padded):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.onnx")
             export(job, path)
-            settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+            settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _OPENVINO_TYPES[job.dtype]}
             self.compiled = openvino.compile_model(openvino.convert_model(str(path)), "CPU", settings)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
