@@ -3,9 +3,9 @@
     git worktree add /tmp/older COMMIT
     PYTHONPATH=. python benchmarks/two_trees.py /tmp/older benchmarks/results/two_trees.jsonl
 
-Two processes, one per work tree, run the same batches alternately; the figure is the median ratio of the times in a round.
-Lengths resemble those of sentences: log-normal around 22 tokens, 3 to 128. Each batch is run unsorted, and sorted by length.
-Attention is timed inside each forward pass, so its share refers to the same passes.
+Two processes, one per work tree, run the same texts alternately, by prepacked models; the figure is the median ratio of the times
+in a round. Lengths resemble those of sentences: log-normal around 22 tokens, 3 to 128. Texts are run in batches of 2,048 tokens
+as they come, in batches sorted by length, and one at a time.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROUNDS, BATCHES, TOKENS = 16, 4, 2048
+ROUNDS, BATCHES, TOKENS, ALONE = 16, 4, 2048, 60
 SIZES = {"6 layers of 384": (6, 384, 12), "4 layers of 768": (4, 768, 12)}
-ORDERS = ("unsorted", "sorted")
+ORDERS = ("unsorted", "sorted", "one at a time")
 
 
 def batches() -> list[list[list[int]]]:
@@ -40,38 +40,30 @@ def batches() -> list[list[list[int]]]:
     return found
 
 
-def serve() -> None:
-    """For each input line with a size and an order, prints the seconds of the forward passes and of attention in them."""
+def serve(dtype: str) -> None:
+    """For each input line with a size and an order, prints the seconds of the forward passes."""
     import torch
 
     import fastbert
 
-    spent = [0.0]
-    attention = fastbert.ops.attention
-
-    def timed(*arguments: Any, **keywords: Any) -> torch.Tensor:
-        began = time.perf_counter()
-        result = attention(*arguments, **keywords)
-        spent[0] += time.perf_counter() - began
-        return result
-
-    fastbert.ops.attention = timed
     models = {}
     for name, (layers, width, heads) in SIZES.items():
         config = fastbert.BertConfig(
             num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads, intermediate_size=4 * width
         )
-        models[name] = fastbert.BertModel(config, add_pooling_layer=False).eval()
+        made = fastbert.BertModel(config, add_pooling_layer=False).to(getattr(torch, dtype))
+        models[name] = fastbert.prepack(made.eval())
     rows = {"unsorted": batches()}
     rows["sorted"] = [sorted(batch, key=len, reverse=True) for batch in rows["unsorted"]]
+    rows["one at a time"] = [[row] for row in rows["unsorted"][0][:ALONE]]
     for line in sys.stdin:
         size, order = json.loads(line)
         packed = [fastbert.pack(batch) for batch in rows[order]]  # new batches, so that nothing is cached on them
-        spent[0], began = 0.0, time.perf_counter()
+        began = time.perf_counter()
         with torch.inference_mode():
             for batch in packed:
                 models[size](batch)
-        print(json.dumps([time.perf_counter() - began, spent[0]]), flush=True)
+        print(time.perf_counter() - began, flush=True)
 
 
 def main() -> None:
@@ -79,11 +71,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("older", help="the work tree to compare with")
     parser.add_argument("results", nargs="?", help="a file of JSON lines to append to")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the models (default: float32)")
     arguments = parser.parse_args()
     trees = {"older": Path(arguments.older).resolve(), "newer": Path(__file__).resolve().parents[1]}
     workers = {}
     for name, tree in trees.items():
-        command = [sys.executable, __file__, "--serve"]
+        command = [sys.executable, __file__, "--serve", arguments.dtype]
         workers[name] = subprocess.Popen(
             command,
             cwd=tree,
@@ -93,29 +86,25 @@ def main() -> None:
             text=True,
         )
 
-    def ask(name: str, size: str, order: str) -> list[float]:
+    def ask(name: str, size: str, order: str) -> float:
         process = workers[name]
         assert process.stdin is not None
         assert process.stdout is not None
         print(json.dumps([size, order]), file=process.stdin, flush=True)
-        found: list[float] = json.loads(process.stdout.readline())
-        return found
+        return float(process.stdout.readline())
 
     rows = []
     for size in SIZES:
         for order in ORDERS:
-            times: dict[str, list[list[float]]] = {"older": [], "newer": []}
+            times: dict[str, list[float]] = {"older": [], "newer": []}
             for number in range(ROUNDS + 1):
                 for name in ("older", "newer") if number % 2 else ("newer", "older"):
                     times[name].append(ask(name, size, order))
             times = {name: found[1:] for name, found in times.items()}  # the first round warms up
-            row: dict[str, Any] = {"size": size, "order": order}
-            for part, what in enumerate(("forward", "attention")):
-                ratios = [new[part] / old[part] for old, new in zip(times["older"], times["newer"], strict=True)]
-                row[f"{what}_ratio"] = round(statistics.median(ratios), 4)
-            for name, found in times.items():
-                row[f"{name}_seconds"] = round(statistics.median(whole for whole, _ in found), 4)
-                row[f"{name}_attention_share"] = round(statistics.median(part / whole for whole, part in found), 4)
+            ratios = [new / old for old, new in zip(times["older"], times["newer"], strict=True)]
+            row: dict[str, Any] = {"size": size, "dtype": arguments.dtype, "order": order}
+            row["forward_ratio"] = round(statistics.median(ratios), 4)
+            row |= {f"{name}_seconds": round(statistics.median(found), 4) for name, found in times.items()}
             print(json.dumps(row))
             rows.append(row)
     for process in workers.values():
@@ -133,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    serve() if sys.argv[1:] == ["--serve"] else main()
+    serve(sys.argv[2]) if sys.argv[1:2] == ["--serve"] else main()
