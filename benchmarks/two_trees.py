@@ -3,9 +3,9 @@
     git worktree add /tmp/older COMMIT
     PYTHONPATH=. python benchmarks/two_trees.py /tmp/older benchmarks/results/two_trees.jsonl
 
-Two processes, one per work tree, run the same texts alternately, by prepacked models; the figure is the median ratio of the times
-in a round. Lengths resemble those of sentences: log-normal around 22 tokens, 3 to 128. Texts are run in batches of 2,048 tokens
-as they come, in batches sorted by length, and one at a time.
+Two processes, one per work tree, run the same texts alternately, by prepacked models; the figure is the median ratio of the
+times in a round. Lengths resemble those of sentences: log-normal around 22 tokens, 3 to 128. Texts are run in batches of 2,048
+tokens as they come, in batches sorted by length, and one at a time.
 """
 
 from __future__ import annotations

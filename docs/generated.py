@@ -165,10 +165,13 @@ def title_of(row: Row) -> str:
 
 def draw_gain(target: Path) -> None:
     """Draws throughput beside the other systems, a panel for each device, a group of bars for each case."""
-    figure = new_figure(10, 3.8)
-    panels = gains()
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axis, (title, cases) in zip(axes, panels, strict=True):
+    panels, across = gains(), 3
+    down = -(-len(panels) // across)
+    figure = new_figure(10, 3.8 * down)
+    axes = [*figure.subplots(down, min(across, len(panels)), squeeze=False).flat]
+    for axis in axes[len(panels) :]:
+        axis.axis("off")
+    for axis, (title, cases) in zip(axes, panels, strict=False):
         place, ticks = 0.0, []
         for case, rates in cases:
             ranked = sorted(rates.items(), key=lambda one: (one[0] != "fastbert", -one[1]))
@@ -211,7 +214,7 @@ def draw_packing(target: Path) -> None:
         for column in range(width):
             inside = column < len(text)
             cell(column, -row, text[column] if inside else "[PAD]", colour if inside else "#f1f3f5")
-    axis.text(0, 1.15, f"padded: (B, S) = (4, {width}), {4 * width} places for {total} tokens", fontsize=9)
+    axis.text(0, 1.15, f"padded: (B, S) = (4, {width}), {4 * width} positions for {total} tokens", fontsize=9)
     start, bounds = 0, [0]
     for text, colour in zip(texts, colours, strict=True):
         for column, word in enumerate(text):

@@ -155,7 +155,7 @@ class Explanation:
     def __str__(self) -> str:
         rows = [("op", "calls", "shape", "path", "why not the kernel")]
         rows += [(op, str(calls), str(shape), path, reason) for op, calls, shape, path, reason in self.rows]
-        padding = f"{self.tokens:,} tokens packed, padding left out: {self.padding_share:.1%} of {self.places:,} places"
+        padding = f"{self.tokens:,} tokens packed, padding left out: {self.padding_share:.1%} of {self.places:,} positions"
         return "\n".join([f"torch {torch.__version__}, backend {ops.current_backend()!r}", *align(rows), padding])
 
 

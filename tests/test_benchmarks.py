@@ -71,7 +71,8 @@ def test_measured_rows_carry_what_makes_them_comparable(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     limits = "benchmarks.speed.limits:Limits"
-    code, rows = small(model, tmp_path, "--suite", "inference", limits=limits, candidates=(OURS, THEIRS))
+    options = ("--suite", "inference", "--tasks", "encoder")
+    code, rows = small(model, tmp_path, *options, limits=limits, candidates=(OURS, THEIRS))
     assert code == 0
     assert {row["case"] for row in rows} == {"natural", "full 40"}
     assert [row["candidate"] for row in rows if row["case"] == "natural"] == ["fastbert", "transformers sdpa"]
@@ -97,7 +98,7 @@ def test_measured_rows_carry_what_makes_them_comparable(
 
 def test_a_wrong_candidate_gets_no_figure(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = replace(OURS, name="perturbed", make="odd_candidates:Perturbed", ours=True)
-    code, rows = small(model, tmp_path, "--suite", "inference", candidates=(OURS, wrong))
+    code, rows = small(model, tmp_path, "--suite", "inference", "--tasks", "encoder", candidates=(OURS, wrong))
     assert code == 1
     bad = [row for row in rows if row["candidate"] == "perturbed"]
     assert bad
@@ -115,7 +116,8 @@ def test_a_candidate_that_breaks_becomes_a_row_and_the_rest_goes_on(model: Path,
     absent = Candidate("absent", "odd_candidates:Absent", ("encoder",))
     uninstalled = Candidate("uninstalled", "odd_candidates:Absent", ("encoder",), needs=("no_such_package",))
     elsewhere = Candidate("elsewhere", "odd_candidates:Absent", ("encoder",), devices=("cuda",))
-    everybody = (absent, breaking("raise"), uninstalled, breaking("die"), elsewhere, breaking("memory"), OURS)
+    typed = Candidate("typed", "odd_candidates:Absent", ("encoder",), dtypes=("bfloat16", "float16"))
+    everybody = (absent, breaking("raise"), uninstalled, breaking("die"), elsewhere, typed, breaking("memory"), OURS)
     code, rows = small(model, tmp_path, "--suite", "latency", "--cases", "full 16", candidates=everybody)
     assert code == 0  # nothing of ours broke
     assert len(rows) == len(everybody)
@@ -127,6 +129,7 @@ def test_a_candidate_that_breaks_becomes_a_row_and_the_rest_goes_on(model: Path,
     assert "memory" in reasons["breaks: memory"][1]
     assert reasons["uninstalled"] == ("missing", "no_such_package not installed")
     assert reasons["elsewhere"] == ("missing", "runs on cuda only")
+    assert reasons["typed"] == ("missing", "runs in bfloat16 or float16 only")
     assert reasons["fastbert"] == ("ok", "")
 
 

@@ -167,7 +167,7 @@ def test_one_type_a_column_whatever_the_part(model: Path, tmp_path: Path) -> Non
 def test_texts_that_are_too_long_are_counted_or_named(model: Path, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "a.txt").write_text("cat\n" + "cat " * 100 + "\n" + "dog " * 90 + "\n")
     assert cli.main(command(model, [tmp_path / "a.txt"], tmp_path / "out")) == 0
-    assert "2 texts of 3 were longer than the model reads, and were cut" in capsys.readouterr().err
+    assert "2 texts of 3 were longer than the model reads, and were truncated" in capsys.readouterr().err
     assert cli.main(command(model, [tmp_path / "a.txt"], tmp_path / "other", "--overlong", "error")) == 2
     assert "a.txt, line 2 has 102 tokens, the limit is 64" in capsys.readouterr().err
 

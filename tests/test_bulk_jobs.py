@@ -46,7 +46,7 @@ def write_table(path: Path, columns: list[str]) -> list[str]:
     return values
 
 
-@pytest.mark.filterwarnings("ignore:.*were cut")
+@pytest.mark.filterwarnings("ignore:.*were truncated")
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_predictions_in_parts_are_those_of_one_file(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name, fields, columns, options = KINDS[kind]
@@ -90,14 +90,14 @@ def assert_close(ours: Any, theirs: Any) -> None:
         assert ours == (pytest.approx(theirs, abs=1e-5) if isinstance(theirs, float) else theirs)
 
 
-@pytest.mark.filterwarnings("ignore:.*were cut")
+@pytest.mark.filterwarnings("ignore:.*were truncated")
 def test_all_documents_are_scored_and_the_best_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_head(tmp_path / "model", "BertForSequenceClassification", num_labels=1)
     values = write_table(tmp_path / "in.jsonl", ["text"])
     given = ["rank", "where is the cat ?", str(tmp_path / "in.jsonl"), "--model", str(tmp_path / "model"), "--device", "cpu"]
     assert cli.main([*given, "-o", f"{tmp_path / 'out'}/", "--keep", "text", "--top-k", "3", "--part-rows", "4"]) == 0
     shown = capsys.readouterr()
-    assert "1 text of 25 was longer than the model reads, and was cut" in shown.err
+    assert "1 text of 25 was longer than the model reads, and was truncated" in shown.err
     reranker = Reranker.from_pretrained(tmp_path / "model", "cpu")
     wanted = reranker.predict([("where is the cat ?", text) for text in values])
     table = parquet.read_table(tmp_path / "out")
@@ -112,7 +112,7 @@ def test_all_documents_are_scored_and_the_best_printed(tmp_path: Path, capsys: p
     assert "2 inputs need a folder as output" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore:.*were cut")
+@pytest.mark.filterwarnings("ignore:.*were truncated")
 def test_features_are_lists_of_vectors_for_each_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = save_encoder(tmp_path / "model")
     values = write_table(tmp_path / "in.jsonl", ["text"])

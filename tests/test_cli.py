@@ -139,7 +139,7 @@ def test_interrupting_leaves_no_part_behind(model: str, tmp_path: Path, monkeypa
 def test_truncation_is_reported(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.txt").write_text("paris " * 50)
     assert embed(model, tmp_path / "a.txt", tmp_path / "out.npy") == 0
-    assert "fastbert: warning: 1 of 1 texts have more than 40 tokens and were cut" in capsys.readouterr().err
+    assert "fastbert: warning: 1 of 1 texts have more than 40 tokens and were truncated" in capsys.readouterr().err
 
 
 def test_fill_mask_prints_tables_and_json(model: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,12 +169,12 @@ def test_explain_prints_the_paths(model: str, capsys: pytest.CaptureFixture[str]
     assert cli.main(["explain", "paris", "paris is the capital", "--model", model, "--device", "cpu"]) == 0
     shown = capsys.readouterr().out
     assert "attention" in shown
-    assert "9 tokens packed, padding left out: 25.0% of 12 places" in shown
+    assert "9 tokens packed, padding left out: 25.0% of 12 positions" in shown
 
 
 def test_explain_says_what_it_cut(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["explain", "paris " * 60, "--model", model, "--device", "cpu"]) == 0
-    assert "1 texts were cut to 40 tokens" in capsys.readouterr().err
+    assert "1 texts were truncated to 40 tokens" in capsys.readouterr().err
 
 
 def test_a_reader_that_closes_early_is_no_traceback() -> None:

@@ -161,7 +161,9 @@ def test_version_names_what_figures_depend_on(capsys: pytest.CaptureFixture[str]
     assert end.value.code == 0
     line = capsys.readouterr().out
     assert line.startswith(f"fastbert {fastbert.__version__}, torch {torch.__version__}, triton {triton.__version__}, ")
-    place = r"GPU: \S.*" if torch.cuda.is_available() else rf"CPU: \S.*, [A-Z0-9_]+( with BF16)?, {torch.get_num_threads()} threads"
+    place = (
+        r"GPU: \S.*" if torch.cuda.is_available() else rf"CPU: \S.*, [A-Z0-9_]+( with BF16)?, {torch.get_num_threads()} threads"
+    )
     assert re.search(place, line)
 
 

@@ -281,21 +281,33 @@ def test_there_are_ten_short_examples_and_each_is_described() -> None:
 _SLOW = {"bulk_on_ray.py": pytest.mark.thorough}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=_SLOW.get(name, ())) for name in EXAMPLES])
-def test_an_example_runs(name: str, hub: Mapping[str, str], tmp_path: Path) -> None:
-    arguments, expected = EXAMPLES[name]
-    notes = tmp_path / "notes"
-    notes.mkdir()
-    (notes / "heapq.txt").write_text(
-        "heapq.heappush: Push item onto heap, maintaining the heap invariant.\n\nheapq.heappop: Pop it.\n"
-    )
-    given = [argument.format(notes=notes) for argument in arguments]
+@pytest.fixture(scope="module")
+def example_folders(
+    request: pytest.FixtureRequest, hub: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Runs the examples of this session's tests in one process, each in a folder where nothing of a checkout is imported."""
+    asked = (item for item in request.session.items if getattr(item, "originalname", "") == "test_an_example_runs")
+    folders = {item.callspec.params["name"]: tmp_path_factory.mktemp("example") for item in asked}  # type: ignore[attr-defined]
+    for name, folder in folders.items():
+        (folder / "notes").mkdir()
+        (folder / "notes" / "heapq.txt").write_text(
+            "heapq.heappush: Push item onto heap, maintaining the heap invariant.\n\nheapq.heappop: Pop it.\n"
+        )
+        given = [argument.format(notes=folder / "notes") for argument in EXAMPLES[name][0]]
+        (folder / "arguments.json").write_text(json.dumps(given))
+        shutil.copy(ROOT / "examples" / name, folder)
     env = {**os.environ, **hub, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-    shutil.copy(ROOT / "examples" / name, tmp_path)  # where nothing of a checkout can be imported by mistake
-    command = [sys.executable, name, *given]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, str(ROOT / "tests" / "run_examples.py"), *map(str, folders.values())]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert expected in done.stdout
+    return folders
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=_SLOW.get(name, ())) for name in EXAMPLES])
+def test_an_example_runs(name: str, example_folders: Mapping[str, Path]) -> None:
+    failure = example_folders[name] / "failure.txt"
+    assert not failure.exists(), failure.read_text()
+    assert EXAMPLES[name][1] in (example_folders[name] / "stdout.txt").read_text()
 
 
 # -- the first vector ----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import torch
 from scipy.stats import spearmanr
 
 import fastbert
+from fastbert import ops
 from fastbert.cli import main
 from fastbert.errors import BackendError, InputError
 from fastbert.model import quantizing
@@ -188,3 +189,13 @@ def test_the_commands_take_it(minilm: Path, fast: None, tmp_path: Path, capsys: 
     vectors = np.load(out)
     wanted = Embedder.from_pretrained(minilm, "cpu").encode(TEXTS)
     assert 0.98 < (vectors * wanted).sum(1).min() < 0.99999
+
+
+def test_no_rows_are_added_beside_int8() -> None:
+    """They would have a say in the scale of a product's input."""
+    weight, bias, states = torch.randn(8, 8), torch.zeros(8), torch.randn(5, 8)
+    assert ops.with_spare_rows(states).shape == (8, 8)
+    ops.quantize([weight], [bias])
+    assert ops.with_spare_rows(states) is states
+    ops.forget_copies(weight)
+    assert ops.with_spare_rows(states).shape == (8, 8)

@@ -65,7 +65,7 @@ def test_eval_reads_long_texts_as_asked_and_says_what_it_cuts(classifier: Path) 
     split = Split("test", [TextExample("the in is a " * 12 + str(e.text), None, e.label) for e in texts(16, 4)])
     scores = {}
     for how in (None, "window", "truncate"):
-        warns = pytest.warns(UserWarning, match="16 of 16 inputs have more than 12 tokens and were cut")
+        warns = pytest.warns(UserWarning, match="16 of 16 inputs have more than 12 tokens and were truncated")
         with warns if how == "truncate" else nullcontext():
             found = evaluate_model(classifier, split, options=FineTuneOptions(overlong=how), device="cpu")
         scores[how] = [row["score"] for row in found.predictions]
@@ -202,5 +202,5 @@ def test_questions_that_are_left_out_do_not_move_the_places_of_others(encoder: P
 def test_eval_says_that_questions_were_cut(encoder: Path, tmp_path: Path) -> None:
     model = train("qa", encoder, tmp_path / "run", questions(16, 0), replace(ONE, max_length=64))
     long = [replace(q, question="where ? " * 40) for q in questions(4, 1)]
-    with pytest.warns(UserWarning, match="4 of 4 questions have over 64 tokens and were cut"):
+    with pytest.warns(UserWarning, match="4 of 4 questions have over 64 tokens and were truncated"):
         evaluate_model(model, Split("test", long), device="cpu")

@@ -91,7 +91,7 @@ def test_classifier_knows_numbers_and_several_labels(tmp_path: Path, kind: str, 
 def test_long_texts_are_cut_with_a_warning_refused_or_read_in_windows(classifier: tuple[Path, Any]) -> None:
     task = Classifier.from_pretrained(classifier[0], "cpu")
     long = " ".join((ANIMALS + PLACES) * 15)
-    with pytest.warns(UserWarning, match="1 of 2 inputs have more than 64 tokens and were cut, by 58 tokens in all"):
+    with pytest.warns(UserWarning, match="1 of 2 inputs have more than 64 tokens and were truncated, by 58 tokens in all"):
         task.predict(["the", long])
     with pytest.raises(InputError, match=r"inputs\[1\] has 122 tokens, the limit is 64"):
         task.predict(["the", long], overlong="error")

@@ -182,7 +182,7 @@ def test_progress_shows_a_rate_and_an_end(embedder: Embedder, capsys: pytest.Cap
 
 def test_overlong_texts_are_never_cut_silently(embedder: Embedder) -> None:
     long = "word " * 600
-    with pytest.warns(UserWarning, match="1 of 2 texts have more than 256 tokens and were cut"):
+    with pytest.warns(UserWarning, match="1 of 2 texts have more than 256 tokens and were truncated"):
         cut = embedder.encode(["short", long])
     with pytest.raises(InputError, match=r"texts\[1\] has 602 tokens, the limit is 256"):
         embedder.encode(["short", long], overlong="error")

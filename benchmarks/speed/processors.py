@@ -82,7 +82,7 @@ def _processor(rows: Sequence[Row]) -> str:
     for one in rows:
         if one.get("limit_tflops"):
             rates[one["dtype"]] = max(rates.get(one["dtype"], 0.0), float(one["limit_tflops"]))
-    products = " and ".join(f"{rate:.2f} TFLOP/s{_in(dtype)}" for dtype, rate in rates.items())
+    products = " and ".join(f"{rate:.2f} TFLOP/s{_in(dtype)}" for dtype, rate in sorted(rates.items(), reverse=True))
     set_of = f", {row['instructions']}" if row.get("instructions") else ", instruction set not recorded"
     commits = ", ".join(dict.fromkeys(str(one["commit"]) for one in rows))
     return f"{row['cpu']}{set_of}, {row['cores']} cores, matrix products at {products}; commit {commits}"

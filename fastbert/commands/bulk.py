@@ -107,7 +107,7 @@ def run_in_bulk(args: argparse.Namespace, job: Any, texts: tuple[str, ...], keep
     if found.cut:
         were = "was" if found.cut == 1 else "were"
         show_line(
-            f"fastbert: {counted(found.cut, 'text')} of {found.made:,} {were} longer than the model reads, and {were} cut"
+            f"fastbert: {counted(found.cut, 'text')} of {found.made:,} {were} longer than the model reads, and {were} truncated"
         )
     rate = (
         f" in {found.seconds:.2f} s ({found.made / found.seconds:,.0f} per second)"

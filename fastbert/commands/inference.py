@@ -123,6 +123,6 @@ def _model_and_batch(args: argparse.Namespace, texts: list[str]) -> tuple[fastbe
     batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(model.device)
     if sum(batch.num_truncated):
         warnings.warn(
-            f"{sum(map(bool, batch.num_truncated))} texts were cut to {tokenizer.model_max_length} tokens", stacklevel=2
+            f"{sum(map(bool, batch.num_truncated))} texts were truncated to {tokenizer.model_max_length} tokens", stacklevel=2
         )
     return model, batch

@@ -26,7 +26,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--max-client-batch-size", type=int, help="inputs of a request (default: 32)")
     sub.add_argument("--payload-limit", type=int, help="bytes of a request (default: 2000000)")
     sub.add_argument(
-        "--auto-truncate", action="store_true", default=None, help="cut texts that are too long, in place of a 413"
+        "--auto-truncate", action="store_true", default=None, help="truncate texts that are too long, in place of a 413"
     )
     sub.add_argument("--api-key", help="clients send it as Authorization: Bearer KEY (better: API_KEY in the environment)")
     add_threads(sub)

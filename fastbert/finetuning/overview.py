@@ -28,7 +28,7 @@ def overview(problem: Problem, parts: Sequence[FramedSplit]) -> str:
     rows.append(("tokens, 95 % below", *(f"{np.percentile(one, 95):.0f}" for one in lengths)))
     rows.append(("tokens, longest", *(f"{one.max()} of {problem.max_length}" for one in lengths)))
     cut = [one.cut[one.cut > 0] for one in framed]
-    rows.append(("cut", *(f"{len(one)} examples, {one.sum():,} tokens" if len(one) else "none" for one in cut)))
+    rows.append(("truncated", *(f"{len(one)} examples, {one.sum():,} tokens" if len(one) else "none" for one in cut)))
     counts = [problem.counts(split) for split in splits]
     names = [name for name in problem.labels if any(name in count for count in counts)]
     names += sorted({name for count in counts for name in count} - set(names))

@@ -277,9 +277,9 @@ def for_layers(x: Tensor, head_size: int) -> Any:
 def with_spare_rows(x: Tensor) -> Tensor:
     """States (T, N) for the layers of `for_layers`, with rows behind them where products want few sizes: `onednn.round_up`.
 
-    Such rows belong to no sequence.
+    Such rows belong to no sequence. There are none beside weights in int8, since products there have one scale for all rows.
     """
-    if x.device.type != "cpu" or current_backend() != "auto":
+    if x.device.type != "cpu" or current_backend() != "auto" or int8.any_kept():
         return x
     spare = onednn.round_up(x.shape[0], x.dtype) - x.shape[0]
     return F.pad(x, (0, 0, 0, spare)) if spare else x

@@ -40,11 +40,16 @@ def keep(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
 
 def product(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Tensor | None:
     """x W + b, (T, N) -> (T, F of all), by copies that were kept; None where there are none."""
-    if not len(_quantized) or any(b is None for b in biases):
+    if not any_kept() or any(b is None for b in biases):
         return None
     packed = _quantized.find((*weights, *biases))  # type: ignore[arg-type]
     # All eight bits of the input: on AVX2 a sum of two products may overflow then, which real weights hardly ever do.
     return None if packed is None else torch.ops.quantized.linear_dynamic(x, packed, False)
+
+
+def any_kept() -> bool:
+    """Whether there are copies of any weights."""
+    return len(_quantized) > 0
 
 
 def forget(*weights: Tensor) -> None:

@@ -34,7 +34,7 @@ class Settings:
         max_batch_tokens: tokens of a batch.
         max_client_batch_size: inputs of a request.
         payload_limit: bytes of a request's body.
-        auto_truncate: cut texts that are too long, where a request does not say; otherwise they are answered 413.
+        auto_truncate: truncate texts that are too long, where a request does not say; otherwise they are answered 413.
         api_key: what clients must send as `Authorization: Bearer KEY`; None asks for nothing.
         local_files_only: never contact the hub.
     """

@@ -131,7 +131,8 @@ class Prompted:
         cut = np.count_nonzero(framed.cut)
         if cut:
             warnings.warn(
-                f"{cut} of {len(texts)} texts have more than {self.max_length} tokens and were cut; overlong='window' uses all",
+                f"{cut} of {len(texts)} texts have more than {self.max_length} tokens and were truncated; "
+                "overlong='window' uses all",
                 stacklevel=4,  # skips `encode` and the inference-mode decorator
             )
         return framed

@@ -66,11 +66,11 @@ def frame_questions(
 
 
 def warn_of_cut_questions(questions: FramedQuestions, max_question: int = MAX_QUESTION) -> None:
-    """Warns if questions were cut, with their number."""
+    """Warns if questions were truncated, with their number."""
     cut = int((questions.framed.cut > 0).sum())
     if cut:
         warnings.warn(
-            f"{cut} of {questions.framed.num_texts} questions have over {max_question} tokens and were cut", stacklevel=3
+            f"{cut} of {questions.framed.num_texts} questions have over {max_question} tokens and were truncated", stacklevel=3
         )
 
 

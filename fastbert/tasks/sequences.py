@@ -139,12 +139,12 @@ def frame_texts(
 
 
 def warn_of_cuts(framed: Framed, limit: int) -> None:
-    """Warns if texts were cut, with their number and the number of tokens lost."""
+    """Warns if texts were truncated, with their number and the number of tokens lost."""
     cut = framed.cut[framed.cut > 0]
     if len(cut):
         warnings.warn(
-            f"{len(cut)} of {framed.num_texts} inputs have more than {limit} tokens and were cut, by {cut.sum()} tokens in "
-            "all; overlong='window' reads everything",
+            f"{len(cut)} of {framed.num_texts} inputs have more than {limit} tokens and were truncated, by {cut.sum()} tokens "
+            "in all; overlong='window' reads everything",
             stacklevel=4,
         )
 
