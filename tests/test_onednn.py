@@ -285,6 +285,7 @@ def test_rows_that_fill_a_product_up_reach_no_result(lengths: list[int], product
     assert seen == [states.shape]
 
 
+@pytest.mark.skipif(torch.bfloat16 not in onednn.TYPES, reason="no products in bfloat16 here: PyTorch's own take minutes")
 def test_sts_b_in_bfloat16_is_as_good(minilm: Path, test_data: Path) -> None:
     """Spearman correlation on every sixth pair, in points; a tenth is 0.1 % of it."""
     rows = [line.split("\t") for line in (test_data / "stsb/sts-test.tsv").read_text(encoding="utf-8").splitlines()][::6]

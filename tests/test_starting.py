@@ -136,7 +136,7 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path) -> None:
         (["embed", "{in}", "-o", "{out}", "--batch-tokens", "0"], "--batch-tokens 0 must be at least 1"),
         (["embed", "{in}", "-o", "{out}", "--column", "text"], "--column 'text' needs a .tsv, .csv, .jsonl or .parquet file"),
         (["embed", "{in}", "-o", "{out}", "--pooling", "sum"], "--pooling ['sum']: the modes are"),
-        (["embed", "{long}", "-o", "{out}"], "cut; --overlong window uses all"),
+        (["embed", "{long}", "-o", "{out}"], "truncated; --overlong window uses all"),
         (["features", "{in}", "-o", "{out}", "--layers", "one"], "--layers 'one': expected numbers"),
         (["finetune", "classify", "--train", "{in}", "-o", "{folder}", "--seeds", "0"], "--seeds 0 must be at least 1"),
         (["finetune", "classify", "--train", "{in}", "-o", "{folder}", "--epochs", "0"], "--epochs 0 must be"),
