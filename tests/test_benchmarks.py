@@ -16,16 +16,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import make_pair
 
 from fastbert import BertTokenizer
 from fastbert.errors import InputError
+from fastbert.ops import onednn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import report, run  # noqa: E402
-from benchmarks.speed import comparison, records, session  # noqa: E402
+from benchmarks.speed import comparison, limits, records, session  # noqa: E402
 from benchmarks.speed.candidates import CANDIDATES, Candidate  # noqa: E402
 from benchmarks.speed.candidates.padded import TEXTS  # noqa: E402
 from benchmarks.speed.cases import Texts  # noqa: E402
@@ -70,9 +72,8 @@ def small(
 def test_measured_rows_carry_what_makes_them_comparable(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    limits = "benchmarks.speed.limits:Limits"
     options = ("--suite", "inference", "--tasks", "encoder")
-    code, rows = small(model, tmp_path, *options, limits=limits, candidates=(OURS, THEIRS))
+    code, rows = small(model, tmp_path, *options, limits="benchmarks.speed.limits:Limits", candidates=(OURS, THEIRS))
     assert code == 0
     assert {row["case"] for row in rows} == {"natural", "full 40"}
     assert [row["candidate"] for row in rows if row["case"] == "natural"] == ["fastbert", "transformers sdpa"]
@@ -94,6 +95,18 @@ def test_measured_rows_carry_what_makes_them_comparable(
     assert "http" not in page.read_text().replace("http-equiv", "")
     assert list(tmp_path.glob("*.md"))
     assert len(list(tmp_path.glob("*.png"))) == 2
+
+
+def test_the_limit_leaves_out_products_that_the_processor_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN refuses bfloat16 without AVX-512."""
+    tried: list[torch.dtype] = []
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda x, w, *_: tried.append(x.dtype) or F.linear(x, w))
+    monkeypatch.setattr(limits, "SQUARE", {"cpu": 768})
+    monkeypatch.setattr(limits, "COPY_BYTES", {"cpu": 1024})
+    monkeypatch.setattr(onednn, "TYPES", (torch.float32,))
+    for dtype in ("float32", "bfloat16"):
+        assert all(rate > 0 for rate in limits.Limits(Job("limits", "cpu", dtype)).rates(1e-3))
+    assert {*tried} == ({torch.float32} if onednn.AVAILABLE else set())
 
 
 def test_a_wrong_candidate_gets_no_figure(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,8 @@ class Limits(Work):
     """
 
     def __init__(self, job: Job) -> None:
+        from fastbert.ops import onednn
+
         self.device, dtype = torch.device(job.device), getattr(torch, job.dtype)
         kind = self.device.type
         side = SQUARE[kind]
@@ -36,7 +38,7 @@ class Limits(Work):
         for x, w in shapes:
             flops = 2 * x.shape[0] * x.shape[1] * w.shape[0]
             products.append((flops, lambda x=x, w=w: torch.nn.functional.linear(x, w)))
-            if kind == "cpu" and dtype != torch.float16 and torch.backends.mkldnn.is_available():
+            if kind == "cpu" and onednn.AVAILABLE and dtype in onednn.TYPES:
                 products.append((flops, lambda x=x, w=w: torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], "")))
         with torch.no_grad():
             for _, product in products:
