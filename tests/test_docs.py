@@ -227,6 +227,20 @@ def test_the_picture_of_the_gain_shows_committed_figures() -> None:
     assert all(label.split()[-1] in rates for label in labels if label.split()[0] not in ("NVIDIA", "full"))
 
 
+def test_the_gain_of_bfloat16_on_a_cpu_is_a_committed_figure() -> None:
+    from benchmarks.speed import records
+
+    found = (row for path, rows in records.newest() if "intel" in path.parent.name for row in rows)
+    rates = {
+        (row["dtype"], row["case"]): row["texts_per_s"]
+        for row in found
+        if (row["suite"], row["candidate"]) == ("inference", "fastbert") and row["model"].startswith("all-MiniLM-L6")
+    }
+    natural, full = (rates["bfloat16", case] / rates["float32", case] for case in ("natural", "full 128"))
+    page = " ".join((ROOT / "docs" / "embedding.md").read_text(encoding="utf-8").split())
+    assert f"runs {natural:.1f} times as fast on paragraphs and {full:.1f} times as fast on texts of 128 tokens" in page
+
+
 def test_every_variable_is_in_the_table() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     sources = [ROOT / name for name in listed if name.endswith(".py") or name == "Makefile"] or list(ROOT.rglob("*.py"))

@@ -167,7 +167,7 @@ def test_prepacked_weights_never_go_stale(model: fastbert.BertModel, change) -> 
     before = encode(fastbert.prepack(model))
     change(model)
     after = encode(model)
-    assert not close(after, before)
+    assert not torch.allclose(after, before, atol=1e-3)
     assert close(after, encode(copy.deepcopy(model)))  # a copy has nothing prepacked
     assert kept(copy.deepcopy(model)) == 0
 

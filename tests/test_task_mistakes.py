@@ -111,9 +111,8 @@ def test_a_long_question_is_counted_and_one_without_answers_left_out(encoder: Pa
     how = replace(ONE, max_length=64)
     finetune("qa", encoder, [*known, long, bare], output=tmp_path / "run", options=how, device="cpu", progress=said.append)
     assert "1 questions have neither answers nor is_impossible: left out" in said[0]
-    assert "truncated 1 examples, 68 tokens" in " ".join(
-        said[0].split()
-    )  # half of the window's 64 tokens is room for a question
+    # Half of the window's 64 tokens is room for a question.
+    assert "truncated 1 examples, 68 tokens" in " ".join(said[0].split())
     with pytest.raises(InputError, match="no question has answers, or is_impossible"):
         evaluate_model(tmp_path / "run" / "model", Split("test", [bare]), device="cpu")
 

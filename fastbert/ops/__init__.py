@@ -4,7 +4,7 @@ dispatch.py   every op, as the model calls it         reference.py      what is 
 paths.py      which path runs an op, and why
 cpu.py        ops whose plain form is slow on a CPU   cpu_attention.py  attention with dropout there, and its gradient
 cpu_inference.py  the ops of a layer there that ask no questions
-onednn.py     float32 matrix products on a CPU        int8.py           int8 products there
+onednn.py     matrix products on a CPU                int8.py           int8 products there
 fp8.py        which layers run in fp8 on a GPU
 kept.py       copies of weights in another form       recorded.py       training repeats itself bit by bit
 backends.py   the backend in force, and who listens    side_by_side.py   weights that are one product without a copy

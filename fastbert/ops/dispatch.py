@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -281,8 +280,7 @@ def with_spare_rows(x: Tensor) -> Tensor:
     """
     if x.device.type != "cpu" or current_backend() != "auto" or int8.any_kept():
         return x
-    spare = onednn.round_up(x.shape[0], x.dtype) - x.shape[0]
-    return F.pad(x, (0, 0, 0, spare)) if spare else x
+    return onednn.with_spare_rows(x)
 
 
 def _is_observed(x: Tensor) -> bool:

@@ -97,6 +97,12 @@ def round_up(rows: int, dtype: torch.dtype) -> int:
     return -(-rows // step) * step
 
 
+def with_spare_rows(x: Tensor) -> Tensor:
+    """x (T, N) with rows of zeros behind it, up to `round_up`."""
+    spare = round_up(x.shape[0], x.dtype) - x.shape[0]
+    return F.pad(x, (0, 0, 0, spare)) if spare else x
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weight^T + bias: (T, N) -> (T, F)."""
     if records(x, weight, bias):
@@ -161,11 +167,8 @@ def forget(*weights: Tensor) -> None:
 
 def _round_product(x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: str = "none", algorithm: str = "") -> Tensor:
     """`_product` with the rows of `round_up`."""
-    rows = x.shape[0]
-    spare = round_up(rows, x.dtype) - rows
-    if not spare:
-        return _product(x, weight, bias, epilogue, algorithm)
-    return _product(F.pad(x, (0, 0, 0, spare)), weight, bias, epilogue, algorithm)[:rows]
+    y = _product(with_spare_rows(x), weight, bias, epilogue, algorithm)
+    return y if y.shape[0] == x.shape[0] else y[: x.shape[0]]
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, epilogue: str = "none", algorithm: str = "") -> Tensor:
